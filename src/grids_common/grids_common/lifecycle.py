@@ -1,0 +1,110 @@
+"""Lifecycle base that never swallows an exception, and the `main` every node uses.
+
+rclpy turns an exception in a transition callback into a silent ERROR state. Here each transition is wrapped: the
+cause is logged as one sentence (and so reaches /rosout, where the run manager shows it), the node is made safe, and
+the transition fails back to the state it came from.
+"""
+
+import traceback
+from abc import abstractmethod
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+
+class SetupError(RuntimeError):
+    """Something outside the program is wrong; the message says what was expected, what came and what to do."""
+
+
+class ManagedNode(LifecycleNode):
+    """Implement the five hooks; raise to refuse. All hooks and callbacks run in the executor's thread.
+
+    configure: open, allocate, load, warm up.  activate: clear command buffers, start threads and timers.
+    deactivate / cleanup: the reverse.  make_safe: called after any failure and before the process ends; must not raise.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._autostart = self.declare_parameter("autostart", False).value
+        self.failed = False
+
+    @abstractmethod
+    def configure(self) -> None: ...
+    @abstractmethod
+    def activate(self) -> None: ...
+    @abstractmethod
+    def deactivate(self) -> None: ...
+    @abstractmethod
+    def cleanup(self) -> None: ...
+    @abstractmethod
+    def make_safe(self) -> None: ...
+
+    def autostart(self) -> None:
+        """Configure and activate without a manager when the parameter `autostart` is true."""
+        if not self._autostart:
+            return
+        ok = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        if not ok or self.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+            self.failed = True
+            raise SystemExit(1)
+
+    def _run(self, hook, what: str) -> TransitionCallbackReturn:
+        try:
+            hook()
+        except Exception as error:  # noqa: BLE001 - the boundary rclpy would otherwise swallow it at
+            expected = isinstance(error, (SetupError, ValueError, OSError))
+            text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
+            self.get_logger().fatal(f"cannot {what}: {text}")
+            self.make_safe()
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._run(self.configure, "configure")
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._run(self.activate, "activate")
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._run(self.deactivate, "deactivate")
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._run(self.cleanup, "clean up")
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._run(self.make_safe, "shut down")
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._run(self.make_safe, "recover")
+
+
+def run_node(make_node, args=None) -> int:
+    """`main` of every node: init, spin one node in this thread, make it safe, shut down. Returns the exit code.
+
+    SIGINT and SIGTERM end the spin cleanly with code 0; SetupError and ParameterError in the constructor print one
+    sentence and give code 2; a failed autostart gives 1.
+    """
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = make_node()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if isinstance(node, ManagedNode):
+            node.autostart()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (SetupError, ValueError) as error:
+        rclpy.logging.get_logger("main").fatal(str(error))
+        return 2
+    except SystemExit as error:
+        return int(error.code or 0)
+    finally:
+        if node is not None:
+            if isinstance(node, ManagedNode):
+                node.make_safe()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

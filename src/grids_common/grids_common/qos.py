@@ -1,0 +1,45 @@
+"""The five QoS profiles of the graph. Nodes name one of these, never reliability flags.
+
+Images are best effort with depth 1 on the subscribing side (latest wins) and reliable-capable on the
+publishing side, so that both a recorder and a policy can match the same publisher.
+"""
+
+from rclpy.duration import Duration
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+)
+
+
+def _profile(depth: int, *, reliable: bool, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        liveliness=LivelinessPolicy.AUTOMATIC,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+IMAGE = _profile(1, reliable=False)
+IMAGE_OFFERED = _profile(4, reliable=True)
+STATE = _profile(10, reliable=True)
+STATE_LATEST = _profile(1, reliable=False)
+LATCHED = _profile(1, reliable=True, latched=True)
+EVENT = _profile(50, reliable=True)
+# A command that waited longer than this in a queue is worthless; the driver would refuse it as stale.
+COMMAND = _profile(1, reliable=True)
+COMMAND.lifespan = Duration(nanoseconds=500_000_000)
+
+PROFILES = {
+    "IMAGE": IMAGE,
+    "IMAGE_OFFERED": IMAGE_OFFERED,
+    "STATE": STATE,
+    "STATE_LATEST": STATE_LATEST,
+    "COMMAND": COMMAND,
+    "LATCHED": LATCHED,
+    "EVENT": EVENT,
+}
