@@ -1,0 +1,1 @@
+"""GridS-SmolVLA policy: the model, its export, and the node that runs it."""

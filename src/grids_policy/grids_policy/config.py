@@ -1,0 +1,292 @@
+"""Frozen description of one policy: sizes, cameras, attention pattern, sampler. Imports no torch.
+
+Defaults are SmolVLA as LeRobot ships it (SmolVLM2-500M cut to 16 layers, expert width 0.75). A small
+policy is the same dataclass with other numbers; nothing in model.py knows which one it builds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+SAMPLER_KINDS = ("dense", "grids", "random", "topk")
+LANGUAGE_PADDINGS = ("max_length", "longest")
+
+
+class ConfigError(ValueError):
+    """A configuration nobody can build; the text says which field, what came and what was expected."""
+
+
+def _one_of(name: str, got: object, allowed: tuple) -> None:
+    if got not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}; got {got!r}")
+
+
+def _positive(owner: str, **fields: float) -> None:
+    for name, value in fields.items():
+        if not value > 0:
+            raise ConfigError(f"{owner}.{name} must be positive; got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """How dense image tokens become K tokens per camera (GridS, arXiv 2605.11817, and its baselines)."""
+
+    kind: str = "dense"
+    tokens: int = 16  # K per camera; ignored by dense
+    shared: bool = True  # one predictor for all cameras (the authors' SmolVLA code) or one each
+    pooling: str = "mean"  # mean | max | conv
+    hidden: int = 512
+    predictor_scale: int = 1  # the paper's x1 / x10 / x100 multiplies the hidden width
+    coord_embedding: bool = True
+    coord_hidden: int = 256
+    interpolation: str = "bilinear"  # bilinear | nearest
+    align_corners: bool = False  # False: cell centres at (i + 0.5) / n; True: at i / (n - 1)
+    padding: str = "zeros"  # zeros | border; matters only within half a cell of the border
+    input_norm: bool = False  # LayerNorm before the predictor
+    margin: float = 0.0  # coordinates squeezed into [margin, 1 - margin]
+    lattice_init: bool = False  # the K points start on a uniform lattice instead of the centre
+    kernel: str = "matmul"  # matmul (tent weights) | grid_sample: same numbers, other operators
+    seed: int = 0  # which fixed cells kind=random keeps at inference
+
+    def __post_init__(self) -> None:
+        _one_of("sampler.kind", self.kind, SAMPLER_KINDS)
+        _one_of("sampler.pooling", self.pooling, ("mean", "max", "conv"))
+        _one_of("sampler.interpolation", self.interpolation, ("bilinear", "nearest"))
+        _one_of("sampler.padding", self.padding, ("zeros", "border"))
+        _one_of("sampler.kernel", self.kernel, ("matmul", "grid_sample"))
+        _positive(
+            "sampler", tokens=self.tokens, hidden=self.hidden, predictor_scale=self.predictor_scale
+        )
+        if not 0.0 <= self.margin < 0.5:
+            raise ConfigError(f"sampler.margin must be in [0, 0.5); got {self.margin}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VisionConfig:
+    """Vision transformer plus the pixel-shuffle connector that ends it."""
+
+    image_size: int = 512  # side the position table was made for, in pixels
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    eps: float = 1e-6
+    activation: str = "gelu_tanh"  # gelu_tanh | gelu | relu (relu is 9x faster on a CPU)
+    stem: tuple[tuple[int, int, int], ...] = ()  # (channels, kernel, stride) before the patch conv
+    shuffle: int = 4  # connector: shuffle x shuffle patches become one token
+
+    def __post_init__(self) -> None:
+        _one_of("vision.activation", self.activation, ("gelu_tanh", "gelu", "relu"))
+        _positive(
+            "vision", image_size=self.image_size, patch=self.patch, width=self.width,
+            heads=self.heads, mlp=self.mlp, shuffle=self.shuffle,
+        )  # fmt: skip
+        if self.width % self.heads:
+            raise ConfigError(f"vision.width {self.width} is not divisible by {self.heads} heads")
+        if self.depth < 0:
+            raise ConfigError(f"vision.depth must not be negative; got {self.depth}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels per patch side: the patch convolution times the strides of the stem before it."""
+        return self.patch * math.prod(stride for _, _, stride in self.stem)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextConfig:
+    """Language model: Llama blocks without biases."""
+
+    width: int = 960
+    depth: int = 16  # layers kept, LeRobot's num_vlm_layers
+    heads: int = 15
+    kv_heads: int = 5
+    head_dim: int = 64
+    mlp: int = 2560
+    vocab: int = 49280
+    eps: float = 1e-5
+    fake_image_id: int = 49189  # only used with image_special_tokens
+    global_image_id: int = 49152
+
+    def __post_init__(self) -> None:
+        _positive(
+            "text", width=self.width, depth=self.depth, heads=self.heads, kv_heads=self.kv_heads,
+            head_dim=self.head_dim, mlp=self.mlp, vocab=self.vocab,
+        )  # fmt: skip
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"text.heads {self.heads} is not divisible by {self.kv_heads}")
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"text.head_dim must be even for rotary positions; got {self.head_dim}"
+            )
+
+
+def expert_mlp_width(width: int) -> int:
+    """Hidden width of the expert's gated MLP: 8/3 of its width, rounded up to 256."""
+    return 256 * math.ceil(4 * int(2 * width / 3) / 256)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExpertConfig:
+    """Action expert: same heads as the language model, its own width."""
+
+    width: int = 720
+    depth: int = 16
+    mlp: int = 2048
+
+    def __post_init__(self) -> None:
+        _positive("expert", width=self.width, depth=self.depth, mlp=self.mlp)
+        if self.width % 2:
+            raise ConfigError(f"expert.width must be even for the time embedding; got {self.width}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """One policy. `image_keys` are LeRobot feature keys in prefix order, without empty cameras."""
+
+    image_keys: tuple[str, ...] = ("observation.images.front", "observation.images.wrist")
+    image_hw: tuple[tuple[int, int], ...] = ((480, 640), (480, 640))  # raw frame sizes, pixels
+    resize_hw: tuple[int, int] = (512, 512)
+    empty_cameras: int = 0
+    state_dim: int = 6
+    action_dim: int = 6
+    max_state_dim: int = 32
+    max_action_dim: int = 32
+    chunk: int = 50
+    num_steps: int = 10
+    language_tokens: int = 48
+    language_padding: str = "longest"
+    prefix_length: int = -1  # pad the prefix to this many tokens; <= 0: never
+    image_special_tokens: bool = False
+    cross_attention: bool = True
+    self_attn_every: int = 2  # every n-th layer is a self layer; <= 0 with cross_attention: none
+    min_period: float = 4e-3
+    max_period: float = 4.0
+    max_committed: int = 0  # largest delay the checkpoint was trained with; 0: plain flow matching
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    expert: ExpertConfig = ExpertConfig()
+    sampler: SamplerConfig = SamplerConfig()
+
+    def __post_init__(self) -> None:
+        _one_of("language_padding", self.language_padding, LANGUAGE_PADDINGS)
+        _positive("policy", chunk=self.chunk, num_steps=self.num_steps)
+        problems = [*self._camera_problems(), *self._size_problems()]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _camera_problems(self) -> list[str]:
+        problems = []
+        if not self.image_keys:
+            problems.append("at least one camera is needed; image_keys is empty")
+        if len(set(self.image_keys)) != len(self.image_keys):
+            problems.append(f"image_keys repeats a camera: {self.image_keys}")
+        if len(self.image_hw) != len(self.image_keys):
+            problems.append(f"{len(self.image_keys)} image_keys but {len(self.image_hw)} image_hw")
+        return problems
+
+    def _size_problems(self) -> list[str]:
+        problems = []
+        cell = self.vision.stride * self.vision.shuffle
+        if self.resize_hw[0] % cell or self.resize_hw[1] % cell:
+            problems.append(
+                f"resize_hw {self.resize_hw} is not a multiple of {cell} pixels a token"
+            )
+        if self.vision.image_size % self.vision.stride:
+            problems.append(
+                f"vision.image_size {self.vision.image_size} is not a multiple of the patch"
+            )
+        for name in ("state_dim", "action_dim"):
+            if not 0 < getattr(self, name) <= getattr(self, f"max_{name}"):
+                limit = getattr(self, f"max_{name}")
+                problems.append(f"{name} must be in 1..{limit}; got {getattr(self, name)}")
+        if self.text.depth % self.expert.depth:
+            problems.append(
+                f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}"
+            )
+        if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
+            problems.append(
+                f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells"
+            )
+        if not 0 <= self.max_committed < self.chunk:
+            problems.append(
+                f"max_committed must be in 0..{self.chunk - 1}; got {self.max_committed}"
+            )
+        return problems
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Short camera names, in order."""
+        return tuple(key.rsplit(".", 1)[-1] for key in self.image_keys)
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Patches (rows, columns) of one camera."""
+        return self.resize_hw[0] // self.vision.stride, self.resize_hw[1] // self.vision.stride
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Dense tokens (rows, columns) of one camera, after the connector."""
+        rows, columns = self.patch_grid
+        return rows // self.vision.shuffle, columns // self.vision.shuffle
+
+    @property
+    def dense_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens per camera that reach the language model."""
+        return self.dense_tokens if self.sampler.kind == "dense" else self.sampler.tokens
+
+    def expert_index(self, layer: int) -> int | None:
+        """The expert layer that runs beside language layer `layer`, or None where there is none."""
+        every = self.text.depth // self.expert.depth
+        return layer // every if layer % every == 0 else None
+
+    def is_self_layer(self, layer: int) -> bool:
+        """Whether action tokens attend to each other in language layer `layer`."""
+        every = self.self_attn_every
+        return not self.cross_attention or (every > 0 and layer % every == 0)
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """Language layers that have an expert layer, in order."""
+        return tuple(i for i in range(self.text.depth) if self.expert_index(i) is not None)
+
+
+_PARTS = {
+    "vision": VisionConfig, "text": TextConfig, "expert": ExpertConfig, "sampler": SamplerConfig,
+}  # fmt: skip
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
+    """Build one dataclass from JSON values; an unknown field is an error, a missing one its default."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(
+            f"{owner} has unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    return cls(**{name: _tuples(value) for name, value in values.items()})
+
+
+def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
+    """Inverse of `config_to_dict`. Raises ConfigError naming the field."""
+    parts = {
+        name: part_from_dict(cls, values[name], name)
+        for name, cls in _PARTS.items()
+        if name in values
+    }
+    return part_from_dict(PolicyConfig, {**values, **parts}, "policy")
+
+
+def config_to_dict(config: PolicyConfig) -> dict[str, Any]:
+    """Plain JSON values of every field."""
+    return dataclasses.asdict(config)
