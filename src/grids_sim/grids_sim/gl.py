@@ -1,0 +1,30 @@
+"""Which OpenGL MuJoCo renders with. Must run before `mujoco` is imported: it reads MUJOCO_GL once."""
+
+import ctypes.util
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+VARIABLE = "MUJOCO_GL"
+_DEVICE_NODES = ("/dev/nvidiactl", "/dev/dri/renderD128")
+
+
+def choose_backend(environment: MutableMapping[str, str] | None = None) -> str:
+    """Set MUJOCO_GL when it is unset and return its value.
+
+    A GPU is reached through EGL. Without one, OSMesa and EGL run the same software renderer at the same speed, and
+    OSMesa needs no display system at all; EGL is the last resort.
+    """
+    environment = os.environ if environment is None else environment
+    chosen = environment.get(VARIABLE)
+    if chosen:
+        return chosen
+    has_device = any(Path(node).exists() for node in _DEVICE_NODES)
+    if has_device and ctypes.util.find_library("EGL"):
+        chosen = "egl"
+    elif ctypes.util.find_library("OSMesa"):
+        chosen = "osmesa"
+    else:
+        chosen = "egl"
+    environment[VARIABLE] = chosen
+    return chosen
