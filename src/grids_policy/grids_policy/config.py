@@ -1,7 +1,7 @@
-"""Frozen description of one policy: sizes, cameras, attention pattern, sampler. Imports no torch.
+"""Frozen description of one policy: sizes, cameras, attention pattern, sampler. No torch here.
 
-Defaults are SmolVLA as LeRobot ships it (SmolVLM2-500M cut to 16 layers, expert width 0.75). A small
-policy is the same dataclass with other numbers; nothing in model.py knows which one it builds.
+Defaults are SmolVLA as LeRobot ships it (SmolVLM2-500M cut to 16 layers, expert width 0.75). A
+small policy is the same dataclass with other numbers; model.py does not know which one it builds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LANGUAGE_PADDINGS = ("max_length", "longest")
 
 
 class ConfigError(ValueError):
-    """A configuration nobody can build; the text says which field, what came and what was expected."""
+    """A configuration nobody can build; the text names the field, what came, what was expected."""
 
 
 def _one_of(name: str, got: object, allowed: tuple) -> None:
@@ -31,7 +31,7 @@ def _positive(owner: str, **fields: float) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    """How dense image tokens become K tokens per camera (GridS, arXiv 2605.11817, and its baselines)."""
+    """How dense image tokens become K per camera: GridS (arXiv 2605.11817) and its baselines."""
 
     kind: str = "dense"
     tokens: int = 16  # K per camera; ignored by dense
@@ -204,7 +204,8 @@ class PolicyConfig:
                 problems.append(f"{name} must be in 1..{limit}; got {getattr(self, name)}")
         if self.text.depth % self.expert.depth:
             problems.append(
-                f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}"
+                f"text.depth {self.text.depth} is not a multiple of expert.depth "
+                f"{self.expert.depth}"
             )
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(
@@ -267,7 +268,7 @@ def _tuples(value: Any) -> Any:
 
 
 def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
-    """Build one dataclass from JSON values; an unknown field is an error, a missing one its default."""
+    """One dataclass from JSON values; an unknown field is an error, a missing one its default."""
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:

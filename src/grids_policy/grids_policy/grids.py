@@ -1,12 +1,14 @@
 """GridS: K image tokens read at predicted coordinates of the dense token grid, and its baselines.
 
-Every sampler is called the same way, `sampler(dense) -> Sampled`, on the connector's output before the
-multiplication by sqrt(width). Coordinates are (x, y) in [0, 1] over the padded square image; they are
+Every sampler is called the same way, `sampler(dense) -> Sampled`, on the connector's output before
+the multiplication by sqrt(width). Coordinates are (x, y) in [0, 1] over the padded image; they are
 sample locations, predicted from pooled image features only, and say nothing about attention.
 
-Conventions. align_corners=False puts cell i's centre at (i + 0.5) / n, True at i / (n - 1). padding=zeros
-fades a sample towards zero within half a cell of the border (False only), border does not. The authors'
-SmolVLA checkpoints use False and zeros. Dims: B images, N cameras, T dense tokens, K kept, C width.
+Conventions. align_corners=False puts cell i's centre at (i + 0.5) / n, True at i / (n - 1).
+padding=zeros fades a sample towards zero within half a cell of the border (False only), border does
+not. The authors' SmolVLA checkpoints use False and zeros.
+
+Dims: B batch, N cameras, T dense tokens, K kept, C width; GridSampler folds N into B.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.config import PolicyConfig, SamplerConfig
@@ -30,9 +32,9 @@ class Sampled(NamedTuple):
 
 
 def retention_map(dense: Tensor, features: Tensor) -> Tensor:
-    """Eq. 5: best cosine similarity of each dense token to any kept one. (.., T, C) x (.., K, C) -> (.., T).
+    """Eq. 5: best cosine similarity of each dense token (.., T, C) to any kept one (.., K, C).
 
-    `features` are the sampled ones before the coordinate embedding, so that keeping everything gives 1.
+    `features` are those before the coordinate embedding, so that keeping all gives 1. (.., T)
     """
     similarity = F.normalize(dense, dim=-1) @ F.normalize(features, dim=-1).transpose(-1, -2)
     return similarity.amax(-1)
@@ -56,7 +58,7 @@ def cell_coords(grid: tuple[int, int], *, align_corners: bool) -> Tensor:
 
 
 def _axis_weights(position: Tensor, count: int, config: SamplerConfig) -> Tensor:
-    """Interpolation weights along one axis: (..,) positions -> (.., count), two non-zero at most."""
+    """Interpolation weights along one axis: positions (..,) -> (.., count), at most two not 0."""
     if config.padding == "border":
         position = position.clamp(0, count - 1)
     cells = torch.arange(count, device=position.device, dtype=position.dtype)
@@ -74,7 +76,7 @@ def _axis_weights(position: Tensor, count: int, config: SamplerConfig) -> Tensor
 def sample_matmul(
     dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig
 ) -> Tensor:
-    """Read (B, T, C) at (B, K, 2) as one product with tent weights (B, K, T): fast backward on a CPU."""
+    """Read (B, T, C) at (B, K, 2) as a product with tent weights (B, K, T): fast on a CPU."""
     position = cell_positions(coords, grid, align_corners=config.align_corners)
     across = _axis_weights(position[..., 0], grid[1], config)  # (B, K, columns)
     down = _axis_weights(position[..., 1], grid[0], config)  # (B, K, rows)
@@ -216,8 +218,8 @@ class DenseSampler(nn.Module):
 class CellSampler(nn.Module):
     """Baselines that keep K whole cells in row-major order: random, or largest L2 norm (Table 10).
 
-    Random draws anew for every image while training and keeps one seeded choice in eval mode, so that an
-    exported graph is deterministic.
+    Random draws anew for every image while training and keeps one seeded choice in eval mode, so
+    that an exported graph is deterministic.
     """
 
     def __init__(self, grid: tuple[int, int], config: SamplerConfig) -> None:

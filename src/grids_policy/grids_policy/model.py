@@ -1,36 +1,40 @@
-"""SmolVLA with a pluggable token sampler, in plain PyTorch; LeRobot checkpoints give the same numbers.
+"""SmolVLA with a pluggable token sampler, in plain PyTorch: LeRobot's weights, LeRobot's numbers.
 
 Read bottom-up: `Policy` is the whole policy, the blocks above it are its parts.
 
-    cache = policy.encode(images, image_mask, state, tokens, token_mask)   # once per observation
-    actions = policy.sample(noise, cache)                                  # num_steps x denoise_step
+    cache = policy.encode(images, image_mask, state, tokens, token_mask)  # once per observation
+    actions = policy.sample(noise, cache)                                 # num_steps denoise_step
 
-images are preprocessed (`policy.preprocess` on raw uint8 frames, or preprocess_torch.preprocess_image),
-state is normalised (B, state_dim), the result is the normalised, padded chunk (B, S, A); slice
-`[..., :action_dim]` and unnormalise. A host loop replaces `sample` when the step is its own graph:
+images come from `policy.preprocess` (raw uint8 frames), state is normalised (B, state_dim), the
+result is the normalised, padded chunk (B, S, A): slice `[..., :action_dim]` and unnormalise.
+Where the step is a graph of its own, a host loop replaces `sample`:
 
-    x = x + policy.step_size * policy.denoise_step(x, policy.time_table[i], cache, committed, n_committed)
+    v = policy.denoise_step(x, policy.time_table[i], cache, committed, n_committed)
+    x = x + policy.step_size * v
 
-Committed rows (training-time real-time chunking) are clean actions at flow time 0: row r of `x` is
-replaced by `committed[:, r]` wherever r < n_committed; n_committed = 0 changes no bit of the result.
+Committed rows (training-time real-time chunking) are clean actions at flow time 0: row r of x is
+replaced by committed[:, r] where r < n_committed. n_committed = 0 changes no bit of the result.
 
-What is unlike a textbook transformer: rotary base is 10000 whatever the language model says; image and
-language embeddings are scaled by sqrt(width), the state is not; positions count valid tokens only; the
-state token is last and seen by nobody but itself; cross layers read language keys that already carry
-their rotation and rotate queries from 0; of the last language layer only keys and values are used.
+What is unlike a textbook transformer: the rotary base is 10000 whatever the language model says;
+image and language embeddings are scaled by sqrt(width), the state is not; positions count valid
+tokens only; the state token is last and seen by nobody but itself; cross layers read language keys
+that already carry their rotation, and rotate queries from 0; of the last language layer only keys
+and values are used.
 
-Dims: B batch, N cameras, T dense tokens per camera, K kept, L language, P prefix, S chunk, A max_action_dim,
-W vision width, C text width, E expert width, H query heads, G key/value heads, D head dim, X expert layers.
+Dims: B batch, N cameras, T dense tokens per camera, K kept, L language, P prefix, S chunk,
+A max_action_dim, W vision width, C text width, E expert width, H query heads, G key/value heads,
+D head dim, X expert layers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.config import PolicyConfig, TextConfig, VisionConfig
@@ -38,6 +42,11 @@ from grids_policy.grids import Sampled, build_sampler, retention_map
 from grids_policy.preprocess_torch import preprocess_image
 
 ROPE_BASE = 10000.0
+ACTIVATIONS = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 
 class Prefix(NamedTuple):
@@ -62,7 +71,7 @@ class PrefixCache(NamedTuple):
 
 
 def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
-    """Flow times (..,) -> (.., width): sines then cosines, in float64 because angles reach 1571 rad."""
+    """Flow times (..,) -> (.., width): sines, cosines; float64 because angles reach 1571 rad."""
     fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
     period = min_period * (max_period / min_period) ** fraction
     angle = time.to(torch.float64).unsqueeze(-1) * (2 * math.pi / period)
@@ -86,8 +95,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
     """Grouped attention: (B, H, q, D) on (B, G, k, D) under (B, q, k) -> (B, q, H*D).
 
-    Written out because the backward of torch's fused kernel is ten times slower on a CPU, and because a
-    fully masked row must stay finite. Query head h uses key head h // (H / G); nothing is repeated.
+    Written out: the backward of torch's fused kernel is ten times slower on a CPU, and a fully
+    masked row must stay finite. Query head h uses key head h // (H / G); nothing is repeated.
     """
     batch, heads, rows, dim = query.shape
     groups = keys.shape[1]
@@ -113,9 +122,8 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.float32)
-        return self.weight * (
-            wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        ).to(x.dtype)
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
 
 
 class GatedMlp(nn.Module):
@@ -144,9 +152,8 @@ class Attention(nn.Module):
         return split_heads(self.q_proj(x), self.heads)  # (B, H, tokens, D)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return split_heads(self.k_proj(x), self.kv_heads), split_heads(
-            self.v_proj(x), self.kv_heads
-        )
+        heads = self.kv_heads
+        return split_heads(self.k_proj(x), heads), split_heads(self.v_proj(x), heads)
 
 
 class Block(nn.Module):
@@ -179,16 +186,9 @@ class Expert(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         expert, text = config.expert, config.text
-        kv_width = text.kv_heads * text.head_dim
-        self.layers = nn.ModuleList(
-            Block(
-                expert.width,
-                expert.mlp,
-                expert.width if config.is_self_layer(i) else kv_width,
-                text,
-            )
-            for i in config.expert_layers
-        )
+        cross = text.kv_heads * text.head_dim  # cross layers project the language model's keys
+        inputs = [expert.width if config.is_self_layer(i) else cross for i in config.expert_layers]
+        self.layers = nn.ModuleList(Block(expert.width, expert.mlp, i, text) for i in inputs)
         self.norm = RmsNorm(expert.width, text.eps)
 
 
@@ -211,44 +211,26 @@ class VisionAttention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))  # (B, patches, W)
 
 
-class VisionMlp(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.activation = config.activation
-        self.fc1 = nn.Linear(config.width, config.mlp)
-        self.fc2 = nn.Linear(config.mlp, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(activate(self.fc1(x), self.activation))
-
-
-def activate(x: Tensor, name: str) -> Tensor:
-    match name:
-        case "relu":
-            return F.relu(x)
-        case "gelu":
-            return F.gelu(x)
-        case _:
-            return F.gelu(x, approximate="tanh")
-
-
 class VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.width, config.eps)
         self.self_attn = VisionAttention(config.width, config.heads)
         self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
-        self.mlp = VisionMlp(config)
+        fc1, fc2 = nn.Linear(config.width, config.mlp), nn.Linear(config.mlp, config.width)
+        self.mlp = nn.ModuleDict({"fc1": fc1, "fc2": fc2})
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
+        hidden = self.activation(self.mlp["fc1"](self.layer_norm2(x)))
+        return x + self.mlp["fc2"](hidden)
 
 
 def patch_positions(grid: tuple[int, int], side: int) -> Tensor:
-    """Rows of the side x side position table used by a grid of patches, row-major (rows*columns,).
+    """Rows of the side x side position table that a grid of patches uses, row-major.
 
-    The identity where the grid is the table's own; a smaller or larger image spreads evenly over it.
+    The identity where the grid is the table's own; other grids spread evenly over it.
     """
     rows = torch.arange(grid[0]) * side // grid[0]
     columns = torch.arange(grid[1]) * side // grid[1]
@@ -260,7 +242,7 @@ class Vision(nn.Module):
 
     def __init__(self, config: VisionConfig, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation = ACTIVATIONS[config.activation]
         channels = [3, *(out for out, _, _ in config.stem)]
         self.stem = nn.ModuleList(
             nn.Conv2d(i, o, kernel, stride, padding=(kernel - stride) // 2)
@@ -275,7 +257,7 @@ class Vision(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         for conv in self.stem:
-            images = activate(conv(images), self.activation)
+            images = self.activation(conv(images))
         x = self.patch_embedding(images).flatten(2).transpose(1, 2)  # (B, patches, W)
         x = x + self.position_embedding(self.positions)
         for layer in self.layers:
@@ -341,27 +323,25 @@ class Policy(nn.Module):
     ) -> Prefix:
         """Cameras, language, state on one token axis, with masks and positions.
 
-        sampled (B, N, K, C), image_mask (B, N) bool, state (B, state_dim) normalised, tokens (B, L) ids.
-        Cameras left out entirely equal masked ones, except that with image_special_tokens LeRobot keeps
-        the markers of an absent camera, so they are added here for the empty slots.
+        sampled (B, N, K, C), image_mask (B, N), state (B, state_dim) normalised, tokens (B, L).
+        A camera left out equals a masked one, except that LeRobot keeps the special tokens around
+        an absent camera; so with image_special_tokens the missing slots are added here.
         """
         config = self.config
-        scale = math.sqrt(config.text.width)
-        batch, cameras, kept = sampled.shape[:3]
+        scale, cameras = math.sqrt(config.text.width), sampled.shape[1]
         always = torch.ones_like(image_mask[:, :1])  # (B, 1)
         parts, pads = [], []
-        markers = self.camera_markers(batch) if config.image_special_tokens else None
-        slots = len(config.image_keys) + config.empty_cameras if markers else cameras
-        for i in range(max(slots, cameras)):
-            if markers:
-                parts.append(markers[0])
-                pads.append(always.expand(-1, 2))
-            if i < cameras:
-                parts.append(sampled[:, i] * scale)
-                pads.append(image_mask[:, i : i + 1].expand(-1, kept))
-            if markers:
-                parts.append(markers[1])
-                pads.append(always)
+        for i in range(cameras):
+            parts.append(sampled[:, i] * scale)
+            pads.append(image_mask[:, i : i + 1].expand(-1, sampled.shape[2]))
+        if config.image_special_tokens:
+            missing = max(0, len(config.image_keys) + config.empty_cameras - cameras)
+            start, end = self.camera_markers(len(sampled))
+            parts = [torch.cat((start, part, end), 1) for part in parts]
+            parts += [torch.cat((start, end), 1)] * missing
+            pads = [F.pad(pad, (2, 1), value=True) for pad in pads] + [
+                always.expand(-1, 3)
+            ] * missing
         state = F.pad(state, (0, config.max_state_dim - state.shape[-1]))
         parts += [self.language.embed_tokens(tokens) * scale, self.state_proj(state).unsqueeze(1)]
         pads += [token_mask, always]
@@ -391,10 +371,10 @@ class Policy(nn.Module):
     def prefill(
         self, prefix: Prefix, *, to_end: bool = False
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Language layers: keys and values (B, G, P, D) of each, and the last hidden state (B, P, C).
+        """Language layers: keys and values (B, G, P, D) of each, and a hidden state (B, P, C).
 
-        Without `to_end` it stops once the last keys an expert layer reads are known; the hidden state is
-        then the input of that layer. With it the dead tail and the final norm run too.
+        It stops once the last keys an expert layer reads are known; the hidden state is then that
+        layer's input. With `to_end` the dead tail and the final norm run too.
         """
         angles = [a.unsqueeze(1) for a in rope_angles(prefix.positions, self.config.text.head_dim)]
         last = self.config.expert_layers[-1]
@@ -426,16 +406,11 @@ class Policy(nn.Module):
         return stacked[0], stacked[1]
 
     def encode(
-        self,
-        images: Tensor,
-        image_mask: Tensor,
-        state: Tensor,
-        tokens: Tensor,
-        token_mask: Tensor,
+        self, images: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
     ) -> PrefixCache:
-        """One observation to its cache. images (B, N, 3, H, W) in [-1, 1]; masks bool, True = real.
+        """One observation to its cache. images (B, N, 3, H, W) in [-1, 1]; masks True = real.
 
-        A camera that is missing is either masked (image_mask False) or sent black (all -1, mask True).
+        A missing camera is either masked (image_mask False) or sent black (-1, image_mask True).
         """
         dense = self.dense_tokens(images)
         sampled: Sampled = self.sampler(dense)
@@ -443,27 +418,21 @@ class Policy(nn.Module):
         keys, values, _ = self.prefill(prefix)
         # The map is for people; while training it would only cost time.
         off = self.training or self.config.sampler.kind == "dense"
-        retention = (
-            dense.new_ones(dense.shape[:3]) if off else retention_map(dense, sampled.features)
-        )
-        return self.cache(prefix, keys, values, sampled.coords, retention)
+        ones = dense.new_ones(dense.shape[:3])
+        retention = ones if off else retention_map(dense, sampled.features)
+        return self.cache(prefix, keys, values, (sampled.coords, retention))
 
     def cache(
-        self,
-        prefix: Prefix,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
-        coords: Tensor,
-        retention: Tensor,
+        self, prefix: Prefix, keys: list[Tensor], values: list[Tensor], seen: tuple[Tensor, Tensor]
     ) -> PrefixCache:
-        """Assemble the cache; action tokens take the positions after the last valid prefix token."""
+        """The cache; action tokens take the positions after the last valid token.
+
+        seen = (coords, retention), passed through.
+        """
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
         rows = start + torch.arange(self.config.chunk, device=start.device)  # (B, S)
-        cos, sin = rope_angles(rows, self.config.text.head_dim)
-        ready = self.expert_cache(keys, values)
-        return PrefixCache(
-            *ready, prefix.pad, cos.unsqueeze(1), sin.unsqueeze(1), coords, retention
-        )
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(rows, self.config.text.head_dim))
+        return PrefixCache(*self.expert_cache(keys, values), prefix.pad, cos, sin, *seen)
 
     def embed_suffix(self, x_t: Tensor, time_row: Tensor) -> Tensor:
         """Noisy actions (B, S, A) and time embedding broadcastable to (B, S, E) -> (B, S, E)."""
@@ -477,16 +446,12 @@ class Policy(nn.Module):
         return (rows < n_committed[:, None]).unsqueeze(-1)
 
     def denoise_step(
-        self,
-        x_t: Tensor,
-        time_row: Tensor,
-        cache: PrefixCache,
-        committed: Tensor | None = None,
-        n_committed: Tensor | None = None,
-    ) -> Tensor:
+        self, x_t: Tensor, time_row: Tensor, cache: PrefixCache,
+        committed: Tensor | None = None, n_committed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Velocity (B, S, A) at noisy actions x_t; time_row (E,), (B, 1, E) or (B, S, E).
 
-        committed (B, S, A) holds normalised, zero-padded actions in its first n_committed (B,) rows;
+        The first n_committed (B,) rows of committed (B, S, A) are normalised, zero-padded actions;
         the velocity of those rows means nothing.
         """
         if committed is not None:
@@ -519,13 +484,10 @@ class Policy(nn.Module):
         return self.action_out_proj(self.expert.norm(x))
 
     def sample(
-        self,
-        noise: Tensor,
-        cache: PrefixCache,
-        committed: Tensor | None = None,
-        n_committed: Tensor | None = None,
-    ) -> Tensor:
-        """Integrate from noise (B, S, A) at flow time 1 to actions at 0 with num_steps Euler steps."""
+        self, noise: Tensor, cache: PrefixCache,
+        committed: Tensor | None = None, n_committed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Euler from noise (B, S, A) at flow time 1 to actions at 0, in num_steps steps."""
         x = noise
         for i in range(self.config.num_steps):
             x = x + self.step_size * self.denoise_step(

@@ -1,14 +1,14 @@
 """Raw camera frame to network input: the one function that training, export and parity share."""
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 
 def preprocess_image(frame: Tensor, resize_hw: tuple[int, int]) -> Tensor:
     """uint8 (B, h, w, 3) -> float (B, 3, H, W) in [-1, 1]: aspect kept, padding left and top.
 
-    Sizes follow LeRobot: integer truncation of the scaled sides, zero padding before the affine map.
+    Sizes follow LeRobot: scaled sides are truncated, padding is zero before the affine map.
     """
     image = frame.movedim(-1, 1).to(torch.float32) / 255.0  # (B, 3, h, w)
     return fit_image(image, resize_hw) * 2.0 - 1.0
