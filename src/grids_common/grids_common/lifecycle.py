@@ -52,7 +52,7 @@ class ManagedNode(LifecycleNode):
     def _run(self, hook, what: str) -> TransitionCallbackReturn:
         try:
             hook()
-        except Exception as error:  # noqa: BLE001 - the boundary rclpy would otherwise swallow it at
+        except Exception as error:
             expected = isinstance(error, (SetupError, ValueError, OSError))
             text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
             self.get_logger().fatal(f"cannot {what}: {text}")

@@ -42,9 +42,7 @@ class Pacer:
 
     def wait(self) -> Tick:
         """Sleep until the next deadline (or return at once when it is already past)."""
-        self._deadline_ns, missed = next_deadline(
-            self._deadline_ns, self._clock_ns(), self.period_ns
-        )
+        self._deadline_ns, missed = next_deadline(self._deadline_ns, self._clock_ns(), self.period_ns)
         remaining_ns = self._deadline_ns - self._clock_ns()
         if remaining_ns > 0:
             self._sleep_s(remaining_ns * 1e-9)

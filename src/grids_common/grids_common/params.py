@@ -9,6 +9,7 @@ file against the same schemas, so that a typo is an error instead of a silently 
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields
@@ -51,9 +52,7 @@ def _coerce(name: str, kind, value):
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ParameterError(
-            f"{name}: expected {kind.__name__}, got {value!r} ({type(value).__name__})"
-        )
+        raise ParameterError(f"{name}: expected {kind.__name__}, got {value!r} ({type(value).__name__})")
     return value
 
 
@@ -66,7 +65,7 @@ def _check(name: str, doc: Doc, value) -> str | None:
             continue
         too_low = doc.lo is not None and not item >= doc.lo
         too_high = doc.hi is not None and not item <= doc.hi
-        if too_low or too_high or item != item:
+        if too_low or too_high or math.isnan(item):
             return f"{name}: expected {doc.lo} to {doc.hi} {doc.unit}".rstrip() + f", got {item}"
     return None
 
@@ -107,9 +106,7 @@ def declare(node, schema: type):
         doc, default = f.metadata.get("doc", Doc("")), _default(f)
         # No range in the descriptor: rclpy would stop at the first violation, build() reports them all.
         limits = "" if doc.lo is None else f" ({doc.lo} to {doc.hi} {doc.unit})"
-        descriptor = ParameterDescriptor(
-            description=doc.text + limits, read_only=True, dynamic_typing=True
-        )
+        descriptor = ParameterDescriptor(description=doc.text + limits, read_only=True, dynamic_typing=True)
         default = list(default) if isinstance(default, tuple) else default
         value = node.declare_parameter(f.name, default, descriptor).value
         if value is not None or default is not None:
@@ -122,9 +119,7 @@ def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(
-            f"{path}: expected a readable YAML file: {' '.join(str(error).split())}"
-        ) from error
+        raise ParameterError(f"{path}: expected a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ParameterError(f"{path}: expected a mapping of node names, got {type(tree).__name__}")
     filled = {}
@@ -132,9 +127,7 @@ def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
         if node not in schemas:
             raise ParameterError(f"{path}: expected node names {sorted(schemas)}, got {node!r}")
         if not isinstance(block, dict) or set(block) != {"ros__parameters"}:
-            raise ParameterError(
-                f"{path}: {node}: expected one key 'ros__parameters', got {block!r}"
-            )
+            raise ParameterError(f"{path}: {node}: expected one key 'ros__parameters', got {block!r}")
         filled[node] = build(schemas[node], block["ros__parameters"] or {}, where=f"{path}: {node}")
     return filled
 
@@ -144,8 +137,6 @@ def markdown_table(schema: type) -> str:
     rows = ["| parameter | default | unit | range | meaning |", "|---|---|---|---|---|"]
     for f in fields(schema):
         doc = f.metadata.get("doc", Doc(""))
-        limits = ", ".join(map(str, doc.choices)) or (
-            "" if doc.lo is None else f"{doc.lo} … {doc.hi}"
-        )
+        limits = ", ".join(map(str, doc.choices)) or ("" if doc.lo is None else f"{doc.lo} … {doc.hi}")
         rows.append(f"| `{f.name}` | `{_default(f)}` | {doc.unit} | {limits} | {doc.text} |")
     return "\n".join(rows)

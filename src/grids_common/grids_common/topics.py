@@ -21,166 +21,55 @@ class Topic:
     note: str
 
 
+# fmt: off
 def _camera_topics(camera: str) -> tuple[Topic, ...]:
     return (
-        Topic(
-            f"/{camera}/color/image_raw",
-            "sensor_msgs/msg/Image",
-            "IMAGE_OFFERED",
-            "IMAGE",
-            True,
-            f"{camera} camera, rgb8, stamp = capture time",
-        ),
-        Topic(
-            f"/{camera}/color/camera_info",
-            "sensor_msgs/msg/CameraInfo",
-            "IMAGE_OFFERED",
-            "STATE",
-            True,
-            f"{camera} camera intrinsics",
-        ),
-        Topic(
-            f"/grids/{camera}/overlay",
-            "sensor_msgs/msg/Image",
-            "IMAGE_OFFERED",
-            "IMAGE",
-            False,
-            f"{camera} image with sample locations drawn",
-        ),
+        Topic(f"/{camera}/color/image_raw", "sensor_msgs/msg/Image", "IMAGE_OFFERED", "IMAGE", True,
+              f"{camera} camera, rgb8, stamp = capture time"),
+        Topic(f"/{camera}/color/camera_info", "sensor_msgs/msg/CameraInfo", "IMAGE_OFFERED", "STATE", True,
+              f"{camera} camera intrinsics"),
+        Topic(f"/grids/{camera}/overlay", "sensor_msgs/msg/Image", "IMAGE_OFFERED", "IMAGE", False,
+              f"{camera} image with sample locations drawn"),
     )
 
 
 _FIXED = (
-    Topic(
-        "/follower/joint_states",
-        "sensor_msgs/msg/JointState",
-        "STATE",
-        "STATE_LATEST",
-        True,
-        "measured follower joints, rad",
-    ),
-    Topic(
-        "/follower/servo_state",
-        "grids_msgs/msg/ServoState",
-        "STATE",
-        "STATE_LATEST",
-        True,
-        "everything read from the follower's servos",
-    ),
-    Topic(
-        "/follower/command_trace",
-        "grids_msgs/msg/CommandTrace",
-        "STATE",
-        "STATE",
-        True,
-        "each command from request to read-back",
-    ),
-    Topic(
-        "/follower/status",
-        "grids_msgs/msg/DriverStatus",
-        "STATE",
-        "STATE",
-        True,
-        "driver mode, limits, lateness, bus errors",
-    ),
-    Topic(
-        "/leader/joint_states",
-        "sensor_msgs/msg/JointState",
-        "STATE",
-        "STATE_LATEST",
-        True,
-        "measured leader joints, rad",
-    ),
-    Topic(
-        "/leader/servo_state",
-        "grids_msgs/msg/ServoState",
-        "STATE",
-        "STATE_LATEST",
-        True,
-        "everything read from the leader's servos",
-    ),
-    Topic(
-        "/policy/action_chunk",
-        "grids_msgs/msg/ActionChunk",
-        "COMMAND",
-        "COMMAND",
-        True,
-        "joint targets, indexed by time",
-    ),
-    Topic(
-        "/policy/joint_trajectory",
-        "trajectory_msgs/msg/JointTrajectory",
-        "COMMAND",
-        "COMMAND",
-        False,
-        "the same chunk for any joint_trajectory_controller (publish_trajectory:=true)",
-    ),
-    Topic(
-        "/policy/sampled_tokens",
-        "grids_msgs/msg/SampledTokens",
-        "EVENT",
-        "EVENT",
-        True,
-        "where GridS sampled each image",
-    ),
-    Topic(
-        "/policy/status",
-        "grids_msgs/msg/PolicyStatus",
-        "STATE",
-        "STATE",
-        True,
-        "policy state, latency per stage, drops",
-    ),
-    Topic(
-        "/policy/instruction",
-        "std_msgs/msg/String",
-        "LATCHED",
-        "LATCHED",
-        True,
-        "the sentence the policy follows",
-    ),
-    Topic("/estop", "std_msgs/msg/Bool", "EVENT", "EVENT", True, "true latches the emergency stop"),
-    Topic(
-        "/diagnostics",
-        "diagnostic_msgs/msg/DiagnosticArray",
-        "EVENT",
-        "EVENT",
-        True,
-        "health of servos, cameras and policy",
-    ),
-    Topic(
-        "/recorder/status",
-        "grids_msgs/msg/EpisodeStatus",
-        "STATE",
-        "STATE",
-        False,
-        "episode being recorded",
-    ),
-    Topic(
-        "/robot_description",
-        "std_msgs/msg/String",
-        "LATCHED",
-        "LATCHED",
-        True,
-        "URDF of the follower",
-    ),
-    Topic(
-        "/twin/objects",
-        "visualization_msgs/msg/MarkerArray",
-        "STATE",
-        "STATE",
-        True,
-        "twin only: true object poses in the base frame (ns = object name)",
-    ),
-    Topic(
-        "/twin/task_state",
-        "grids_msgs/msg/TaskState",
-        "LATCHED",
-        "LATCHED",
-        True,
-        "twin only: task, instruction, success",
-    ),
+    Topic("/follower/joint_states", "sensor_msgs/msg/JointState", "STATE", "STATE_LATEST", True,
+          "measured follower joints, rad"),
+    Topic("/follower/servo_state", "grids_msgs/msg/ServoState", "STATE", "STATE_LATEST", True,
+          "everything read from the follower's servos"),
+    Topic("/follower/command_trace", "grids_msgs/msg/CommandTrace", "STATE", "STATE", True,
+          "each command from request to read-back"),
+    Topic("/follower/status", "grids_msgs/msg/DriverStatus", "STATE", "STATE", True,
+          "driver mode, limits, lateness, bus errors"),
+    Topic("/leader/joint_states", "sensor_msgs/msg/JointState", "STATE", "STATE_LATEST", True,
+          "measured leader joints, rad"),
+    Topic("/leader/servo_state", "grids_msgs/msg/ServoState", "STATE", "STATE_LATEST", True,
+          "everything read from the leader's servos"),
+    Topic("/policy/action_chunk", "grids_msgs/msg/ActionChunk", "COMMAND", "COMMAND", True,
+          "joint targets, indexed by time"),
+    Topic("/policy/joint_trajectory", "trajectory_msgs/msg/JointTrajectory", "COMMAND", "COMMAND", False,
+          "the same chunk for any joint_trajectory_controller (publish_trajectory:=true)"),
+    Topic("/policy/sampled_tokens", "grids_msgs/msg/SampledTokens", "EVENT", "EVENT", True,
+          "where GridS sampled each image"),
+    Topic("/policy/status", "grids_msgs/msg/PolicyStatus", "STATE", "STATE", True,
+          "policy state, latency per stage, drops"),
+    Topic("/policy/instruction", "std_msgs/msg/String", "LATCHED", "LATCHED", True,
+          "the sentence the policy follows"),
+    Topic("/estop", "std_msgs/msg/Bool", "EVENT", "EVENT", True,
+          "true latches the emergency stop"),
+    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "EVENT", "EVENT", True,
+          "health of servos, cameras and policy"),
+    Topic("/recorder/status", "grids_msgs/msg/EpisodeStatus", "STATE", "STATE", False,
+          "episode being recorded"),
+    Topic("/robot_description", "std_msgs/msg/String", "LATCHED", "LATCHED", True,
+          "URDF of the follower"),
+    Topic("/twin/objects", "visualization_msgs/msg/MarkerArray", "STATE", "STATE", True,
+          "twin only: true object poses in the base frame (ns = object name)"),
+    Topic("/twin/task_state", "grids_msgs/msg/TaskState", "LATCHED", "LATCHED", True,
+          "twin only: task, instruction, success"),
 )
+# fmt: on
 
 TOPICS = tuple(topic for camera in CAMERAS for topic in _camera_topics(camera)) + _FIXED
 _BY_NAME = {topic.name: topic for topic in TOPICS}
@@ -189,9 +78,7 @@ _BY_NAME = {topic.name: topic for topic in TOPICS}
 def topic(name: str) -> Topic:
     """The table row of an absolute topic name; KeyError names the known topics."""
     if name not in _BY_NAME:
-        raise KeyError(
-            f"expected one of {sorted(_BY_NAME)}, got {name!r}: add it to grids_common/topics.py"
-        )
+        raise KeyError(f"expected one of {sorted(_BY_NAME)}, got {name!r}: add it to grids_common/topics.py")
     return _BY_NAME[name]
 
 

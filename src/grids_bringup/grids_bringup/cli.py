@@ -1,0 +1,57 @@
+"""The command line behind `./grids`. Each command's module is imported only when it is called."""
+
+import importlib
+import importlib.util
+import sys
+
+COMMANDS = {
+    "deploy": ("grids_bringup.deploy", "bring up cameras, policy and arm, and run a task"),
+    "twin": (
+        "grids_sim.twin",
+        "run the digital twin alone; prints its serial paths as one JSON line",
+    ),
+    "teleop": ("grids_bringup.teleop", "move the follower with the leader arm"),
+    "record": ("grids_bringup.record", "teleoperate and record episodes"),
+    "check": ("grids_recorder.check", "judge recorded episodes"),
+    "recover": ("grids_recorder.recover", "finish bags a crash left behind"),
+    "convert": ("grids_recorder.convert", "turn bags into a LeRobot v3 dataset"),
+    "replay": ("grids_recorder.replay", "play an episode through the arm or the policy"),
+    "demos": ("grids_recorder.demos", "let the scripted expert make demonstrations, without ROS"),
+    "train": ("grids_policy.train", "train or fine-tune a policy"),
+    "export": ("grids_policy.export", "turn a checkpoint into a bundle"),
+    "parity": ("grids_policy.parity", "compare with reference numbers"),
+    "eval": ("grids_policy.evaluate", "measure a bundle's success in the twin"),
+    "bench": ("grids_bringup.bench", "measure: policy, driver, graph, record"),
+    "calibrate": ("so100_driver.calibrate", "calibrate an arm"),
+    "doctor": ("so100_driver.doctor", "check everything that is plugged in"),
+    "view": ("grids_rqt.view", "cameras, sample locations, chunks, servo health"),
+    "figures": ("grids_perception.figures", "the paper's figures from a run or a bag"),
+    "test": ("grids_bringup.testing", "run all tests"),
+}
+
+
+def available() -> dict[str, tuple[str, str]]:
+    """The commands whose module is part of this installation."""
+    return {name: row for name, row in COMMANDS.items() if importlib.util.find_spec(row[0]) is not None}
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:10s} {text}" for name, (_, text) in available().items())
+    return f"usage: ./grids COMMAND [--help] …\n\n{rows}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Dispatch; 2 for an unknown command."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage() + "\n")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS or name not in available():
+        sys.stderr.write(f"grids: expected one of {', '.join(available())}, got {name!r}\n")
+        return 2
+    return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The node list of a run: the one place from which both the launch file and the supervisor start processes."""
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from grids_bringup.arguments import DeployArguments, resolve_policy, share
+from grids_common.params import ParameterError, load_file
+
+CAMERAS = ("front", "wrist")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One process. `managed` nodes are lifecycle nodes that the run manager brings up in list order."""
+
+    name: str
+    package: str
+    executable: str
+    parameters: dict = field(default_factory=dict)
+    config: str = ""  # file under config/ with a block for this node
+    remappings: tuple[tuple[str, str], ...] = ()
+    managed: bool = False
+    required: bool = True
+    nice: int = 0
+
+
+def schemas() -> dict[str, dict[str, type]]:
+    """Parameter schema of every node that a file under config/ may set, by file name and node name."""
+    from grids_policy.params import PolicyParams
+    from so100_driver.params import DriverParams
+
+    return {
+        "arm.yaml": {"driver": DriverParams},
+        "policy.yaml": {"policy": PolicyParams},
+    }
+
+
+def link_folder() -> Path:
+    """Where the twin puts its serial links: one folder per user and ROS domain, so that stacks do not meet."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}"
+
+
+def _twin(arguments: DeployArguments) -> list[NodeSpec]:
+    shared = {"link_dir": str(link_folder())}
+    scene = {"task": arguments.task, "seed": arguments.seed}
+    return [
+        NodeSpec("twin", "grids_sim", "twin", shared | scene),
+        NodeSpec("twin_cameras", "grids_sim", "twin_cameras", shared, nice=5),
+    ]
+
+
+def _policy(arguments: DeployArguments) -> NodeSpec:
+    if arguments.expert:
+        return NodeSpec("policy", "grids_sim", "expert_policy", {"task": arguments.task})
+    parameters: dict = {"bundle": resolve_policy(arguments.policy), "seed": arguments.seed}
+    if arguments.instruction:
+        parameters["instruction"] = arguments.instruction
+    return NodeSpec("policy", "grids_policy", "policy", parameters, "policy.yaml", managed=True)
+
+
+def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
+    """Every process of a deploy run in start order; `folder` is the run's folder."""
+    port = arguments.serial_port
+    if not port and arguments.hardware == "twin":
+        port = str(link_folder() / "follower")
+    driver = NodeSpec(
+        "driver",
+        "so100_driver",
+        "driver",
+        {"mode": "policy", "on_shutdown": "hold"} | ({"serial_port": port} if port else {}),
+        "arm.yaml",
+        managed=True,
+    )
+    overlay = NodeSpec(
+        "overlay",
+        "grids_perception",
+        "overlay",
+        {"video": str(folder / "overlay.mp4"), "task": arguments.task},
+        required=False,
+        nice=5,
+    )
+    twin = arguments.hardware == "twin"
+    sources = _twin(arguments) if twin else []
+    nodes = [*sources, driver, _policy(arguments), overlay]
+    manager = NodeSpec(
+        "run_manager",
+        "grids_bringup",
+        "run_manager",
+        {
+            "run_dir": str(folder),
+            "managed": [node.name for node in nodes if node.managed],
+            "limit_s": arguments.limit_s,
+            "must_succeed": arguments.must_succeed,
+            "twin": twin,
+            "task": arguments.task,
+            "seed": arguments.seed,
+            "policy": arguments.policy,
+        },
+    )
+    return [*nodes, manager]
+
+
+def check_config() -> None:
+    """Read every site file strictly before anything starts; ParameterError names file, key and expectation."""
+    for file, nodes in schemas().items():
+        path = share() / "config" / file
+        if not path.is_file():
+            raise ParameterError(f"{path}: expected this file; rebuild with ./grids or restore config/{file}")
+        load_file(path, nodes)
+
+
+def config_path(node: NodeSpec) -> Path:
+    """The installed site file of a node."""
+    return share() / "config" / node.config
+
+
+def ros_arguments(node: NodeSpec) -> list[str]:
+    """The `--ros-args` part of a node's command line (values as YAML flow, which JSON is)."""
+    words = ["--ros-args", "-r", f"__node:={node.name}"]
+    if node.config:
+        words += ["--params-file", str(config_path(node))]
+    for key, value in node.parameters.items():
+        words += ["-p", f"{node.name}:{key}:={json.dumps(value)}"]
+    for source, target in node.remappings:
+        words += ["-r", f"{source}:={target}"]
+    return words
+
+
+def record_exit(folder: Path, node: NodeSpec, code: int) -> None:
+    """Note the end of a process where the run manager sees it; called by whoever started the process."""
+    row = {"name": node.name, "code": code, "required": node.required, "time": time.time()}
+    with (folder / "exits.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,260 @@
+"""Makes a run out of processes: brings them up in order, watches, ends, and writes the summary.
+
+It behaves the same under ros2 launch and under `./grids deploy`. Whoever started the processes notes each exit in
+exits.jsonl; hangs are noticed by missing heartbeats. Exit codes: 0 fine, 1 something failed, 3 the task was not done.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import rclpy
+from lifecycle_msgs.msg import Transition
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
+
+from grids_bringup.manager_node import SERVICE_WAIT_S, RunManager
+from grids_bringup.summary import driver_summary
+
+CONFIGURE_WAIT_S = 120.0  # a full-size bundle loads, builds engines and warms up here
+TRANSITION_WAIT_S = 30.0
+HEARTBEAT_S = {"driver": 2.0, "policy": 6.0, "twin": 4.0}
+AFTER_SUCCESS_S = 1.0
+REST_WAIT_S = 8.0
+STATUS_PERIOD_S = {True: 0.2, False: 2.0}  # on a terminal, in a log
+
+
+class RunError(RuntimeError):
+    """The run cannot go on; the message is the one sentence the user sees."""
+
+
+class Run:
+    """One run from bring-up to summary, in the main thread."""
+
+    def __init__(self, node: RunManager, stop: threading.Event) -> None:
+        self.node = node
+        self.params = node.params
+        self.stop = stop
+        self.up: list[str] = []
+        self.started = time.monotonic()
+        self.began: float | None = None
+        self.ended_by = ""
+        self.failure = ""
+        self.warnings: list[str] = []
+        self.dead: set[str] = set()
+        self._exits_read = 0
+        self._next_status = 0.0
+        self._parent = os.getppid()
+
+    def bring_up(self) -> None:
+        """Twin first, then the managed nodes in list order; stops at the first that fails."""
+        if self.params.twin:
+            self._wait_for("twin", lambda: self.node.task is not None, SERVICE_WAIT_S)
+        for name in self.params.managed:
+            self.say(f"{name}: configure")
+            steps = (
+                ("configure", Transition.TRANSITION_CONFIGURE, CONFIGURE_WAIT_S),
+                ("activate", Transition.TRANSITION_ACTIVATE, TRANSITION_WAIT_S),
+            )
+            for verb, number, patience_s in steps:
+                self._check_exits()
+                if self.stop.is_set():
+                    return
+                if not self.node.transition(name, number, patience_s):
+                    self._check_exits()
+                    raise RunError(self._sentence(name, f"{name} did not {verb}"))
+            self.up.append(name)
+
+    def _wait_for(self, name: str, ready, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while not ready() and not self.stop.is_set():
+            self._check_exits()
+            if time.monotonic() > deadline:
+                raise RunError(self._sentence(name, f"{name} was not heard within {patience_s:.0f} s"))
+            time.sleep(0.05)
+
+    def _sentence(self, name: str, otherwise: str) -> str:
+        """The node's own last error if it said one, else `otherwise`."""
+        time.sleep(0.3)  # /rosout may trail the service answer
+        with self.node.lock:
+            own = [text for text in self.node.said if text.startswith(f"{name}:")]
+        return own[-1] if own else f"{otherwise}; see logs/{name}.log"
+
+    def watch(self) -> None:
+        """Until the task is done, the time is up, somebody stops it or something fails."""
+        self.began = time.monotonic()
+        success_at = None
+        while not self.stop.is_set():
+            self._check_exits()
+            self._check_heartbeats()
+            elapsed = time.monotonic() - self.began
+            with self.node.lock:
+                success = bool(self.node.task and self.node.task.success)
+            if success and success_at is None:
+                success_at = elapsed
+            done = success_at is not None and elapsed > success_at + AFTER_SUCCESS_S
+            if done and self.params.must_succeed:
+                self.ended_by = "task done"
+                return
+            if self.params.limit_s and elapsed >= self.params.limit_s:
+                self.ended_by = "time limit"
+                return
+            if os.getppid() != self._parent:
+                raise RunError("the process that started this run is gone")
+            self.status_line(elapsed)
+            time.sleep(0.1)
+        self.ended_by = "stopped"
+
+    def _check_exits(self) -> None:
+        path = self.node.folder / "exits.jsonl"
+        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        for text in rows[self._exits_read :]:
+            row = json.loads(text)
+            self._exits_read += 1
+            self.dead.add(row["name"])
+            code = row["code"]
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            if row["required"]:
+                raise RunError(self._sentence(row["name"], f"{row['name']} {how}"))
+            self.warnings.append(f"{row['name']} {how}")
+
+    def _check_heartbeats(self) -> None:
+        for name, patience_s in HEARTBEAT_S.items():
+            silence_s = self.node.silent_for(name)
+            if silence_s is not None and silence_s > patience_s:
+                raise RunError(
+                    f"{name} has been silent for {silence_s:.1f} s (expected every {patience_s:.0f} s at most)"
+                )
+
+    def tear_down(self) -> None:
+        """Reverse order. A clean end brings the arm to rest; any other end leaves it holding with torque on."""
+        for name in reversed([name for name in self.up if name not in self.dead]):
+            if name == "driver" and not self.failure and self.ended_by != "stopped":
+                response = self.node.call(Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S)
+                if response is None or not response.success:
+                    self.warnings.append(
+                        f"the arm was not brought to rest: {response.message if response else 'no answer'}"
+                    )
+            if not self.node.transition(name, Transition.TRANSITION_DEACTIVATE, 5.0):
+                self.warnings.append(f"{name} did not deactivate")
+
+    def exit_code(self) -> int:
+        if self.failure:
+            return 1
+        task = self.node.task
+        undone = self.params.must_succeed and self.ended_by == "time limit" and not (task and task.success)
+        return 3 if undone else 0
+
+    def summary(self) -> dict:
+        task, driver, policy = self.node.task, self.node.driver, self.node.policy
+        with self.node.lock:
+            statistics = self.node.statistics.summary()
+        elapsed = time.monotonic() - self.began if self.began else 0.0
+        reached = float(task.success_time) if task and task.success else None
+        return {
+            "task": self.params.task,
+            "instruction": task.instruction if task else "",
+            "policy": self.params.policy,
+            "seed": self.params.seed,
+            "success": bool(task and task.success) if self.params.twin else None,
+            "success_time_s": reached,
+            "ended_by": "failure" if self.failure else self.ended_by,
+            "failure": self.failure,
+            "warnings": self.warnings,
+            "exit_code": self.exit_code(),
+            "elapsed_s": round(elapsed, 3),
+            **statistics,
+            "driver": driver_summary(driver),
+            "policy_status": {
+                "state": policy.state,
+                "reason": policy.reason,
+                "provider": policy.provider,
+            }
+            if policy
+            else {},
+            "files": sorted(path.name for path in self.node.folder.iterdir()),
+        }
+
+    def say(self, text: str) -> None:
+        """One line; redrawn in place on a terminal."""
+        if sys.stdout.isatty():
+            sys.stdout.write(f"\r\033[K{text}")
+        else:
+            sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def status_line(self, elapsed_s: float) -> None:
+        """Time, mode, chunks, ages, camera rates: everything an operator glances at, in one line."""
+        now = time.monotonic()
+        if now < self._next_status:
+            return
+        self._next_status = now + STATUS_PERIOD_S[sys.stdout.isatty()]
+        with self.node.lock:
+            driver, task = self.node.driver, self.node.task
+            statistics = self.node.statistics
+            rates = " ".join(f"{n} {c.recent_rate_hz():.0f}" for n, c in sorted(statistics.cameras.items()))
+            chunks = statistics.chunks
+        parts = [f"{elapsed_s:6.1f} s", self.params.policy, f"chunks {chunks}"]
+        if driver:
+            parts += [
+                f"arm {driver.state}",
+                f"chunk age {max(driver.chunk_age, 0.0):.2f} s",
+                f"late {driver.late_ticks}",
+            ]
+        parts.append(f"cameras {rates} Hz")
+        if task:
+            parts.append(f"{task.task}: {'done' if task.success else 'not yet'}")
+        self.say(" | ".join(parts))
+
+
+def conduct(run: Run) -> int:
+    """Bring up, watch, tear down, sum up. Returns the exit code; the summary is written in every case."""
+    try:
+        run.bring_up()
+        if not run.stop.is_set():
+            run.watch()
+        else:
+            run.ended_by = "stopped"
+    except RunError as failure:
+        run.failure = str(failure)
+    run.tear_down()
+    summary = run.summary()
+    path = run.node.folder / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    verdict = run.failure or f"{run.ended_by}; task {'done' if summary['success'] else 'not done'}"
+    run.say(f"{'FAILED: ' if run.failure else ''}{verdict}")
+    arm = "held with torque on" if run.failure or run.ended_by == "stopped" else "at rest"
+    sys.stdout.write(f"\narm {arm} · {summary['chunks']} chunks · {path}\n")
+    sys.stdout.flush()
+    return summary["exit_code"]
+
+
+def main() -> int:
+    """Entry point of the executable `run_manager`."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    node = RunManager()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+
+    thread = threading.Thread(target=spin, name="executor", daemon=True)
+    thread.start()
+    try:
+        return conduct(Run(node, stop))
+    finally:
+        executor.shutdown()
+        thread.join(2.0)
+        node.destroy_node()
+        rclpy.try_shutdown()

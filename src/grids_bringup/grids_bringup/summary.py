@@ -1,0 +1,113 @@
+"""What a run amounts to, from the messages that went by: pure accumulation, no ROS, no clock, no files."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+def percentiles_ms(seconds: list[float]) -> dict[str, float | int]:
+    """Count, p50, p95, p99 and max in ms; zeros without samples."""
+    if not seconds:
+        return {"count": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0}
+    values = np.asarray(seconds) * 1e3
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    rounded = (round(float(value), 3) for value in (p50, p95, p99, values.max()))
+    return {"count": len(seconds), **dict(zip(("p50", "p95", "p99", "max"), rounded, strict=True))}
+
+
+@dataclass(slots=True)
+class StreamStatistics:
+    """Rate and drops of one camera from its capture stamps (ns)."""
+
+    stamps_ns: list[int] = field(default_factory=list)
+    ages_s: list[float] = field(default_factory=list)
+
+    def add(self, stamp_ns: int, now_ns: int) -> None:
+        self.stamps_ns.append(stamp_ns)
+        self.ages_s.append((now_ns - stamp_ns) * 1e-9)
+
+    def summary(self) -> dict:
+        """Frames, mean rate in Hz, frames missing (from gaps in the stamps) and ages in ms."""
+        stamps = np.asarray(self.stamps_ns, dtype=np.int64)
+        if len(stamps) < 2:
+            return {
+                "frames": len(stamps),
+                "rate_hz": 0.0,
+                "dropped": 0,
+                "age_ms": percentiles_ms([]),
+            }
+        periods = np.diff(stamps) * 1e-9
+        usual = float(np.median(periods))
+        missing = np.maximum(np.rint(periods / usual) - 1, 0) if usual > 0 else np.zeros(1)
+        return {
+            "frames": len(stamps),
+            "rate_hz": round((len(stamps) - 1) / max((stamps[-1] - stamps[0]) * 1e-9, 1e-9), 2),
+            "dropped": int(missing.sum()),
+            "age_ms": percentiles_ms(self.ages_s),
+        }
+
+    def recent_rate_hz(self, count: int = 30) -> float:
+        """Rate over the last `count` frames, for the status line."""
+        stamps = self.stamps_ns[-count:]
+        span_s = (stamps[-1] - stamps[0]) * 1e-9 if len(stamps) > 1 else 0.0
+        return (len(stamps) - 1) / span_s if span_s > 0 else 0.0
+
+
+@dataclass(slots=True)
+class RunStatistics:
+    """Everything the summary reports. Fed by the run manager's callbacks under its lock."""
+
+    cameras: dict[str, StreamStatistics] = field(default_factory=dict)
+    stages_s: dict[str, list[float]] = field(default_factory=dict)
+    chunk_age_s: list[float] = field(default_factory=list)
+    chunk_period_s: list[float] = field(default_factory=list)
+    chunks: int = 0
+    bundle_id: str = ""
+    errors: deque = field(default_factory=lambda: deque(maxlen=50))
+    _last_chunk_ns: int = 0
+
+    def add_chunk(self, stamp_ns: int, now_ns: int, stages: dict[str, float], bundle_id: str) -> None:
+        self.chunks += 1
+        self.bundle_id = bundle_id
+        self.chunk_age_s.append((now_ns - stamp_ns) * 1e-9)
+        if self._last_chunk_ns:
+            self.chunk_period_s.append((now_ns - self._last_chunk_ns) * 1e-9)
+        self._last_chunk_ns = now_ns
+        for name, seconds in stages.items():
+            self.stages_s.setdefault(name, []).append(seconds)
+
+    def summary(self) -> dict:
+        return {
+            "chunks": self.chunks,
+            "bundle_id": self.bundle_id,
+            "latency_ms": {
+                "observation_to_chunk": percentiles_ms(self.chunk_age_s),
+                "between_chunks": percentiles_ms(self.chunk_period_s),
+                **{name: percentiles_ms(values) for name, values in self.stages_s.items()},
+            },
+            "cameras": {name: stream.summary() for name, stream in sorted(self.cameras.items())},
+            "errors": list(self.errors),
+        }
+
+
+def driver_summary(status) -> dict:
+    """The driver's part, from its last grids_msgs/DriverStatus (None when it never spoke)."""
+    if status is None:
+        return {}
+    return {
+        "mode": status.mode,
+        "state": status.state,
+        "reason": status.reason,
+        "ticks": int(status.ticks),
+        "late_ticks": int(status.late_ticks),
+        "lateness_p99_ms": round(float(status.lateness_p99_ms), 3),
+        "realtime": bool(status.realtime),
+        "limit_events": int(status.limit_events),
+        "empty_ticks": int(status.empty_ticks),
+        "chunks_accepted": int(status.chunks_accepted),
+        "chunks_refused": int(status.chunks_refused),
+        "last_refusal": status.last_refusal,
+        "bus_transactions": int(status.bus_transactions),
+        "bus_errors": {name: int(count) for name, count in zip(status.joint_names, status.bus_errors, strict=False)},
+    }

@@ -1,0 +1,105 @@
+"""Runs a node list without launch_ros: start in order, note exits, stop in reverse. Ends with the run manager."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from ament_index_python.packages import get_package_prefix
+
+from grids_bringup.graph import NodeSpec, record_exit, ros_arguments
+
+POLL_S = 0.05
+# The driver may need this long to bring the arm to rest at limited speed.
+INTERRUPT_S = 10.0
+TERMINATE_S = 2.0
+
+
+def command(node: NodeSpec) -> list[str]:
+    """The command line of one node. setpriv makes it end with its parent, even when that is killed."""
+    executable = Path(get_package_prefix(node.package)) / "lib" / node.package / node.executable
+    if not executable.is_file():
+        raise FileNotFoundError(f"expected the executable {executable}; run ./grids again to rebuild")
+    prefix = ["nice", "-n", str(node.nice)] if node.nice else []
+    if shutil.which("setpriv"):
+        prefix = ["setpriv", "--pdeathsig", "TERM", *prefix]
+    return [*prefix, str(executable), *ros_arguments(node)]
+
+
+class Supervisor:
+    """One process group per node; logs go to `folder`/logs/<name>.log, the manager keeps the terminal."""
+
+    def __init__(self, nodes: list[NodeSpec], folder: Path, manager: str = "run_manager") -> None:
+        self._nodes = nodes
+        self._folder = folder
+        self._manager = manager
+        self._running: dict[str, psutil.Popen] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """Start everything, wait for the manager, stop the rest; returns the manager's exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        try:
+            for node in self._nodes:
+                self._running[node.name] = self._start(node)
+            code = self._watch()
+        finally:
+            self._stop_all()
+        return code
+
+    def _start(self, node: NodeSpec) -> psutil.Popen:
+        words = command(node)
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
+        if node.name == self._manager:
+            return psutil.Popen(words, env=environment, start_new_session=True)
+        with (self._folder / "logs" / f"{node.name}.log").open("wb") as log:
+            return psutil.Popen(
+                words,
+                env=environment,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _on_signal(self, number: int, _frame) -> None:
+        """Hand the wish to stop to the manager: it holds the arm and writes the summary."""
+        manager = self._running.get(self._manager)
+        if manager is not None and manager.is_running() and not self._stopping:
+            manager.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+    def _watch(self) -> int:
+        seen: set[str] = set()
+        while True:
+            for node in self._nodes:
+                code = self._running[node.name].poll()
+                if code is None or node.name in seen:
+                    continue
+                if node.name == self._manager:
+                    return self._manager_code(code)
+                seen.add(node.name)
+                record_exit(self._folder, node, code)
+            time.sleep(POLL_S)
+
+    def _manager_code(self, code: int) -> int:
+        if code < 0:
+            sys.stderr.write(f"the run manager was ended by signal {-code}: no summary was written" + "\n")
+            return 1
+        return code
+
+    def _stop_all(self) -> None:
+        """Reverse order, so that the twin outlives what talks to it; each step waits for the processes to end."""
+        self._stopping = True
+        waves = ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERMINATE_S), (signal.SIGKILL, 1.0))
+        for node in reversed(self._nodes):
+            process = self._running.get(node.name)
+            for number, patience_s in waves:
+                if process is None or process.poll() is not None:
+                    break
+                process.send_signal(number)
+                psutil.wait_procs([process], timeout=patience_s)
