@@ -1,0 +1,81 @@
+"""Shared ROS parts: QoS pairs, message types, parameters and the lifecycle base."""
+
+import importlib
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from dataclasses import dataclass  # noqa: E402
+
+from grids_common import qos  # noqa: E402
+from grids_common.lifecycle import ManagedNode, SetupError  # noqa: E402
+from grids_common.params import ParameterError, declare, param  # noqa: E402
+from grids_common.topics import TOPICS  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.qos import QoSCompatibility, qos_check_compatible  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def context():
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.mark.parametrize("row", TOPICS, ids=lambda row: row.name)
+def test_offered_and_requested_qos_match_and_the_type_exists(row):
+    level, reason = qos_check_compatible(qos.PROFILES[row.offered], qos.PROFILES[row.requested])
+    assert level == QoSCompatibility.OK, reason
+    package, _, name = row.type.split("/")
+    assert hasattr(importlib.import_module(f"{package}.msg"), name)
+
+
+@dataclass(frozen=True)
+class Params:
+    rate_hz: float = param(100.0, "rate", unit="Hz", lo=10, hi=250)
+    names: tuple[str, ...] = param(("a", "b"), "names")
+    port: str = param("", "port")
+
+
+def test_parameters_come_back_typed_and_overrides_are_checked(context):
+    overrides = [rclpy.Parameter("rate_hz", value=50), rclpy.Parameter("names", value=["x"])]
+    node = rclpy.create_node("typed", parameter_overrides=overrides)
+    assert declare(node, Params) == Params(rate_hz=50.0, names=("x",), port="")
+    bad = rclpy.create_node("bad", parameter_overrides=[rclpy.Parameter("rate_hz", value=999.0)])
+    with pytest.raises(ParameterError, match="'bad': rate_hz: expected 10 to 250 Hz, got 999"):
+        declare(bad, Params)
+
+
+class Fragile(ManagedNode):
+    def __init__(self, error):
+        super().__init__("fragile")
+        self.error = error
+        self.safe = 0
+
+    def configure(self):
+        if self.error:
+            raise self.error
+
+    def activate(self): ...
+    def deactivate(self): ...
+    def cleanup(self): ...
+
+    def make_safe(self):
+        self.safe += 1
+
+
+@pytest.mark.parametrize("error", [SetupError("expected a port, got none"), RuntimeError("a bug")])
+def test_an_exception_in_a_transition_fails_it_and_makes_the_node_safe(context, error):
+    node = Fragile(error)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert node.safe == 1
+    node.error = None
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    node.destroy_node()

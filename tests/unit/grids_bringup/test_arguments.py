@@ -1,0 +1,68 @@
+"""Arguments of a run: checked before any process starts, one sentence per refusal."""
+
+import pytest
+from grids_bringup import arguments as module
+from grids_bringup.arguments import DeployArguments, check, parse, run_folder
+from grids_common.params import ParameterError
+
+
+def test_values_are_typed_and_defaults_filled():
+    parsed = parse(["policy:=expert", "duration:=10", "seed:=7"])
+    assert (parsed.policy, parsed.duration, parsed.seed, parsed.hardware) == ("expert", 10.0, 7, "twin")
+    assert parsed.limit_s == 10.0
+    assert not parsed.must_succeed
+
+
+def test_without_a_duration_the_twin_must_see_the_task_done_within_a_minute():
+    parsed = parse(["policy:=expert"])
+    assert parsed.limit_s == 60.0
+    assert parsed.must_succeed
+    assert DeployArguments(hardware="real").limit_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("task:=juggle", r"task: expected one of \['pick_place', 'transfer_pen', 'stack_cubes'\], got 'juggle'"),
+        ("duration:=-3", "duration: expected 0.0 to 86400.0 s, got -3.0"),
+        ("duration:=soon", "duration: expected float"),
+        ("seed:=1.5", "seed: expected int"),
+        ("tsk:=pick_place", "unknown parameter 'tsk'"),
+        ("pick_place", "expected name:=value"),
+        ("hardware:=mars", "hardware: expected one of"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_what_was_expected(pair, message):
+    with pytest.raises(ParameterError, match=message):
+        parse([pair])
+
+
+def test_a_missing_serial_device_lists_what_is_present():
+    with pytest.raises(ParameterError, match="expected an existing device, got '/dev/nowhere'"):
+        check(parse(["policy:=expert", "serial_port:=/dev/nowhere"]))
+
+
+def test_the_expert_is_refused_on_real_hardware():
+    with pytest.raises(ParameterError, match="ground truth"):
+        check(parse(["policy:=expert", "hardware:=real"]))
+
+
+def test_a_policy_that_is_no_bundle_lists_the_known_ones(tmp_path, monkeypatch):
+    (tmp_path / "models" / "demo").mkdir(parents=True)
+    (tmp_path / "models" / "demo" / "policy.json").write_text("{}")
+    monkeypatch.setattr(module, "share", lambda: tmp_path)
+    with pytest.raises(ParameterError, match=r"one of \['demo'\], got 'dmo'"):
+        check(parse(["policy:=dmo"]))
+    assert module.resolve_policy("demo") == str(tmp_path / "models" / "demo")
+
+
+def test_an_earlier_run_is_never_written_over(tmp_path):
+    folder = run_folder(parse([f"output:={tmp_path}/run"]))
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(ParameterError, match="without an earlier run"):
+        run_folder(parse([f"output:={tmp_path}/run"]))
+
+
+def test_runs_in_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_folder(parse([])) != run_folder(parse([]))

@@ -1,0 +1,73 @@
+"""Parameters: one schema gives defaults, checks, documentation and the strict YAML reader."""
+
+from dataclasses import dataclass
+
+import pytest
+from grids_common.params import ParameterError, build, load_file, markdown_table, param
+
+
+@dataclass(frozen=True)
+class ArmParams:
+    rate_hz: float = param(100.0, "control rate", unit="Hz", lo=10, hi=250)
+    mode: str = param("policy", "initial mode", choices=("policy", "teleop"))
+    limits: tuple[float, ...] = param((1.0, 2.0), "per joint", lo=0.0, hi=3.0)
+    retries: int = param(2, "per transaction", lo=0, hi=9)
+
+    def __post_init__(self):
+        if self.mode == "teleop" and self.rate_hz < 50:
+            raise ValueError("teleop needs at least 50 Hz")
+
+
+def test_missing_keys_take_the_default_and_integers_count_as_floats():
+    filled = build(ArmParams, {"rate_hz": 50, "limits": [1, 2.5]})
+    assert (filled.rate_hz, filled.limits, filled.retries) == (50.0, (1.0, 2.5), 2)
+    assert isinstance(filled.rate_hz, float)
+
+
+def test_all_problems_come_in_one_error():
+    with pytest.raises(ParameterError) as caught:
+        build(ArmParams, {"rate_hz": 1000.0, "mode": "dance", "retries": "many", "speed": 1})
+    text = str(caught.value)
+    for part in (
+        "rate_hz: expected 10 to 250 Hz, got 1000.0",
+        "expected one of ['policy', 'teleop']",
+        "expected int",
+    ):
+        assert part in text
+    assert "unknown parameter 'speed'" in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_value_outside_its_range_is_refused_also_inside_a_list(value):
+    with pytest.raises(ParameterError, match="limits"):
+        build(ArmParams, {"limits": [1.0, value]})
+
+
+def test_cross_checks_are_reported_like_range_checks():
+    with pytest.raises(ParameterError, match="at least 50 Hz"):
+        build(ArmParams, {"mode": "teleop", "rate_hz": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("driver:\n  ros__parameters: {rate_hz: 50.0, rate: 3}\n", "unknown parameter 'rate'"),
+        ("drivr:\n  ros__parameters: {}\n", "expected node names"),
+        ("driver: {rate_hz: 3}\n", "ros__parameters"),
+        ("driver: [unclosed\n", "readable YAML"),
+        ("- a\n", "mapping"),
+    ],
+)
+def test_a_malformed_site_file_is_named_with_what_was_expected(tmp_path, text, message):
+    path = tmp_path / "arm.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=message) as caught:
+        load_file(path, {"driver": ArmParams})
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_table_lists_every_parameter_with_unit_and_range():
+    table = markdown_table(ArmParams)
+    assert "| `rate_hz` | `100.0` | Hz | 10 … 250 | control rate |" in table
+    assert table.count("\n") == 5
