@@ -30,6 +30,8 @@ def _camera_topics(camera: str) -> tuple[Topic, ...]:
               f"{camera} camera intrinsics"),
         Topic(f"/grids/{camera}/overlay", "sensor_msgs/msg/Image", "IMAGE_OFFERED", "IMAGE", False,
               f"{camera} image with sample locations drawn"),
+        Topic(f"/grids/{camera}/overlay/compressed", "sensor_msgs/msg/CompressedImage", "IMAGE_OFFERED", "IMAGE",
+              False, f"the {camera} overlay as JPEG"),
     )
 
 

@@ -1,0 +1,1 @@
+"""Cameras, the sampled-coordinates overlay and its video, robot description and figures."""

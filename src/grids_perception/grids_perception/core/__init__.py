@@ -1,0 +1,1 @@
+"""Pure functions on frozen data: no ROS, no threads, no clock."""

@@ -1,0 +1,195 @@
+"""Draw sample locations onto a camera image: rings with index, trail, footprint, retention, legend.
+
+Everything is drawn on a copy in RGB. Sizes follow the image height, so a 320 × 240 image stays readable. At most
+3 ms per 640 × 480 frame on one core with every layer on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from grids_perception.core.samples import Samples, cell_edges, footprint, sample_pixels
+from grids_perception.core.text import draw_text, text_width
+
+RING = (255, 214, 10)  # amber: stands off the sky blue of the footprint for every kind of colour vision
+READ = (86, 180, 233)
+DARK = (16, 18, 24)
+_SHIFT = 5  # fractional bits of OpenCV's drawing calls: 1/32 px
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Which layers are drawn. `retention_range` is what the two ends of the colour bar mean."""
+
+    rings: bool = True
+    index: bool = True
+    trail: bool = True
+    footprint: bool = True
+    retention: bool = False
+    legend: bool = True
+    retention_range: tuple[float, float] = (0.5, 1.0)
+
+
+def retention_colors(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Retention values (...) → RGB uint8 (..., 3) on the viridis map: purple lost, yellow kept."""
+    level = np.clip((np.asarray(values, np.float64) - low) / (high - low), 0.0, 1.0)
+    indices = (level * 255).round().astype(np.uint8).reshape(-1, 1)
+    bgr = cv2.applyColorMap(indices, cv2.COLORMAP_VIRIDIS)
+    return np.ascontiguousarray(bgr[:, 0, ::-1]).reshape(*np.shape(values), 3)
+
+
+def _cell_tints(samples: Samples, style: Style) -> tuple[np.ndarray, np.ndarray]:
+    """Per token cell, what the image is multiplied with (rows, columns, 1) and what is added (rows, columns, 3)."""
+    gain, add = np.ones((*samples.grid, 1)), np.zeros((*samples.grid, 3))
+    if style.retention and samples.retention is not None:
+        colors = retention_colors(samples.retention, *style.retention_range)
+        gain, add = gain * 0.5, add * 0.5 + colors * 0.5
+    if style.footprint:
+        alpha = 0.42 * np.clip(footprint(samples), 0.0, 1.0)[..., None]
+        gain, add = gain * (1.0 - alpha), add * (1.0 - alpha) + np.array(READ) * alpha
+    return gain, add
+
+
+def _tint_cells(image: np.ndarray, samples: Samples, style: Style) -> np.ndarray:
+    """The image with its token cells tinted; whole pixels, so cell borders are within half a pixel."""
+    height, width = image.shape[:2]
+    edges_x, edges_y = cell_edges(samples, (width, height))
+    columns = np.diff(np.clip(np.rint(edges_x).astype(int), 0, width))
+    rows = np.diff(np.clip(np.rint(edges_y).astype(int), 0, height))
+    gain, add = _cell_tints(samples, style)
+
+    def spread(cells: np.ndarray) -> np.ndarray:
+        eight_bit = np.rint(np.broadcast_to(cells, (*samples.grid, 3))).astype(np.uint8)
+        return np.repeat(np.repeat(eight_bit, columns, axis=1), rows, axis=0)
+
+    dimmed = cv2.multiply(image, spread(gain * 255.0), scale=1.0 / 255.0)
+    return cv2.add(dimmed, spread(add), dst=dimmed)
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    return np.rint(points * (1 << _SHIFT)).astype(np.int32)
+
+
+def _draw_trail(image: np.ndarray, history: Sequence[np.ndarray], unit: float) -> None:
+    """Polylines through the last positions of each sample, fading towards the oldest."""
+    for step in range(1, len(history)):
+        strength = step / len(history)
+        color = tuple(round(c * (0.6 + 0.4 * strength)) for c in RING)
+        old, new = _fixed(history[step - 1]), _fixed(history[step])
+        segments = list(np.stack([old, new], 1))  # K of (2, 2)
+        thickness = max(1, round(1.6 * unit * strength))
+        cv2.polylines(image, segments, False, color, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def inside_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which of the pixels (K, 2) lie in an image of (width, height); the others are in the letterbox padding."""
+    return ((pixels >= -0.5) & (pixels <= np.array(size) - 0.5)).all(axis=1)
+
+
+def _draw_rings(image: np.ndarray, pixels: np.ndarray, unit: float, *, index: bool) -> None:
+    """Rings at (K, 2); samples in the padding become diamonds at the border they left through."""
+    height, width = image.shape[:2]
+    radius = max(3.5, 7.0 * unit)
+    fixed_radius = round(radius * (1 << _SHIFT))
+    thin = max(2, round(1.7 * unit))
+    thick = thin + max(2, round(2.4 * unit))
+    size = max(8, round(13 * unit))
+    inside = inside_image(pixels, (width, height))
+    limit = np.array([width, height]) - radius
+    shown = np.where(inside[:, None], pixels, np.clip(pixels, radius, limit))
+    for k, fixed in enumerate(_fixed(shown)):
+        x, y = float(shown[k, 0]), float(shown[k, 1])
+        if inside[k]:
+            center = (int(fixed[0]), int(fixed[1]))
+            cv2.circle(image, center, fixed_radius, DARK, thick, cv2.LINE_AA, _SHIFT)
+            cv2.circle(image, center, fixed_radius, RING, thin, cv2.LINE_AA, _SHIFT)
+        else:
+            marker = (cv2.MARKER_DIAMOND, round(1.6 * radius))
+            cv2.drawMarker(image, (round(x), round(y)), DARK, *marker, thick, cv2.LINE_AA)
+            cv2.drawMarker(image, (round(x), round(y)), RING, *marker, thin, cv2.LINE_AA)
+        if index:
+            label = str(k)
+            left = x + radius + 1
+            if left + size * len(label) > width:
+                left = x - radius - 3 - text_width(label, size, halo_px=1)
+            draw_text(image, label, (round(left), round(y - 0.65 * size)), size, halo_px=1)
+
+
+def _legend_text(samples: Samples, outside: int, age_s: float | None) -> str:
+    parts = [samples.camera, f"{len(samples.coordinates)} sample locations"]
+    if outside:
+        parts.append(f"{outside} in padding")
+    if np.isfinite(samples.mean_retention):
+        parts.append(f"mean retention {samples.mean_retention:.2f}")
+    if age_s is not None:
+        parts.append(f"sampled {age_s:.1f} s ago")
+    return "  ·  ".join(parts)
+
+
+def _color_bar(image: np.ndarray, style: Style, unit: float) -> None:
+    """Bottom right: what the colours of the retention map mean."""
+    height, width = image.shape[:2]
+    size = max(9, round(13 * unit))
+    low, high = style.retention_range
+    bar_w, bar_h = round(110 * unit), max(5, round(9 * unit))
+    colors = retention_colors(np.linspace(low, high, bar_w), low, high)
+    right = f"{high:.1f}"
+    x = width - round(8 * unit) - text_width(right, size) - bar_w
+    y = height - round(14 * unit) - bar_h // 2
+    image[y - 1 : y + bar_h + 1, x - 1 : x + bar_w + 1] = DARK
+    image[y : y + bar_h, x : x + bar_w] = colors
+    left = f"retention {low:.1f}"
+    top = y + bar_h // 2 - round(0.85 * size)
+    draw_text(image, left, (x - text_width(left, size) - 1, top), size)
+    draw_text(image, right, (x + bar_w + 1, top), size)
+
+
+def _draw_legend(image: np.ndarray, samples: Samples, style: Style, outside: int, age_s: float | None) -> None:
+    """A dark strip on top with the numbers, and the colour bar where a retention map is shown."""
+    unit = _unit(image)
+    strip = image[: round(24 * unit)]
+    cv2.convertScaleAbs(strip, dst=strip, alpha=0.45)
+    text, size = _legend_text(samples, outside, age_s), max(9, round(14 * unit))
+    draw_text(image, text, (round(6 * unit), round(4 * unit)), size, halo_px=1)
+    if style.retention and samples.retention is not None:
+        _color_bar(image, style, unit)
+
+
+def _unit(image: np.ndarray) -> float:
+    """Length scale of the drawing: 1 on a 640 × 480 image."""
+    return max(0.55, min(image.shape[:2]) / 480.0)
+
+
+def draw(
+    image: np.ndarray,
+    samples: Samples | None,
+    *,
+    history: Sequence[Samples] = (),
+    style: Style | None = None,
+    age_s: float | None = None,
+) -> np.ndarray:
+    """A new RGB image (H, W, 3) uint8 with the layers of `style`; a plain copy when `samples` is None.
+
+    `history` are earlier Samples of the same camera, oldest first; entries with another K are ignored.
+    `age_s` is how long before this image the samples were taken.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"overlay: expected RGB uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    style = style or Style()
+    if samples is None:
+        return image.copy()
+    size = (image.shape[1], image.shape[0])
+    unit = _unit(image)
+    tinted = style.footprint or (style.retention and samples.retention is not None)
+    out = _tint_cells(image, samples, style) if tinted else image.copy()
+    pixels = sample_pixels(samples, size)
+    if style.legend:
+        _draw_legend(out, samples, style, int((~inside_image(pixels, size)).sum()), age_s)
+    if style.trail:
+        past = [s for s in history if len(s.coordinates) == len(pixels)]
+        _draw_trail(out, [*(sample_pixels(s, size) for s in past), pixels], unit)
+    if style.rings:
+        _draw_rings(out, pixels, unit, index=style.index)
+    return out

@@ -1,0 +1,123 @@
+"""Where GridS sampled an image, and the exact way from a coordinate to a camera pixel.
+
+Three frames are used. A *coordinate* is (x, y) in [0, 1] over the model's input image. A *grid position* counts token
+cells, cell centres at whole numbers. A *pixel* is in the camera image, pixel centres at whole numbers (OpenCV's
+convention). Between input and camera image lies a letterbox: the camera image was scaled to `resized` and placed at
+`pad` in an input of size `input`; scaling maps pixel *edges* to pixel edges (half-pixel centres, as torch's
+`interpolate(align_corners=False)` and `cv2.resize` do).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ALIGN_CORNERS_FALSE = "align_corners_false"
+ALIGN_CORNERS_TRUE = "align_corners_true"
+CONVENTIONS = (ALIGN_CORNERS_FALSE, ALIGN_CORNERS_TRUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Camera image → model input. Sizes and pads in pixels, (width, height) and (left, top)."""
+
+    image: tuple[int, int]
+    input: tuple[int, int]
+    resized: tuple[int, int]
+    pad: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("image", "input", "resized"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"letterbox: expected {name} size ≥ 1 × 1, got {getattr(self, name)}")
+        for pad, resized, whole in zip(self.pad, self.resized, self.input, strict=True):
+            if pad < 0 or pad + resized > whole:
+                raise ValueError(
+                    f"letterbox: expected pad + resized within the input {self.input}, got {self.pad} + {self.resized}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One image's sample locations. Mirrors grids_msgs/SampledTokens.
+
+    coordinates (K, 2) float, x then y. grid (rows, columns). retention (rows, columns) in [-1, 1] or None.
+    self_similarity (cells, cells) or None. stamp_ns is the image's capture time.
+    """
+
+    camera: str
+    stamp_ns: int
+    coordinates: np.ndarray
+    grid: tuple[int, int]
+    convention: str
+    letterbox: Letterbox
+    retention: np.ndarray | None = None
+    mean_retention: float = float("nan")
+    self_similarity: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.coordinates.ndim != 2 or self.coordinates.shape[1] != 2:
+            raise ValueError(f"samples: expected coordinates (K, 2), got {self.coordinates.shape}")
+        if not np.isfinite(self.coordinates).all():
+            raise ValueError("samples: expected finite coordinates, got NaN or infinity")
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"samples: expected convention {CONVENTIONS}, got {self.convention!r}")
+        if min(self.grid) < 1:
+            raise ValueError(f"samples: expected a grid of at least 1 × 1, got {self.grid}")
+        if self.retention is not None and self.retention.shape != self.grid:
+            raise ValueError(f"samples: expected retention {self.grid}, got {self.retention.shape}")
+
+
+def grid_positions(coordinates: np.ndarray, grid: tuple[int, int], convention: str) -> np.ndarray:
+    """Coordinates (K, 2) → grid positions (K, 2), (column, row), as torch's grid_sample places 2P − 1."""
+    rows, columns = grid
+    size = np.array([columns, rows], np.float64)
+    if convention == ALIGN_CORNERS_TRUE:
+        return coordinates * (size - 1.0)
+    return coordinates * size - 0.5
+
+
+def input_to_pixels(edges: np.ndarray, letterbox: Letterbox, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Input positions (…, 2) measured from the input's top left *edge* → camera pixels, centres whole.
+
+    `size` (width, height) is the image drawn on, where it differs from the one the model saw.
+    """
+    scale = np.array(size or letterbox.image, np.float64) / np.array(letterbox.resized, np.float64)
+    return (edges - np.array(letterbox.pad, np.float64)) * scale - 0.5
+
+
+def sample_pixels(samples: Samples, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Camera pixels (K, 2) of the sample locations; outside the image where a sample lies in the padding."""
+    rows, columns = samples.grid
+    position = grid_positions(samples.coordinates, samples.grid, samples.convention)
+    cell = np.array(samples.letterbox.input, np.float64) / np.array([columns, rows], np.float64)
+    return input_to_pixels((position + 0.5) * cell, samples.letterbox, size)
+
+
+def cell_edges(samples: Samples, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of the token cells in the image: x (columns + 1,) and y (rows + 1,), from the image's top left edge."""
+    rows, columns = samples.grid
+    width, height = samples.letterbox.input
+    x = np.linspace(0.0, width, columns + 1)
+    y = np.linspace(0.0, height, rows + 1)
+    corner_x = input_to_pixels(np.stack([x, np.zeros_like(x)], 1), samples.letterbox, size)
+    corner_y = input_to_pixels(np.stack([np.zeros_like(y), y], 1), samples.letterbox, size)
+    return corner_x[:, 0] + 0.5, corner_y[:, 1] + 0.5
+
+
+def footprint(samples: Samples) -> np.ndarray:
+    """Weight (rows, columns) with which each cell was read: the sum of the K bilinear kernels.
+
+    Neighbours outside the grid have weight zero, as with zero padding; each sample adds at most 1.
+    """
+    rows, columns = samples.grid
+    position = grid_positions(samples.coordinates, samples.grid, samples.convention)
+    low = np.floor(position).astype(np.int64)
+    fraction = position - low
+    weights = np.zeros(samples.grid)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            column, row = low[:, 0] + dx, low[:, 1] + dy
+            weight = np.abs(1 - dx - fraction[:, 0]) * np.abs(1 - dy - fraction[:, 1])
+            inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+            np.add.at(weights, (row[inside], column[inside]), weight[inside])
+    return weights

@@ -1,0 +1,23 @@
+from setuptools import setup
+
+NAME = "grids_perception"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=[NAME, f"{NAME}.core"],
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+    ],
+    zip_safe=True,
+    maintainer="GridS stack maintainers",
+    maintainer_email="maintainers@example.org",
+    description="Cameras, sampled-coordinates overlay, robot description and figures.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            f"overlay = {NAME}.overlay_node:main",
+        ]
+    },
+)
