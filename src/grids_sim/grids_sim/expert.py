@@ -1,0 +1,315 @@
+"""Scripted expert: does the tasks from ground truth, closed loop, in the form of action chunks.
+
+It follows a timed plan, waits at checkpoints until the arm has arrived, corrects what friction leaves over, and
+plans again from the truth when an object moved, a grasp missed or something was lost on the way.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from grids_common.so100 import HOME_POSE_RAD, JOINT_LIMITS_RAD
+from grids_sim import ik
+from grids_sim.judge import RULES, ObjectPose, axis_x
+from grids_sim.objects import STANDARD_OBJECTS, footprint_m, rest_height_m
+from grids_sim.plan import (
+    PLAN_DT_S,
+    Held,
+    PathBuilder,
+    Plan,
+    Style,
+    append_place,
+    choose_grasp,
+    grasp_depth_m,
+    plan_pick,
+    width_m,
+)
+from grids_sim.statics import Statics
+from grids_sim.world import Truth
+
+_LOW, _HIGH = np.transpose(JOINT_LIMITS_RAD)
+# Phases whose end is a checkpoint: the plan's clock stops there until the arm has arrived, this long at most.
+_CHECKPOINTS = {"descend": 0.5, "squeeze": 0.4, "lift": 0.4, "lower": 0.6, "open": 0.5}
+ARRIVED_RAD = 0.025
+MOVED_M = 0.010
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertConfig:
+    """Chunk shape and how much experts differ from each other. Spreads are drawn once per episode from the seed."""
+
+    horizon: int = 30
+    dt_s: float = 1 / 30
+    speed: float = 1.0
+    # Relative spread of speeds, absolute spread of the travelling height.
+    speed_spread: float = 0.0
+    height_spread_m: float = 0.0
+    # Share of first grasps that are made to miss by 18 to 32 mm, to show how to recover.
+    miss_share: float = 0.0
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Mutable state of one episode."""
+
+    plan: Plan | None = None
+    command: np.ndarray = field(default_factory=lambda: np.zeros((1, 6)))
+    clock_s: float = 0.0
+    passed: set[int] = field(default_factory=set)
+    waited_s: float = 0.0
+    correction: np.ndarray = field(default_factory=lambda: np.zeros(6))
+    held: Held | None = None
+    target: np.ndarray | None = None
+    goal: np.ndarray | None = None
+    last_s: float | None = None
+
+
+class Expert:
+    """One task, one seed. Pure apart from its own progress: no clock, no I/O. Not thread-safe."""
+
+    def __init__(self, task: str, seed: int = 0, config: ExpertConfig | None = None) -> None:
+        if task not in RULES:
+            raise ValueError(f"task: expected one of {sorted(RULES)}, got {task!r}")
+        self.task = task
+        self.config = config if config is not None else ExpertConfig()
+        self._name, self._goal_name, self._rule = RULES[task]
+        self._statics = Statics()
+        self.reset(seed)
+
+    def reset(self, seed: int) -> None:
+        """Forget everything and draw a new style from the seed."""
+        rng = np.random.default_rng(seed)
+        config = self.config
+        pace = config.speed * (1 + config.speed_spread * rng.uniform(-1, 1))
+        base = Style()
+        angle, miss = rng.uniform(-math.pi, math.pi), rng.uniform(0.018, 0.032)
+        error = (miss * math.cos(angle), miss * math.sin(angle))
+        misses = rng.random() < config.miss_share
+        self._style = replace(
+            base,
+            joint_speed_rad_s=base.joint_speed_rad_s * pace,
+            joint_acceleration_rad_s2=base.joint_acceleration_rad_s2 * pace * pace,
+            line_speed_m_s=base.line_speed_m_s * pace,
+            travel_height_m=base.travel_height_m + config.height_spread_m * rng.uniform(-1, 1),
+            grasp_error_m=error if misses else (0.0, 0.0),
+        )
+        self._progress = _Progress()
+        self.attempts = 0
+        self.phase = "start"
+
+    # --- public ------------------------------------------------------------------------------------------------
+    def chunk(
+        self, truth: Truth, position_rad: np.ndarray, now_s: float
+    ) -> tuple[np.ndarray, float]:
+        """Targets (horizon, 6) and their spacing: row i is meant for now_s + i * dt. Call at any rate above 2 Hz."""
+        self._advance(truth, np.asarray(position_rad, dtype=float), now_s)
+        rows = self._sample(np.arange(self.config.horizon) * self.config.dt_s)
+        return rows, self.config.dt_s
+
+    def action(self, truth: Truth, position_rad: np.ndarray, now_s: float) -> np.ndarray:
+        """The target for now, (6,): row 0 of `chunk` without computing the others."""
+        self._advance(truth, np.asarray(position_rad, dtype=float), now_s)
+        return self._sample(np.zeros(1))[0]
+
+    def _sample(self, ahead_s: np.ndarray) -> np.ndarray:
+        progress = self._progress
+        index = np.clip((progress.clock_s + ahead_s) / PLAN_DT_S, 0, len(progress.command) - 1)
+        low = index.astype(int)
+        high = np.minimum(low + 1, len(progress.command) - 1)
+        part = (index - low)[:, None]
+        rows = (1 - part) * progress.command[low] + part * progress.command[high]
+        return np.clip(rows + progress.correction, _LOW, _HIGH)
+
+    # --- clock and checkpoints ---------------------------------------------------------------------------------
+    def _advance(self, truth: Truth, position: np.ndarray, now_s: float) -> None:
+        progress = self._progress
+        if progress.plan is None:
+            progress.last_s = now_s
+            self._replan(truth, position)
+            return
+        elapsed = min(max(now_s - progress.last_s, 0.0), 0.5)
+        progress.last_s = now_s
+        reason = self._disturbance(truth, position)
+        if reason:
+            self._replan(truth, position)
+            return
+        progress.clock_s += elapsed
+        self._stop_at_checkpoint(truth, position, elapsed)
+        self.phase = self._phase_name()
+
+    def _phase_name(self) -> str:
+        row = self._progress.clock_s / PLAN_DT_S
+        phases = self._progress.plan.phases
+        return next((phase.name for phase in phases if row < phase.stop), phases[-1].name)
+
+    def _stop_at_checkpoint(self, truth: Truth, position: np.ndarray, elapsed_s: float) -> None:
+        """Hold the plan's clock at the first checkpoint not passed; correct the arm while it waits."""
+        progress = self._progress
+        for number, phase in enumerate(progress.plan.phases):
+            end_s = (phase.stop - 1) * PLAN_DT_S
+            if phase.name not in _CHECKPOINTS or number in progress.passed:
+                continue
+            if progress.clock_s < end_s:
+                return
+            error = progress.plan.rows[phase.stop - 1] - position
+            if phase.name in ("descend", "lower"):
+                step = 2.0 * elapsed_s * error
+                step[5] = 0.0
+                progress.correction = np.clip(progress.correction + step, -0.06, 0.06)
+            progress.waited_s += elapsed_s
+            arrived = np.abs(error[:5]).max() < ARRIVED_RAD
+            if not arrived and progress.waited_s < _CHECKPOINTS[phase.name]:
+                progress.clock_s = end_s
+                return
+            progress.passed.add(number)
+            progress.waited_s = 0.0
+            if self._checkpoint_failed(phase.name, truth, position):
+                self._replan(truth, position)
+                return
+
+    def _checkpoint_failed(self, name: str, truth: Truth, position: np.ndarray) -> bool:
+        """What must be true at the end of a phase; on success of a grasp the way to the goal is planned."""
+        progress = self._progress
+        if name == "squeeze":
+            if not self._in_hand(truth, position):
+                return True
+            progress.held = self._measure_held(truth, position)
+            return False
+        if name == "lift":
+            pose = truth.objects[self._name]
+            lifted = pose.position_m[2] > rest_height_m(STANDARD_OBJECTS[self._name]) + 0.015
+            return True if not lifted else self._append_place(truth, position)
+        return False
+
+    # --- what the world looks like -----------------------------------------------------------------------------
+    def _grip_distance(self, truth: Truth, position: np.ndarray) -> float:
+        """Distance of the object from where the jaws hold things."""
+        depth = grasp_depth_m(self._name)
+        lateral = ik.fixed_pad_lateral_m(depth) - width_m(self._name) / 2
+        grip = ik.forward(position).point(lateral, depth)
+        return float(np.linalg.norm(truth.objects[self._name].position_m - grip))
+
+    def _in_hand(self, truth: Truth, position: np.ndarray) -> bool:
+        """Object between jaws that are closed on its width."""
+        gap = ik.jaw_gap_m(float(position[5]))
+        width = width_m(self._name)
+        closed_on_it = 0.55 * width < gap < width + 0.008
+        return closed_on_it and self._grip_distance(truth, position) < 0.030
+
+    def _measure_held(self, truth: Truth, position: np.ndarray) -> Held:
+        pose = truth.objects[self._name]
+        hand = ik.forward(position)
+        axis = axis_x(pose.quaternion)
+        tip = hand.coordinates(hand.origin_m + axis)
+        return Held(hand.coordinates(pose.position_m), tip)
+
+    def _disturbance(self, truth: Truth, position: np.ndarray) -> str:
+        """Why the plan no longer fits the world, or an empty string."""
+        progress, phase = self._progress, self._phase_name()
+        pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
+        row = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
+        if np.abs(progress.plan.rows[row] - position)[:5].max() > 0.6:
+            return "arm is elsewhere"
+        if phase in ("rise", "reach", "descend"):
+            if np.linalg.norm(pose.position_m - progress.target) > MOVED_M and pose.speed_m_s < 0.05:
+                return "object moved"
+        elif phase in ("carry", "lower"):
+            if self._grip_distance(truth, position) > 0.07:
+                return "object lost"
+            if np.linalg.norm(goal.position_m - progress.goal) > MOVED_M and phase == "carry":
+                return "goal moved"
+        elif phase == "home" or row >= len(progress.plan.rows) - 1:
+            finished = truth.success or self._rule(pose, goal)
+            done_s = progress.clock_s - (progress.plan.phases[-1].start * PLAN_DT_S)
+            if not finished and pose.speed_m_s < 0.02 and done_s > 0.3:
+                return "not in place"
+        return ""
+
+    # --- planning ----------------------------------------------------------------------------------------------
+    def _replan(self, truth: Truth, position: np.ndarray) -> None:
+        """Plan from where arm and objects are now."""
+        start = self._start(position)
+        pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
+        held = self._in_hand(truth, position) and pose.position_m[2] > 0.02
+        self._progress = _Progress(
+            last_s=self._progress.last_s,
+            target=pose.position_m.copy(),
+            goal=goal.position_m.copy(),
+            correction=self._progress.correction * 0.5,
+        )
+        builder = PathBuilder(start, self._style)
+        if self._rule(pose, goal) and not held:
+            builder.hold("open", 0.3, gripper_rad=max(float(start[5]), HOME_POSE_RAD[5]))
+            builder.joints("home", np.array(HOME_POSE_RAD))
+            self._adopt(builder.build())
+            return
+        if held:
+            self._progress.held = self._measure_held(truth, position)
+            if append_place(builder, self.task, self._progress.held, goal, self._style):
+                self._adopt(builder.build())
+                return
+        grasp = choose_grasp(self._name, pose, self._others(truth), self._style)
+        if grasp is None:
+            builder.joints("home", np.array(HOME_POSE_RAD))
+            builder.hold("wait", 0.5)
+            self._adopt(builder.build())
+            return
+        self.attempts += 1
+        builder = plan_pick(self._name, grasp, start, self._style)
+        # Seen from now, the way on to the goal is only a forecast: it is planned again once the object is lifted.
+        forecast = Held((grasp.grip.lateral_m, grasp.grip.depth_m, 0.0), (0.0, 0.0, 1.0))
+        if self.task != "transfer_pen":
+            append_place(builder, self.task, forecast, goal, self._style)
+        self._style = replace(self._style, grasp_error_m=(0.0, 0.0))
+        self._adopt(builder.build(grasp))
+
+    def _start(self, position: np.ndarray) -> np.ndarray:
+        """Begin at the last commanded pose when the arm is near it (no jump back), else at the measured one."""
+        progress = self._progress
+        if progress.plan is None:
+            return position.copy()
+        row = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
+        planned = progress.plan.rows[row]
+        return planned.copy() if np.abs(planned - position)[:5].max() < 0.3 else position.copy()
+
+    def _adopt(self, plan: Plan) -> None:
+        progress = self._progress
+        progress.plan = plan
+        progress.command = plan.rows + self._statics.sag_rad(plan.rows)
+        self.phase = self._phase_name()
+
+    def _append_place(self, truth: Truth, position: np.ndarray) -> bool:
+        """After the lift: replace the forecast by a plan with the object as it sits in the hand. True = give up."""
+        progress = self._progress
+        goal = truth.objects[self._goal_name]
+        number = next(i for i, phase in enumerate(progress.plan.phases) if phase.name == "lift")
+        lift = progress.plan.phases[number]
+        builder = PathBuilder(progress.plan.rows[lift.stop - 1], self._style)
+        held = progress.held if progress.held else self._measure_held(truth, position)
+        if not append_place(builder, self.task, held, goal, self._style):
+            return True
+        clock, correction = progress.clock_s - (lift.stop - 1) * PLAN_DT_S, progress.correction
+        self._progress = _Progress(
+            last_s=progress.last_s,
+            clock_s=max(clock, 0.0),
+            correction=correction,
+            held=held,
+            target=progress.target,
+            goal=goal.position_m.copy(),
+        )
+        self._adopt(builder.build())
+        return False
+
+    def _others(self, truth: Truth) -> tuple[tuple[np.ndarray, float], ...]:
+        """Positions and footprints of everything but the object to pick."""
+        return tuple(
+            (pose.position_m, footprint_m(STANDARD_OBJECTS[name]) if name in STANDARD_OBJECTS else 0.03)
+            for name, pose in truth.objects.items()
+            if name != self._name
+        )
+
+
+def truth_pose(position_m, quaternion, speed_m_s: float = 0.0) -> ObjectPose:
+    """ObjectPose from sequences, as a ROS node receives them."""
+    return ObjectPose(np.array(position_m, float), np.array(quaternion, float), float(speed_m_s))
