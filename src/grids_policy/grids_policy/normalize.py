@@ -1,0 +1,73 @@
+"""Dataset units to network units and back, as LeRobot's processors do it. Works on numpy and torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MODES = ("IDENTITY", "MEAN_STD", "MIN_MAX")
+EPS = 1e-8
+_STATISTICS = {"IDENTITY": (), "MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "max")}
+
+
+class NormalizationError(ValueError):
+    """Statistics that cannot be used; the text names the feature and the statistic."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Normalizer:
+    """One feature. `first`, `second` are mean and std, or min and max, (dim,) or (chunk, dim)."""
+
+    mode: str = "IDENTITY"
+    first: Any = None
+    second: Any = None
+
+    def to(self, convert: Callable[[Any], Any]) -> Normalizer:
+        """The same with both arrays converted, e.g. `torch.from_numpy` or `lambda t: t.to(device)`."""
+        if self.mode == "IDENTITY":
+            return self
+        return Normalizer(self.mode, convert(self.first), convert(self.second))
+
+    def apply(self, x: Any) -> Any:
+        """Dataset units -> network units, (.., dim)."""
+        match self.mode:
+            case "MEAN_STD":
+                return (x - self.first) / (self.second + EPS)
+            case "MIN_MAX":
+                return 2 * (x - self.first) / self._range() - 1
+            case _:
+                return x
+
+    def invert(self, x: Any) -> Any:
+        """Network units -> dataset units, (.., dim). MEAN_STD adds no eps here, as in LeRobot."""
+        match self.mode:
+            case "MEAN_STD":
+                return x * self.second + self.first
+            case "MIN_MAX":
+                return (x + 1) / 2 * self._range() + self.first
+            case _:
+                return x
+
+    def _range(self) -> Any:
+        span = self.second - self.first
+        return span + EPS * (span == 0)
+
+
+def build_normalizer(feature: str, mode: str, stats: Mapping[str, Any], dim: int) -> Normalizer:
+    """Normalizer of `feature` from arrays keyed "<feature>.<statistic>". Raises NormalizationError."""
+    if mode not in MODES:
+        raise NormalizationError(f"normalisation of {feature} is {mode!r}; supported are {', '.join(MODES)}")
+    values = []
+    for name in _STATISTICS[mode]:
+        value = stats.get(f"{feature}.{name}")
+        if value is None:
+            raise NormalizationError(f"statistic {feature}.{name} is missing ({mode} needs it)")
+        if value.shape[-1:] != (dim,):
+            raise NormalizationError(f"statistic {feature}.{name} has shape {tuple(value.shape)}, expected ({dim},)")
+        if not bool((abs(value) < float("inf")).all()):
+            raise NormalizationError(f"statistic {feature}.{name} has a value that is not finite")
+        values.append(value)
+    if mode == "MEAN_STD" and not bool((values[1] >= 0).all()):
+        raise NormalizationError(f"statistic {feature}.std has a negative value")
+    return Normalizer(mode, *values)
