@@ -1,4 +1,4 @@
-"""The arguments of a run, shared by `./grids deploy` and `ros2 launch grids_bringup deploy.launch.py`."""
+"""The arguments of a run, shared by `./grids NAME` and `ros2 launch grids_bringup NAME.launch.py`."""
 
 import time
 from dataclasses import dataclass, fields
@@ -54,16 +54,16 @@ def share() -> Path:
     return Path(get_package_share_directory("grids_bringup"))
 
 
-def parse(pairs: list[str]) -> DeployArguments:
-    """`["task:=pick_place", …]` to checked arguments; ParameterError says what was expected and what came."""
-    hints = {f.name: f.type for f in fields(DeployArguments)}
+def parse(pairs: list[str], schema: type = DeployArguments):
+    """`["task:=pick_place", …]` to a checked `schema`; ParameterError says what was expected and what came."""
+    hints = {f.name: f.type for f in fields(schema)}
     values = {}
     for pair in pairs:
         name, separator, text = pair.partition(":=")
         if not separator:
             raise ParameterError(f"expected name:=value, got {pair!r}; names: {', '.join(hints)}")
         values[name] = convert(text, hints.get(name, str))
-    return build(DeployArguments, values, where="arguments")
+    return build(schema, values, where="arguments")
 
 
 def convert(text: str, kind: type):
@@ -85,22 +85,26 @@ def resolve_policy(policy: str) -> str:
     raise ParameterError(f"policy: expected 'expert', a folder holding policy.json, or one of {known}, got {policy!r}")
 
 
-def check(arguments: DeployArguments) -> None:
+def check_port(name: str, port: str) -> None:
+    """A named serial device must exist; ParameterError lists those that do."""
+    if port and not Path(port).exists():
+        found = sorted(str(path) for pattern in ("ttyACM*", "ttyUSB*") for path in Path("/dev").glob(pattern))
+        raise ParameterError(f"{name}: expected an existing device, got {port!r}; present: {found or 'none'}")
+
+
+def check_deploy(arguments: DeployArguments) -> None:
     """Everything that can be refused before a process starts; raises ParameterError."""
     if arguments.expert and arguments.hardware != "twin":
         raise ParameterError("policy: the expert reads the twin's ground truth; expected a bundle for hardware:=real")
     if not arguments.expert:
         resolve_policy(arguments.policy)
-    port = arguments.serial_port
-    if port and not Path(port).exists():
-        found = sorted(str(path) for pattern in ("ttyACM*", "ttyUSB*") for path in Path("/dev").glob(pattern))
-        raise ParameterError(f"serial_port: expected an existing device, got {port!r}; present: {found or 'none'}")
+    check_port("serial_port", arguments.serial_port)
 
 
-def run_folder(arguments: DeployArguments) -> Path:
-    """Makes and returns the folder of this run; refuses to write over an earlier run."""
-    if arguments.output:
-        folder = Path(arguments.output).expanduser().resolve()
+def run_folder(output: str) -> Path:
+    """Makes and returns the folder of a run (`output`, or runs/<time>); refuses to write over an earlier run."""
+    if output:
+        folder = Path(output).expanduser().resolve()
     else:
         folder = Path.cwd() / "runs" / time.strftime("%Y-%m-%d_%H-%M-%S")
         number = 1
@@ -116,10 +120,10 @@ def run_folder(arguments: DeployArguments) -> Path:
     return folder
 
 
-def documentation() -> list[tuple[str, str, str]]:
+def documentation(schema: type) -> list[tuple[str, str, str]]:
     """(name, default, text) of every argument, for --help and for DeclareLaunchArgument."""
     rows = []
-    for f in fields(DeployArguments):
+    for f in fields(schema):
         doc: Doc = f.metadata["doc"]
         choices = f" ({' | '.join(doc.choices)})" if doc.choices else ""
         rows.append((f.name, str(f.default), doc.text + (f" [{doc.unit}]" if doc.unit else "") + choices))

@@ -1,5 +1,6 @@
 """The node list of a run: the one place from which both the launch file and the supervisor start processes."""
 
+import fcntl
 import json
 import os
 import time
@@ -42,6 +43,29 @@ def link_folder() -> Path:
     """Where the twin puts its serial links: one folder per user and ROS domain, so that stacks do not meet."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
     return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}"
+
+
+def claim_domain():
+    """One run per user and ROS domain: two would command each other's arm. Keep the returned file open.
+
+    An flock, so a killed run never blocks the next one. Raises ParameterError when another run holds it.
+    """
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    path = link_folder().parent / f"grids-run-{os.getuid()}-{domain}.lock"
+    handle = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.seek(0)
+        owner = handle.read().strip() or "unknown"
+        handle.close()
+        raise ParameterError(
+            f"another run (process {owner}) is up in ROS domain {domain}: stop it, or set another ROS_DOMAIN_ID"
+        ) from error
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
 
 
 def _twin(arguments: DeployArguments) -> list[NodeSpec]:

@@ -1,8 +1,10 @@
 """Arguments of a run: checked before any process starts, one sentence per refusal."""
 
 import pytest
+
 from grids_bringup import arguments as module
-from grids_bringup.arguments import DeployArguments, check, parse, run_folder
+from grids_bringup.arguments import DeployArguments, parse, run_folder
+from grids_bringup.arguments import check_deploy as check
 from grids_common.params import ParameterError
 
 
@@ -57,12 +59,12 @@ def test_a_policy_that_is_no_bundle_lists_the_known_ones(tmp_path, monkeypatch):
 
 
 def test_an_earlier_run_is_never_written_over(tmp_path):
-    folder = run_folder(parse([f"output:={tmp_path}/run"]))
+    folder = run_folder(f"{tmp_path}/run")
     (folder / "summary.json").write_text("{}")
     with pytest.raises(ParameterError, match="without an earlier run"):
-        run_folder(parse([f"output:={tmp_path}/run"]))
+        run_folder(f"{tmp_path}/run")
 
 
 def test_runs_in_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_folder(parse([])) != run_folder(parse([]))
+    assert run_folder("") != run_folder("")

@@ -1,6 +1,7 @@
 """The run summary: rates and drops from stamps, percentiles from latencies."""
 
 import numpy as np
+
 from grids_bringup.summary import RunStatistics, StreamStatistics, percentiles_ms
 
 

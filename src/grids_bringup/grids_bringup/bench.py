@@ -1,0 +1,25 @@
+"""`./grids bench WHAT`: each bench prints medians, p95, p99, a comparison where one exists, and one JSON line last."""
+
+import importlib
+import importlib.util
+import sys
+
+BENCHES = {
+    "policy": ("grids_policy.bench", "inference per stage: dense and GridS, torch and ONNX Runtime"),
+    "driver": ("so100_driver.bench", "loop rate, lateness, bus; --campaign: the fault campaign"),
+    "graph": ("grids_perception.bench", "camera to policy and camera to servo ages, CPU per process"),
+    "record": ("grids_recorder.bench", "messages lost, CPU, write latency, crash recovery"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Dispatch to one bench; 2 for an unknown one."""
+    known = {name: row for name, row in BENCHES.items() if importlib.util.find_spec(row[0]) is not None}
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:8s} {text}" for name, (_, text) in known.items())
+        sys.stdout.write(f"usage: ./grids bench WHAT [--help] …\n\n{rows}\n")
+        return 0 if argv else 2
+    if argv[0] not in known:
+        sys.stderr.write(f"grids bench: expected one of {', '.join(known)}, got {argv[0]!r}\n")
+        return 2
+    return int(importlib.import_module(known[argv[0]][0]).main(argv[1:]) or 0)

@@ -1,0 +1,58 @@
+"""A run as a command: `name:=value` arguments, refusals with one sentence, the supervisor, an exit code."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grids_bringup.arguments import DeployArguments, check_deploy, documentation, parse, run_folder
+from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes
+from grids_bringup.supervisor import Supervisor
+from grids_common.params import ParameterError
+
+
+@dataclass(frozen=True, slots=True)
+class RunKind:
+    """What distinguishes deploy, teleop and record; the launch files use the same rows."""
+
+    name: str
+    text: str
+    schema: type
+    check: Callable
+    nodes: Callable[..., list[NodeSpec]]  # (arguments, folder)
+
+
+DEPLOY = RunKind(
+    "deploy", "Bring up cameras, policy and arm, and run a task.", DeployArguments, check_deploy, deploy_nodes
+)
+
+
+def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
+    """Check everything, claim the domain, make the folder: (nodes, folder, claim to keep open)."""
+    kind.check(arguments)
+    check_config()
+    claim = claim_domain()
+    folder = run_folder(arguments.output)
+    return kind.nodes(arguments, folder), folder, claim
+
+
+def main(kind: RunKind, argv: list[str]) -> int:
+    """Returns the run's exit code; 2 when the arguments or the site files are refused (nothing was started)."""
+    rows = [
+        f"  {name}:=…  {text} (default: {default or 'empty'})" for name, default, text in documentation(kind.schema)
+    ]
+    parser = argparse.ArgumentParser(
+        prog=f"grids {kind.name}",
+        description=f"{kind.text} The arguments are those of {kind.name}.launch.py:",
+        epilog="\n".join([*rows, "", "exit codes: 0 fine, 1 something failed, 2 refused, 3 the task was not done"]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("arguments", nargs="*", metavar="name:=value")
+    try:
+        nodes, folder, claim = prepare(kind, parse(parser.parse_args(argv).arguments, kind.schema))
+    except ParameterError as error:
+        sys.stderr.write(f"grids {kind.name}: {error}\n")
+        return 2
+    with claim:
+        return Supervisor(nodes, folder).run()

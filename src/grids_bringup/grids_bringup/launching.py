@@ -1,0 +1,67 @@
+"""Builds a launch description from a run kind, so that each launch file is only its name. Needs launch_ros."""
+
+import shutil
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from grids_bringup.arguments import convert, documentation
+from grids_bringup.command import RunKind, prepare
+from grids_bringup.graph import NodeSpec, config_path, record_exit
+from grids_common.params import build
+
+
+def _action(node: NodeSpec) -> Node:
+    prefix = ["setpriv --pdeathsig TERM"] if shutil.which("setpriv") else []
+    prefix += [f"nice -n {node.nice}"] if node.nice else []
+    return Node(
+        name=node.name,
+        package=node.package,
+        executable=node.executable,
+        parameters=[*([str(config_path(node))] if node.config else []), node.parameters],
+        remappings=list(node.remappings),
+        prefix=" ".join(prefix) or None,
+        output="screen" if node.name == "run_manager" else "log",
+    )
+
+
+def _on_exit(node: NodeSpec, folder):
+    def handle(event, _context):
+        if node.name != "run_manager":
+            record_exit(folder, node, event.returncode)
+            return []
+        # launch's own exit code is 0 whatever its processes did, unless a handler raises.
+        if event.returncode:
+            raise RuntimeError(f"the run ended with code {event.returncode}; see {folder}/summary.json")
+        return [EmitEvent(event=Shutdown(reason="the run is over"))]
+
+    return handle
+
+
+def describe(kind: RunKind) -> LaunchDescription:
+    """The launch description of one kind of run: its arguments, then every process with an exit handler."""
+
+    def start(context):
+        hints = {name: f.type for name, f in kind.schema.__dataclass_fields__.items()}
+        values = {
+            name: convert(LaunchConfiguration(name).perform(context), hints[name])
+            for name, _, _ in documentation(kind.schema)
+        }
+        nodes, folder, claim = prepare(kind, build(kind.schema, values, where="arguments"))
+        context.extend_globals({"grids_claim": claim})  # held as long as launch lives
+        actions = []
+        for node in nodes:
+            action = _action(node)
+            handler = OnProcessExit(target_action=action, on_exit=_on_exit(node, folder))
+            actions += [RegisterEventHandler(handler), action]
+        return actions
+
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, default, text in documentation(kind.schema)
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])

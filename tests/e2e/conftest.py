@@ -1,0 +1,73 @@
+"""End-to-end tests start the real command in a process of its own, in a ROS domain of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+_next_domain = iter(range(int(os.environ.get("ROS_DOMAIN_ID", "110")) + 1, 232))
+
+
+@dataclass
+class Deploy:
+    """A running `./grids deploy`; `folder` receives its files."""
+
+    folder: Path
+    process: subprocess.Popen
+    domain: int
+    output: str = field(default="")
+
+    def wait(self, timeout_s: float) -> int:
+        try:
+            self.output, _ = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGINT)
+            self.output, _ = self.process.communicate(timeout=40)
+            pytest.fail(f"still running after {timeout_s} s:\n{self.output[-3000:]}")
+        return self.process.returncode
+
+    def summary(self) -> dict:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def node(self, name: str) -> psutil.Process:
+        """The process of one node, found by its ROS name."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            line = process.cmdline()
+            if f"__node:={name}" in line and "setpriv" not in line[0]:
+                return process
+        raise AssertionError(f"no process of node {name}")
+
+
+@pytest.fixture
+def deploy(tmp_path):
+    """Starts deploys; whatever is still alive at the end is killed."""
+    started: list[Deploy] = []
+
+    def start(*arguments: str, environment: dict | None = None) -> Deploy:
+        domain = next(_next_domain)
+        folder = tmp_path / f"run{len(started)}"
+        words = [sys.executable, "-m", "grids_bringup.cli", "deploy", f"output:={folder}", *arguments]
+        process = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"ROS_DOMAIN_ID": str(domain)} | (environment or {}),
+            start_new_session=True,
+        )
+        started.append(Deploy(folder, process, domain))
+        return started[-1]
+
+    yield start
+    for run in started:
+        if run.process.poll() is None:
+            for child in psutil.Process(run.process.pid).children(recursive=True):
+                child.kill()
+            run.process.kill()
+            run.process.wait(5)

@@ -1,0 +1,171 @@
+"""`./grids deploy` on the twin, through DDS and serial packets, as a user starts it."""
+
+import json
+import signal
+import subprocess
+import time
+
+import av
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def wait_for(condition, timeout_s: float, what: str):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {timeout_s} s")
+
+
+def no_process_left(run) -> bool:
+    marker = f"run_dir:={json.dumps(str(run.folder))}"
+    return not any(marker in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+
+
+@pytest.mark.parametrize("task", ["pick_place", "stack_cubes", "transfer_pen"])
+def test_the_expert_does_the_task_through_dds_and_serial_packets(deploy, task):
+    run = deploy("policy:=expert", f"task:={task}", "seed:=1")
+    assert run.wait(150) == 0, run.output[-3000:]
+    summary = run.summary()
+    assert summary["success"] is True
+    assert summary["chunks"] > 5
+    assert summary["driver"]["chunks_accepted"] > 5
+    assert summary["driver"]["bus_transactions"] > 500
+    assert {"summary.json", "overlay.mp4", "logs"} <= {path.name for path in run.folder.iterdir()}
+    for camera in ("front", "wrist"):
+        assert summary["cameras"][camera]["frames"] > 50
+    with av.open(str(run.folder / "overlay.mp4")) as video:
+        stream = video.streams.video[0]
+        assert stream.frames > 50
+        assert stream.width > stream.height
+    assert no_process_left(run)
+
+
+def test_a_bundle_keeps_chunks_flowing_for_ten_seconds(deploy):
+    run = deploy("policy:=untrained", "duration:=10")
+    assert run.wait(120) == 0, run.output[-3000:]
+    summary = run.summary()
+    assert summary["ended_by"] == "time limit"
+    assert summary["chunks"] >= 20
+    assert summary["driver"]["chunks_accepted"] >= 0.9 * summary["chunks"] - 2
+    assert summary["driver"]["empty_ticks"] < 0.05 * summary["driver"]["ticks"]
+    assert summary["latency_ms"]["observation_to_chunk"]["count"] == summary["chunks"]
+
+
+def test_killing_the_policy_in_motion_ends_in_a_held_arm_and_a_clear_summary(deploy):
+    run = deploy("policy:=expert", "seed:=2")
+    wait_for(lambda: "arm executing" in tail(run), 60, "motion")
+    run.node("policy").kill()
+    assert run.wait(40) == 1
+    summary = run.summary()
+    assert "policy was killed by SIGKILL" in summary["failure"]
+    assert summary["driver"]["state"] == "holding"
+    assert (run.folder / "overlay.mp4").stat().st_size > 1000
+    assert no_process_left(run)
+
+
+def tail(run) -> str:
+    """What the run printed so far (the pipe is read without blocking)."""
+    import fcntl
+    import os
+
+    handle = run.process.stdout.fileno()
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    try:
+        run.output += os.read(handle, 1 << 16).decode()
+    except BlockingIOError:
+        return run.output
+    finally:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+    return run.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_run_holds_the_arm_and_writes_its_summary(deploy, number):
+    run = deploy("policy:=untrained", "duration:=60")
+    wait_for(lambda: "arm executing" in tail(run), 60, "motion")
+    run.process.send_signal(number)
+    assert run.wait(30) == 0
+    summary = run.summary()
+    assert summary["ended_by"] == "stopped"
+    assert summary["failure"] == ""
+    assert no_process_left(run)
+
+
+def test_two_stacks_in_different_domains_do_not_hear_each_other(deploy):
+    first = deploy("policy:=untrained", "duration:=6", "seed:=11")
+    second = deploy("policy:=expert", "duration:=6", "seed:=22")
+    assert first.wait(120) == 0, first.output[-3000:]
+    assert second.wait(60) == 0, second.output[-3000:]
+    for run, seed in ((first, 11), (second, 22)):
+        summary = run.summary()
+        assert summary["seed"] == seed
+        assert summary["driver"]["chunks_refused"] == 0
+        assert summary["driver"]["chunks_accepted"] <= summary["chunks"] + 1
+    assert first.summary()["bundle_id"] != second.summary()["bundle_id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task:=juggle"], "task: expected one of"),
+        (["policy:=/nowhere/bundle"], "expected 'expert', a folder holding policy.json"),
+        (["serial_port:=/dev/nowhere", "policy:=expert"], "serial_port: expected an existing device"),
+        (["output:=/proc/run"], "expected a writable folder"),
+        (["speed:=3"], "unknown parameter 'speed'"),
+    ],
+    ids=["unknown task", "missing bundle", "wrong serial path", "unwritable output", "unknown argument"],
+)
+def test_bad_input_is_one_sentence_and_starts_nothing(deploy, arguments, message):
+    run = deploy(*arguments)
+    assert run.wait(20) == 2
+    assert message in run.output
+    assert len(run.output.strip().splitlines()) == 1
+    assert not (run.folder / "logs").exists() or not list((run.folder / "logs").iterdir())
+
+
+def test_a_bundle_with_one_byte_changed_is_refused_before_anything_moves(deploy, tmp_path):
+    import shutil
+
+    from grids_bringup.arguments import resolve_policy
+
+    broken = tmp_path / "broken"
+    shutil.copytree(resolve_policy("untrained"), broken)
+    victim = next(broken.glob("*.onnx"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    run = deploy(f"policy:={broken}")
+    assert run.wait(90) == 1
+    assert victim.name in run.summary()["failure"]
+    assert run.summary()["chunks"] == 0
+
+
+def test_a_second_stack_in_the_same_domain_is_refused_and_the_first_goes_on(deploy):
+    first = deploy("policy:=untrained", "duration:=15")
+    wait_for(lambda: "arm executing" in tail(first), 60, "motion")
+    second = deploy("policy:=untrained", "duration:=5", environment={"ROS_DOMAIN_ID": str(first.domain)})
+    assert second.wait(20) == 2
+    assert "another run" in second.output
+    assert first.wait(60) == 0
+    assert first.summary()["driver"]["chunks_refused"] == 0
+
+
+def test_the_entry_script_starts_without_noticeable_overhead():
+    import os
+
+    script = os.path.join(os.environ["GRIDS_ROOT"], "grids")
+    times = []
+    for _ in range(3):
+        begin = time.monotonic()
+        subprocess.run([script, "--help"], check=True, capture_output=True, timeout=60)
+        times.append(time.monotonic() - begin)
+    begin = time.monotonic()
+    subprocess.run(["python", "-c", "import rclpy"], check=True, timeout=60)
+    assert min(times) < 5 * (time.monotonic() - begin)
