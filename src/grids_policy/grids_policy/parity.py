@@ -35,8 +35,9 @@ NOT_STAGES = ("in/", "stats/", "out/actions_padded_mixed_bf16")
 # Rows of padded tokens hold values that nothing reads and that depend on the kernel used.
 PADDED_ROWS = re.compile(r"prefix/out|cache/\d+/[kv]")
 
-# In degrees or ticks an absolute error depends on the robot, so this one is divided by its std.
-DATASET_UNITS = "out/action_chunk_unnormalised"
+# Two stages are not in network units, where an absolute tolerance means something: actions in the
+# dataset's units are divided by their std, squared errors are compared as their roots.
+DATASET_UNITS, SQUARED = "out/action_chunk_unnormalised", "train/losses"
 
 
 class OracleError(ValueError):
@@ -222,6 +223,7 @@ class TorchStages:
         loss.backward()
         zero = torch.zeros(())
         grads = {lerobot_key(n): zero if p.grad is None else p.grad for n, p in policy.named_parameters()}
+        grads |= dict.fromkeys(self.checkpoint.dead, zero)
         found |= {f"grad/{key}": grads[key] for key in wanted if key in grads}
         found |= {f"grad_norm/{key}": grads[key].norm() for key in reference.grad_norms if key in grads}
         policy.zero_grad(set_to_none=True)
@@ -269,7 +271,9 @@ def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference)
         return Row(name, math.inf, math.nan)
     wide, other = expected.astype(np.float64), got.astype(np.float64)
     if name == DATASET_UNITS and "stats/action/std" in reference.arrays:
-        wide, other = wide / reference["stats/action/std"], other / reference["stats/action/std"]
+        wide, other = (x / reference["stats/action/std"] for x in (wide, other))
+    if name == SQUARED:
+        wide, other = np.sqrt(wide), np.sqrt(other)
     if PADDED_ROWS.fullmatch(name):
         valid = reference["prefix/pad_masks"].astype(bool)
         wide, other = wide[valid], other[valid]
