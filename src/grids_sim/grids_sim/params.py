@@ -1,0 +1,57 @@
+"""Parameters of the twin and of its cameras."""
+
+from dataclasses import dataclass
+
+from grids_common.params import param
+
+TASKS = ("pick_place", "transfer_pen", "stack_cubes")
+
+
+@dataclass(frozen=True)
+class TwinParams:
+    """Physics, servos and serial lines."""
+
+    task: str = param("pick_place", "scene to set up and judge", choices=TASKS)
+    seed: int = param(0, "draws the scene", lo=0, hi=2**53)
+    plant: str = param(
+        "mujoco", "what the servos turn; simple: a first-order arm without a scene", choices=("mujoco", "simple")
+    )
+    start_pose: str = param("rest", "where the follower is before anybody moves it", choices=("rest", "home"))
+    leader: bool = param(True, "also simulate a leader arm")
+    operator: str = param(
+        "none",
+        "who moves the leader: nobody, a slow wave, the scripted expert, or twin/hand",
+        choices=("none", "wave", "expert", "topic"),
+    )
+    link_dir: str = param("", "folder for the serial links; empty: one per user and ROS domain")
+    bus_log: str = param("", "file that receives every goal and torque write as JSON lines; empty: none")
+    step_batch: int = param(1, "physics steps per wake-up of the physics thread", lo=1, hi=10)
+    horn_ticks: tuple[int, ...] = param(
+        (0, 0, 0, 0, 0, 0),
+        "how far each horn is screwed on off centre: an arm that needs calibration",
+        unit="ticks",
+        lo=-2047,
+        hi=2047,
+    )
+    configured: bool = param(False, "servos come with LeRobot's settings (return delay 0) instead of factory ones")
+    fault_seed: int = param(0, "draws the random faults", lo=0, hi=2**53)
+
+    def __post_init__(self) -> None:
+        if len(self.horn_ticks) != 6:
+            raise ValueError(f"horn_ticks: expected 6 values, got {len(self.horn_ticks)}")
+        if self.operator != "none" and not self.leader:
+            raise ValueError(f"operator: {self.operator!r} needs leader: true")
+        if self.operator == "expert" and self.plant != "mujoco":
+            raise ValueError("operator: the expert needs plant: mujoco")
+
+
+@dataclass(frozen=True)
+class CameraParams:
+    """The renderer process."""
+
+    link_dir: str = param("", "folder of the twin to draw; empty: one per user and ROS domain")
+    width: int = param(320, "picture width", unit="px", lo=16, hi=1920)
+    height: int = param(240, "picture height", unit="px", lo=16, hi=1080)
+    rate_hz: float = param(30.0, "pictures per second and camera", unit="Hz", lo=1, hi=60)
+    nice: int = param(5, "added to the process priority, so that drawing never delays a servo", lo=0, hi=19)
+    twin_timeout_s: float = param(20.0, "how long to wait for the twin", unit="s", lo=0, hi=600)
