@@ -1,5 +1,6 @@
 """Runs a node list without launch_ros: start in order, note exits, stop in reverse. Ends with the run manager."""
 
+import json
 import os
 import shutil
 import signal
@@ -87,10 +88,15 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def _manager_code(self, code: int) -> int:
-        if code < 0:
-            sys.stderr.write(f"the run manager was ended by signal {-code}: no summary was written" + "\n")
-            return 1
-        return code
+        """The manager's own code; a manager that was killed left no summary, so write what is known."""
+        if code >= 0 and (self._folder / "summary.json").exists():
+            return code
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        failure = f"the run manager {how} before it could sum up; see logs/"
+        summary = {"ended_by": "failure", "failure": failure, "exit_code": 1, "success": None}
+        (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        sys.stderr.write(f"\nFAILED: {failure}\n")
+        return 1
 
     def _stop_all(self) -> None:
         """Reverse order, so that the twin outlives what talks to it; each step waits for the processes to end."""
