@@ -14,6 +14,7 @@ setup(
         "console_scripts": [
             "expert_policy = grids_sim.expert_node:main",
             "twin = grids_sim.twin_node:main",
+            "twin_cameras = grids_sim.camera_renderer_node:main",
         ]
     },
     zip_safe=True,

@@ -104,6 +104,8 @@ class Twin:
         if params.leader:
             leader = SimplePlant(REST_POSE_RAD, lag_s=0.02)
             self.arms["leader"] = _Arm("leader", self, leader)
+        self._truth = self.world.truth() if self.world else None
+        self._operator = None
         self._hand = self._new_hand()
         self._state = self._open_state() if self.world else None
         self._work: SimpleQueue = SimpleQueue()
@@ -111,7 +113,6 @@ class Twin:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
         self.failure: BaseException | None = None
-        self._truth = self.world.truth() if self.world else None
 
     @staticmethod
     def _new_world(task: str, seed: int):
@@ -141,6 +142,8 @@ class Twin:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=3.0)
+        if self._operator is not None:
+            self._operator.close()
         for arm in self.arms.values():
             arm.bus.close()
         if self._state is not None:
@@ -210,7 +213,6 @@ class Twin:
         self.world.reset(seed, arm_rad=pose)
         self._task, self._seed = task, seed
         self._truth = self.world.truth()
-        self._hand = self._new_hand()
 
     def truth(self):
         """Newest `grids_sim.world.Truth` (at most 1/30 s old), None without MuJoCo."""
@@ -341,4 +343,6 @@ class Twin:
             case _:
                 from grids_sim.expert_hand import ExpertTarget
 
-                return Hand(start, ExpertTarget(self))
+                follower = self.arms["follower"]
+                self._operator = ExpertTarget(self.truth, lambda: follower.plant.position_rad)
+                return Hand(start, self._operator)
