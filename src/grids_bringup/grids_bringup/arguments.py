@@ -49,6 +49,40 @@ class DeployArguments:
         return self.hardware == "twin" and self.duration == 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class TeleopArguments:
+    """A leader arm moves the follower; on the twin a virtual operator moves the leader."""
+
+    hardware: str = param("twin", "where the arms and cameras are", choices=("twin", "real"))
+    task: str = param("pick_place", "scene the twin sets up and judges", choices=TASKS)
+    operator: str = param(
+        "expert",
+        "who moves the twin's leader: the scripted expert, a slow wave, the topic twin/hand, or nobody",
+        choices=("expert", "wave", "topic", "none"),
+    )
+    duration: float = param(
+        0.0,
+        "how long to run; 0: until the expert has done the task, at most 60 s, otherwise until Ctrl-C",
+        unit="s",
+        lo=0.0,
+        hi=86400.0,
+    )
+    seed: int = param(0, "scene seed", lo=0, hi=2**31 - 1)
+    serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
+    leader_port: str = param("", "leader's serial device; empty: the twin's, or the site's arm.yaml")
+    output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
+
+    @property
+    def must_succeed(self) -> bool:
+        """Only the scripted operator is asked to do the task."""
+        return self.hardware == "twin" and self.operator == "expert" and self.duration == 0.0
+
+    @property
+    def limit_s(self) -> float:
+        """Longest run in s; 0 = no limit."""
+        return self.duration or (DEFAULT_LIMIT_S if self.must_succeed else 0.0)
+
+
 def share() -> Path:
     """The installed copy of launch/, config/ and models/."""
     return Path(get_package_share_directory("grids_bringup"))
@@ -99,6 +133,12 @@ def check_deploy(arguments: DeployArguments) -> None:
     if not arguments.expert:
         resolve_policy(arguments.policy)
     check_port("serial_port", arguments.serial_port)
+
+
+def check_teleop(arguments: TeleopArguments) -> None:
+    """Everything that can be refused before a process starts; raises ParameterError."""
+    check_port("serial_port", arguments.serial_port)
+    check_port("leader_port", arguments.leader_port)
 
 
 def run_folder(output: str) -> Path:

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids_bringup.arguments import DeployArguments, check_deploy, documentation, parse, run_folder
-from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes
+from grids_bringup.arguments import (
+    DeployArguments,
+    TeleopArguments,
+    check_deploy,
+    check_teleop,
+    documentation,
+    parse,
+    run_folder,
+)
+from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes, teleop_nodes
 from grids_bringup.supervisor import Supervisor
 from grids_common.params import ParameterError
 
@@ -26,6 +34,7 @@ class RunKind:
 DEPLOY = RunKind(
     "deploy", "Bring up cameras, policy and arm, and run a task.", DeployArguments, check_deploy, deploy_nodes
 )
+TELEOP = RunKind("teleop", "Move the follower with the leader arm.", TeleopArguments, check_teleop, teleop_nodes)
 
 
 def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:

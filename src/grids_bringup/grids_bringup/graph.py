@@ -7,10 +7,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grids_bringup.arguments import DeployArguments, resolve_policy, share
+from grids_bringup.arguments import DeployArguments, TeleopArguments, resolve_policy, share
 from grids_common.params import ParameterError, load_file
-
-CAMERAS = ("front", "wrist")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +29,10 @@ class NodeSpec:
 def schemas() -> dict[str, dict[str, type]]:
     """Parameter schema of every node that a file under config/ may set, by file name and node name."""
     from grids_policy.params import PolicyParams
-    from so100_driver.params import DriverParams
+    from so100_driver.params import DriverParams, LeaderParams
 
     return {
-        "arm.yaml": {"driver": DriverParams},
+        "arm.yaml": {"driver": DriverParams, "leader": LeaderParams},
         "policy.yaml": {"policy": PolicyParams},
     }
 
@@ -68,12 +66,13 @@ def claim_domain():
     return handle
 
 
-def _twin(arguments: DeployArguments) -> list[NodeSpec]:
+def _twin(task: str, seed: int, operator: str = "") -> list[NodeSpec]:
+    """The twin and its renderer; `operator` moves a leader arm, empty: no leader."""
     shared = {"link_dir": str(link_folder())}
-    scene = {"task": arguments.task, "seed": arguments.seed}
+    leader = {"leader": bool(operator)} | ({"operator": operator} if operator else {})
     return [
-        NodeSpec("twin", "grids_sim", "twin", shared | scene),
-        NodeSpec("twin_cameras", "grids_sim", "twin_cameras", shared, nice=5),
+        NodeSpec("twin", "grids_sim", "twin", shared | {"task": task, "seed": seed} | leader),
+        NodeSpec("twin_cameras", "grids_sim", "twin_cameras", shared),
     ]
 
 
@@ -86,46 +85,51 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     return NodeSpec("policy", "grids_policy", "policy", parameters, "policy.yaml", managed=True)
 
 
+def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
+    """The driver or the leader node on `port`; empty: the twin's link of the arm, or the site file's device."""
+    link = {"driver": "follower", "leader": "leader"}[name]
+    if not port and arguments.hardware == "twin":
+        port = str(link_folder() / link)
+    real = {"require_calibration": True} if arguments.hardware == "real" else {}
+    serial = {"serial_port": port} if port else {}
+    return NodeSpec(name, "so100_driver", name, parameters | real | serial, "arm.yaml", managed=True)
+
+
+def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[NodeSpec]:
+    """`sources` with what every run has: the overlay, and the manager that watches it all (last)."""
+    video = {"video": str(folder / "overlay.mp4"), "task": arguments.task}
+    nodes = [*sources, NodeSpec("overlay", "grids_perception", "overlay", video, required=False, nice=5)]
+    parameters = {
+        "run_dir": str(folder),
+        "managed": [node.name for node in nodes if node.managed],
+        "limit_s": arguments.limit_s,
+        "must_succeed": arguments.must_succeed,
+        "twin": arguments.hardware == "twin",
+        "task": arguments.task,
+        "seed": arguments.seed,
+        "policy": policy,
+    }
+    return [*nodes, NodeSpec("run_manager", "grids_bringup", "run_manager", parameters)]
+
+
+# A run that was interrupted or failed leaves the arm holding; the run manager brings it to rest after a clean end.
+_HOLD = {"on_shutdown": "hold"}
+
+
 def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a deploy run in start order; `folder` is the run's folder."""
-    port = arguments.serial_port
-    if not port and arguments.hardware == "twin":
-        port = str(link_folder() / "follower")
-    driver = NodeSpec(
-        "driver",
-        "so100_driver",
-        "driver",
-        {"mode": "policy", "on_shutdown": "hold"} | ({"serial_port": port} if port else {}),
-        "arm.yaml",
-        managed=True,
-    )
-    overlay = NodeSpec(
-        "overlay",
-        "grids_perception",
-        "overlay",
-        {"video": str(folder / "overlay.mp4"), "task": arguments.task},
-        required=False,
-        nice=5,
-    )
-    twin = arguments.hardware == "twin"
-    sources = _twin(arguments) if twin else []
-    nodes = [*sources, driver, _policy(arguments), overlay]
-    manager = NodeSpec(
-        "run_manager",
-        "grids_bringup",
-        "run_manager",
-        {
-            "run_dir": str(folder),
-            "managed": [node.name for node in nodes if node.managed],
-            "limit_s": arguments.limit_s,
-            "must_succeed": arguments.must_succeed,
-            "twin": twin,
-            "task": arguments.task,
-            "seed": arguments.seed,
-            "policy": arguments.policy,
-        },
-    )
-    return [*nodes, manager]
+    twin = _twin(arguments.task, arguments.seed) if arguments.hardware == "twin" else []
+    driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | _HOLD)
+    return _run(arguments, folder, [*twin, driver, _policy(arguments)], arguments.policy)
+
+
+def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
+    """Every process of a teleoperation run in start order."""
+    hardware = arguments.hardware == "twin"
+    twin = _twin(arguments.task, arguments.seed, arguments.operator) if hardware else []
+    driver = _arm("driver", arguments, arguments.serial_port, {"mode": "teleop"} | _HOLD)
+    leader = _arm("leader", arguments, arguments.leader_port, {})
+    return _run(arguments, folder, [*twin, driver, leader], f"teleop ({arguments.operator})")
 
 
 def check_config() -> None:
