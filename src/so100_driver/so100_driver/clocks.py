@@ -1,0 +1,23 @@
+"""ROS time <-> monotonic time, in one place. A stamp is converted once, when its message arrives."""
+
+import time
+
+from rclpy.time import Time
+
+
+class Clocks:
+    """`ros_now` is the node's clock; both directions use the difference of this moment."""
+
+    def __init__(self, clock) -> None:
+        self._clock = clock
+
+    def _difference_ns(self) -> int:
+        return self._clock.now().nanoseconds - time.monotonic_ns()
+
+    def monotonic_ns(self, stamp) -> int:
+        """The monotonic instant of a builtin_interfaces/Time."""
+        return stamp.sec * 1_000_000_000 + stamp.nanosec - self._difference_ns()
+
+    def stamp(self, monotonic_ns: int):
+        """builtin_interfaces/Time of a monotonic instant."""
+        return Time(nanoseconds=max(0, monotonic_ns + self._difference_ns())).to_msg()

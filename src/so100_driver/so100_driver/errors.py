@@ -1,0 +1,19 @@
+"""The error tree of the package. Messages say what was expected, what came and what to do."""
+
+
+class DriverError(RuntimeError):
+    """Root of every error this package raises on purpose."""
+
+
+class PortError(DriverError):
+    """The serial device itself is gone, busy or refused; replies cannot be expected any more."""
+
+
+class NoReplyError(DriverError):
+    """A servo did not answer within its bounded retries."""
+
+    def __init__(self, servo_id: int, what: str, tries: int) -> None:
+        super().__init__(
+            f"servo {servo_id}: expected a reply to {what}, got none in {tries} tries: check its cable and power"
+        )
+        self.servo_id = servo_id

@@ -1,0 +1,188 @@
+"""Motion limits and protective reactions: pure functions, one call per tick, always on.
+
+Arrays are (joints,) in JOINT_NAMES order; rad, rad/s, rad/s^2, s, degC.
+Hit masks use the bits of grids_msgs/DriverStatus.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+HIT_RANGE, HIT_VELOCITY, HIT_ACCELERATION, HIT_STEP = 1, 2, 4, 8
+HIT_RAMP, HIT_DERATED, HIT_GRIPPER_STALL = 16, 32, 64
+HIT_NAMES = {
+    HIT_RANGE: "range",
+    HIT_VELOCITY: "velocity",
+    HIT_ACCELERATION: "acceleration",
+    HIT_STEP: "step",
+    HIT_RAMP: "start ramp",
+    HIT_DERATED: "derated",
+    HIT_GRIPPER_STALL: "gripper stall",
+}
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What no client can exceed. `step_rad` bounds one tick whatever time has passed."""
+
+    low_rad: np.ndarray
+    high_rad: np.ndarray
+    velocity: float
+    acceleration: float
+    stop_deceleration: float
+    step_rad: float
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What has been commanded so far: goal, its velocity, and the target it was chasing."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    reference: np.ndarray
+
+    @classmethod
+    def at(cls, position: np.ndarray) -> "Motion":
+        """Standing still at `position`."""
+        pose = np.array(position, float)
+        return cls(pose, np.zeros_like(pose), pose)
+
+    @property
+    def still(self) -> bool:
+        return not self.velocity.any()
+
+
+def braking_speed(distance: np.ndarray, acceleration: float, dt_s: float) -> np.ndarray:
+    """Highest speed from which `distance` (>= 0) still suffices to stop, when speeds change once per dt."""
+    return acceleration * (np.sqrt(dt_s * dt_s / 4 + 2 * distance / acceleration) - dt_s / 2)
+
+
+def advance(
+    limits: Limits, motion: Motion, target: np.ndarray, dt_s: float, *, speed: np.ndarray | float
+) -> tuple[Motion, int]:
+    """One tick towards `target` under every limit; returns the new motion and the hit mask.
+
+    A target that moves smoothly inside the limits is followed without lag, because its own velocity is fed forward;
+    a target that jumps is approached with bounded acceleration and braked into without overshoot. `speed` is the
+    velocity limit in force now (ramp, derating), at most `limits.velocity`. A joint that starts outside its range may
+    only move inwards.
+    """
+    hits = 0
+    speed = np.minimum(speed, limits.velocity)
+    inside = np.clip(target, limits.low_rad, limits.high_rad)
+    if np.abs(inside - target).max() > 1e-6:
+        hits |= HIT_RANGE
+    feed = np.clip((inside - motion.reference) / dt_s, -speed, speed)
+    error = inside - motion.position - feed * dt_s
+    closing = np.minimum(np.abs(error) / dt_s, braking_speed(np.abs(error), limits.acceleration, dt_s))
+    wanted = feed + np.sign(error) * closing
+    velocity = np.clip(wanted, -speed, speed)
+    if np.abs(velocity - wanted).max() > 1e-6:
+        hits |= HIT_VELOCITY
+    bounded = _within_acceleration(limits, motion, velocity, dt_s)
+    if np.abs(bounded - velocity).max() > 1e-6:
+        hits |= HIT_ACCELERATION
+    moved, step_hits = _step(limits, motion, bounded, inside, dt_s)
+    return moved, hits | step_hits
+
+
+def stop(limits: Limits, motion: Motion, dt_s: float) -> Motion:
+    """One tick of coming to rest where braking ends; standing still is a fixed point."""
+    if motion.still:
+        return replace(motion, reference=motion.position)
+    change = limits.stop_deceleration * dt_s
+    slower = np.sign(motion.velocity) * np.maximum(np.abs(motion.velocity) - change, 0.0)
+    moved, _ = _step(limits, motion, slower, motion.position, dt_s)
+    return replace(moved, reference=moved.position)
+
+
+def _within_acceleration(limits: Limits, motion: Motion, velocity: np.ndarray, dt_s: float) -> np.ndarray:
+    """Velocity after the acceleration limit, and slow enough to stop before the end of the range."""
+    change = limits.acceleration * dt_s
+    bounded = np.clip(velocity, motion.velocity - change, motion.velocity + change)
+    # The hard limit wins over the acceleration limit: braking from above it may take the stop deceleration.
+    bounded = np.clip(bounded, -limits.velocity, limits.velocity)
+    room_up = np.maximum(limits.high_rad - motion.position, 0.0)
+    room_down = np.maximum(motion.position - limits.low_rad, 0.0)
+    up = braking_speed(room_up, limits.stop_deceleration, dt_s)
+    down = braking_speed(room_down, limits.stop_deceleration, dt_s)
+    return np.clip(bounded, -down, up)
+
+
+def _step(
+    limits: Limits, motion: Motion, velocity: np.ndarray, reference: np.ndarray, dt_s: float
+) -> tuple[Motion, int]:
+    """Integrate, under the step limit and the range widened by where the joint already is."""
+    hits = 0
+    step = np.clip(velocity * dt_s, -limits.step_rad, limits.step_rad)
+    if np.abs(step - velocity * dt_s).max() > _EPSILON:
+        hits |= HIT_STEP
+    low = np.minimum(limits.low_rad, motion.position)
+    high = np.maximum(limits.high_rad, motion.position)
+    position = np.clip(motion.position + step, low, high)
+    return Motion(position, (position - motion.position) / dt_s, reference), hits
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """Gentle start: slow until the command is caught up (or `slow_s` passed), then opening over `open_s`."""
+
+    began_ns: int
+    opened_ns: int | None = None
+
+    def update(self, now_ns: int, error_rad: float, *, tolerance_rad: float, slow_s: float) -> "Ramp":
+        if self.opened_ns is not None:
+            return self
+        caught_up = error_rad <= tolerance_rad
+        if caught_up or now_ns - self.began_ns >= slow_s * 1e9:
+            return replace(self, opened_ns=now_ns)
+        return self
+
+    def speed(self, now_ns: int, *, slow: float, full: float, open_s: float) -> float:
+        """The velocity limit now, rad/s."""
+        if self.opened_ns is None:
+            return slow
+        part = (now_ns - self.opened_ns) * 1e-9 / max(open_s, 1e-3)
+        return slow + (full - slow) * min(max(part, 0.0), 1.0)
+
+    def done(self, now_ns: int, open_s: float) -> bool:
+        return self.opened_ns is not None and now_ns - self.opened_ns >= open_s * 1e9
+
+
+def derating(temperature: np.ndarray, *, warn: float, release: float, least: float = 0.2) -> np.ndarray:
+    """Speed factor per joint: 1 up to `warn` degC, falling linearly to `least` at `release`."""
+    part = (np.asarray(temperature, float) - warn) / max(release - warn, 1e-6)
+    return 1.0 - (1.0 - least) * np.clip(part, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How long a condition has been true without a break."""
+
+    since_ns: int | None = None
+
+    def update(self, now_ns: int, *, true: bool) -> "Held":
+        if not true:
+            return Held(None)
+        return self if self.since_ns is not None else Held(now_ns)
+
+    def lasted_s(self, now_ns: int) -> float:
+        return 0.0 if self.since_ns is None else (now_ns - self.since_ns) * 1e-9
+
+
+def gripper_limit(goal: float, measured: float, *, stalled: bool, squeeze_rad: float) -> tuple[float, bool]:
+    """The gripper goal while the jaw is blocked: not more than `squeeze_rad` past where it stands.
+
+    Closing is the falling direction. The remainder keeps the grip without driving the motor at its full torque;
+    an opening goal passes unchanged. Returns the goal and whether it was changed.
+    """
+    floor = measured - squeeze_rad
+    if stalled and goal < floor:
+        return floor, True
+    return goal, False
+
+
+def relaxed(goal: np.ndarray, measured: np.ndarray, *, margin_rad: float) -> np.ndarray:
+    """`goal` pulled to within `margin_rad` of `measured`: what a blocked joint is asked to do instead."""
+    return np.clip(goal, measured - margin_rad, measured + margin_rad)

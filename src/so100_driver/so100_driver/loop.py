@@ -1,0 +1,236 @@
+"""The control loop: one thread, absolute deadlines, the only user of the bus while it runs.
+
+Each tick writes the goal first, at the deadline, and then reads the state: a slow or lost reply then delays nobody's
+goal.
+The thread never dies: what a tick raises becomes a fault of the arm, and a lost port is reopened every half second.
+"""
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from grids_common.pacing import Pacer
+from so100_driver import realtime
+from so100_driver.arm import Arm, Output
+from so100_driver.bus import ServoBus
+from so100_driver.calibration import JointMap
+from so100_driver.errors import DriverError, PortError
+from so100_driver.params import DriverParams
+from so100_driver.registers import GOAL_POSITION
+from so100_driver.state import Snapshot, update
+
+REOPEN_EVERY_S = 0.5
+CONTROL_EVERY = 10  # ticks between slow reads of one servo's torque and goal registers
+LATENESS_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one tick did, for publishers. Instants monotonic ns; `sent` is `goal` rounded to ticks, rad."""
+
+    woke_ns: int
+    sent_ns: int
+    output: Output
+    sent: np.ndarray | None
+    seen: Snapshot
+    mode: str
+    human: bool
+    sequence: int
+    epoch: int
+
+
+class ControlLoop:
+    """Runs an `Arm` on a `ServoBus`. `lock` guards the arm; every callback takes it around its call."""
+
+    def __init__(
+        self,
+        bus: ServoBus,
+        arm: Arm,
+        joints: JointMap,
+        params: DriverParams,
+        *,
+        on_tick: Callable[[Record], None],
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        self.bus, self.arm, self.joints, self.params = bus, arm, joints, params
+        self.lock = threading.Lock()
+        self.late_ticks = 0
+        self.connected = True
+        self.realtime = (False, "")
+        self.held = np.full(6, np.nan)  # goal of each servo whose torque is on, rad
+        self._on_tick, self._on_event = on_tick, on_event
+        self._lateness: deque[float] = deque(maxlen=max(1, round(LATENESS_WINDOW_S * params.rate_hz)))
+        self._torque = False
+        self._engagement = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="so100-loop", daemon=True)
+        self._sent_ns = 0
+        self._reopen_ns = 0
+        self._turn = 0
+        self._woke_ns = 0
+
+    # -- any thread --------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop; servos keep holding their last goal."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2.0)
+
+    def lateness_p99_s(self) -> float:
+        values = sorted(self._lateness.copy())
+        return values[int(0.99 * (len(values) - 1))] if values else 0.0
+
+    def lateness(self) -> list[float]:
+        """Seconds of the last ticks, oldest first."""
+        return list(self._lateness.copy())
+
+    # -- the loop thread ---------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        realtime.quicken()
+        self.realtime = realtime.request(self.params.realtime_priority)
+        self._on_event("info", self.realtime[1])
+        pacer = Pacer(self.params.rate_hz)
+        while not self._stop.is_set():
+            tick = pacer.wait()
+            self.late_ticks += tick.missed
+            self._lateness.append(tick.lateness_s)
+            self._woke_ns = tick.woke_ns
+            try:
+                self._tick()
+            except PortError as error:
+                self._lost(str(error))
+            except Exception:
+                text = traceback.format_exc()
+                self._on_event("error", f"the control loop failed: {text}")
+                self._fault(f"the control loop failed: {text.strip().splitlines()[-1]}")
+
+    def _tick(self) -> None:
+        if not self.connected and not self._reconnect():
+            self._report(Output(None, self._torque, "hold", None, -1.0, 0), None)
+            return
+        now_ns = time.monotonic_ns()
+        # Time since the last goal reached the bus; a stall counts as one and a half ticks, never as a leap.
+        elapsed_s = (now_ns - self._sent_ns) * 1e-9
+        dt_s = min(max(elapsed_s, 0.2 * self.params.period_s), 1.5 * self.params.period_s)
+        with self.lock:
+            output = self.arm.tick(now_ns, dt_s)
+        self._apply_torque(output)
+        sent = None
+        if output.goal is not None and self._torque:
+            ticks = self._clip(self.joints.to_ticks(output.goal))
+            self.bus.write_goals(dict(zip(self.bus.ids, ticks.tolist(), strict=True)))
+            sent = self.joints.to_rad(ticks)
+        self._sent_ns = now_ns
+        reading = self.bus.read_state(budget_s=0.4 * self.params.period_s)
+        seen = update(self.arm.seen, reading, self.bus.ids, self.joints)
+        self._check_control(seen)
+        with self.lock:
+            self.arm.observe(time.monotonic_ns(), seen)
+        self._report(output, sent)
+
+    @staticmethod
+    def _clip(ticks: np.ndarray) -> np.ndarray:
+        return np.clip(ticks, 0, 4095)
+
+    def _report(self, output: Output, sent: np.ndarray | None) -> None:
+        with self.lock:
+            arm = self.arm
+            plan = arm.plan.chunk if arm.plan is not None else None
+            record = Record(
+                self._woke_ns,
+                self._sent_ns,
+                output,
+                sent,
+                arm.seen,
+                str(arm.mode),
+                arm.human,
+                plan.sequence if plan else 0,
+                plan.epoch if plan else 0,
+            )
+        self._on_tick(record)
+
+    def _apply_torque(self, output: Output) -> None:
+        """Bring the servos' torque to what the arm wants; goals are written, acknowledged, before torque goes on."""
+        renewed = output.torque and output.engagement != self._engagement
+        if output.torque == self._torque and not renewed:
+            return
+        if output.torque:
+            self._engagement = output.engagement
+            ticks = self._clip(self.joints.to_ticks(output.goal))
+            for servo_id, goal in zip(self.bus.ids, ticks.tolist(), strict=True):
+                self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
+        failed = self.bus.set_torque(dict.fromkeys(self.bus.ids, output.torque))
+        self._torque = output.torque
+        if failed:
+            self._fault(f"servos {failed} did not confirm torque {'on' if output.torque else 'off'}")
+
+    def _check_control(self, seen: Snapshot) -> None:
+        """Slow round-robin: a servo that lost its torque by itself has restarted (brown-out, loose plug)."""
+        self._turn += 1
+        if self._turn % CONTROL_EVERY:
+            return
+        index = self._turn // CONTROL_EVERY % len(self.bus.ids)
+        if not seen.valid[index]:
+            return
+        servo_id = self.bus.ids[index]
+        control = self.bus.read_control(servo_id)
+        if control is None:
+            return
+        on, goal = control
+        self.held[index] = self.joints.to_rad(np.full(6, goal))[index] if on else np.nan
+        if self._torque and not on:
+            self._fault(f"servo {servo_id} has no torque although it was switched on: it restarted (supply or plug?)")
+
+    def _fault(self, why: str) -> None:
+        with self.lock:
+            self.arm.fault(time.monotonic_ns(), why)
+        self._on_event("error", why)
+
+    def _lost(self, why: str) -> None:
+        """The port is gone: close it, remember to reopen, and latch a fault if the arm was armed."""
+        if self.connected:
+            self._on_event("error", why)
+        self.connected = False
+        self.bus.close()
+        with self.lock:
+            if self.arm.active:
+                self.arm.fault(time.monotonic_ns(), f"{why}: servos hold their last goal")
+
+    def _reconnect(self) -> bool:
+        """Try to reopen, twice a second. On success the arm stands at its measured pose, still faulted."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self._reopen_ns < REOPEN_EVERY_S * 1e9:
+            return False
+        self._reopen_ns = now_ns
+        try:
+            self.bus.open()
+            reading = self.bus.read_state()
+            seen = update(Snapshot.unknown(6), reading, self.bus.ids, self.joints)
+        except DriverError:
+            self.bus.close()
+            return False
+        if not seen.complete:
+            self.bus.close()
+            return False
+        self.read_held()
+        self.connected = True
+        with self.lock:
+            self.arm.resume(now_ns, seen, self.held)
+        self._torque = bool(np.isfinite(self.held).all())
+        self._on_event("info", f"{self.bus.path}: the serial device is back and every servo answers")
+        return True
+
+    def read_held(self) -> None:
+        """Read which servos hold torque and at which goal. Also called by the owner before `start`."""
+        for index, servo_id in enumerate(self.bus.ids):
+            control = self.bus.read_control(servo_id) or self.bus.read_control(servo_id)
+            on, goal = control or (False, 0)
+            self.held[index] = self.joints.to_rad(np.full(6, goal))[index] if on else np.nan

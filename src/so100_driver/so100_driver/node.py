@@ -1,0 +1,231 @@
+"""The follower driver node: `driver`. Converts messages, owns the loop and the lifecycle; decides nothing.
+
+unconfigured: port closed. inactive: port open, state published, commands refused, torque as found. active: the arm
+holds its measured pose and obeys its mode. deactivate: hold with torque on. cleanup: port closed, servos keep holding.
+"""
+
+import time
+
+from grids_msgs.msg import ActionChunk, PolicyStatus
+from grids_msgs.srv import SetMode
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from grids_common import topics
+from grids_common.lifecycle import ManagedNode, SetupError, run_node
+from grids_common.params import declare
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS
+from so100_driver import messages, prepare
+from so100_driver.arm import Arm
+from so100_driver.bus import ServoBus
+from so100_driver.clocks import Clocks
+from so100_driver.errors import DriverError
+from so100_driver.loop import ControlLoop
+from so100_driver.params import DriverParams
+from so100_driver.publishing import Publishing
+
+REST_TIMEOUT_S = 9.0
+STOP_TIMEOUT_S = 0.6
+FIRST_STATE_TIMEOUT_S = 2.0
+
+
+class DriverNode(ManagedNode):
+    """All callbacks run in the executor's thread and take the loop's lock around the arm."""
+
+    def __init__(self) -> None:
+        super().__init__("driver")
+        self.params = declare(self, DriverParams)
+        self._clocks = Clocks(self.get_clock())
+        self._loop: ControlLoop | None = None
+        self._publishing: Publishing | None = None
+        self._refusals = 0
+        topics.subscription(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
+        topics.subscription(self, "/policy/status", PolicyStatus, self._on_policy_status)
+        topics.subscription(self, "/leader/joint_states", JointState, self._on_leader)
+        topics.subscription(self, "/estop", Bool, self._on_estop)
+        self.create_service(SetMode, "~/set_mode", self._set_mode)
+        for name, handler in (
+            ("estop", self._estop),
+            ("estop_reset", self._reset),
+            ("release", self._release),
+            ("rest", self._rest),
+        ):
+            self.create_service(Trigger, f"~/{name}", self._trigger(handler))
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------------
+    def configure(self) -> None:
+        p = self.params
+        if not p.serial_port:
+            raise SetupError("expected a serial device in the parameter serial_port, got none")
+        bus = ServoBus(p.serial_port, SERVO_IDS, baud=p.baud, reply_timeout_s=p.reply_timeout_ms * 1e-3)
+        try:
+            bus.open()
+            prepare.find_servos(bus)
+            joints = prepare.load_calibration(bus, "follower", p.calibration, required=p.require_calibration)
+            for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
+                self.get_logger().info(note)
+        except DriverError as error:
+            bus.close()
+            raise SetupError(str(error)) from error
+        arm = Arm(p, joints.low_rad, joints.high_rad)
+        publishing = Publishing(self, self._clocks)
+        loop = ControlLoop(bus, arm, joints, p, on_tick=publishing.push, on_event=self._event)
+        loop.read_held()
+        self._loop, self._publishing = loop, publishing
+        publishing.start(loop)
+        loop.start()
+
+    def activate(self) -> None:
+        loop = self._need_loop()
+        if not self._wait(lambda: loop.arm.seen.complete and loop.arm.seen.valid.all(), FIRST_STATE_TIMEOUT_S):
+            raise SetupError(f"expected every servo to answer before arming, got: {self._silent()}")
+        with loop.lock:
+            loop.arm.activate(time.monotonic_ns(), loop.held, self.params.mode)
+
+    def deactivate(self) -> None:
+        loop = self._need_loop()
+        with loop.lock:
+            loop.arm.deactivate(time.monotonic_ns())
+        self._wait(lambda: loop.arm.motion is None or loop.arm.motion.still, STOP_TIMEOUT_S)
+
+    def cleanup(self) -> None:
+        loop, publishing = self._loop, self._publishing
+        self._loop = self._publishing = None
+        if loop is not None:
+            loop.stop()
+            loop.bus.close()
+        if publishing is not None:
+            publishing.stop()
+            publishing.close()
+
+    def make_safe(self) -> None:
+        """Rest and release, or hold, as `on_shutdown` says; then close the port. A second Ctrl-C holds at once."""
+        loop = self._loop
+        try:
+            if loop is not None and loop.arm.active:
+                self._settle(loop)
+        except KeyboardInterrupt:
+            self.get_logger().warning("interrupted again: holding with torque on")
+        self.cleanup()
+
+    def _settle(self, loop: ControlLoop) -> None:
+        with loop.lock:
+            moving = False
+            if self.params.on_shutdown == "rest" and loop.arm.mode not in ("estop", "fault"):
+                moving, _ = loop.arm.go_rest(time.monotonic_ns(), "shutting down")
+            if not moving:
+                loop.arm.deactivate(time.monotonic_ns())
+        if moving:
+            self._wait(lambda: not loop.arm.resting, REST_TIMEOUT_S)
+            time.sleep(3 * self.params.period_s)  # torque off goes out with the next tick
+        else:
+            self._wait(lambda: loop.arm.motion is None or loop.arm.motion.still, STOP_TIMEOUT_S)
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+    def _on_chunk(self, message: ActionChunk) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        request = messages.chunk_request(message, self._clocks.monotonic_ns(message.header.stamp))
+        with loop.lock:
+            reason = loop.arm.offer(time.monotonic_ns(), request)
+        if reason:
+            self.get_logger().warning(f"chunk refused: {reason}", throttle_duration_sec=2.0)
+
+    def _on_policy_status(self, _message: PolicyStatus) -> None:
+        if self._loop is not None:
+            with self._loop.lock:
+                self._loop.arm.heartbeat(time.monotonic_ns())
+
+    def _on_leader(self, message: JointState) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        if tuple(message.name) != JOINT_NAMES or len(message.position) != len(JOINT_NAMES):
+            self.get_logger().warning(
+                f"leader refused: expected joints {list(JOINT_NAMES)}, got {list(message.name)}",
+                throttle_duration_sec=2.0,
+            )
+            return
+        stamp_ns = self._clocks.monotonic_ns(message.header.stamp)
+        with loop.lock:
+            loop.arm.leader(time.monotonic_ns(), stamp_ns, message.position)
+
+    def _on_estop(self, message: Bool) -> None:
+        if message.data and self._loop is not None:
+            with self._loop.lock:
+                self._loop.arm.estop(time.monotonic_ns(), "topic /estop")
+
+    # -- services ----------------------------------------------------------------------------------------------------
+    def _trigger(self, handler):
+        def serve(_request, response):
+            if self._loop is None:
+                response.success, response.message = False, "the driver is not configured"
+                return response
+            with self._loop.lock:
+                response.success, response.message = handler(self._loop, time.monotonic_ns())
+            self._event("info", response.message)
+            return response
+
+        return serve
+
+    @staticmethod
+    def _estop(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
+        loop.arm.estop(now_ns, "service ~/estop")
+        return True, "stopped and latched; torque stays on"
+
+    @staticmethod
+    def _reset(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
+        return loop.arm.reset(now_ns, loop.held)
+
+    @staticmethod
+    def _release(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
+        loop.arm.release(now_ns, "torque was released by ~/release")
+        return True, "torque is off: the arm moves freely"
+
+    @staticmethod
+    def _rest(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
+        return loop.arm.go_rest(now_ns, "~/rest was called")
+
+    def _set_mode(self, request, response):
+        loop = self._loop
+        if loop is None:
+            response.success, response.message = False, "the driver is not configured"
+            return response
+        with loop.lock:
+            response.success, response.message = loop.arm.set_mode(time.monotonic_ns(), request.mode)
+            response.mode = str(loop.arm.mode)
+        return response
+
+    # -- details -----------------------------------------------------------------------------------------------------
+    def _event(self, level: str, text: str) -> None:
+        logger = self.get_logger()
+        (logger.error if level == "error" else logger.info)(text)
+
+    def _need_loop(self) -> ControlLoop:
+        if self._loop is None:
+            raise SetupError("the driver is not configured: configure it first")
+        return self._loop
+
+    def _silent(self) -> str:
+        verdict = self._need_loop().arm.verdict
+        return verdict.fault or verdict.hold or "some replies are missing: the bus is noisy"
+
+    @staticmethod
+    def _wait(condition, timeout_s: float) -> bool:
+        """Poll, bounded; the loop thread makes the condition true."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.005)
+        return condition()
+
+
+def main() -> int:
+    return run_node(DriverNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""The serial port under the Feetech SDK. The only module that imports pyserial.
+
+What differs from the SDK's own PortHandler, and why:
+- reads wait in select() instead of spinning (a full core otherwise) and are buffered;
+- `clearPort`, which the SDK calls before every request, throws away unread input. The SDK only drains output there,
+  so one late reply would answer every later request;
+- deadlines are monotonic and a few milliseconds, not wall-clock and 34 ms;
+- the device is locked, so that a second driver is refused instead of halving the replies;
+- a device that went away raises `PortError`, whatever pyserial or termios made of it.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import termios
+import time
+from pathlib import Path
+
+import serial
+from scservo_sdk import PortHandler
+
+from so100_driver.errors import PortError
+
+_GLOBS = ("/dev/serial/by-id/*", "/dev/ttyACM*", "/dev/ttyUSB*", "/tmp/grids*/*serial*")
+
+
+def candidates() -> list[str]:
+    """Serial paths that exist and could be an arm, stable names first."""
+    found: list[str] = []
+    for pattern in _GLOBS:
+        root = Path("/")
+        found += sorted(str(p) for p in root.glob(pattern.removeprefix("/")))
+    return found
+
+
+def _explain(path: str, error: OSError) -> str:
+    """One sentence for an open that failed."""
+    text = str(error)
+    number = error.errno or getattr(error.__cause__ or error.__context__, "errno", None)
+    if number == errno.ENOENT or not os.path.exists(path):
+        there = ", ".join(candidates()) or "none"
+        return f"{path}: expected a serial device, got no such file; devices that exist: {there}: set serial_port"
+    if number in (errno.EACCES, errno.EPERM):
+        return (
+            f"{path}: not permitted for this user: add it to group dialout (sudo usermod -aG dialout $USER, "
+            "then log in again) or install the udev rule shown by ./grids doctor"
+        )
+    if number in (errno.EBUSY, errno.EWOULDBLOCK, errno.EAGAIN):
+        return f"{path}: in use by another process (a second driver on the same port?): stop it first"
+    return f"{path}: cannot be opened: {text}"
+
+
+class BusPort(PortHandler):
+    """PortHandler for one thread. `reply_timeout_s` is the silence after which a reply counts as lost."""
+
+    def __init__(self, path: str, *, reply_timeout_s: float = 0.006) -> None:
+        super().__init__(path)
+        self.reply_timeout_s = reply_timeout_s
+        self._fd = -1
+        self._buffer = bytearray()
+        self._deadline = 0.0
+
+    def setupPort(self, cflag_baud: int) -> bool:  # noqa: N802 - the SDK's name
+        """Open and lock. PortError with the cause and the fix."""
+        if self.is_open:
+            self.closePort()
+        path = self.port_name
+        try:
+            if os.path.exists(path) and not stat.S_ISCHR(os.stat(path).st_mode):
+                raise PortError(f"{path}: expected a serial device, got another kind of file")
+            self.ser = serial.Serial(path, self.baudrate, timeout=0, exclusive=True)
+            self._fd = self.ser.fileno()
+            if not os.path.realpath(path).startswith("/dev/pts/"):
+                # On a pseudo-terminal the flag would outlive a killed process; flock covers it there.
+                fcntl.ioctl(self._fd, termios.TIOCEXCL)
+        except (OSError, termios.error) as error:
+            failure = error if isinstance(error, OSError) else OSError(error.args[0], str(error))
+            raise PortError(_explain(path, failure)) from error
+        self.is_open = True
+        self.is_using = False
+        self.tx_time_per_byte = 1e4 / cflag_baud
+        self._buffer.clear()
+        return True
+
+    def closePort(self) -> None:  # noqa: N802
+        """Close; a device that is already gone is not an error."""
+        self.is_open = False
+        self.is_using = False
+        self._fd = -1
+        if self.ser is not None:
+            try:
+                self.ser.close()
+            except (OSError, termios.error):
+                self.ser.fd = None
+
+    def clearPort(self) -> None:  # noqa: N802
+        """Forget every byte received so far: what comes next can only answer the next request."""
+        self._buffer.clear()
+        try:
+            termios.tcflush(self._fd, termios.TCIFLUSH)
+        except (OSError, termios.error) as error:
+            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+
+    def writePort(self, packet) -> int:  # noqa: N802
+        """Bytes written; 0 when nothing takes them (the far end is stopped)."""
+        try:
+            return os.write(self._fd, bytes(packet))
+        except BlockingIOError:
+            self.drop_output()
+            return 0
+        except OSError as error:
+            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+
+    def drop_output(self) -> None:
+        """Discard bytes not yet sent, so that old goals are not delivered in a burst later."""
+        try:
+            termios.tcflush(self._fd, termios.TCOFLUSH)
+        except (OSError, termios.error) as error:
+            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+
+    def readPort(self, length: int) -> bytes:  # noqa: N802
+        """Up to `length` bytes; waits for the first one until the deadline, b"" after it."""
+        if not self._buffer:
+            self._fill()
+        chunk = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return chunk
+
+    def _fill(self) -> None:
+        remaining = self._deadline - time.monotonic()
+        try:
+            ready, _, _ = select.select([self._fd], [], [], max(0.0, remaining))
+            data = os.read(self._fd, 4096) if ready else None
+        except (OSError, ValueError) as error:
+            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+        if data == b"":
+            raise PortError(f"{self.port_name}: the serial device went away (end of file)")
+        self._buffer += data or b""
+
+    def expect(self, size: int) -> None:
+        """Start the reply deadline: wire time of `size` bytes plus the reply timeout."""
+        self._deadline = time.monotonic() + size * self.tx_time_per_byte * 1e-3 + self.reply_timeout_s
+
+    def setPacketTimeout(self, packet_length: int) -> None:  # noqa: N802
+        self.expect(packet_length)
+
+    def setPacketTimeoutMillis(self, msec: float) -> None:  # noqa: N802
+        self._deadline = time.monotonic() + msec * 1e-3
+
+    def isPacketTimeout(self) -> bool:  # noqa: N802
+        return time.monotonic() >= self._deadline

@@ -1,0 +1,114 @@
+"""What happens between opening the port and trusting it: find the servos, compare calibration, check settings.
+
+Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo or changes torque.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, SERVO_IDS
+from so100_driver import calibration as cal
+from so100_driver import registers as reg
+from so100_driver.bus import ServoBus
+from so100_driver.errors import DriverError
+from so100_driver.health import servo
+
+FULL_RANGE = (0, 4095)
+
+
+def find_servos(bus: ServoBus) -> None:
+    """Every expected servo answers and is an STS3215; DriverError names those that do not."""
+    missing = [i for i in range(len(SERVO_IDS)) if not bus.ping(SERVO_IDS[i], tries=4)]
+    if len(missing) == len(SERVO_IDS):
+        raise DriverError(
+            f"{bus.path}: expected servos {list(SERVO_IDS)}, none answered: check the supply, the bus cable "
+            "and that this is the arm's port"
+        )
+    if missing:
+        raise DriverError(
+            f"{bus.path}: expected servos {list(SERVO_IDS)}, no answer from "
+            f"{', '.join(servo(i) for i in missing)}: check the cable before the first of them"
+        )
+    for index, servo_id in enumerate(SERVO_IDS):
+        model = bus.read(servo_id, reg.MODEL_NUMBER)
+        if model != reg.MODEL_STS3215:
+            raise DriverError(
+                f"{servo(index)}: expected model {reg.MODEL_STS3215} (STS3215), got {model}: wrong servo?"
+            )
+
+
+def read_eeprom(bus: ServoBus) -> dict[str, tuple[int, int, int]]:
+    """Homing offset, minimum and maximum position of every joint, ticks."""
+    return {
+        name: tuple(bus.read(servo_id, r) for r in (reg.HOMING_OFFSET, reg.MIN_POSITION, reg.MAX_POSITION))
+        for name, servo_id in zip(JOINT_NAMES, SERVO_IDS, strict=True)
+    }
+
+
+def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) -> cal.JointMap:
+    """The joint map of `arm`, checked against the servos' EEPROM, which is never written here.
+
+    `chosen`: a file, a LeRobot name, or "". Without one (allowed unless `required`) the servos' own position limits
+    apply within the arm's nominal range, and the middle is tick 2047 as the servo counts.
+    """
+    eeprom = read_eeprom(bus)
+    if not chosen:
+        if required:
+            raise DriverError(
+                f"expected a calibration of the {arm}, got none: set `calibration` to a LeRobot file or name, "
+                f"or make one with ./grids calibrate --arm {arm}"
+            )
+        return _from_servos(eeprom)
+    path = Path(chosen).expanduser()
+    loaded = cal.load(path if path.suffix == ".json" or path.is_file() else cal.find(arm, chosen))
+    if lines := cal.mismatches(loaded, eeprom):
+        raise DriverError(
+            f"the servos' EEPROM differs from the calibration {path}: " + "; ".join(lines) + ". Nothing was "
+            f"written. If the file is right: ./grids calibrate --arm {arm} --write; if the arm is: --read"
+        )
+    return cal.JointMap.of(loaded)
+
+
+def _from_servos(eeprom: dict[str, tuple[int, int, int]]) -> cal.JointMap:
+    joints = cal.JointMap.of(
+        {
+            name: cal.JointCalibration(i, 0, 0, *(limits[1:] if limits[1] < limits[2] else FULL_RANGE))
+            for (name, limits), i in zip(eeprom.items(), SERVO_IDS, strict=True)
+        }
+    )
+    low, high = np.array(JOINT_LIMITS_RAD).T
+    return cal.JointMap(joints.sign, np.maximum(joints.low_rad, low), np.minimum(joints.high_rad, high))
+
+
+def settings(index: int, phase: int, *, follower: bool) -> list[tuple[reg.Register, int]]:
+    """LeRobot's configuration of one servo; `phase` is its present Phase register."""
+    values = list(reg.COMMON_SETTINGS)
+    if phase & reg.PHASE_MULTI_TURN:
+        values.append((reg.PHASE, phase & ~reg.PHASE_MULTI_TURN))
+    if follower:
+        values += reg.FOLLOWER_SETTINGS
+        if JOINT_NAMES[index] == "gripper":
+            values += reg.GRIPPER_SETTINGS
+    return values
+
+
+def apply_settings(bus: ServoBus, *, follower: bool, write: bool) -> list[str]:
+    """Bring servos to LeRobot's settings where they differ; returns what was or would be changed.
+
+    A servo that holds torque is left alone: it may be carrying the arm, and EEPROM is written with torque off only.
+    """
+    notes = []
+    for index, servo_id in enumerate(SERVO_IDS):
+        phase = bus.read(servo_id, reg.PHASE)
+        differing = [(r, v) for r, v in settings(index, phase, follower=follower) if bus.read(servo_id, r) != v]
+        if not differing:
+            continue
+        names = ", ".join(f"{r.name} {v}" for r, v in differing)
+        if not write or bus.read(servo_id, reg.TORQUE_ENABLE):
+            why = "torque is on" if write else "write_settings is false"
+            notes.append(f"{servo(index)}: not set because {why}: {names}")
+            continue
+        changed = bus.write_eeprom(servo_id, differing)
+        notes.append(f"{servo(index)}: set {', '.join(changed)}")
+    return notes

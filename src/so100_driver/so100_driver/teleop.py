@@ -1,0 +1,120 @@
+"""The leader as the follower sees it: mapping, interpolation, taking over by moving it, squeezing it to stop.
+
+Pure; instants are monotonic ns, angles rad, arrays (joints,).
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from grids_common.so100 import JOINT_NAMES
+
+GRIPPER = JOINT_NAMES.index("gripper")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Leader angles to follower angles: a sign per joint, and for the gripper its whole range onto the follower's.
+
+    A leader's trigger and a follower's jaw open by different angles; the other joints are geometrically equal.
+    """
+
+    sign: np.ndarray
+    leader_gripper: tuple[float, float]
+    follower_gripper: tuple[float, float]
+
+    def follower(self, leader: np.ndarray) -> np.ndarray:
+        out = np.asarray(leader, float) * self.sign
+        low, high = self.leader_gripper
+        part = (float(leader[GRIPPER]) - low) / (high - low)
+        part = part if self.sign[GRIPPER] > 0 else 1.0 - part
+        first, last = self.follower_gripper
+        out[GRIPPER] = first + part * (last - first)
+        return out
+
+
+class LeaderTrack:
+    """The last leader samples, read a fixed delay in the past: two unsynchronised 100 Hz loops then do not stutter."""
+
+    def __init__(self, delay_s: float) -> None:
+        self.delay_ns = round(delay_s * 1e9)
+        self._samples: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
+
+    def add(self, stamp_ns: int, position: np.ndarray) -> bool:
+        """False (and ignored) for a non-finite or out-of-order sample."""
+        if not np.isfinite(position).all():
+            return False
+        if self._samples and stamp_ns <= self._samples[-1][0]:
+            return False
+        self._samples.append((stamp_ns, np.asarray(position, float)))
+        return True
+
+    def clear(self) -> None:
+        self._samples.clear()
+
+    @property
+    def newest(self) -> np.ndarray | None:
+        return self._samples[-1][1] if self._samples else None
+
+    def age_s(self, now_ns: int) -> float:
+        return (now_ns - self._samples[-1][0]) * 1e-9 if self._samples else float("inf")
+
+    def sample(self, now_ns: int) -> np.ndarray | None:
+        """Leader pose at `now - delay`, linear between samples, the newest when it is older than that."""
+        if not self._samples:
+            return None
+        wanted = now_ns - self.delay_ns
+        after = self._samples[-1]
+        if wanted >= after[0]:
+            return after[1]
+        for before in list(self._samples)[-2::-1]:
+            if before[0] <= wanted:
+                part = (wanted - before[0]) / (after[0] - before[0])
+                return before[1] + part * (after[1] - before[1])
+            after = before
+        return after[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Notices a hand on the leader, and its absence.
+
+    `anchor` is the pose the leader has rested at; moving further than the threshold from it takes over, resting
+    within the band for `release_s` gives back.
+    """
+
+    anchor: np.ndarray | None = None
+    moved_ns: int = 0
+
+    def update(self, now_ns: int, leader: np.ndarray, *, band_rad: float) -> "Takeover":
+        """Follow the leader; `moved_ns` is the last instant at which it left the band around its anchor."""
+        if self.anchor is None:
+            return Takeover(leader, now_ns)
+        if np.abs(leader - self.anchor).max() > band_rad:
+            return Takeover(leader, now_ns)
+        return self
+
+    def displacement(self, leader: np.ndarray) -> float:
+        return 0.0 if self.anchor is None else float(np.abs(leader - self.anchor).max())
+
+    def rested_s(self, now_ns: int) -> float:
+        return (now_ns - self.moved_ns) * 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Squeezes:
+    """Counts full squeezes of the leader's gripper: `wanted` of them within `window_s` mean stop."""
+
+    times_ns: tuple[int, ...] = ()
+    closed: bool = False
+
+    def update(self, now_ns: int, gripper: float, *, low: float, high: float, window_s: float) -> "Squeezes":
+        """`gripper` in rad with range low (closed) to high; hysteresis at 20 % and 60 % of the range."""
+        part = (gripper - low) / (high - low)
+        times = tuple(t for t in self.times_ns if now_ns - t <= window_s * 1e9)
+        if not self.closed and part < 0.2:
+            return Squeezes((*times, now_ns), closed=True)
+        if self.closed and part > 0.6:
+            return Squeezes(times, closed=False)
+        return replace(self, times_ns=times)
