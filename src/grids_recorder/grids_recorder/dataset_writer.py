@@ -150,7 +150,17 @@ class DatasetWriter:
         except OSError as error:
             raise DatasetError(f"{self.partial}: expected a writable folder: {error.strerror}") from error
         self._lock = self._take_lock()
-        self._check_spec()
+        try:
+            self._check_spec()
+        except DatasetError:
+            self.close()
+            raise
+
+    def __enter__(self) -> "DatasetWriter":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
     def _refuse_existing(self) -> None:
         if self.folder.exists():

@@ -124,6 +124,7 @@ def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path):
         writer.finish()
     assert (tmp_path / "set" / "mine.txt").read_text() == "keep"
     assert writer.staged() == ["ep-000"]
+    writer.close()
 
 
 def test_an_interrupted_dataset_is_resumed_and_ends_the_same(tmp_path):
@@ -171,24 +172,26 @@ def test_two_writers_at_once_are_refused(tmp_path):
     ],
 )
 def test_a_row_that_does_not_fit_is_refused(tmp_path, change, message):
-    one = DatasetWriter(tmp_path / "set", spec()).episode("ep-000")
     pictures = {image_key(c): picture(0, 0, c) for c in ("front", "wrist")}
-    with pytest.raises(DatasetError, match=message):
-        one.add(pictures, row() | change, "task")
-    one.discard()
+    with DatasetWriter(tmp_path / "set", spec()) as writer:
+        one = writer.episode("ep-000")
+        with pytest.raises(DatasetError, match=message):
+            one.add(pictures, row() | change, "task")
+        one.discard()
     assert not list((tmp_path / "set.partial" / "episodes").iterdir())
 
 
 def test_a_read_only_target_is_refused_with_its_name(tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
-        "os.setuid(65534) if os.getuid() == 0 else None\n"
         "from grids_recorder.dataset import *; from grids_recorder.dataset_writer import DatasetWriter\n"
+        "os.setuid(65534) if os.getuid() == 0 else None\n"
         "try: DatasetWriter(Path(sys.argv[1]) / 'set', DatasetSpec(20, so100_features(64, 64)))\n"
         "except DatasetError as error: print(error)\n"
     )
     (tmp_path / "locked").mkdir(mode=0o555)
-    tmp_path.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "locked"], capture_output=True, text=True, check=False
     )
