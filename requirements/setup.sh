@@ -164,5 +164,6 @@ step "build" build
 write_environment
 echo "$ROOT $ros" >"$STATE/built"
 echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"
-[ "$level" = runtime ] || echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/runtime.done"
+[ "$level" = dev ] && for other in hardware data view; do echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$other.done"; done
+echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/runtime.done"
 say "ready after $((SECONDS - started)) s"

@@ -1,8 +1,9 @@
 """`./grids bench WHAT`: each bench prints medians, p95, p99, a comparison where one exists, and one JSON line last."""
 
 import importlib
-import importlib.util
 import sys
+
+from grids_bringup.cli import is_present
 
 BENCHES = {
     "policy": ("grids_policy.bench", "inference per stage: dense and GridS, torch and ONNX Runtime"),
@@ -14,7 +15,7 @@ BENCHES = {
 
 def main(argv: list[str]) -> int:
     """Dispatch to one bench; 2 for an unknown one."""
-    known = {name: row for name, row in BENCHES.items() if importlib.util.find_spec(row[0]) is not None}
+    known = {name: row for name, row in BENCHES.items() if is_present(row[0])}
     if not argv or argv[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8s} {text}" for name, (_, text) in known.items())
         sys.stdout.write(f"usage: ./grids bench WHAT [--help] …\n\n{rows}\n")

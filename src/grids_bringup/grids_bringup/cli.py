@@ -30,9 +30,17 @@ COMMANDS = {
 }
 
 
+def is_present(module: str) -> bool:
+    """Whether `module` can be imported, without importing it (its package, yes)."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def available() -> dict[str, tuple[str, str]]:
     """The commands whose module is part of this installation."""
-    return {name: row for name, row in COMMANDS.items() if importlib.util.find_spec(row[0]) is not None}
+    return {name: row for name, row in COMMANDS.items() if is_present(row[0])}
 
 
 def usage() -> str:
