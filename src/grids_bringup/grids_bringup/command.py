@@ -60,8 +60,9 @@ def main(kind: RunKind, argv: list[str]) -> int:
     parser.add_argument("arguments", nargs="*", metavar="name:=value")
     try:
         nodes, folder, claim = prepare(kind, parse(parser.parse_args(argv).arguments, kind.schema))
+        supervisor = Supervisor(nodes, folder)
     except ParameterError as error:
         sys.stderr.write(f"grids {kind.name}: {error}\n")
         return 2
     with claim:
-        return Supervisor(nodes, folder).run()
+        return supervisor.run()

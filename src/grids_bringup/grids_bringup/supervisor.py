@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import psutil
-from ament_index_python.packages import get_package_prefix
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from grids_bringup.graph import NodeSpec, record_exit, ros_arguments
+from grids_common.params import ParameterError
 
 POLL_S = 0.05
 # The driver may need this long to bring the arm to rest at limited speed.
@@ -22,13 +23,19 @@ TERMINATE_S = 2.0
 
 def command(node: NodeSpec) -> list[str]:
     """The command line of one node. setpriv makes it end with its parent, even when that is killed."""
-    executable = Path(get_package_prefix(node.package)) / "lib" / node.package / node.executable
+    try:
+        prefix = Path(get_package_prefix(node.package))
+    except PackageNotFoundError as error:
+        raise ParameterError(
+            f"{node.name}: expected the ROS package {node.package}; run ./grids again to rebuild"
+        ) from error
+    executable = prefix / "lib" / node.package / node.executable
     if not executable.is_file():
-        raise FileNotFoundError(f"expected the executable {executable}; run ./grids again to rebuild")
-    prefix = ["nice", "-n", str(node.nice)] if node.nice else []
+        raise ParameterError(f"{node.name}: expected the executable {executable}; run ./grids again to rebuild")
+    words = ["nice", "-n", str(node.nice)] if node.nice else []
     if shutil.which("setpriv"):
-        prefix = ["setpriv", "--pdeathsig", "TERM", *prefix]
-    return [*prefix, str(executable), *ros_arguments(node)]
+        words = ["setpriv", "--pdeathsig", "TERM", *words]
+    return [*words, str(executable), *ros_arguments(node)]
 
 
 class Supervisor:
@@ -36,6 +43,7 @@ class Supervisor:
 
     def __init__(self, nodes: list[NodeSpec], folder: Path, manager: str = "run_manager") -> None:
         self._nodes = nodes
+        self._commands = {node.name: command(node) for node in nodes}  # all present before any starts
         self._folder = folder
         self._manager = manager
         self._running: dict[str, psutil.Popen] = {}
@@ -54,7 +62,7 @@ class Supervisor:
         return code
 
     def _start(self, node: NodeSpec) -> psutil.Popen:
-        words = command(node)
+        words = self._commands[node.name]
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
         if node.name == self._manager:
             return psutil.Popen(words, env=environment, start_new_session=True)
