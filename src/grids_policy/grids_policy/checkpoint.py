@@ -210,6 +210,11 @@ def _check_cameras(folder: Path, config: PolicyConfig, before: dict[str, Any], w
             raise CheckpointError(f"{folder}: the checkpoint's cameras are {list(config.cameras)}, asked for {wanted}")
 
 
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Same shape and values, NaN equal to NaN."""
+    return first.shape == second.shape and torch.allclose(first, second, 0, 0, equal_nan=True)
+
+
 def _statistics(folder: Path, processors: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
     """All statistics files that the processors name. Raises CheckpointError."""
     found: dict[str, Tensor] = {}
@@ -217,7 +222,7 @@ def _statistics(folder: Path, processors: dict[str, dict[str, Any]]) -> dict[str
         for step in processor.get("steps", []):
             if state := step.get("state_file"):
                 for key, tensor in _read_tensors(folder / state).items():
-                    if key in found and not torch.equal(found[key], tensor):
+                    if key in found and not _equal(found[key], tensor):
                         raise CheckpointError(f"{folder / state}: {key} of {name} differs from the pre-processor's")
                     found[key] = tensor
     return found

@@ -56,9 +56,7 @@ class SamplerConfig:
         _one_of("sampler.interpolation", self.interpolation, ("bilinear", "nearest"))
         _one_of("sampler.padding", self.padding, ("zeros", "border"))
         _one_of("sampler.kernel", self.kernel, ("matmul", "grid_sample"))
-        _positive(
-            "sampler", tokens=self.tokens, hidden=self.hidden, predictor_scale=self.predictor_scale
-        )
+        _positive("sampler", tokens=self.tokens, hidden=self.hidden, predictor_scale=self.predictor_scale)
         if not 0.0 <= self.margin < 0.5:
             raise ConfigError(f"sampler.margin must be in [0, 0.5); got {self.margin}")
 
@@ -118,9 +116,7 @@ class TextConfig:
         if self.heads % self.kv_heads:
             raise ConfigError(f"text.heads {self.heads} is not divisible by {self.kv_heads}")
         if self.head_dim % 2:
-            raise ConfigError(
-                f"text.head_dim must be even for rotary positions; got {self.head_dim}"
-            )
+            raise ConfigError(f"text.head_dim must be even for rotary positions; got {self.head_dim}")
 
 
 def expert_mlp_width(width: int) -> int:
@@ -191,30 +187,19 @@ class PolicyConfig:
         problems = []
         cell = self.vision.stride * self.vision.shuffle
         if self.resize_hw[0] % cell or self.resize_hw[1] % cell:
-            problems.append(
-                f"resize_hw {self.resize_hw} is not a multiple of {cell} pixels a token"
-            )
+            problems.append(f"resize_hw {self.resize_hw} is not a multiple of {cell} pixels a token")
         if self.vision.image_size % self.vision.stride:
-            problems.append(
-                f"vision.image_size {self.vision.image_size} is not a multiple of the patch"
-            )
+            problems.append(f"vision.image_size {self.vision.image_size} is not a multiple of the patch")
         for name in ("state_dim", "action_dim"):
             if not 0 < getattr(self, name) <= getattr(self, f"max_{name}"):
                 limit = getattr(self, f"max_{name}")
                 problems.append(f"{name} must be in 1..{limit}; got {getattr(self, name)}")
         if self.text.depth % self.expert.depth:
-            problems.append(
-                f"text.depth {self.text.depth} is not a multiple of expert.depth "
-                f"{self.expert.depth}"
-            )
+            problems.append(f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}")
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
-            problems.append(
-                f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells"
-            )
+            problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
         if not 0 <= self.max_committed < self.chunk:
-            problems.append(
-                f"max_committed must be in 0..{self.chunk - 1}; got {self.max_committed}"
-            )
+            problems.append(f"max_committed must be in 0..{self.chunk - 1}; got {self.max_committed}")
         return problems
 
     @property
@@ -272,19 +257,13 @@ def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(
-            f"{owner} has unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}"
-        )
+        raise ConfigError(f"{owner} has unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return cls(**{name: _tuples(value) for name, value in values.items()})
 
 
 def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
     """Inverse of `config_to_dict`. Raises ConfigError naming the field."""
-    parts = {
-        name: part_from_dict(cls, values[name], name)
-        for name, cls in _PARTS.items()
-        if name in values
-    }
+    parts = {name: part_from_dict(cls, values[name], name) for name, cls in _PARTS.items() if name in values}
     return part_from_dict(PolicyConfig, {**values, **parts}, "policy")
 
 

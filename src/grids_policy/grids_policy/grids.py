@@ -68,14 +68,10 @@ def _axis_weights(position: Tensor, count: int, config: SamplerConfig) -> Tensor
     left = position.detach().floor()
     fraction = position - left  # the gradient of grid_sample, defined on the cell centres too
     zero = torch.zeros_like(fraction)
-    return torch.where(cells == left, 1 - fraction, zero) + torch.where(
-        cells == left + 1, fraction, zero
-    )
+    return torch.where(cells == left, 1 - fraction, zero) + torch.where(cells == left + 1, fraction, zero)
 
 
-def sample_matmul(
-    dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig
-) -> Tensor:
+def sample_matmul(dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig) -> Tensor:
     """Read (B, T, C) at (B, K, 2) as a product with tent weights (B, K, T): fast on a CPU."""
     position = cell_positions(coords, grid, align_corners=config.align_corners)
     across = _axis_weights(position[..., 0], grid[1], config)  # (B, K, columns)
@@ -83,9 +79,7 @@ def sample_matmul(
     return (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2) @ dense  # (B, K, C)
 
 
-def sample_grid(
-    dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig
-) -> Tensor:
+def sample_grid(dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig) -> Tensor:
     """The same reading through torch's grid_sample (ONNX GridSample)."""
     planes = dense.unflatten(1, grid).movedim(-1, 1)  # (B, C, rows, columns)
     read = F.grid_sample(
@@ -138,9 +132,7 @@ class GridSampler(nn.Module):
         hidden = config.hidden * config.predictor_scale
         self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.pool = ConvPool(width, grid) if config.pooling == "conv" else nn.Identity()
-        self.scout_mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * config.tokens)
-        )
+        self.scout_mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * config.tokens))
         if config.coord_embedding:
             self.coord_encoder = nn.Sequential(
                 nn.Linear(2, config.coord_hidden), nn.ReLU(), nn.Linear(config.coord_hidden, width)
@@ -191,9 +183,7 @@ class SharedGrids(nn.Module):
 class CameraGrids(nn.Module):
     """One GridSampler per camera, in camera order; extra (masked) slots use the last one."""
 
-    def __init__(
-        self, width: int, grid: tuple[int, int], config: SamplerConfig, cameras: int
-    ) -> None:
+    def __init__(self, width: int, grid: tuple[int, int], config: SamplerConfig, cameras: int) -> None:
         super().__init__()
         self.grids = nn.ModuleList(GridSampler(width, grid, config) for _ in range(cameras))
 

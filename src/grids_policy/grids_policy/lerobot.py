@@ -167,12 +167,11 @@ def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
 
 def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
     """What grids_config.json must say, or None where LeRobot's own files say it all."""
-    plain = policy_config(lerobot_config(config, {}), None, None)
-    same = dataclasses.replace(plain, image_hw=config.image_hw) == config
-    if same:
+    parts = {name: getattr(config, name) for name in ("vision", "text", "expert", "sampler")}
+    if _derived_parts(lerobot_config(config, {}), None) == parts and config.max_committed == 0:
         return None
-    parts = {n: dataclasses.asdict(getattr(config, n)) for n in ("vision", "text", "expert", "sampler")}
-    return {"schema": SCHEMA, **parts, "max_committed": config.max_committed}
+    sizes = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    return {"schema": SCHEMA, **sizes, "max_committed": config.max_committed}
 
 
 def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:

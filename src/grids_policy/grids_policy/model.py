@@ -176,9 +176,7 @@ class Language(nn.Module):
     def __init__(self, text: TextConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(text.vocab, text.width)
-        self.layers = nn.ModuleList(
-            Block(text.width, text.mlp, text.width, text) for _ in range(text.depth)
-        )
+        self.layers = nn.ModuleList(Block(text.width, text.mlp, text.width, text) for _ in range(text.depth))
         self.norm = RmsNorm(text.width, text.eps)  # dead weight: only the hidden output needs it
 
 
@@ -339,9 +337,7 @@ class Policy(nn.Module):
             start, end = self.camera_markers(len(sampled))
             parts = [torch.cat((start, part, end), 1) for part in parts]
             parts += [torch.cat((start, end), 1)] * missing
-            pads = [F.pad(pad, (2, 1), value=True) for pad in pads] + [
-                always.expand(-1, 3)
-            ] * missing
+            pads = [F.pad(pad, (2, 1), value=True) for pad in pads] + [always.expand(-1, 3)] * missing
         state = F.pad(state, (0, config.max_state_dim - state.shape[-1]))
         parts += [self.language.embed_tokens(tokens) * scale, self.state_proj(state).unsqueeze(1)]
         pads += [token_mask, always]
@@ -350,9 +346,7 @@ class Policy(nn.Module):
     def camera_markers(self, batch: int) -> tuple[Tensor, Tensor]:
         """Unscaled embeddings around each camera: [fake, global] (B, 2, C) and [fake] (B, 1, C)."""
         text = self.config.text
-        ids = torch.tensor(
-            [text.fake_image_id, text.global_image_id], device=self.time_table.device
-        )
+        ids = torch.tensor([text.fake_image_id, text.global_image_id], device=self.time_table.device)
         start = self.language.embed_tokens(ids).expand(batch, -1, -1)
         return start, start[:, :1]
 
@@ -362,15 +356,11 @@ class Policy(nn.Module):
         extra = max(0, self.config.prefix_length - length)
         embeddings, pad = F.pad(embeddings, (0, 0, 0, extra)), F.pad(pad, (0, extra))
         order = (torch.arange(length + extra, device=pad.device) >= length - 1).long()
-        readable = (
-            order[None, :] <= order[:, None]
-        )  # only the state and what follows sees the state
+        readable = order[None, :] <= order[:, None]  # only the state and what follows sees the state
         visible = readable & pad[:, :, None] & pad[:, None, :]  # (B, P, P)
         return Prefix(embeddings, pad, visible, pad.long().cumsum(1) - 1)
 
-    def prefill(
-        self, prefix: Prefix, *, to_end: bool = False
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def prefill(self, prefix: Prefix, *, to_end: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Language layers: keys and values (B, G, P, D) of each, and a hidden state (B, P, C).
 
         It stops once the last keys an expert layer reads are known; the hidden state is then that
@@ -390,9 +380,7 @@ class Policy(nn.Module):
             x = layer.finish(x, attend(query, keys[-1], value, prefix.visible))
         return keys, values, self.language.norm(x)
 
-    def expert_cache(
-        self, keys: Sequence[Tensor], values: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def expert_cache(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What each expert layer reads, (X, B, G, P, D): cross layers project once, here."""
         ready: list[tuple[Tensor, Tensor]] = []
         for block, i in zip(self.expert.layers, self.config.expert_layers, strict=True):
@@ -466,9 +454,7 @@ class Policy(nn.Module):
         across = cache.pad[:, None].expand(-1, rows, -1)  # (B, S, P)
         causal = torch.ones(rows, rows, dtype=torch.bool, device=x.device).tril()
         both = torch.cat((across, causal.expand(x.shape[0], -1, -1)), -1)  # (B, S, P + S)
-        for i, (block, layer) in enumerate(
-            zip(self.expert.layers, self.config.expert_layers, strict=True)
-        ):
+        for i, (block, layer) in enumerate(zip(self.expert.layers, self.config.expert_layers, strict=True)):
             normed = block.input_layernorm(x)
             query = block.self_attn.query(normed)
             keys, values = cache.keys[i], cache.values[i]
@@ -490,9 +476,5 @@ class Policy(nn.Module):
         """Euler from noise (B, S, A) at flow time 1 to actions at 0, in num_steps steps."""
         x = noise
         for i in range(self.config.num_steps):
-            x = x + self.step_size * self.denoise_step(
-                x, self.time_table[i], cache, committed, n_committed
-            )
-        return (
-            x if committed is None else torch.where(self.committed_rows(n_committed), committed, x)
-        )
+            x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
+        return x if committed is None else torch.where(self.committed_rows(n_committed), committed, x)
