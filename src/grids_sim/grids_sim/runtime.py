@@ -23,8 +23,9 @@ from grids_sim.bus_log import ERROR_NAMES, BusLog
 from grids_sim.faults import FaultBox
 from grids_sim.hand import Hand, wave
 from grids_sim.link_folder import STATE_NAME, LinkFolder
-from grids_sim.params import TwinParams
+from grids_sim.params import TASKS, TwinParams
 from grids_sim.plant import SimplePlant, StuckJoints, WorldPlant
+from grids_sim.realtime import PHYSICS_PRIORITY, become_realtime, ordinary_priority
 from grids_sim.serial_bus import SerialBus
 from grids_sim.servo import BankConfig, ServoBank
 from grids_sim.shared_state import StateWriter
@@ -37,11 +38,12 @@ SNAPSHOT_STEPS = 3
 
 @dataclass(slots=True)
 class TwinStats:
-    """Totals since the start. `dropped_steps`: physics the machine was too slow for."""
+    """Totals since the start. `dropped_steps`: physics the machine was too slow for; `realtime`: priority was granted."""
 
     steps: int = 0
     dropped_steps: int = 0
     worst_late_s: float = 0.0
+    realtime: bool = False
 
 
 class _Arm:
@@ -197,11 +199,16 @@ class Twin:
     def reset(self, task: str = "", seed: int | None = None) -> int:
         """A new scene (None: the next seed); the arm stays where it is. Returns the seed. ValueError: unknown task."""
         task = task or self._task
+        if task not in TASKS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
         seed = self._seed + 1 if seed is None else seed
         if self.world is None:
             self._seed, self._episode = seed, self._episode + 1
             return seed
-        world = None if task == self._task else self._new_world(task, seed)
+        world = None
+        if task != self._task:
+            with ordinary_priority():
+                world = self._new_world(task, seed)
         self._call(lambda: self._swap(task, seed, world))
         return seed
 
@@ -231,6 +238,7 @@ class Twin:
     # -- physics thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self.stats.realtime = become_realtime(PHYSICS_PRIORITY)
         try:
             self._loop()
         except Exception as error:  # the thread's top: kept for `check`

@@ -26,6 +26,7 @@ from grids_sim import feetech_packet as packet
 from grids_sim.bus_log import BusLog, log_write
 from grids_sim.faults import FaultBox
 from grids_sim.feetech_packet import PacketReader, Status
+from grids_sim.realtime import BUS_PRIORITY, become_realtime
 from grids_sim.servo import ServoBank
 from grids_sim.servo_chain import Answer, ServoChain
 
@@ -149,6 +150,7 @@ class SerialBus:
         self._late.clear()
 
     def _run(self) -> None:
+        become_realtime(BUS_PRIORITY)
         # Default timer slack of 50 µs would add a quarter to every short transaction.
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS, 0, 0, 0)
         try:

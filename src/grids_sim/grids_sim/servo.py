@@ -20,6 +20,7 @@ from grids_sim.servo_registers import REGISTERS, Register
 
 POSITION_MODE, VELOCITY_MODE, PWM_MODE, STEP_MODE = 0, 1, 2, 3
 _UNLIMITED = 1e9
+SLOW_PERIOD_S = 1 / 30 - 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def profile_step(position, velocity, goal, *, speed_limit, acceleration_limit, d
     half = 0.5 * change
     braking = np.sqrt(half * half + 2 * acceleration_limit * np.abs(distance)) - half
     wanted = np.sign(distance) * np.minimum(speed_limit, braking)
-    speed = velocity + np.clip(wanted - velocity, -change, change)
+    speed = velocity + np.minimum(np.maximum(wanted - velocity, -change), change)
     lands = np.abs(distance) <= np.abs(speed) * dt_s + 1e-9
     lands &= np.abs(speed) <= change + 1e-9
     lands |= np.abs(distance) < 1e-9
@@ -86,7 +87,7 @@ class ServoBank:
         self._base = np.full(self.count, -float(ZERO_TICK)) - self._horn
         self._velocity_ticks = zeros.copy()
         self._load, self._current_a = zeros.copy(), zeros.copy()
-        self._voltage_v = zeros + config.supply_v
+        self._voltage_v = config.supply_v
         self._temperature_c = zeros + config.ambient_c
         self._alarm = np.zeros(self.count, int)
         self._latched = np.zeros(self.count, int)
@@ -98,6 +99,8 @@ class ServoBank:
         self._pending: list[tuple[int, bytes] | None] = [None] * self.count
         self._cache: dict[str, np.ndarray] = {}
         self._awake = False
+        self._since_slow_s = 0.0
+        self._limit_nm: np.ndarray | None = None
         self._forced: frozenset[int] = frozenset()
         for index in range(self.count):
             self._refresh(index)
@@ -222,33 +225,44 @@ class ServoBank:
     # -- physics -----------------------------------------------------------------------------------------------
 
     def update(self, dt_s: float, position_rad, velocity_rad_s, effort_nm) -> ServoCommand:
-        """Advance by `dt_s` given the measured shaft, arrays (6,); returns the command for the next step."""
+        """Advance by `dt_s` given the measured shaft, arrays (6,); returns the command for the next step.
+
+        Sensing and the goal profile run every call; heat, voltage and protections every 1/30 s of them.
+        """
         with self.lock:
             self._sense(np.asarray(position_rad, float), np.asarray(velocity_rad_s, float))
             if not self._awake:
                 self._awake = True
-                self.power_cycle()  # the goal starts at the measured pose
-            self._electrics(dt_s, np.asarray(effort_nm, float))
-            self._protect(dt_s)
+                for index in range(self.count):  # the goal starts at the measured pose
+                    self._store(index, REGISTERS["Goal_Position"], self._present_tick(index))
+                    self._refresh(index)
+            self._load = np.asarray(effort_nm, float) / self._stall_nm
+            self._since_slow_s += dt_s
+            if self._since_slow_s >= SLOW_PERIOD_S:
+                self._electrics(self._since_slow_s)
+                self._protect(self._since_slow_s)
+                self._since_slow_s = 0.0
+                self._limit_nm = None
+            if self._limit_nm is None:
+                self._limit_nm = self._torque_limit_nm()
             return self._command(dt_s)
 
     def _sense(self, position_rad: np.ndarray, velocity_rad_s: np.ndarray) -> None:
         offset = self._cache["Homing_Offset"]
         counts = position_rad / RAD_PER_TICK + ZERO_TICK + self._horn - offset
         turns = np.floor((counts + 0.5) / reg.TICKS_PER_TURN) * reg.TICKS_PER_TURN
-        turns[(self._cache["Phase"].astype(int) & reg.PHASE_MULTI_TURN) != 0] = 0.0
+        turns[self._cache["multi_turn"] != 0] = 0.0
         self._present = counts - turns
         self._base = turns + offset - ZERO_TICK - self._horn
         self._velocity_ticks = velocity_rad_s / RAD_PER_TICK
 
-    def _electrics(self, dt_s: float, effort_nm: np.ndarray) -> None:
+    def _electrics(self, dt_s: float) -> None:
         config = self.config
-        self._load = np.clip(effort_nm / self._stall_nm, -1.0, 1.0)
         speed = np.abs(self._velocity_ticks) * (RAD_PER_TICK / config.no_load_speed_rad_s)
-        on = self._cache["Torque_Enable"] != 0
-        self._current_a = np.abs(self._load) * config.stall_current_a
-        self._current_a += np.where(on, np.minimum(speed, 1.0) * config.no_load_current_a, 0.0)
-        self._voltage_v[:] = self.supply_v - config.supply_ohm * float(self._current_a.sum())
+        running = np.minimum(speed, 1.0) * (self._cache["Torque_Enable"] != 0)
+        self._current_a = np.minimum(np.abs(self._load), 1.0) * config.stall_current_a
+        self._current_a += running * config.no_load_current_a
+        self._voltage_v = self.supply_v - config.supply_ohm * float(self._current_a.sum())
         heat_w = self._current_a * self._current_a * config.winding_ohm
         rise = heat_w * config.thermal_k_per_w - (self._temperature_c - config.ambient_c)
         self._temperature_c = self._temperature_c + rise * (dt_s / config.thermal_s)
@@ -266,7 +280,7 @@ class ServoBank:
         self._overcurrent_s = np.where(over, self._overcurrent_s + dt_s, 0.0)
         trip_s = cache["Over_Current_Protection_Time"] * reg.TIME_UNIT_S
         self._latched[over & (self._overcurrent_s >= trip_s)] |= reg.ERROR_CURRENT
-        volts = np.round(self._voltage_v * 10)
+        volts = round(self._voltage_v * 10)
         outside = (volts < cache["Min_Voltage_Limit"]) | (volts > cache["Max_Voltage_Limit"])
         # Heat alarm with 5 °C of hysteresis, so that it does not chatter at the limit.
         was_hot = (self._alarm & reg.ERROR_HEAT) != 0
@@ -277,10 +291,25 @@ class ServoBank:
             self._switch_torque(int(index), on=False, by_user=False)
             self._refresh(int(index))
 
+    def _torque_limit_nm(self) -> np.ndarray:
+        """What the torque registers, a tripped protection and the supply leave of the stall torque, N m (6,)."""
+        cache = self._cache
+        fraction = np.minimum(cache["Torque_Limit"], cache["Max_Torque_Limit"]) / 1000
+        tripped = (self._latched & cache["Unloading_Condition"].astype(int)) != 0
+        protective = np.minimum(fraction, cache["Protective_Torque"] / 100)
+        duty = np.minimum(fraction, np.abs(cache["Goal_Time"] % 1024) / 1000)
+        fraction = np.where(tripped, protective, fraction)
+        fraction = np.where(cache["Operating_Mode"] == PWM_MODE, duty, fraction)
+        volts = min(max(self._voltage_v / self.config.supply_v, 0.0), 1.2)
+        return np.minimum(fraction, 1.0) * volts * self._stall_nm
+
     def _command(self, dt_s: float) -> ServoCommand:
         cache = self._cache
         on = cache["Torque_Enable"] != 0
         shaft = self._present + self._base
+        if not on.any():
+            self._profile, self._profile_speed = shaft, np.zeros(self.count)
+            return ServoCommand(shaft * RAD_PER_TICK, self._limit_nm, on)
         goal = self._goal_shaft_ticks(shaft, dt_s)
         moved, speed = profile_step(
             self._profile,
@@ -291,24 +320,17 @@ class ServoBank:
             dt_s=dt_s,
         )
         turning = cache["Operating_Mode"] == VELOCITY_MODE
-        moved, speed = np.where(turning, goal, moved), np.where(turning, 0.0, speed)
-        self._profile, self._profile_speed = np.where(on, moved, shaft), np.where(on, speed, 0.0)
-        fraction = np.minimum(cache["Torque_Limit"], cache["Max_Torque_Limit"]) / 1000
-        unload = (self._latched & cache["Unloading_Condition"].astype(int)) != 0
-        fraction = np.where(unload, np.minimum(fraction, cache["Protective_Torque"] / 100), fraction)
-        fraction = np.where(
-            cache["Operating_Mode"] == PWM_MODE,
-            np.minimum(fraction, np.abs(cache["Goal_Time"] % 1024) / 1000),
-            fraction,
-        )
-        volts = np.clip(self._voltage_v / self.config.supply_v, 0.0, 1.2)
-        limit = np.minimum(fraction, 1.0) * volts * self._stall_nm
-        return ServoCommand(self._profile * RAD_PER_TICK, limit, on)
+        if turning.any():
+            moved, speed = np.where(turning, goal, moved), np.where(turning, 0.0, speed)
+        if not on.all():
+            moved, speed = np.where(on, moved, shaft), np.where(on, speed, 0.0)
+        self._profile, self._profile_speed = moved, speed
+        return ServoCommand(moved * RAD_PER_TICK, self._limit_nm, on)
 
     def _goal_shaft_ticks(self, shaft: np.ndarray, dt_s: float) -> np.ndarray:
         """Where each servo wants its shaft, in ticks from angle zero."""
         cache = self._cache
-        goal = np.clip(cache["Goal_Position"], cache["low"], cache["high"]) + self._base
+        goal = np.minimum(np.maximum(cache["Goal_Position"], cache["low"]), cache["high"]) + self._base
         mode = cache["Operating_Mode"]
         if not mode.any():
             return goal
@@ -353,8 +375,8 @@ class ServoBank:
         values = {
             "Present_Position": self._present_tick(index),
             "Present_Velocity": round(float(self._velocity_ticks[index])),
-            "Present_Load": round(float(self._load[index]) * 1000),
-            "Present_Voltage": min(255, max(0, round(float(self._voltage_v[index]) * 10))),
+            "Present_Load": max(-1000, min(1000, round(float(self._load[index]) * 1000))),
+            "Present_Voltage": min(255, max(0, round(self._voltage_v * 10))),
             "Present_Temperature": min(255, max(0, int(self._temperature_c[index]))),
             "Status": self.error_bits(index),
             "Moving": int(self._is_moving(index)),
@@ -376,8 +398,10 @@ class ServoBank:
 
     def _refresh(self, index: int) -> None:
         """Recompute the decoded copy of what `update` needs of one servo."""
+        self._limit_nm = None
         value = {name: self._table_value(index, name) for name in _CACHED}
         low, high = value.pop("Min_Position_Limit"), value.pop("Max_Position_Limit")
+        value["multi_turn"] = value.pop("Phase") & reg.PHASE_MULTI_TURN
         free = low == high == 0  # Feetech: both limits 0 means multi-turn, no limit
         value["low"], value["high"] = (-32767, 32767) if free else (low, max(low, high))
         value["top"] = value["Max_Velocity"] * reg.VELOCITY_UNIT_TICKS or _UNLIMITED

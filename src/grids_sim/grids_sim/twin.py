@@ -18,6 +18,7 @@ import threading
 
 from grids_sim.link_folder import FolderInUseError
 from grids_sim.params import TASKS, TwinParams
+from grids_sim.realtime import PHYSICS_PRIORITY, become_realtime
 from grids_sim.runtime import Twin
 
 
@@ -79,6 +80,8 @@ def state(twin: Twin) -> dict:
             "torque_on": [bool(v) for v in arm.command.torque_on],
             "requests": arm.bus.counters.requests,
             "spoiled_replies": arm.bus.counters.spoiled,
+            "late_replies": arm.bus.counters.late_wakes,
+            "worst_reply_lateness_s": round(arm.bus.counters.worst_wake_s, 5),
             "device": arm.bus.device,
         }
         for name, arm in twin.arms.items()
@@ -88,6 +91,8 @@ def state(twin: Twin) -> dict:
         "success": bool(truth and truth.success),
         "steps": twin.stats.steps,
         "dropped_steps": twin.stats.dropped_steps,
+        "worst_step_lateness_s": round(twin.stats.worst_late_s, 5),
+        "realtime": twin.stats.realtime,
     }
 
 
@@ -128,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         twin.start()
+        # Also this thread: preempted while it holds the interpreter lock it would hold up the serial lines.
+        become_realtime(PHYSICS_PRIORITY)
         _say(twin.paths | {"task": params.task, "seed": params.seed})
         serve(twin, stopping)
     finally:

@@ -18,6 +18,7 @@ from grids_common.topics import publisher
 from grids_sim.faults import FaultError
 from grids_sim.link_folder import FolderInUseError
 from grids_sim.params import TwinParams
+from grids_sim.realtime import PHYSICS_PRIORITY, become_realtime
 from grids_sim.runtime import Twin
 
 BASE_FRAME = "base"
@@ -50,6 +51,8 @@ class TwinNode(Node):
         self._markers: dict[str, list[Marker]] = {}
         self._told: tuple | None = None
         self._told_s = 0.0
+        # Also this thread: preempted while it holds the interpreter lock it would hold up the serial lines.
+        become_realtime(PHYSICS_PRIORITY)
         self._tick_timer = self.create_timer(1 / OBJECTS_HZ, self._tick)
         log.info(f"twin is up: {self.twin.paths}, task {self.params.task}, seed {self.params.seed}")
 
