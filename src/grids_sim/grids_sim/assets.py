@@ -33,6 +33,9 @@ MESH_NAMES = (
 # Cell edge of the vertex clustering. 4 mm takes the 58k faces of the arm to 12k, which triples the
 # frame rate of a software renderer and is hard to see from the cameras' distances.
 CLUSTER_CELL_M = 4.0e-3
+# The wrist camera sees the fingers from 10 cm.
+FINGER_CELL_M = 2.5e-3
+_FINGERS = ("Fixed_Jaw", "Moving_Jaw")
 
 _STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _log = logging.getLogger(__name__)
@@ -115,4 +118,10 @@ def load_arm_meshes(package: str = MESH_PACKAGE) -> Mapping[str, Mesh] | None:
             detail,
         )
         return None
-    return {name: cluster(read_binary_stl(folder / f"{name}.stl"), CLUSTER_CELL_M) for name in MESH_NAMES}
+    return {
+        name: cluster(
+            read_binary_stl(folder / f"{name}.stl"),
+            FINGER_CELL_M if name in _FINGERS else CLUSTER_CELL_M,
+        )
+        for name in MESH_NAMES
+    }

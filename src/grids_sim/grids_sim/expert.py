@@ -15,14 +15,18 @@ from grids_sim.judge import RULES, ObjectPose, axis_x
 from grids_sim.objects import STANDARD_OBJECTS, footprint_m, rest_height_m
 from grids_sim.plan import (
     PLAN_DT_S,
+    Grasp,
     Held,
     PathBuilder,
+    Place,
     Plan,
     Style,
     append_place,
-    choose_grasp,
+    find_place,
     grasp_depth_m,
+    held_after,
     plan_pick,
+    rank_grasps,
     width_m,
 )
 from grids_sim.statics import Statics
@@ -30,7 +34,9 @@ from grids_sim.world import Truth
 
 _LOW, _HIGH = np.transpose(JOINT_LIMITS_RAD)
 # Phases whose end is a checkpoint: the plan's clock stops there until the arm has arrived, this long at most.
-_CHECKPOINTS = {"descend": 0.5, "squeeze": 0.4, "lift": 0.4, "lower": 0.6, "open": 0.5}
+_CHECKPOINTS = {"descend": 0.9, "squeeze": 1.2, "lift": 1.2, "lower": 0.9, "open": 1.2}
+# Chunks do not look past these: moving on before the jaws have done their work loses the object.
+_GATES = ("squeeze", "open")
 ARRIVED_RAD = 0.025
 MOVED_M = 0.010
 
@@ -63,6 +69,7 @@ class _Progress:
     target: np.ndarray | None = None
     goal: np.ndarray | None = None
     last_s: float | None = None
+    last_gripper_rad: float = math.inf
 
 
 class Expert:
@@ -114,12 +121,20 @@ class Expert:
 
     def _sample(self, ahead_s: np.ndarray) -> np.ndarray:
         progress = self._progress
-        index = np.clip((progress.clock_s + ahead_s) / PLAN_DT_S, 0, len(progress.command) - 1)
+        index = np.clip((progress.clock_s + ahead_s) / PLAN_DT_S, 0, self._last_row())
         low = index.astype(int)
         high = np.minimum(low + 1, len(progress.command) - 1)
         part = (index - low)[:, None]
         rows = (1 - part) * progress.command[low] + part * progress.command[high]
         return np.clip(rows + progress.correction, _LOW, _HIGH)
+
+    def _last_row(self) -> int:
+        """Last row of the command a chunk may show: the next gate, or the end."""
+        progress = self._progress
+        for number, phase in enumerate(progress.plan.phases):
+            if phase.name in _GATES and number not in progress.passed:
+                return phase.stop - 1
+        return len(progress.command) - 1
 
     # --- clock and checkpoints ---------------------------------------------------------------------------------
     def _advance(self, truth: Truth, position: np.ndarray, now_s: float) -> None:
@@ -158,7 +173,7 @@ class Expert:
                 step[5] = 0.0
                 progress.correction = np.clip(progress.correction + step, -0.06, 0.06)
             progress.waited_s += elapsed_s
-            arrived = np.abs(error[:5]).max() < ARRIVED_RAD
+            arrived = self._arrived(phase.name, error, float(position[5]), elapsed_s)
             if not arrived and progress.waited_s < _CHECKPOINTS[phase.name]:
                 progress.clock_s = end_s
                 return
@@ -167,6 +182,19 @@ class Expert:
             if self._checkpoint_failed(phase.name, truth, position):
                 self._replan(truth, position)
                 return
+
+    def _arrived(self, name: str, error: np.ndarray, gripper: float, elapsed_s: float) -> bool:
+        """Has the phase done what it is for? Closing ends when the jaw has stopped, not after a time."""
+        progress = self._progress
+        rate = abs(gripper - progress.last_gripper_rad) / max(elapsed_s, 1e-3)
+        progress.last_gripper_rad = gripper
+        match name:
+            case "squeeze":
+                return rate < 0.2 and gripper < progress.plan.grasp.contact_rad + 0.10
+            case "open":
+                return abs(error[5]) < 0.10
+            case _:
+                return bool(np.abs(error[:5]).max() < ARRIVED_RAD)
 
     def _checkpoint_failed(self, name: str, truth: Truth, position: np.ndarray) -> bool:
         """What must be true at the end of a phase; on success of a grasp the way to the goal is planned."""
@@ -246,10 +274,12 @@ class Expert:
             return
         if held:
             self._progress.held = self._measure_held(truth, position)
-            if append_place(builder, self.task, self._progress.held, goal, self._style):
+            place = find_place(self.task, self._progress.held, goal, start, self._style)
+            if place is not None:
+                append_place(builder, self.task, place, self._style)
                 self._adopt(builder.build())
                 return
-        grasp = choose_grasp(self._name, pose, self._others(truth), self._style)
+        grasp, place = self._choose(truth)
         if grasp is None:
             builder.joints("home", np.array(HOME_POSE_RAD))
             builder.hold("wait", 0.5)
@@ -257,12 +287,21 @@ class Expert:
             return
         self.attempts += 1
         builder = plan_pick(self._name, grasp, start, self._style)
-        # Seen from now, the way on to the goal is only a forecast: it is planned again once the object is lifted.
-        forecast = Held((grasp.grip.lateral_m, grasp.grip.depth_m, 0.0), (0.0, 0.0, 1.0))
-        if self.task != "transfer_pen":
-            append_place(builder, self.task, forecast, goal, self._style)
+        if place is not None:
+            append_place(builder, self.task, place, self._style)
         self._style = replace(self._style, grasp_error_m=(0.0, 0.0))
         self._adopt(builder.build(grasp))
+
+    def _choose(self, truth: Truth) -> tuple[Grasp | None, Place | None]:
+        """The best grasp from which the goal can be reached; without one, the best grasp alone."""
+        pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
+        grasps = rank_grasps(self._name, pose, self._others(truth), self._style)
+        for grasp in grasps:
+            held = held_after(self._name, grasp, pose)
+            place = find_place(self.task, held, goal, np.append(grasp.hover, 0.0), self._style)
+            if place is not None:
+                return grasp, place
+        return (grasps[0] if grasps else None), None
 
     def _start(self, position: np.ndarray) -> np.ndarray:
         """Begin at the last commanded pose when the arm is near it (no jump back), else at the measured one."""
@@ -287,8 +326,10 @@ class Expert:
         lift = progress.plan.phases[number]
         builder = PathBuilder(progress.plan.rows[lift.stop - 1], self._style)
         held = progress.held if progress.held else self._measure_held(truth, position)
-        if not append_place(builder, self.task, held, goal, self._style):
+        place = find_place(self.task, held, goal, builder.last, self._style)
+        if place is None:
             return True
+        append_place(builder, self.task, place, self._style)
         clock, correction = progress.clock_s - (lift.stop - 1) * PLAN_DT_S, progress.correction
         self._progress = _Progress(
             last_s=progress.last_s,

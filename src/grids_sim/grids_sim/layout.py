@@ -45,8 +45,8 @@ class LayoutConfig:
     Regions are what the arm reaches with its fingers pointing down or tilted by at most 45 degrees.
     """
 
-    pick_region: Region = Region((0.150, 0.290), (-1.05, 1.05))
-    place_region: Region = Region((0.165, 0.265), (-1.05, 1.05))
+    pick_region: Region = Region((0.140, 0.300), (-1.10, 1.10))
+    place_region: Region = Region((0.160, 0.270), (-1.10, 1.10))
     distractor_region: Region = Region((0.140, 0.420), (-1.20, 1.20))
     clearance_m: float = 0.050
     home_noise_rad: float = 0.03

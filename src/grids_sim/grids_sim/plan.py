@@ -27,9 +27,9 @@ SQUEEZE_RAD = 0.15
 class Style:
     """How an expert moves. Speeds are peaks; an error shifts the first grasp on purpose."""
 
-    joint_speed_rad_s: float = 2.2
-    joint_acceleration_rad_s2: float = 9.0
-    line_speed_m_s: float = 0.22
+    joint_speed_rad_s: float = 1.7
+    joint_acceleration_rad_s2: float = 6.0
+    line_speed_m_s: float = 0.18
     travel_height_m: float = TRAVEL_HEIGHT_M
     grasp_error_m: tuple[float, float] = (0.0, 0.0)
 
@@ -52,6 +52,14 @@ class Held:
 
     centre_m: tuple[float, float, float]
     axis: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Grips above, at and after setting down, and their joints (5,)."""
+
+    grips: tuple[Grip, Grip, Grip]
+    joints: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,26 +186,29 @@ def grasp_depth_m(name: str) -> float:
     return FINGERTIP_DEPTH_M - (0.0035 if name == "pen" else 0.0115)
 
 
-def choose_grasp(
+def rank_grasps(
     name: str, pose: ObjectPose, others: tuple[tuple[np.ndarray, float], ...], style: Style
-) -> Grasp | None:
-    """Best reachable grasp. others: (position, footprint radius) of what the open jaws should not hit."""
+) -> list[Grasp]:
+    """Reachable grasps, best first. others: (position, footprint radius) of what the open jaws should not hit."""
     axis = axis_x(pose.quaternion)
     yaw = math.atan2(axis[1], axis[0])
-    if name == "pen":
-        azimuths = [yaw + math.pi / 2, yaw - math.pi / 2]
-    else:
-        azimuths = [yaw + k * math.pi / 2 for k in range(4)]
-    best, best_cost = None, math.inf
-    for azimuth in azimuths:
+    quarters = (1, 3) if name == "pen" else range(4)
+    ranked = []
+    for azimuth in (yaw + quarter * math.pi / 2 for quarter in quarters):
         for tilt in TILTS_RAD:
             grasp = _grasp_at(name, pose, azimuth, tilt, style)
-            if grasp is None:
-                continue
-            cost = _grasp_cost(grasp, tilt, others)
-            if cost < best_cost:
-                best, best_cost = grasp, cost
-    return best
+            if grasp is not None:
+                ranked.append((_grasp_cost(grasp, tilt, others), grasp))
+    ranked.sort(key=lambda entry: entry[0])
+    return [grasp for _, grasp in ranked]
+
+
+def held_after(name: str, grasp: Grasp, pose: ObjectPose) -> Held:
+    """Forecast of how an object will sit in the hand: pushed against the fixed jaw, turned as it lies now."""
+    hand = ik.forward(grasp.joints)
+    lateral = ik.fixed_pad_lateral_m(grasp.grip.depth_m) - width_m(name) / 2
+    axis = hand.coordinates(hand.origin_m + axis_x(pose.quaternion))
+    return Held((lateral, grasp.grip.depth_m, 0.0), axis)
 
 
 def _grasp_at(name, pose: ObjectPose, azimuth: float, tilt: float, style: Style) -> Grasp | None:
@@ -315,29 +326,37 @@ def _rise(builder: PathBuilder, style: Style) -> None:
         builder.joints("rise", np.append(joints, builder.last[5]))
 
 
-def append_place(
-    builder: PathBuilder, task: str, held: Held, goal: ObjectPose, style: Style
-) -> bool:
-    """Carry, lower, open, retreat and go home. False when the goal is out of reach (nothing appended)."""
+def find_place(
+    task: str, held: Held, goal: ObjectPose, joints: np.ndarray, style: Style
+) -> Place | None:
+    """Best reachable way to set down what the hand holds; joints: the pose it was lifted with."""
     choose: Callable = _pen_places if task == "transfer_pen" else _cube_places
-    for above, place, retreat in choose(task, held, goal, builder.last, style):
-        poses = [ik.inverse(grip) for grip in (above, place, retreat)]
-        if any(pose is None for pose in poses):
+    for above, place, retreats in choose(task, held, goal, joints):
+        first = (ik.inverse(above), ik.inverse(place))
+        if any(pose is None for pose in first):
             continue
-        closed = builder.last[5]
-        opened = min(closed + (0.75 if task != "transfer_pen" else 0.45), 0.2)
-        high = _carry_height(builder.last, style)
-        if high is not None:
-            builder.via("carry", np.append(high, closed), np.append(poses[0], closed))
-        else:
-            builder.joints("carry", np.append(poses[0], closed))
-        builder.line("lower", above, place, np.append(poses[1], closed))
-        builder.hold("rest", 0.12)
-        builder.hold("open", 0.35, gripper_rad=opened)
-        builder.line("retreat", place, retreat, np.append(poses[2], opened))
-        builder.joints("home", np.array(HOME_POSE_RAD))
-        return True
-    return False
+        for retreat in retreats:
+            last = ik.inverse(retreat)
+            if last is not None:
+                return Place((above, place, retreat), (*first, last))
+    return None
+
+
+def append_place(builder: PathBuilder, task: str, place: Place, style: Style) -> None:
+    """Carry, lower, open, retreat and go home."""
+    closed = float(builder.last[5])
+    opened = min(closed + (0.75 if task != "transfer_pen" else 0.45), 0.2)
+    above, down, retreat = place.joints
+    high = _carry_height(builder.last, style)
+    if high is not None:
+        builder.via("carry", np.append(high, closed), np.append(above, closed))
+    else:
+        builder.joints("carry", np.append(above, closed))
+    builder.line("lower", place.grips[0], place.grips[1], np.append(down, closed))
+    builder.hold("rest", 0.12)
+    builder.hold("open", 0.35, gripper_rad=opened)
+    builder.line("retreat", place.grips[1], place.grips[2], np.append(retreat, opened))
+    builder.joints("home", np.array(HOME_POSE_RAD))
 
 
 def _carry_height(joints: np.ndarray, style: Style) -> np.ndarray | None:
@@ -348,8 +367,8 @@ def _carry_height(joints: np.ndarray, style: Style) -> np.ndarray | None:
     return _reach(Grip(raised, pitch, roll, None, 0.0, 0.095), DOWN_RAD - pitch)
 
 
-def _cube_places(task, held: Held, goal: ObjectPose, joints: np.ndarray, style: Style):
-    """Grips (above, place, retreat) for a cube, best first: the pitch and roll it was picked with keep it level."""
+def _cube_places(task, held: Held, goal: ObjectPose, joints: np.ndarray):
+    """Grips (above, place, retreats) for a cube, best first: the pitch and roll it was picked with keep it level."""
     lateral, depth, _ = held.centre_m
     drop = 0.048 if task == "pick_place" else goal.position_m[2] + CUBE_EDGE_M + 0.0015
     base = 0.0 if task == "stack_cubes" else goal.position_m[2]
@@ -364,7 +383,7 @@ def _cube_places(task, held: Held, goal: ObjectPose, joints: np.ndarray, style: 
             above = _reachable_above(place, 0.050)
             retreat = _reachable_above(place, 0.055)
             if above is not None and retreat is not None:
-                yield above, place, retreat
+                yield above, place, (retreat,)
 
 
 def _reachable_above(grip: Grip, height_m: float) -> Grip | None:
@@ -377,10 +396,10 @@ def _reachable_above(grip: Grip, height_m: float) -> Grip | None:
     return None
 
 
-def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray, style: Style):
+def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray):
     """Grips that hold the pen upright over the cup, its lower end 3 cm inside, least lean first."""
     lateral, depth, side = held.centre_m
-    roll = -math.pi / 2 if abs(joints[4] + math.pi / 2) <= abs(joints[4] - math.pi / 2) else math.pi / 2
+    roll = math.copysign(math.pi / 2, joints[4])
     upright_side = -math.copysign(1.0, roll)  # which way the hand's side axis points when the hand is level
     axis = np.array(held.axis) * math.copysign(1.0, held.axis[2] * upright_side)
     # Angle of the pen in the hand's (side, approach) plane, measured like pitch.
@@ -389,7 +408,7 @@ def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray, style: 
     radial = mouth[:2] - (PAN_AXIS_X_M, 0.0)
     ahead = np.append(radial / np.linalg.norm(radial), 0.0)
     up = np.array([0.0, 0.0, 1.0])
-    for lean in np.radians((0, 8, 16, 24, 32, 40, -8)):
+    for lean in np.radians((0, 8, 16, 24, 32, 40, -8, 48)):
         pitch = lean - inclination
         along = math.cos(lean) * up + math.sin(lean) * ahead
         inside = 0.030
@@ -399,5 +418,5 @@ def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray, style: 
         place = Grip(point, pitch, roll, None, lateral, depth)
         above = _raised(place, 0.055)
         back = -math.cos(pitch) * ahead + math.sin(pitch) * up
-        retreat = Grip(point + 0.05 * back + 0.01 * up, pitch, roll, None, lateral, depth)
-        yield above, place, retreat
+        ways = (0.05 * back + 0.01 * up, 0.03 * back + 0.04 * up, 0.065 * up)
+        yield above, place, [Grip(point + way, pitch, roll, None, lateral, depth) for way in ways]

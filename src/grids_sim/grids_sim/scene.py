@@ -44,11 +44,11 @@ class CameraConfig:
 
 # D435 colour at 4:3 sees 42 degrees vertically; mounted diagonally above, looking down at 45 degrees.
 FRONT_CAMERA = CameraConfig(
-    "front", "world", (0.66, -0.36, 0.50), (0.175, 0.0, 0.02), (0.0, 0.0, 1.0), 42.0
+    "front", "world", (0.60, -0.30, 0.49), (0.150, 0.005, 0.035), (0.0, 0.0, 1.0), 42.0
 )
 # D405 (58 degrees vertically) on the gripper's back, looking past the fingertips.
 WRIST_CAMERA = CameraConfig(
-    "wrist", GRIPPER_BODY, (0.0, 0.005, 0.060), (0.0, -0.095, 0.0), (0.0, 0.0, 1.0), 58.0
+    "wrist", GRIPPER_BODY, (0.0, 0.0, 0.066), (0.0, -0.130, 0.008), (0.0, 0.0, 1.0), 58.0
 )
 
 
@@ -213,8 +213,28 @@ def _add_camera(spec: mujoco.MjSpec, config: CameraConfig) -> None:
     parent = spec.worldbody if config.parent == "world" else spec.body(config.parent)
     if parent is None:
         raise ValueError(f"camera {config.name!r}: expected a link of the arm, got {config.parent!r}")
+    if config.parent != "world":
+        _add_housing(parent, config)
     parent.add_camera(
         name=config.name, pos=config.eye, quat=camera_quaternion(config), fovy=config.fovy_deg
+    )
+
+
+def _add_housing(parent, config: CameraConfig) -> None:
+    """Body of a D405 behind a camera carried by the arm: seen from outside, touches nothing."""
+    half = np.array([0.021, 0.021, 0.0115])
+    backward = np.subtract(config.eye, config.target)
+    backward = backward / np.linalg.norm(backward)
+    parent.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        pos=np.asarray(config.eye) + (half[2] + 0.002) * backward,
+        quat=camera_quaternion(config),
+        size=half,
+        rgba=(0.75, 0.76, 0.78, 1.0),
+        contype=0,
+        conaffinity=0,
+        group=2,
+        mass=0,
     )
 
 
