@@ -1,0 +1,272 @@
+"""A policy bundle: one folder with everything the deployed node needs, refused whole when one byte is off.
+
+    policy.json                what goes in and out, in which units, made from what, with the sha256 of every file
+    tokenizer.json             of the language model
+    preprocess.onnx            raw frames -> network images
+    vision.onnx                network images -> dense tokens
+    prefix.onnx                dense tokens, state, sentence -> sampled tokens and the cache of one observation
+    denoise_step.onnx          one Euler step, called `steps` times
+    *.onnx.data                weights of the graph of the same name
+
+policy.json carries a digest of its own bytes (computed with the digest's value replaced by zeros). Everything is
+parsed as data: JSON and ONNX, never code.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SCHEMA = "grids-policy-bundle/1"
+MANIFEST = "policy.json"
+TOKENIZER = "tokenizer.json"
+GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
+_DIGEST_KEY = '"digest": "'
+_BLOCK_BYTES = 1 << 22
+
+
+class BundleError(ValueError):
+    """The bundle cannot be used; one sentence naming the culprit, what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """One camera as the graph takes it: rgb8 frames of exactly this size, and where they land in the input."""
+
+    name: str
+    key: str  # the checkpoint's feature name
+    width: int
+    height: int
+    resized_width: int
+    resized_height: int
+    pad_left: int
+    pad_top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """value = rad * scale + offset, per joint. `name` is for people ("rad", "degrees", "normalised")."""
+
+    name: str
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    def from_rad(self, position_rad: np.ndarray) -> np.ndarray:
+        """(.., joints) rad -> the bundle's units."""
+        return position_rad * np.asarray(self.scale) + np.asarray(self.offset)
+
+    def to_rad(self, value: np.ndarray) -> np.ndarray:
+        """Inverse of `from_rad`."""
+        return (value - np.asarray(self.offset)) / np.asarray(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How a sentence becomes `max_tokens` ids: newline ended, cut on `truncation` side, padded on the right."""
+
+    max_tokens: int
+    pad_id: int
+    truncation: str  # "left" or "right": the side that is lost
+    instruction: str  # what the policy was trained on, used when nobody says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """policy.json as typed data. Arrays of numbers are tuples; angles of limits are rad."""
+
+    schema: str
+    name: str
+    precision: str
+    cameras: tuple[Camera, ...]
+    input_width: int
+    input_height: int
+    grid_height: int
+    grid_width: int
+    tokens: int  # K per camera
+    convention: str  # "align_corners_false" | "align_corners_true"
+    joints: tuple[str, ...]
+    state_units: Units
+    action_units: Units
+    dt: float
+    chunk: int
+    execute_rows: int
+    noise_dim: int
+    steps: int
+    vision_batch: int  # cameras per call of vision.onnx: all, or 1 when tokens may be reused
+    max_committed: int  # 0: trained without real-time chunking
+    missing_camera: tuple[str, ...]  # what training allows: "mask", "black"
+    position_low: tuple[float, ...]
+    position_high: tuple[float, ...]
+    language: Language
+    cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
+    normalisation: dict[str, dict[str, list[float]]]
+    sampler: dict[str, object]
+    parity: dict[str, object]
+    provenance: dict[str, object]
+    files: dict[str, File]
+    digest: str
+
+    @property
+    def bundle_id(self) -> str:
+        return f"{self.name}-{self.digest[:12]}"
+
+
+def _parse(kind, value, where: str):
+    """`value` from JSON as `kind`; unknown, missing and mistyped fields are named."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise BundleError(f"{where}: expected an object, got {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        if set(hints) != set(value):
+            missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
+            said = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
+            raise BundleError(f"{where}: {' and '.join(said)}; re-export the bundle")
+        return kind(**{k: _parse(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BundleError(f"{where}: expected a list, got {value!r}")
+        return tuple(_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BundleError(f"{where}: expected an object, got {value!r}")
+        return {key: _parse(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is object or isinstance(origin, types.UnionType):
+        return value
+    if origin is list:
+        return [_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise BundleError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _manifest_digest(text: str) -> tuple[str, str]:
+    """(digest written in the text, digest of the text with that value zeroed)."""
+    at = text.rfind(_DIGEST_KEY)
+    if at < 0:
+        raise BundleError(f"{MANIFEST}: expected a digest at its end, found none")
+    start = at + len(_DIGEST_KEY)
+    zeroed = text[:start] + "0" * 64 + text[start + 64 :]
+    return text[start : start + 64], hashlib.sha256(zeroed.encode()).hexdigest()
+
+
+def _check(bundle: Bundle) -> None:
+    """Cross-checks between fields."""
+    joints = len(bundle.joints)
+    for name, values in (
+        ("state_units.scale", bundle.state_units.scale),
+        ("state_units.offset", bundle.state_units.offset),
+        ("action_units.scale", bundle.action_units.scale),
+        ("action_units.offset", bundle.action_units.offset),
+        ("position_low", bundle.position_low),
+        ("position_high", bundle.position_high),
+    ):
+        if len(values) != joints or not np.isfinite(values).all():
+            raise BundleError(f"{MANIFEST}: {name}: expected {joints} finite numbers, got {values}")
+    if 0.0 in bundle.state_units.scale + bundle.action_units.scale:
+        raise BundleError(f"{MANIFEST}: a unit scale is 0, so the units cannot be inverted")
+    if not bundle.dt > 0 or bundle.chunk < 1 or not 1 <= bundle.execute_rows <= bundle.chunk:
+        raise BundleError(
+            f"{MANIFEST}: expected dt > 0 and 1 <= execute_rows <= chunk, got "
+            f"{bundle.dt}, {bundle.execute_rows}, {bundle.chunk}"
+        )
+    if not bundle.parity.get("passed"):
+        raise BundleError(f"{MANIFEST}: the parity gate did not pass: {bundle.parity}")
+    needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}
+    if missing := sorted(needed - set(bundle.files)):
+        raise BundleError(f"{MANIFEST}: files: expected {sorted(needed)}, missing {missing}")
+    for name in bundle.files:
+        if Path(name).name != name:
+            raise BundleError(f"{MANIFEST}: files: expected plain file names, got {name!r}")
+
+
+def read_manifest(folder: Path) -> Bundle:
+    """policy.json parsed and checked in itself; no other file is opened. Raises BundleError."""
+    path = Path(folder) / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
+    except OSError as error:
+        raise BundleError(
+            f"{folder}: expected a policy bundle, but {MANIFEST} cannot be read: {error.strerror}"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        got = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise BundleError(f"{path}: expected schema {SCHEMA!r}, got {got!r}; re-export the bundle")
+    written, computed = _manifest_digest(text)
+    if written != computed:
+        raise BundleError(
+            f"{path}: its bytes changed since export: expected digest {written[:12]}…, got "
+            f"{computed[:12]}…; restore the bundle or export again"
+        )
+    bundle = _parse(Bundle, values, MANIFEST)
+    _check(bundle)
+    return bundle
+
+
+def verify_files(folder: Path, bundle: Bundle) -> None:
+    """Size and sha256 of every file against policy.json; raises BundleError naming the first culprit."""
+
+    def check(item: tuple[str, File]) -> None:
+        name, expected = item
+        path = Path(folder) / name
+        if not path.is_file():
+            raise BundleError(f"{path}: expected a file of {expected.bytes} bytes, found none")
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise BundleError(f"{path}: expected {expected.bytes} bytes, got {size}")
+        got = file_sha256(path)
+        if got != expected.sha256:
+            raise BundleError(
+                f"{path}: its bytes changed since export: expected sha256 "
+                f"{expected.sha256[:12]}…, got {got[:12]}…; restore the bundle or export again"
+            )
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(check, sorted(bundle.files.items())))
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """The bundle in `folder`, every byte verified. Raises BundleError."""
+    bundle = read_manifest(folder)
+    verify_files(folder, bundle)
+    return bundle
+
+
+def seal(folder: Path, manifest: dict[str, object]) -> Bundle:
+    """Write policy.json over the files already in `folder` and read the bundle back."""
+    files = {
+        path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(Path(folder).iterdir())
+        if path.name != MANIFEST
+    }
+    values = {"schema": SCHEMA, **manifest, "files": files, "digest": "0" * 64}
+    text = json.dumps(values, indent=1, allow_nan=False) + "\n"
+    _, digest = _manifest_digest(text)
+    at = text.rfind(_DIGEST_KEY) + len(_DIGEST_KEY)
+    (Path(folder) / MANIFEST).write_text(text[:at] + digest + text[at + 64 :], encoding="utf-8")
+    return load_bundle(folder)

@@ -1,0 +1,81 @@
+"""When to infer, what is already decided, and whether a result may be published: pure functions of numbers."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A published chunk. Row i is meant for stamp_ns + i * dt_s."""
+
+    stamp_ns: int
+    dt_s: float
+    positions_rad: np.ndarray  # (S, J)
+
+    def at(self, times_ns: np.ndarray) -> np.ndarray:
+        """(T,) instants -> (T, J), linear between rows, held at both ends."""
+        row = (times_ns - self.stamp_ns) * 1e-9 / self.dt_s
+        low = np.clip(np.floor(row), 0, len(self.positions_rad) - 1).astype(int)
+        high = np.minimum(low + 1, len(self.positions_rad) - 1)
+        weight = np.clip(row - low, 0.0, 1.0)[:, None]
+        return (1 - weight) * self.positions_rad[low] + weight * self.positions_rad[high]
+
+
+@dataclass(frozen=True, slots=True)
+class Arming:
+    """Whether one inference is fast enough: latency < limit = rows * dt / 2."""
+
+    allowed: bool
+    latency_s: float
+    limit_s: float
+    text: str
+
+
+def check_arming(latency_s: float, rows: int, dt_s: float) -> Arming:
+    """A new chunk is asked for when half of the last one is used, so it must arrive within the other half."""
+    limit_s = rows * dt_s / 2
+    if latency_s < limit_s:
+        text = f"one inference takes {latency_s * 1e3:.0f} ms (p95), limit {limit_s * 1e3:.0f} ms"
+        return Arming(True, latency_s, limit_s, text)
+    text = (
+        f"refusing to arm: one inference takes {latency_s:.2f} s (p95) on this machine, but {rows} rows of "
+        f"{dt_s * 1e3:.0f} ms allow {limit_s:.2f} s: {latency_s / limit_s:.1f} times too slow; use a faster "
+        f"engine, an int8 bundle, time_scale:={math.ceil(latency_s / limit_s * 1.2)}, or arm_when_slow:=true"
+    )
+    return Arming(False, latency_s, limit_s, text)
+
+
+def due(stamp_ns: int, last: Chunk | None, rows: int) -> bool:
+    """Whether an observation at `stamp_ns` should start an inference: half of the last chunk is used."""
+    return last is None or (stamp_ns - last.stamp_ns) * 1e-9 >= rows * last.dt_s / 2
+
+
+def commit(
+    last: Chunk | None, stamp_ns: int, dt_s: float, delay_s: float, limit: int
+) -> np.ndarray:
+    """Rows (d, J) of the last chunk that will have been executed when the new one arrives; d <= limit."""
+    if last is None or limit < 1:
+        return np.zeros((0, 0))
+    rows = min(limit, math.ceil(delay_s / dt_s))
+    times = stamp_ns + np.round(np.arange(rows) * dt_s * 1e9).astype(np.int64)
+    ends_ns = last.stamp_ns + round((len(last.positions_rad) - 1) * last.dt_s * 1e9)
+    return last.at(times[times <= ends_ns])
+
+
+def refuse_output(
+    positions_rad: np.ndarray, names: tuple[str, ...], low: np.ndarray, high: np.ndarray
+) -> str | None:
+    """Why a chunk (S, J) must not be published, or None."""
+    if not np.isfinite(positions_rad).all():
+        bad = sorted({names[j] for j in np.argwhere(~np.isfinite(positions_rad))[:, 1]})
+        return f"the policy's output is not finite at {', '.join(bad)}"
+    beyond = (positions_rad < low) | (positions_rad > high)
+    if not beyond.any():
+        return None
+    row, joint = np.argwhere(beyond)[0]
+    return (
+        f"the policy's output for {names[joint]} at row {row} is {positions_rad[row, joint]:.2f} rad, "
+        f"outside {low[joint]:.2f} to {high[joint]:.2f} of the bundle"
+    )

@@ -1,0 +1,114 @@
+"""The RunTask action: one instruction at a time, with progress, a time limit and cancel."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grids_common.topics import subscription
+from grids_msgs.action import RunTask
+from grids_msgs.msg import TaskState
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.task import Future
+
+ACTION = "policy/run_task"
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the policy says about itself while a task runs."""
+
+    chunks: int
+    latency_p95_s: float
+    state: str
+    failure: str
+
+
+class TaskServer:
+    """Runs in the node's executor thread: the action coroutine sleeps on a timer, never blocks.
+
+    start(instruction) begins motion and may raise ValueError; stop() leaves the arm holding.
+    Success is only ever reported where a judge publishes twin/task_state.
+    """
+
+    def __init__(
+        self,
+        node,
+        start: Callable[[str], None],
+        stop: Callable[[], None],
+        progress: Callable[[], Progress],
+        ready: Callable[[], str],
+    ) -> None:
+        self._node, self._start, self._stop = node, start, stop
+        self._progress, self._ready = progress, ready
+        self._busy = False
+        self._judged: TaskState | None = None
+        subscription(node, "/twin/task_state", TaskState, self._on_task_state)
+        self._server = ActionServer(
+            node, RunTask, ACTION, self._execute,
+            goal_callback=self._on_goal, cancel_callback=lambda _: CancelResponse.ACCEPT,
+        )  # fmt: skip
+
+    def _on_task_state(self, msg: TaskState) -> None:
+        self._judged = msg
+
+    def _on_goal(self, goal: RunTask.Goal) -> GoalResponse:
+        problem = self._ready()
+        if self._busy:
+            problem = "another task is running; cancel it first"
+        elif not goal.instruction.strip():
+            problem = "expected an instruction, got an empty one"
+        elif not goal.timeout >= 0:
+            problem = f"expected a timeout of 0 or more seconds, got {goal.timeout}"
+        if problem:
+            self._node.get_logger().warning(f"{ACTION} refused: {problem}")
+            return GoalResponse.REJECT
+        self._busy = True
+        return GoalResponse.ACCEPT
+
+    async def _execute(self, handle) -> RunTask.Result:
+        goal, began = handle.request, time.monotonic()
+        before = self._progress().chunks
+        judged_before = self._judged
+        try:
+            self._start(goal.instruction)
+            while True:
+                await self._tick()
+                progress, elapsed = self._progress(), time.monotonic() - began
+                chunks = progress.chunks - before
+                judged = self._judged
+                succeeded = judged is not judged_before and judged is not None and judged.success
+                if succeeded:
+                    handle.succeed()
+                    return RunTask.Result(success=True, message="done", chunks=chunks)
+                if handle.is_cancel_requested:
+                    handle.canceled()
+                    return RunTask.Result(success=False, message="cancelled", chunks=chunks)
+                late = 0 < goal.timeout <= elapsed
+                if late or progress.failure or not handle.is_active:
+                    text = progress.failure or f"time limit of {goal.timeout:.0f} s reached"
+                    handle.abort()
+                    return RunTask.Result(success=False, message=text, chunks=chunks)
+                handle.publish_feedback(
+                    RunTask.Feedback(
+                        elapsed=elapsed,
+                        chunks=chunks,
+                        latency_p95=progress.latency_p95_s,
+                        state=progress.state,
+                    )
+                )
+        finally:
+            self._busy = False
+            self._stop()
+
+    async def _tick(self) -> None:
+        """Wait one tick without holding the executor."""
+        done = Future()
+        timer = self._node.create_timer(_TICK_S, lambda: done.set_result(None))
+        try:
+            await done
+        finally:
+            self._node.destroy_timer(timer)
+
+    def close(self) -> None:
+        self._server.destroy()
