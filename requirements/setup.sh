@@ -115,7 +115,13 @@ write_environment() {
       for path in "$ROOT"/src/*/package.xml; do
         name=$(basename "$(dirname "$path")")
         ament+="$ROOT/install/$name:"
-        [ -d "$ROOT/src/$name/$name" ] && modules+="$ROOT/src/$name:" || modules+="$ROOT/install/$name/lib/$version/site-packages:"
+        if [ -f "$ROOT/src/$name/setup.py" ]; then
+          modules+="$ROOT/build/$name:" # links to the sources, and the metadata that the executables look up
+        elif [ -d "$ROOT/src/$name/$name" ]; then
+          modules+="$ROOT/src/$name:"
+        else
+          modules+="$ROOT/install/$name/lib/$version/site-packages:"
+        fi
       done
       # The wheels' bootstrapper would re-execute every Python once to set this; setting it here saves that.
       libraries=$(env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE -u LD_LIBRARY_PATH "$python" -c 'import os; print(os.environ.get("LD_LIBRARY_PATH", ""))')
