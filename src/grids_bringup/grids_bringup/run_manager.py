@@ -176,7 +176,6 @@ class Run:
             }
             if policy
             else {},
-            "files": sorted(path.name for path in self.node.folder.iterdir()),
         }
 
     def say(self, text: str) -> None:
