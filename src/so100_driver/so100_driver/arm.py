@@ -19,6 +19,7 @@ from so100_driver.state import Snapshot
 from so100_driver.teleop import GRIPPER, LeaderTrack, Mapping, Takeover
 
 BLOCKED_RAD = 0.3
+WAITING = "waiting for an action chunk"
 SEED_TOLERANCE_RAD = 0.15  # a torqued servo this close to its goal keeps it, so a restart does not sag
 
 
@@ -89,6 +90,8 @@ class Arm:
         self._following = False
         self._slack = np.zeros(6, bool)
         self.engagement = 0
+        self._ticked_ns = 0
+        self._waiting = WAITING
 
     # -- lifecycle and requests (any thread, under the owner's lock) -------------------------------------------------
     def activate(self, now_ns: int, held: np.ndarray, mode: str) -> None:
@@ -207,11 +210,13 @@ class Arm:
         self._intake, accepted, problem = chunk.accept(self._intake, request, now_ns, self.policy)
         if accepted is None or self.motion is None:
             return problem
-        asked, _, _ = accepted.sample(now_ns)
+        # The goal belongs to the last tick: joining there leaves no hiccup of a fraction of a tick.
+        at_ns = self._ticked_ns or now_ns
+        asked, _, _ = accepted.sample(at_ns)
         apart = float(np.abs(asked - self.motion.position).max())
         if not self._following and apart > self.params.jump_tolerance:
             self._ramp = Ramp(now_ns)
-        self.plan = chunk.join(accepted, now_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
+        self.plan = chunk.join(accepted, at_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
         return ""
 
     def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> bool:
@@ -250,19 +255,23 @@ class Arm:
     def tick(self, now_ns: int, dt_s: float) -> Output:
         """The next goal. `dt_s`: since the last goal was written, bounded by the caller."""
         self.totals.ticks += 1
+        self._ticked_ns = now_ns
         self.hits, self.row = 0, -1.0
         if self.motion is None or not self.torque:
             self.state = "inactive" if not self.active else "released"
             return Output(None, self.torque, "released", None, -1.0, 0)
         target, raw, source = self._target(now_ns)
+        if not self.torque:
+            self.state = "released"
+            return Output(None, False, "released", None, -1.0, 0)
         relieved = self._relieve(now_ns, target)
         if relieved is None:
             self.motion = limits.stop(self.limits, self.motion, dt_s)
             self.state = "holding" if self.motion.still else "stopping"
         else:
-            self.motion, hits = limits.advance(
-                self.limits, self.motion, relieved, dt_s, speed=self._speed(now_ns, relieved)
-            )
+            # The ramp looks at what the client asks: a blended target starts at the goal and is always near.
+            speed = self._speed(now_ns, relieved if raw is None else raw)
+            self.motion, hits = limits.advance(self.limits, self.motion, relieved, dt_s, speed=speed)
             self.hits |= hits
         self._following = target is not None
         self.totals.limit_events += self.hits != 0
@@ -288,7 +297,8 @@ class Arm:
         quiet_s = (now_ns - last) * 1e-9
         timeout = self.params.heartbeat_timeout
         if timeout and mean_s <= timeout / 2 and quiet_s > timeout:
-            self.plan, self.reason = None, f"the policy has been silent for {quiet_s:.1f} s: holding"
+            self.plan = None
+            self._waiting = f"the policy has been silent for {quiet_s:.1f} s: holding"
         if self.plan is None or now_ns > self.plan.chunk.end_ns:
             self._out_of_rows(now_ns)
             return None, None, "hold"
@@ -298,11 +308,10 @@ class Arm:
 
     def _out_of_rows(self, now_ns: int) -> None:
         self.totals.empty_ticks += 1
+        if self.plan is not None and now_ns > self.plan.chunk.end_ns + self.params.command_timeout * 1e9:
+            self.plan, self._waiting = None, "the last action chunk has ended: holding"
         if self.plan is None:
-            if not self.reason.startswith("the policy has been silent"):
-                self.reason = "waiting for an action chunk"
-        elif now_ns > self.plan.chunk.end_ns + self.params.command_timeout * 1e9:
-            self.plan, self.reason = None, "the last action chunk has ended: holding"
+            self.reason = self._waiting
 
     def _teleop_target(self, now_ns: int):
         age_s = self._leader.age_s(now_ns)
@@ -336,7 +345,7 @@ class Arm:
         self._enter(now_ns, Mode.POLICY, "the leader rests: given back to the policy")
         if plan is not None and now_ns < plan.chunk.end_ns:
             self.plan = chunk.join(
-                plan.chunk, now_ns, self.motion.position, self.motion.velocity, self.params.blend_time
+                plan.chunk, self._ticked_ns, self.motion.position, self.motion.velocity, self.params.blend_time
             )
         return True
 
@@ -358,7 +367,7 @@ class Arm:
     # -- details -----------------------------------------------------------------------------------------------------
     def _enter(self, now_ns: int, mode: Mode, why: str) -> None:
         """Every change of mode forgets what was being executed and starts a new ramp."""
-        self.mode, self.reason = mode, why
+        self.mode, self.reason, self._waiting = mode, why, WAITING
         self.human, self.plan, self._clutch, self._rest = False, None, None, None
         self._ramp = Ramp(now_ns)
         self._intake = replace(self._intake, not_before_ns=now_ns)
@@ -380,14 +389,14 @@ class Arm:
         if self.motion is not None:
             self.motion = Motion.at(self.motion.position)
 
-    def _speed(self, now_ns: int, target: np.ndarray) -> float:
+    def _speed(self, now_ns: int, asked: np.ndarray) -> float:
         """The velocity limit now: rest speed, start ramp and derating."""
         p = self.params
         if self.verdict.speed < 1.0:
             self.hits |= limits.HIT_DERATED
         if self._rest is not None:
             return 1.5 * p.rest_velocity
-        error = float(np.abs(target - self.motion.position).max())
+        error = float(np.abs(np.clip(asked, self.limits.low_rad, self.limits.high_rad) - self.motion.position).max())
         self._ramp = self._ramp.update(now_ns, error, tolerance_rad=p.ramp_tolerance, slow_s=p.ramp_time)
         speed = self._ramp.speed(now_ns, slow=p.ramp_velocity, full=p.velocity_limit, open_s=p.ramp_open)
         if not self._ramp.done(now_ns, p.ramp_open):

@@ -60,7 +60,7 @@ class Chunk:
         """Position, velocity and fractional row at an instant; beyond either end the nearest row, standing still."""
         row = self.row_at(now_ns)
         last = len(self.positions) - 1
-        if row <= 0 or last == 0:
+        if row < 0 or last == 0:
             return self.positions[0], np.zeros_like(self.positions[0]), 0.0
         if row >= last:
             return self.positions[last], np.zeros_like(self.positions[0]), float(last)

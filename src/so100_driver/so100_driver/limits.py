@@ -54,8 +54,13 @@ class Motion:
 
 
 def braking_speed(distance: np.ndarray, acceleration: float, dt_s: float) -> np.ndarray:
-    """Highest speed from which `distance` (>= 0) still suffices to stop, when speeds change once per dt."""
-    return acceleration * (np.sqrt(dt_s * dt_s / 4 + 2 * distance / acceleration) - dt_s / 2)
+    """Highest speed from which `distance` (>= 0) still suffices to stop, when speeds change once per dt.
+
+    Exact for steps of equal length: k steps that slow down by a dt each cover k u dt - a dt^2 k (k - 1) / 2.
+    """
+    unit = acceleration * dt_s * dt_s
+    steps = np.maximum(np.ceil((np.sqrt(1 + 8 * distance / unit) - 1) / 2), 1.0)
+    return (distance + unit * steps * (steps - 1) / 2) / (steps * dt_s)
 
 
 def advance(

@@ -201,7 +201,11 @@ class DriverNode(ManagedNode):
     # -- details -----------------------------------------------------------------------------------------------------
     def _event(self, level: str, text: str) -> None:
         logger = self.get_logger()
-        (logger.error if level == "error" else logger.info)(text)
+        # rclpy ties a severity to the calling line, so each level needs a line of its own.
+        if level == "error":
+            logger.error(text)
+        else:
+            logger.info(text)
 
     def _need_loop(self) -> ControlLoop:
         if self._loop is None:

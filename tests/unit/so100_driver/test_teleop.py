@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from so100_driver.teleop import LeaderTrack, Mapping, Squeezes
+
+
+def test_the_gripper_is_mapped_range_to_range_and_the_rest_one_to_one():
+    mapping = Mapping(np.ones(6), (0.0, 0.6), (-1.0, 1.0))
+    leader = np.array([0.1, -0.2, 0.3, 0.4, 0.5, 0.15])
+    assert mapping.follower(leader) == pytest.approx([0.1, -0.2, 0.3, 0.4, 0.5, -0.5])
+
+
+def test_an_inverted_joint_and_an_inverted_gripper_follow_their_sign():
+    mapping = Mapping(np.array([-1.0, 1, 1, 1, 1, -1.0]), (0.0, 1.0), (-1.0, 1.0))
+    assert mapping.follower(np.array([0.4, 0, 0, 0, 0, 1.0])) == pytest.approx([-0.4, 0, 0, 0, 0, -1.0])
+
+
+def test_the_leader_is_interpolated_a_fixed_delay_in_the_past():
+    track = LeaderTrack(0.01)
+    for i in range(5):
+        track.add(i * 10_000_000, np.full(6, i * 0.1))
+    assert track.sample(35_000_000) == pytest.approx(np.full(6, 0.25))
+    assert track.sample(99_000_000) == pytest.approx(np.full(6, 0.4))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf], ids=str)
+def test_a_non_finite_or_older_sample_is_ignored(bad):
+    track = LeaderTrack(0.0)
+    assert track.add(10, np.zeros(6))
+    assert not track.add(20, np.full(6, bad))
+    assert not track.add(10, np.ones(6))
+    assert track.newest == pytest.approx(np.zeros(6))
+
+
+def squeeze(times, *, open_part=0.9):
+    state = Squeezes()
+    for t in times:
+        for part, at in ((open_part, t), (0.05, t + 0.1), (open_part, t + 0.2)):
+            state = state.update(int(at * 1e9), part, low=0.0, high=1.0, window_s=1.5)
+    return state
+
+
+def test_three_quick_squeezes_count_and_slow_ones_do_not():
+    assert len(squeeze([0, 0.4, 0.8]).times_ns) == 3
+    assert len(squeeze([0, 1.4, 2.8]).times_ns) < 3
+
+
+def test_a_gripper_that_never_fully_opens_is_one_squeeze():
+    assert len(squeeze([0, 0.4, 0.8], open_part=0.4).times_ns) == 1
