@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            f"camera = {NAME}.camera_node:main",
             f"overlay = {NAME}.overlay_node:main",
         ]
     },

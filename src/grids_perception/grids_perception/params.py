@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from grids_common.params import param
 from grids_common.topics import CAMERAS
 
+SOURCES = ("realsense", "uvc", "file")
+
 
 @dataclass(frozen=True)
 class OverlayParams:
@@ -28,3 +30,52 @@ class OverlayParams:
             raise ValueError("cameras: expected at least one camera name, got an empty list")
         if self.video and not self.video.endswith(".mp4"):
             raise ValueError(f"video: expected a path ending in .mp4, got {self.video!r}")
+
+
+@dataclass(frozen=True)
+class CameraParams:
+    """One camera node; each camera runs in its own process."""
+
+    camera: str = param("front", "name of the camera and of its topics", choices=CAMERAS)
+    source: str = param(
+        "realsense", "realsense: by serial; uvc: any V4L2 camera; file: a video or a .db3", choices=SOURCES
+    )
+    serial: str = param(
+        "",
+        "serial number of the RealSense, in quotes or as _123456 on a command line; empty: the only one of its model",
+    )
+    model: str = param("", "what its name must contain, such as D435 or D405; empty: any")
+    device: str = param("", "uvc: /dev/v4l/by-id/… or /dev/videoN; file: path of the file")
+    loop: bool = param(False, "file: start again at the end")
+    width: int = param(640, "image width", unit="px", lo=16, hi=4096)
+    height: int = param(480, "image height", unit="px", lo=16, hi=4096)
+    fps: int = param(30, "frame rate", unit="Hz", lo=1, hi=120)
+    exposure_us: float = param(0.0, "exposure; 0: automatic", unit="µs", lo=0.0, hi=1e6)
+    gain: float = param(-1.0, "gain in the camera's own steps; -1: automatic", lo=-1.0, hi=1e4)
+    white_balance_k: float = param(0.0, "white balance; 0: automatic", unit="K", lo=0.0, hi=12000.0)
+    compressed: bool = param(False, "also publish JPEG on color/image_raw/compressed")
+    jpeg_quality: int = param(90, "quality of that JPEG", lo=1, hi=100)
+    frame_id: str = param("", "optical frame; empty: <camera>_color_optical_frame")
+    intrinsics: tuple[float, ...] = param((), "uvc, file: fx, fy, cx, cy", unit="px")
+    distortion: tuple[float, ...] = param((), "uvc, file: k1, k2, p1, p2, k3")
+    timeout_s: float = param(1.0, "silence after which the camera is lost", unit="s", lo=0.1, hi=30.0)
+    frozen_after_s: float = param(1.0, "time of identical pictures after which it is stuck", unit="s", lo=0.2, hi=60.0)
+    max_stamp_error_s: float = param(0.2, "largest believable age of a device stamp", unit="s", lo=0.01, hi=5.0)
+    assumed_delay_s: float = param(
+        0.0, "exposure to arrival where the device cannot tell, taken off the stamp", unit="s", lo=0.0, hi=0.5
+    )
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.source != "realsense" and not self.device:
+            problems.append(f"device: expected a path for source {self.source!r}, got nothing")
+        if len(self.intrinsics) not in (0, 4):
+            problems.append(f"intrinsics: expected fx, fy, cx, cy, got {len(self.intrinsics)} values")
+        if len(self.distortion) not in (0, 5):
+            problems.append(f"distortion: expected k1, k2, p1, p2, k3, got {len(self.distortion)} values")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+# Node names under which config/perception.yaml holds values.
+SCHEMAS = {"front_camera": CameraParams, "wrist_camera": CameraParams, "overlay": OverlayParams}

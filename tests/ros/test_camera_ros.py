@@ -1,0 +1,185 @@
+"""The camera node as a process on the real SDK (a recorded device) and on a video file."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import av
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+rclpy = pytest.importorskip("rclpy")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
+
+from grids_common import topics  # noqa: E402
+from grids_perception.messages import image_to_rgb, stamp_ns  # noqa: E402
+
+PROGRAM = [sys.executable, "-c", "from grids_perception.camera_node import main; main()"]
+WIDTH, HEIGHT, FPS, FRAMES = 640, 480, 30, 75
+
+
+@contextmanager
+def camera_process(*parameters: str, log):
+    arguments = [word for item in ("autostart:=true", *parameters) for word in ("-p", item)]
+    process = subprocess.Popen([*PROGRAM, "--ros-args", *arguments], stderr=log, stdout=log, env=os.environ.copy())
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def node():
+    rclpy.init()
+    node = rclpy.create_node("camera_test")
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def log(tmp_path):
+    with (tmp_path / "log.txt").open("w+") as file:
+        yield file
+
+
+def spin_until(node, condition, timeout_s=30.0):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"nothing within {timeout_s} s"
+        rclpy.spin_once(node, timeout_sec=0.05)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """75 frames of a software device through the SDK's own recorder; frame k is full of 100 + k, number 31 missing."""
+    pytest.importorskip("pyrealsense2", reason="pip install -r requirements/hardware.txt")
+    from grids_perception.realsense import load_sdk
+
+    rs = load_sdk()
+    path = tmp_path_factory.mktemp("rs") / "front.db3"
+    device = rs.software_device()
+    device.register_info(rs.camera_info.name, "Intel RealSense D435")
+    device.register_info(rs.camera_info.serial_number, "000000000007")
+    sensor = device.add_sensor("RGB Camera")
+    stream = rs.video_stream()
+    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
+    stream.width, stream.height, stream.fps, stream.bpp = WIDTH, HEIGHT, FPS, 3
+    lens = rs.intrinsics()
+    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = WIDTH, HEIGHT, 610.0, 611.0, 320.5, 240.5
+    lens.model = rs.distortion.inverse_brown_conrady
+    stream.intrinsics = lens
+    profile = sensor.add_video_stream(stream).as_video_stream_profile()
+    recorder = rs.recorder(str(path), device)
+    recorded = recorder.query_sensors()[0]
+    recorded.open(recorded.get_stream_profiles()[0])
+    recorded.start(rs.frame_queue(50))
+    begin = time.monotonic()
+    for k in range(FRAMES):
+        time.sleep(max(0.0, begin + k / FPS - time.monotonic()))
+        if k == 30:
+            continue
+        frame = rs.software_video_frame()
+        frame.pixels = np.full((HEIGHT, WIDTH, 3), 100 + k, np.uint8)
+        frame.stride, frame.bpp, frame.profile = WIDTH * 3, 3, profile
+        frame.timestamp, frame.domain = 5000.0 + k * 1000 / FPS, rs.timestamp_domain.hardware_clock
+        frame.frame_number = k + 1
+        sensor.on_video_frame(frame)
+    recorded.stop()
+    recorded.close()
+    return path
+
+
+def test_a_recorded_realsense_arrives_complete_with_stamps_intrinsics_and_diagnostics(node, recording, log):
+    images, infos, health = [], [], []
+    # Reliable and deep here: the test asks what the node sent, not what best effort let through.
+    node.create_subscription(Image, "/front/color/image_raw", images.append, QoSProfile(depth=100))
+    topics.subscription(node, "/front/color/camera_info", CameraInfo, infos.append)
+    topics.subscription(node, "/diagnostics", DiagnosticArray, health.append)
+    with camera_process("source:=file", f"device:={recording}", "loop:=true", log=log):
+        spin_until(node, lambda: len(images) >= 2 * FRAMES)
+        spin_until(node, lambda: len(health) >= 2)
+    pixels = [image_to_rgb(m) for m in images]
+    assert all((p == p[0, 0, 0]).all() for p in pixels)
+    levels = [int(p[0, 0, 0]) - 100 for p in pixels]
+    assert 30 not in levels
+    # Once round, in order, each once. On a busy machine the real-time playback itself skips a few.
+    wraps = [0, *(np.flatnonzero(np.diff(levels) < 0) + 1), len(levels)]
+    longest = max(itertools.pairwise(wraps), key=lambda span: span[1] - span[0])
+    turn = levels[slice(*longest)]
+    assert len(set(turn)) == len(turn) > 0.6 * FRAMES
+    stamps = np.array([stamp_ns(m.header.stamp) for m in images[slice(*longest)]])
+    # The device's spacing, not the arrivals' jitter.
+    wanted_ms = np.diff(turn) * 1000 / FPS
+    assert abs(np.median(np.diff(stamps) * 1e-6 - wanted_ms)) < 0.01
+    now = time.time_ns()
+    assert 0 < now - stamps[-1] < 60e9
+    assert images[0].header.frame_id == "front_color_optical_frame"
+    assert [infos[0].k[0], infos[0].k[2], infos[0].width] == [610.0, 320.5, WIDTH]
+    status = health[-1].status[0]
+    values = {v.key: v.value for v in status.values}
+    assert status.name == "camera front"
+    assert "D435 000000000007" in status.hardware_id
+    assert status.level == DiagnosticStatus.OK or "Hz instead of" in status.message  # a busy machine
+    assert int(values["lost"]) >= 1
+    assert values["stamp_from"] == "offset"
+
+
+def write_video(path, frames=40):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for k in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * k, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_file_stands_in_for_a_camera_and_its_end_is_said(node, tmp_path, log):
+    images, jpegs, health = [], [], []
+    topics.subscription(node, "/wrist/color/image_raw", Image, images.append)
+    topics.subscription(node, "/wrist/color/image_raw/compressed", CompressedImage, jpegs.append)
+    topics.subscription(node, "/diagnostics", DiagnosticArray, health.append)
+    path = write_video(tmp_path / "clip.mp4")
+    parameters = ("camera:=wrist", "source:=file", f"device:={path}", "compressed:=true", "fps:=20")
+    with camera_process(*parameters, log=log) as process:
+        spin_until(node, lambda: any("end of the video" in a.status[0].message for a in health))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert len(images) > 20
+    assert image_to_rgb(images[0]).shape == (48, 64, 3)
+    assert jpegs
+    assert bytes(jpegs[0].data[:2]) == b"\xff\xd8"
+    assert health[-1].status[0].level == DiagnosticStatus.WARN
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text", "code"),
+    [
+        (("serial:=_12345",), "expected RealSense with serial 12345, found:", 1),
+        (("source:=uvc", "device:=/dev/video99"), "expected a camera at /dev/video99", 1),
+        (("source:=uvc",), "device: expected a path", 2),
+        (("source:=file", "device:=/none.mp4"), "found no file /none.mp4", 1),
+        (("fps:=1000",), "fps: expected 1 to 120", 2),
+    ],
+    ids=["no RealSense", "no webcam", "no path", "no file", "bad rate"],
+)
+def test_what_is_missing_or_wrong_ends_in_one_sentence(parameters, text, code, log):
+    if "serial:=_12345" in parameters:
+        pytest.importorskip("pyrealsense2", reason="pip install -r requirements/hardware.txt")
+    with camera_process(*parameters, log=log) as process:
+        assert process.wait(15) == code
+    log.seek(0)
+    said = log.read()
+    assert text in said
+    assert "Traceback" not in said

@@ -1,0 +1,202 @@
+"""Stamps, losses and stuck pictures as pure functions; the capture loop against a scripted source."""
+
+import time
+
+import numpy as np
+import pytest
+
+from grids_perception.capture_loop import CaptureLimits, CaptureLoop
+from grids_perception.core.capture import Frame, FrameCounter, StampMapper, StillDetector, backoff_s
+from grids_perception.source import AbstractSource, Intrinsics, SourceError, SourceInfo
+
+MS = 1_000_000
+EPOCH_MS = 1.7e12
+
+
+def mapper(**options) -> StampMapper:
+    return StampMapper(max_error_ns=200 * MS, **options)
+
+
+def test_a_believable_epoch_stamp_is_the_capture_time():
+    stamp = mapper().map(EPOCH_MS, "global_time", round(EPOCH_MS * MS) + 12 * MS)
+    assert (stamp.ns, stamp.how, stamp.age_ns) == (round(EPOCH_MS * MS), "device", 12 * MS)
+
+
+@pytest.mark.parametrize("error_ms", [-5, 250, 1e9], ids=["future", "too old", "wrong clock"])
+def test_an_unbelievable_epoch_stamp_is_replaced_and_counted(error_ms):
+    clock = mapper()
+    arrival = round((EPOCH_MS + error_ms) * MS)
+    stamp = clock.map(EPOCH_MS, "global_time", arrival)
+    assert stamp.how == "offset"
+    assert stamp.ns == arrival
+    assert clock.distrusted == 1
+
+
+def test_a_hardware_clock_keeps_its_spacing_under_transport_jitter():
+    """Arrivals jitter by up to 20 ms; stamps must not, once an undelayed frame has been seen."""
+    clock, rng = mapper(), np.random.default_rng(0)
+    device_ms = 5_000.0 + np.arange(200) * 1000 / 30
+    delay_ms = rng.uniform(0, 20, 200)
+    delay_ms[10] = 0.0
+    start = 10**18
+    stamps = [
+        clock.map(d, "hardware_clock", start + round((d + late) * MS)).ns
+        for d, late in zip(device_ms, delay_ms, strict=True)
+    ]
+    true = start + np.array([round(d * MS) for d in device_ms])
+    assert np.abs(np.array(stamps[11:]) - true[11:]).max() <= 1
+    assert clock.jumps == 0
+
+
+def test_the_offset_forgets_so_that_it_follows_a_drifting_clock():
+    clock = mapper(window=100)
+    drift = 1e-4  # the device is 100 ppm slow
+    error = []
+    for i in range(2000):
+        true_ms = i * 1000 / 30
+        stamp = clock.map(true_ms * (1 - drift), "hardware_clock", round(true_ms * MS))
+        error.append(abs(stamp.ns - true_ms * MS))
+    assert max(error[200:]) < 1 * MS  # 100 frames of drift, not 2000
+
+
+def test_a_device_clock_that_starts_again_is_mapped_anew():
+    clock = mapper()
+    clock.map(90_000.0, "hardware_clock", 10**18)
+    stamp = clock.map(10.0, "hardware_clock", 10**18 + 33 * MS)
+    assert stamp.ns == 10**18 + 33 * MS
+    assert clock.jumps == 1
+
+
+def test_without_a_device_stamp_arrival_less_the_known_delay_counts():
+    stamp = mapper(assumed_delay_ns=15 * MS).map(None, "none", 10**18)
+    assert (stamp.ns, stamp.how) == (10**18 - 15 * MS, "arrival")
+
+
+def test_gaps_in_frame_numbers_are_losses_and_repeats_are_ignored():
+    counter = FrameCounter()
+    taken = [counter.add(n) for n in (7, 8, 8, 11, 12)]
+    assert taken == [True, True, False, True, True]
+    assert (counter.received, counter.lost, counter.repeated) == (4, 2, 1)
+
+
+def test_numbers_that_start_again_are_no_loss():
+    counter = FrameCounter()
+    for n in (100, 101, 1, 2):
+        counter.add(n)
+    assert (counter.lost, counter.restarts) == (0, 1)
+    counter.forget_position()
+    counter.add(500)
+    assert counter.lost == 0
+
+
+def test_identical_pictures_are_timed_and_one_changed_pixel_ends_it():
+    still, picture = StillDetector(), np.full((48, 64, 3), 90, np.uint8)
+    still.add(picture, 0)
+    assert still.add(picture, 700 * MS) == 700 * MS
+    picture[8, 12, 1] += 1
+    assert still.add(picture, 800 * MS) == 0
+    assert not still.black
+    still.add(np.zeros((48, 64, 3), np.uint8), 900 * MS)
+    assert still.black
+
+
+def test_back_off_doubles_and_stays_bounded():
+    waits = [backoff_s(i) for i in range(8)]
+    assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert max(waits) == 10.0
+    assert backoff_s(10_000) == 10.0
+
+
+class ScriptedSource(AbstractSource):
+    """Plays "frame", "same", "silent", "unplug" at about 200 Hz; after a loss opening fails `absent` times."""
+
+    def __init__(self, script: list[str], absent: int = 0):
+        self.script, self.absent = list(script), absent
+        self.opened = self.resets = self.number = 0
+
+    def open(self) -> SourceInfo:
+        if self.opened and self.absent:
+            self.absent -= 1
+            raise SourceError("no device")
+        self.opened += 1
+        self.number = 0
+        return SourceInfo("scripted", "1", Intrinsics(8, 8))
+
+    def read(self, timeout_s: float) -> Frame | None:
+        time.sleep(0.005)
+        step = self.script.pop(0) if self.script else "frame"
+        if step == "unplug":
+            raise SourceError("unplugged")
+        if step == "silent":
+            time.sleep(timeout_s)
+            return None
+        self.number += 1
+        level = 50 if step == "same" else (self.number * 7) % 256
+        return Frame(np.full((8, 8, 3), level, np.uint8), self.number, None, "none", time.time_ns())
+
+    def close(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def run_until(source: ScriptedSource, condition, monkeypatch, limits=None):
+    """Run the loop on the script with short back-off; returns what was delivered, said and the last health."""
+    monkeypatch.setattr("grids_perception.capture_loop.backoff_s", lambda attempt: 0.01)
+    frames, said = [], []
+    loop = CaptureLoop(
+        source,
+        limits or CaptureLimits(timeout_s=0.1, frozen_after_s=0.2),
+        lambda frame, stamp: frames.append((frame, stamp)),
+        lambda level, text: said.append(f"{level}: {text}"),
+    )
+    loop.open()
+    loop.start()
+    end = time.monotonic() + 10
+    while not condition(loop, frames) and time.monotonic() < end:
+        time.sleep(0.01)
+    health = loop.health()
+    loop.stop()
+    assert condition(loop, frames), said
+    return frames, said, health
+
+
+def test_an_unplugged_camera_is_said_and_delivers_again_after_several_attempts(monkeypatch):
+    source = ScriptedSource(["frame"] * 5 + ["unplug"], absent=4)
+    _, said, health = run_until(source, lambda loop, frames: len(frames) > 12, monkeypatch)
+    assert health.state == "streaming"
+    assert (health.reconnects, health.resets, source.resets) == (1, 1, 1)
+    assert health.lost == 0  # numbers start again after a reconnect
+    text = "\n".join(said)
+    assert "camera lost: unplugged" in text
+    assert "no device (attempt 4" in text
+    assert "is back after 5 attempt(s)" in text
+
+
+def test_a_silent_camera_is_reopened(monkeypatch):
+    source = ScriptedSource(["frame"] * 3 + ["silent"])
+    run_until(source, lambda loop, frames: source.opened == 2 and len(frames) > 6, monkeypatch)
+
+
+def test_a_frozen_picture_is_a_lost_camera(monkeypatch):
+    source = ScriptedSource(["frame"] * 3 + ["same"] * 100)
+    _, said, _ = run_until(source, lambda loop, frames: source.opened >= 2, monkeypatch)
+    assert any("frozen for 0.2" in text for text in said)
+
+
+def test_an_error_in_the_receiver_ends_the_thread_loudly():
+    def deliver(frame, stamp):
+        raise ZeroDivisionError("receiver")
+
+    said = []
+    loop = CaptureLoop(ScriptedSource([]), CaptureLimits(), deliver, lambda level, text: said.append(level))
+    loop.open()
+    loop.start()
+    end = time.monotonic() + 5
+    while not loop.fatal and time.monotonic() < end:
+        time.sleep(0.01)
+    loop.stop()
+    assert "ZeroDivisionError" in loop.fatal
+    assert said == ["fatal"]
+    assert loop.health().state == "lost"
