@@ -139,8 +139,12 @@ class Run:
                     self.warnings.append(
                         f"the arm was not brought to rest: {response.message if response else 'no answer'}"
                     )
-            if not self.node.transition(name, Transition.TRANSITION_DEACTIVATE, 5.0):
-                self.warnings.append(f"{name} did not deactivate")
+            # cleanup closes the serial port (the servos keep holding), so its end is no fault of the driver's.
+            steps = (("deactivate", Transition.TRANSITION_DEACTIVATE), ("clean up", Transition.TRANSITION_CLEANUP))
+            for verb, number in steps:
+                if not self.node.transition(name, number, 5.0):
+                    self.warnings.append(f"{name} did not {verb}")
+                    break
 
     def exit_code(self) -> int:
         if self.failure:
