@@ -14,6 +14,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -299,7 +300,8 @@ def report(name: str, tolerance: float, rows: list[Row], skipped: list[str]) -> 
         mark = "" if row.error <= tolerance else "  <- above tolerance"
         lines.append(f"{row.stage:{width}}  {row.error:13.2e}  {row.scale:13.3g}{mark}")
     if skipped:
-        lines.append(f"not compared: {', '.join(sorted(skipped))}")
+        groups = Counter(stage.split("/")[0] for stage in skipped)
+        lines.append(f"not compared: {', '.join(f'{n} of {group}/' for group, n in groups.items())}")
     worst = max(rows, key=lambda row: row.error)
     verdict = "within" if worst.error <= tolerance else "ABOVE"
     lines.append(f"{name}: worst {worst.error:.2e} at {worst.stage}, {verdict} the tolerance {tolerance:.0e}")
@@ -316,21 +318,28 @@ def run(reference: Reference, provider: StageProvider, write: Callable[[str], ob
     return max(row.error for row in rows) <= provider.tolerance
 
 
-def build_providers(checkpoint: Checkpoint) -> list[StageProvider]:
+def build_providers(checkpoint: Checkpoint, *, torch_only: bool) -> list[StageProvider]:
     """Every implementation that has to agree with the reference."""
-    return [TorchStages(checkpoint)]
+    providers: list[StageProvider] = [TorchStages(checkpoint)]
+    if not torch_only:
+        from grids_policy.parity_onnx import OnnxStages  # imports this module
+
+        providers.append(OnnxStages(checkpoint))
+    return providers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit status."""
     parser = argparse.ArgumentParser(prog="grids parity", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT_DIR", type=Path)
-    parser.add_argument("reference", metavar="ORACLE_NPZ", type=Path)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT_DIR", type=Path, help="folder as LeRobot saves it")
+    parser.add_argument("reference", metavar="ORACLE_NPZ", type=Path, help="reference inputs and stages")
+    parser.add_argument("--torch-only", action="store_true", help="skip the export to ONNX (about 10 s)")
     arguments = parser.parse_args(argv)
     try:
         reference = read_reference(arguments.reference)
         checkpoint = load_checkpoint(arguments.checkpoint, overrides=reference.overrides)
-        passed = [run(reference, p, sys.stdout.write) for p in build_providers(checkpoint)]
+        providers = build_providers(checkpoint, torch_only=arguments.torch_only)
+        passed = [run(reference, provider, sys.stdout.write) for provider in providers]
     except (CheckpointError, OracleError, BundleError) as error:
         sys.stderr.write(f"parity: {error}\n")
         return 2
@@ -338,4 +347,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from grids_policy.parity import main as imported  # one copy of the classes, shared with parity_onnx
+
+    sys.exit(imported())
