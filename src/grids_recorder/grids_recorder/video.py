@@ -1,7 +1,6 @@
 """mp4 in and out through PyAV: encode a camera, join episodes without re-encoding, decode fast and by index.
 
-Frame i of an episode has exactly the time i / fps: the stream's clock ticks 512 times per frame, so the container
-cannot round it.
+Frame i of an episode has exactly the time i / fps: the stream's clock ticks a whole number of times per frame.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,17 @@ import numpy as np
 
 from grids_recorder.dataset import DatasetError, VideoSettings
 
-TICKS_PER_FRAME = 512
+# The mp4 muxer of FFmpeg refuses clocks slower than this.
+_LEAST_TICKS_PER_S = 10_000
 AHEAD_FRAMES = 12  # decoding this far forward is cheaper than a seek
+
+
+def ticks_per_frame(fps: int) -> int:
+    """Clock ticks of one frame: 512, doubled until the clock is fast enough for mp4."""
+    ticks = 512
+    while fps * ticks < _LEAST_TICKS_PER_S:
+        ticks *= 2
+    return ticks
 
 
 class VideoWriter:
@@ -24,7 +32,8 @@ class VideoWriter:
         self._container = av.open(str(path), "w", format="mp4")
         stream = self._container.add_stream(settings.codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, settings.pix_fmt
-        stream.time_base = stream.codec_context.time_base = Fraction(1, fps * TICKS_PER_FRAME)
+        self._ticks = ticks_per_frame(fps)
+        stream.time_base = stream.codec_context.time_base = Fraction(1, fps * self._ticks)
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
         stream.codec_context.thread_count = 1  # parallel over episodes; also makes the bytes repeatable
         stream.options = {"crf": str(settings.crf), "preset": settings.preset}
@@ -36,7 +45,7 @@ class VideoWriter:
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise DatasetError(f"video: expected uint8 frames of shape {self._shape}, got {frame.dtype} {frame.shape}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts = self.frames * TICKS_PER_FRAME
+        picture.pts = self.frames * self._ticks
         picture.time_base = self._stream.time_base
         self._container.mux(self._stream.encode(picture))
         self.frames += 1
@@ -48,7 +57,8 @@ class VideoWriter:
 
 def join(parts: Sequence[Path], target: Path, fps: int) -> None:
     """Put mp4 files made by VideoWriter behind each other without decoding; part k starts where k-1 ended."""
-    tick = Fraction(1, fps * TICKS_PER_FRAME)
+    ticks = ticks_per_frame(fps)
+    tick = Fraction(1, fps * ticks)
     with av.open(str(target), "w", format="mp4") as output:
         stream, base = None, 0
         for part in parts:
@@ -61,8 +71,8 @@ def join(parts: Sequence[Path], target: Path, fps: int) -> None:
                 for packet in source.demux(video):
                     if packet.size == 0:
                         continue
-                    packet.pts = packet.dts = (base + round(packet.pts * packet.time_base * fps)) * TICKS_PER_FRAME
-                    packet.duration = TICKS_PER_FRAME
+                    packet.pts = packet.dts = (base + round(packet.pts * packet.time_base * fps)) * ticks
+                    packet.duration = ticks
                     packet.time_base = tick
                     packet.stream = stream
                     output.mux(packet)

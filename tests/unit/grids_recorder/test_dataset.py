@@ -269,3 +269,27 @@ def test_a_v21_dataset_reads_like_the_v30_one(dataset, tmp_path):
         difference = np.abs(old.frame("wrist", index).astype(int) - dataset.frame("wrist", index))
         assert difference.mean() < 1.5
     np.testing.assert_allclose(old.statistics[STATE]["q50"], dataset.statistics[STATE]["q50"])
+
+
+@pytest.mark.parametrize("fps", [1, 10, 15, 30, 60, 100])
+def test_frame_times_are_exact_at_every_rate(tmp_path, fps):
+    import av
+
+    from grids_recorder.dataset import VideoSettings
+    from grids_recorder.video import VideoReader, VideoWriter, join
+
+    parts = []
+    for part in range(2):
+        parts.append(tmp_path / f"{part}.mp4")
+        writer = VideoWriter(parts[-1], fps, SIZE, SIZE, VideoSettings())
+        for frame in range(13):
+            writer.write(np.full((SIZE, SIZE, 3), 30 + 100 * part + 5 * frame, np.uint8))
+        writer.close()
+    join(parts, tmp_path / "both.mp4", fps)
+    with av.open(str(tmp_path / "both.mp4")) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+    assert [time * fps for time in times] == list(range(26))
+    reader = VideoReader(tmp_path / "both.mp4", fps)
+    assert abs(int(reader.frame(20)[0, 0, 0]) - (130 + 35)) < 4
+    assert abs(int(reader.frame(3)[0, 0, 0]) - 45) < 4
+    reader.close()
