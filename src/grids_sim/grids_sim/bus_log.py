@@ -2,7 +2,8 @@
 
 In memory a bounded ring; on disk, when a path is given, one JSON object a line:
     {"t": 12.345678, "arm": "follower", "id": 3, "kind": "goal", "value": 2100, "present": 2098, "torque": 1}
-`t` is CLOCK_MONOTONIC in seconds (comparable between processes of one machine), values are raw register values after
+`t` is CLOCK_MONOTONIC in seconds (comparable between processes of one machine), when the packet's last bit is on the
+line; values are raw register values after
 decoding, `present` and `torque` are the servo's own at that moment. Kind "event" carries a text in "note".
 """
 

@@ -38,7 +38,7 @@ SNAPSHOT_STEPS = 3
 
 @dataclass(slots=True)
 class TwinStats:
-    """Totals since the start. `dropped_steps`: physics the machine was too slow for; `realtime`: priority was granted."""
+    """Totals since the start. Dropped steps: the machine was too slow for them. `realtime`: priority was granted."""
 
     steps: int = 0
     dropped_steps: int = 0
@@ -141,6 +141,9 @@ class Twin:
         self._thread.start()
 
     def close(self) -> None:
+        """Stop the threads and remove links and files. A second call does nothing."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=3.0)

@@ -87,7 +87,7 @@ class SerialBus:
         self._late: list[tuple[float, bytes]] = []
         self._line_free_s = 0.0
         self._heard_s = 0.0
-        self._now_s = 0.0
+        self._heard_all_s = 0.0  # when the last bit of the present request is on the line
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name=f"bus-{arm}", daemon=True)
@@ -103,6 +103,8 @@ class SerialBus:
         self._thread.start()
 
     def close(self) -> None:
+        if self._stopping:
+            return
         self._stopping = True
         self._wake()
         if self._thread.is_alive():
@@ -207,7 +209,7 @@ class SerialBus:
             data = os.read(self._master, 4096)
         except BlockingIOError:
             return
-        self._now_s = now_s = time.monotonic()
+        now_s = time.monotonic()
         if self._reader.pending and now_s - self._heard_s > _QUIET_LINE_S:
             self._reader.reset()
         self._heard_s = now_s
@@ -219,9 +221,10 @@ class SerialBus:
         dead = self._faults.joints("dead_servo", self.arm)
         for instruction in packet.read_instructions(self._reader, data):
             self.counters.requests += 1
+            self._heard_all_s = max(now_s, self._line_free_s) + wire_s(instruction.size, baud)
+            self._line_free_s = self._heard_all_s
             answers = self._chain.execute(instruction, baud=baud, dead=dead)
-            begin_s = max(now_s, self._line_free_s) + wire_s(instruction.size, baud)
-            self._schedule(begin_s, answers, baud)
+            self._schedule(self._heard_all_s, answers, baud)
 
     def _schedule(self, line_s: float, answers: list[Answer], baud: int) -> None:
         pieces = []
@@ -230,7 +233,7 @@ class SerialBus:
             line_s += answer.delay_s + wire_s(len(data), baud)
             if answer.silent:
                 continue
-            fate = self._faults.fate(self.arm, answer.index, self._now_s)
+            fate = self._faults.fate(self.arm, answer.index, self._heard_s)
             self.counters.replies += 1
             self.counters.spoiled += fate.lost or fate.corrupt or fate.wrong_id or fate.late_s > 0
             if fate.lost:
@@ -248,4 +251,4 @@ class SerialBus:
         self._due.extend(group_blocks(pieces, baud))
 
     def _wrote(self, index: int, address: int, size: int) -> None:
-        log_write(self._log, self.arm, self.bank, (index, address, size), self._now_s)
+        log_write(self._log, self.arm, self.bank, (index, address, size), self._heard_all_s)
