@@ -1,0 +1,211 @@
+"""Demonstrations of the scripted expert straight into a frame cache: lock-step, no ROS, no video.
+
+    python -m grids_policy.train_demos --out runs/frames --mix pick_place=800 stack_cubes=400 --seed 1000 --processes 2
+
+Actions are the expert's clean targets; what is executed is disturbed by correlated noise, so that the states of
+recovering are seen too. A share of episodes grasps beside the object first: those rows are not valid as targets, the
+recovery is. The expert sees the truth; the labels keep a part of it for the auxiliary loss.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
+from grids_policy.train_cache import CacheSpec, EpisodeFrames, ShardWriter
+from grids_sim.gl import choose_backend
+
+FPS = 20
+IMAGE_EVERY = 2
+IMAGE_HW = (96, 128)
+CAMERAS = ("front", "wrist")
+LABELS = ("object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z", "cos_yaw", "sin_yaw")
+# A cube looks the same after a quarter turn, a pen grasped across after a half turn.
+_SYMMETRY = {"pick_place": 4, "stack_cubes": 4, "transfer_pen": 2}
+_NOISE_GAIN = {"descend": 0.5, "settle": 0.1, "close": 0.1, "squeeze": 0.1, "lower": 0.5, "rest": 0.2, "open": 0.2}
+_DRAW_WEIGHT = {"descend": 2.0, "settle": 2.0, "close": 1.5, "lower": 1.5, "rest": 1.5, "home": 0.5}
+_LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
+_AFTER_S = 0.5
+_SAFE_HEIGHT_M = 0.09
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How varied the demonstrations are. Noise is an Ornstein-Uhlenbeck process on the arm joints."""
+
+    noisy_share: float = 0.7
+    noise_rad: tuple[float, float] = (0.01, 0.05)
+    noise_keep: float = 0.9
+    miss_share: float = 0.2
+    all_objects_share: float = 0.3
+    start_spread_rad: float = 0.06
+    start_jaw_rad: tuple[float, float] = (-0.90, 0.30)
+    far_start_share: float = 0.25
+    far_start_rad: tuple[float, ...] = (0.9, 0.35, 0.35, 0.35, 0.8)
+
+
+def spec() -> CacheSpec:
+    return CacheSpec(FPS, IMAGE_EVERY, IMAGE_HW, CAMERAS, JOINT_NAMES, LABELS)
+
+
+def labels_of(truth) -> np.ndarray:
+    """LABELS of one instant. Metres in the base frame."""
+    from grids_sim.judge import RULES, axis_x
+
+    moved, goal, _ = RULES[truth.task]
+    axis = axis_x(truth.objects[moved].quaternion)
+    yaw = _SYMMETRY[truth.task] * np.arctan2(axis[1], axis[0])
+    return np.array([*truth.objects[moved].position_m, *truth.objects[goal].position_m, np.cos(yaw), np.sin(yaw)])
+
+
+class Demonstrator:
+    """One process's worlds and experts. Not thread-safe: owns OpenGL contexts."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._worlds: dict[tuple[str, bool], World] = {}
+
+    def _world(self, task: str, *, everything: bool):
+        from grids_sim.scene import standard_scene
+        from grids_sim.world import World, WorldConfig
+
+        key = (task, everything)
+        if key not in self._worlds:
+            config = WorldConfig(task=task, scene=standard_scene("all" if everything else task))
+            self._worlds[key] = World(config)
+        return self._worlds[key]
+
+    def _start_pose(self, rng: np.random.Generator) -> np.ndarray:
+        """Near home, sometimes far from it, fingertips always above everything that stands on the table."""
+        from grids_sim import ik
+
+        home = np.array(HOME_POSE_RAD)
+        pose = home + self.recipe.start_spread_rad * rng.uniform(-1, 1, 6)
+        if rng.random() < self.recipe.far_start_share:
+            far = home.copy()
+            far[:5] += np.array(self.recipe.far_start_rad) * rng.uniform(-1, 1, 5)
+            if ik.forward(far).point(0.0, ik.FINGERTIP_DEPTH_M)[2] > _SAFE_HEIGHT_M:
+                pose = far
+        pose[5] = rng.uniform(*self.recipe.start_jaw_rad)
+        return pose
+
+    def episode(self, task: str, seed: int) -> EpisodeFrames | None:
+        """One demonstration, or None when the expert did not succeed in time."""
+        from grids_sim.expert import Expert, ExpertConfig
+        from grids_sim.layout import LayoutError
+        from grids_sim.lockstep import LockstepEnv
+
+        recipe, rng = self.recipe, np.random.default_rng([seed, 77])
+        world = self._world(task, everything=rng.random() < recipe.all_objects_share)
+        misses = rng.random() < recipe.miss_share
+        config = ExpertConfig(dt_s=1 / FPS, speed_spread=0.15, height_spread_m=0.015, miss_share=float(misses))
+        expert = Expert(task, seed, config)
+        sigma = rng.uniform(*recipe.noise_rad) if rng.random() < recipe.noisy_share else 0.0
+        try:
+            world.reset(seed, arm_rad=self._start_pose(rng))
+        except LayoutError:
+            return None
+        return self._run(LockstepEnv(world, control_hz=FPS), expert, task, seed, sigma, rng, misses=misses)
+
+    def _run(self, env, expert, task, seed, sigma, rng, *, misses: bool) -> EpisodeFrames | None:
+        world, recipe = env.world, self.recipe
+        rows: dict[str, list] = {"state": [], "action": [], "valid": [], "labels": [], "weight": []}
+        images: dict[str, list] = {camera: [] for camera in CAMERAS}
+        noise, end_s = np.zeros(5), _LIMIT_S[task]
+        while world.time_s < end_s:
+            truth, position = world.truth(), world.position_rad
+            action = expert.action(truth, position, world.time_s)
+            if len(rows["state"]) % IMAGE_EVERY == 0:
+                for camera in CAMERAS:
+                    images[camera].append(world.render(camera, *IMAGE_HW))
+                rows["labels"].append(labels_of(truth))
+                rows["weight"].append(_DRAW_WEIGHT.get(expert.phase, 1.0))
+            rows["state"].append(position)
+            rows["action"].append(action)
+            rows["valid"].append(not misses or expert.attempts > 1)
+            kick = sigma * np.sqrt(1 - recipe.noise_keep**2) * rng.standard_normal(5)
+            noise = recipe.noise_keep * noise + kick
+            executed = action.copy()
+            executed[:5] += _NOISE_GAIN.get(expert.phase, 1.0) * noise
+            done = env.step(executed).success
+            if done and end_s == _LIMIT_S[task]:
+                end_s = min(end_s, world.time_s + _AFTER_S)
+        if not world.success() or (misses and expert.attempts < 2) or expert.attempts > 3:
+            return None
+        stacked = {name: np.array(values) for name, values in rows.items()}
+        pictures = {camera: np.stack(frames) for camera, frames in images.items()}
+        return EpisodeFrames(truth.instruction, task, seed, pictures, **stacked)
+
+
+def _work(number: int, jobs: list[tuple[str, int]], out: str, per_shard: int, counts) -> None:
+    """Make the jobs of one process; shards that exist are skipped, so an interrupted run goes on."""
+    demonstrator, writer, shard = Demonstrator(Recipe()), ShardWriter(spec()), 0
+    for begin in range(0, len(jobs), per_shard):
+        folder = Path(out) / f"p{number}_{shard:03d}"
+        shard += 1
+        if folder.exists():
+            continue
+        for task, seed in jobs[begin : begin + per_shard]:
+            episode = demonstrator.episode(task, seed)
+            with counts.get_lock():
+                counts[0] += 1
+                counts[1] += episode is not None
+            if episode is not None:
+                writer.append(episode)
+        writer.write(folder)
+
+
+def make(out: Path, jobs: list[tuple[str, int]], *, processes: int, per_shard: int = 50, say=None) -> tuple[int, int]:
+    """Run all jobs (task, seed); returns (tried, kept)."""
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("i", [0, 0])
+    workers = [
+        context.Process(target=_work, args=(n, jobs[n::processes], str(out), per_shard, counts))
+        for n in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(1.0)
+        if say is not None:
+            say(counts[0], counts[1], len(jobs))
+    failed = [worker.exitcode for worker in workers if worker.exitcode]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {processes} processes ended with {failed}; see their messages above")
+    return counts[0], counts[1]
+
+
+def job_list(mix: dict[str, int], seed: int) -> list[tuple[str, int]]:
+    """Episodes of all tasks, interleaved in a fixed order; every episode has its own seed."""
+    jobs = [(task, n / count) for task, count in mix.items() for n in range(count)]
+    ordered = sorted(range(len(jobs)), key=lambda i: (jobs[i][1], jobs[i][0]))
+    return [(jobs[i][0], seed + rank) for rank, i in enumerate(ordered)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="grids train-demos", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mix", nargs="+", default=["pick_place=800"], metavar="TASK=EPISODES")
+    parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args(argv)
+    choose_backend()
+    mix = {task: int(count) for task, count in (item.split("=") for item in arguments.mix)}
+    started = time.monotonic()
+
+    def say(tried: int, kept: int, total: int) -> None:
+        seconds = time.monotonic() - started
+        sys.stderr.write(f"\r{tried}/{total} tried, {kept} kept, {seconds:.0f} s")
+
+    tried, kept = make(arguments.out, job_list(mix, arguments.seed), processes=arguments.processes, say=say)
+    sys.stderr.write(f"\n{kept} of {tried} episodes in {time.monotonic() - started:.0f} s\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The loss of one batch as a module, so that torch.distributed can wrap it: flow matching plus the labels' error."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from grids_policy.flow import FlowDraw, TrainBatch, draw, reduce_errors, repeat_cache
+from grids_policy.model import Policy, PrefixCache
+from grids_policy.normalize import Normalizer
+from grids_policy.train_config import AugmentConfig, LossConfig
+from grids_policy.train_feed import RawBatch
+
+
+class Losses(NamedTuple):
+    """Scalars; `labels` is (l,), mean absolute error per label in its own unit."""
+
+    total: Tensor
+    flow: Tensor
+    auxiliary: Tensor
+    labels: Tensor
+
+
+class PolicyLoss(nn.Module):
+    """Policy and, where labels are learned too, a linear head on the state token, the only one that reads all others."""
+
+    def __init__(self, policy: Policy, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.policy, self.loss = policy, loss
+        labels = statistics.get("labels.mean", torch.zeros(0))
+        self.head = nn.Linear(policy.config.text.width, len(labels)) if loss.auxiliary and len(labels) else None
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        self.register_buffer("label_mean", labels, persistent=False)
+        self.register_buffer("label_std", statistics.get("labels.std", torch.ones(0)), persistent=False)
+
+    def forward(self, batch: TrainBatch, labels: Tensor, random: FlowDraw) -> Losses:
+        policy = self.policy
+        sampled = policy.sampler(policy.dense_tokens(batch.images))
+        prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
+        keys, values, hidden = policy.prefill(prefix)
+        cache = policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # nobody reads the map here
+        errors = velocity_errors(policy, cache, batch, random)
+        flow = reduce_errors(policy, errors.float(), batch, random, self.loss.reduction)
+        if self.head is None:
+            zero = flow.new_zeros(())
+            return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
+        last = batch.token_mask.shape[1] + batch.image_mask.shape[1] * policy.config.image_tokens  # the state token
+        wrong = self.head(hidden[:, last]).float() - (labels - self.label_mean) / self.label_std
+        auxiliary = wrong.square().mean()
+        total = flow + self.loss.auxiliary * auxiliary
+        metric = (wrong.detach().abs() * self.label_std).mean(0)
+        return Losses(total, flow.detach(), auxiliary.detach(), metric)
+
+
+def velocity_errors(policy: Policy, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
+    """Squared velocity errors (R*B, S, A) for an observation that has been encoded."""
+    clean = F.pad(batch.actions, (0, policy.config.max_action_dim - batch.actions.shape[-1]))
+    repeats = len(random.time) // len(clean)
+    if repeats > 1:
+        cache, clean = repeat_cache(cache, repeats), clean.repeat_interleave(repeats, 0)
+    time = random.time[:, None, None]
+    x_t = time * random.noise + (1 - time) * clean
+    time_row = policy.embed_time(random.time).unsqueeze(1)
+    committed = None if random.n_committed is None else clean
+    velocity = policy.denoise_step(x_t, time_row, cache, committed, random.n_committed)
+    return (random.noise - clean - velocity).square()
+
+
+class BatchMaker:
+    """Raw arrays to network units. Torch's random numbers come from a generator seeded by (seed, process, step)."""
+
+    def __init__(
+        self, policy: Policy, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
+    ) -> None:
+        self.policy, self.state, self.action = policy, state, action
+        self.augment, self.loss = augment, loss
+
+    def __call__(self, raw: RawBatch, generator: torch.Generator, *, training: bool) -> tuple:
+        """(TrainBatch, labels, FlowDraw) on the policy's device."""
+        device = self.policy.time_table.device
+        images = torch.from_numpy(raw.images).to(device)
+        count, cameras = images.shape[:2]
+        pixels = self.policy.preprocess([images[:, n] for n in range(cameras)])  # (B, N, 3, H, W)
+        mask = torch.ones(count, cameras, dtype=torch.bool)
+        if training:
+            pixels = self._colours(pixels, generator)
+            pixels, mask = self._lose_cameras(pixels, mask, generator)
+        batch = TrainBatch(
+            pixels,
+            mask.to(device),
+            self.state.apply(torch.from_numpy(raw.state).to(device)),
+            torch.from_numpy(raw.tokens).to(device),
+            torch.from_numpy(raw.token_mask).to(device),
+            self.action.apply(torch.from_numpy(raw.actions).to(device)),
+            torch.from_numpy(raw.pad).to(device),
+        )
+        random = draw(self.policy, count, repeats=self.loss.repeats, generator=generator)
+        moved = FlowDraw(*(None if t is None else t.to(device) for t in random))
+        return batch, torch.from_numpy(raw.labels).to(device), moved
+
+    def _colours(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Brightness, colour balance and offset, one draw per image; pixels are in [-1, 1]."""
+        a = self.augment
+        if not (a.gain or a.colour or a.offset):
+            return pixels
+        shape = (*pixels.shape[:2], 1, 1, 1)
+        wide = (*pixels.shape[:2], 3, 1, 1)
+
+        def uniform(size: tuple[int, ...], spread: float) -> Tensor:
+            return spread * (2 * torch.rand(size, generator=generator) - 1)
+
+        gain = (1 + uniform(shape, a.gain)) * (1 + uniform(wide, a.colour))
+        offset = gain - 1 + 2 * uniform(shape, a.offset)
+        return (pixels * gain.to(pixels.device) + offset.to(pixels.device)).clamp(-1, 1)
+
+    def _lose_cameras(self, pixels: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Lose at most one camera per sample: its tokens masked, or its image black."""
+        count, cameras = mask.shape
+        if not self.augment.camera_drop or cameras < 2:
+            return pixels, mask
+        lost = torch.rand(count, generator=generator) < self.augment.camera_drop * cameras
+        which = torch.randint(cameras, (count,), generator=generator)
+        black = torch.rand(count, generator=generator) < 0.5
+        rows = torch.arange(count)
+        mask = mask.clone()
+        mask[rows[lost & ~black], which[lost & ~black]] = False
+        pixels[rows[lost & black], which[lost & black]] = -1.0
+        return pixels, mask

@@ -1,0 +1,311 @@
+"""One training process: builds everything from a TrainConfig and steps until the schedule ends."""
+
+import copy
+import json
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from grids_policy.initialise import init_weights
+from grids_policy.model import Policy
+from grids_policy.normalize import build_normalizer
+from grids_policy.train_cache import open_cache
+from grids_policy.train_config import TrainConfig, train_config_to_dict
+from grids_policy.train_feed import Feed, Prefetch, RawBatch, find_shards, list_samples, split_held_out
+from grids_policy.train_loss import BatchMaker, Losses, PolicyLoss
+from grids_policy.train_state import (
+    Average,
+    Progress,
+    learning_rate,
+    load_state,
+    save_state,
+    share_done,
+)
+from grids_policy.train_tokens import fit_tokenizer
+
+_VALIDATION_BATCHES = 8
+STATISTICS = "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class World:
+    """Which process this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def choose_device(wanted: str, rank: int) -> torch.device:
+    if wanted != "auto":
+        return torch.device(wanted)
+    return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def seeded(seed: int, *numbers: int) -> torch.Generator:
+    """A generator that depends on all numbers."""
+    state = np.random.SeedSequence([seed, *numbers]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+class Run:
+    """Everything of one process. `train` returns when the schedule is over."""
+
+    def __init__(self, config: TrainConfig, folder: Path, world: World) -> None:
+        self.config, self.folder, self.world = config, folder, world
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device = choose_device(config.device, world.rank)
+        shards = open_cache(find_shards(config.data))
+        samples, held_out = split_held_out(
+            list_samples(shards, config.data.task_weights), config.data.held_out_share
+        )
+        self.tokenizer = self._tokenizer(shards)
+        model = config.model
+        settings = (config.data, model.chunk, self.tokenizer, model.language_tokens)
+        self.feed = Feed(shards, samples, *settings)
+        self.held_out = Feed(shards, held_out, *settings) if len(held_out) else None
+        self.statistics = self._statistics()
+        self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
+        self._freeze()
+        self.optimiser = self._optimiser()
+        self.average = Average(self.module, config.ema) if config.ema and world.first else None
+        self.progress = Progress()
+        if (folder / "state").exists():
+            self.progress = load_state(folder / "state", self.module, self.optimiser, self.average)
+        self.wrapped = DistributedDataParallel(self.module) if world.size > 1 else self.module
+        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, model.state_dim)
+        action = build_normalizer("action", "MEAN_STD", self.statistics, model.action_dim)
+        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
+        self.make = BatchMaker(self.module.policy, *moved, config.augment, config.loss)
+
+    # --- parts -------------------------------------------------------------------------------------------------
+    def _tokenizer(self, shards) -> Tokenizer:
+        path = Path(self.config.data.tokenizer or self.folder / "tokenizer.json")
+        if not path.exists() and self.world.first:
+            sentences = {row.instruction for shard in shards for row in shard.episodes}
+            fit_tokenizer(sentences, self.config.model.text.vocab, path)
+        if self.world.size > 1:
+            dist.barrier()
+        return Tokenizer.from_file(str(path))
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """From the first session of this run, so that more data later does not change what the numbers mean."""
+        path = self.folder / STATISTICS
+        if not path.exists() and self.world.first:
+            values = self.feed.statistics(self.config.data.action_statistics)
+            save_file({n: torch.from_numpy(v).contiguous() for n, v in values.items()}, path)
+        if self.world.size > 1:
+            dist.barrier()
+        return load_file(path)
+
+    def _policy(self) -> Policy:
+        if self.config.start_from:
+            return load_checkpoint(self.config.start_from).policy.train()
+        policy = Policy(self.config.model).train()
+        init_weights(policy, self.config.seed)
+        return policy
+
+    def _freeze(self) -> None:
+        """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""
+        if self.config.freeze_vision:
+            self.module.policy.vision.requires_grad_(requires_grad=False)
+        raw = self.feed.batch(np.arange(2), None, self.config.augment)
+        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, self.config.model.state_dim)
+        action = build_normalizer("action", "MEAN_STD", self.statistics, self.config.model.action_dim)
+        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
+        make = BatchMaker(self.module.policy, *moved, self.config.augment, self.config.loss)
+        self.module(*make(raw, seeded(0), training=False)).total.backward()
+        for parameter in self.module.parameters():
+            if parameter.grad is None:
+                parameter.requires_grad_(requires_grad=False)
+            parameter.grad = None
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        o = self.config.optimiser
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": o.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
+
+    def autocast(self):
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, kinds[self.config.precision])
+
+    # --- stepping ----------------------------------------------------------------------------------------------
+    def raw_batch(self, step: int) -> RawBatch:
+        rng = np.random.default_rng([self.config.seed, self.world.rank, step, 1])
+        return self.feed.batch(self.feed.draw(rng, self.config.batch), rng, self.config.augment)
+
+    def step(self, raw: RawBatch) -> tuple[Losses, float]:
+        """One update; returns losses and the gradient's norm."""
+        config, number = self.config, self.progress.step
+        batch = self.make(raw, seeded(config.seed, self.world.rank, number, 2), training=True)
+        rate = learning_rate(number, share_done(self.progress, config.optimiser), config.optimiser)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with self.autocast():
+            losses = self.wrapped(*batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), config.optimiser.clip)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update(self.module, number)
+        return losses, float(norm)
+
+    def _agree_on_time(self, elapsed_s: float) -> float:
+        """The first process's clock counts, so that all stop at the same step."""
+        if self.world.size == 1:
+            return elapsed_s
+        shared = torch.tensor([elapsed_s], dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared[0])
+
+    def train(self, log: "Log") -> None:
+        config = self.config
+        prefetch = Prefetch(self.raw_batch, self.progress.step)
+        last_save = last_check = time.monotonic()
+        try:
+            while share_done(self.progress, config.optimiser) < 1:
+                begin = time.monotonic()
+                losses, norm = self.step(prefetch.get())
+                elapsed = self._agree_on_time(self.progress.elapsed_s + time.monotonic() - begin)
+                done = config.batch * self.world.size
+                self.progress = Progress(self.progress.step + 1, elapsed, self.progress.samples + done)
+                if not self.world.first:
+                    continue
+                log.step(self, losses, norm)
+                now = time.monotonic()
+                if now - last_check > config.validate_every_s and self.held_out is not None:
+                    log.write("validation", self.progress, self.validate())
+                    last_check = time.monotonic()
+                if now - last_save > config.save_every_s:
+                    self.save()
+                    last_save = time.monotonic()
+            if self.world.first:
+                if self.held_out is not None:
+                    log.write("validation", self.progress, self.validate())
+                self.save()
+        finally:
+            prefetch.close()
+
+    def averaged(self) -> PolicyLoss:
+        """A copy with the averaged weights, in eval mode."""
+        module = copy.deepcopy(self.module).eval()
+        if self.average is not None:
+            self.average.copy_to(module)
+        return module
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float | list[float]]:
+        """Averaged weights on held-out episodes, always the same frames and noise."""
+        module, rng = self.averaged(), np.random.default_rng(0)
+        flow, labels, action = [], [], []
+        for number in range(_VALIDATION_BATCHES):
+            raw = self.held_out.batch(self.held_out.draw(rng, 32), None, self.config.augment)
+            batch, wanted, random = self.make(raw, seeded(1, number), training=False)
+            with self.autocast():
+                losses = module(batch, wanted, random)
+                chunk = self._sample(module.policy, batch, number)
+            flow.append(float(losses.flow))
+            labels.append(losses.labels.float().cpu())
+            wrong = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs()
+            action.append(float(wrong[~batch.action_is_pad].mean()))
+        named = dict(zip(self.feed.shards[0].spec.labels, torch.stack(labels).mean(0).tolist(), strict=False))
+        return {"flow": float(np.mean(flow)), "action_mae_rad": float(np.mean(action)), "labels": named}
+
+    def _sample(self, policy: Policy, batch, number: int) -> Tensor:
+        config = policy.config
+        noise = torch.randn(len(batch.state), config.chunk, config.max_action_dim, generator=seeded(2, number))
+        chunk = policy.sample(noise.to(self.device), policy.encode(*batch[:5]))
+        return chunk[..., : config.action_dim].float()
+
+    def save(self) -> None:
+        """State to go on from, and the averaged weights as a checkpoint."""
+        save_state(self.folder / "state", self.module, self.optimiser, self.average, self.progress)
+        save_checkpoint(self.folder / "checkpoint", self.checkpoint())
+
+    def checkpoint(self) -> Checkpoint:
+        shards = self.feed.shards
+        hw = shards[0].spec.image_hw
+        policy = self.averaged().policy.cpu()
+        policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
+        statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
+        raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
+        return Checkpoint(policy, statistics, raw, tokenizer=self.folder / "tokenizer.json")
+
+
+class Log:
+    """RUN/log.jsonl, TensorBoard where installed, and one line of progress on the terminal."""
+
+    def __init__(self, folder: Path, config: TrainConfig, say) -> None:
+        self._path, self._say, self._every = folder / "log.jsonl", say, config.log_every_s
+        self._last, self._recent = time.monotonic(), []
+        self._last_samples: int | None = None
+        self._board = _tensorboard(folder)
+        (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
+
+    def step(self, run: Run, losses: Losses, norm: float) -> None:
+        self._recent.append((losses.flow, losses.auxiliary, norm))
+        now = time.monotonic()
+        if self._last_samples is None:
+            self._last_samples = run.progress.samples
+        if now - self._last < self._every:
+            return
+        flow, auxiliary, gradient = (float(np.mean([float(row[i]) for row in self._recent])) for i in range(3))
+        rate = (run.progress.samples - self._last_samples) / (now - self._last)
+        values = {"flow": flow, "auxiliary": auxiliary, "gradient": gradient, "samples_per_s": rate}
+        values["lr"] = run.optimiser.param_groups[0]["lr"]
+        self.write("train", run.progress, values)
+        o, progress = run.config.optimiser, run.progress
+        share = share_done(progress, o)
+        left = progress.elapsed_s / max(share, 1e-6) * (1 - share)
+        self._say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
+        self._last, self._last_samples, self._recent = now, progress.samples, []
+
+    def write(self, kind: str, progress: Progress, values: dict) -> None:
+        row = {"kind": kind, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **values}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{kind}/{name}", value, progress.step)
+        if kind == "validation":
+            self._say(f"validation at {progress.step}: {values}")
+
+
+def _tensorboard(folder: Path):
+    """A SummaryWriter, or None where tensorboard is not installed: log.jsonl says the same."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def join(rank: int, size: int, port: int) -> World:
+    """Enter the group of processes; gloo on the CPU, nccl on GPUs."""
+    if size > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=size)
+    return World(rank, size)

@@ -1,0 +1,35 @@
+"""A byte-level tokenizer like SmolVLM2's, fitted to a dataset's own sentences: any text works, ids stay small."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PAD_ID = 2
+
+
+def fit_tokenizer(sentences: Iterable[str], vocabulary: int, path: Path) -> None:
+    """Write tokenizer.json with at most `vocabulary` ids (at least 260 are needed for the bytes)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*sorted(sentences), "\n"], trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+
+
+def encode(tokenizer: Tokenizer, sentence: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """ids (length,) int64 and mask (length,): newline ended, cut on the left, padded on the right."""
+    text = sentence if sentence.endswith("\n") else sentence + "\n"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids[-length:]
+    tokens = np.full(length, PAD_ID, np.int64)
+    tokens[: len(ids)] = ids
+    return tokens, np.arange(length) < len(ids)
