@@ -11,6 +11,7 @@ object a line, each answered by one JSON line:
 
 import argparse
 import json
+import os
 import select
 import signal
 import sys
@@ -98,20 +99,23 @@ def state(twin: Twin) -> dict:
 
 def serve(twin: Twin, stopping: threading.Event) -> None:
     """Answer stdin until told to stop; the end of stdin is not the end of the twin."""
-    listening = [sys.stdin]
+    # Read past Python's buffer: select() would not see lines that are waiting in it.
+    listening, rest = ([0] if sys.stdin is not None else []), b""
     while not stopping.is_set():
         twin.check()
         try:
             ready, _, _ = select.select(listening, [], [], 0.2)
-        except (ValueError, OSError):  # stdin closed
-            ready, listening = [], []
-        if not ready:
+            data = os.read(0, 65536) if ready else None
+        except OSError:  # started without a stdin
+            data = b""
+        if data is None:
             continue
-        line = sys.stdin.readline()
-        if not line:
+        if not data:
             listening = []
-        elif line.strip():
-            _say(handle(twin, line))
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                _say(handle(twin, line.decode(errors="replace")))
 
 
 def _say(answer: dict) -> None:

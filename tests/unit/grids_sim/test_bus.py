@@ -33,7 +33,7 @@ def client(twin, connect):
     return connect(twin.paths["follower"])
 
 
-def raw_exchange(client, packet: bytes, wait_s: float = 0.5) -> bytes:
+def raw_exchange(client, packet: bytes, wait_s: float = 0.25) -> bytes:
     """Send bytes past the SDK and collect what comes."""
     descriptor, data, end = client.port.ser.fd, b"", time.monotonic() + wait_s
     os.write(descriptor, packet)
