@@ -161,6 +161,7 @@ class PolicyConfig:
     min_period: float = 4e-3
     max_period: float = 4.0
     max_committed: int = 0  # largest delay the checkpoint was trained with; 0: plain flow matching
+    relative_actions: tuple[int, ...] = ()  # action dims that are differences from the state's same dim
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     expert: ExpertConfig = ExpertConfig()
@@ -198,6 +199,9 @@ class PolicyConfig:
             problems.append(f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}")
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
+        shared = min(self.state_dim, self.action_dim)
+        if not all(0 <= joint < shared for joint in self.relative_actions):
+            problems.append(f"relative_actions must be in 0..{shared - 1}; got {self.relative_actions}")
         if not 0 <= self.max_committed < self.chunk:
             problems.append(f"max_committed must be in 0..{self.chunk - 1}; got {self.max_committed}")
         return problems

@@ -205,6 +205,8 @@ def write_graphs(
         "committed_rows": torch.tensor(0),
         **cache,
     }
+    if config.relative_actions:
+        stepped["state"] = torch.zeros(config.state_dim)
     for name, module, inputs, outputs in (
         ("preprocess", PreprocessGraph(policy), frames, ["images"]),
         ("vision", VisionGraph(policy), {"images": pixels}, ["dense"]),

@@ -4,6 +4,7 @@
     vision        images (V, 3, H, W)                             -> dense (V, T, C)
     prefix        dense, present, state, tokens, token_mask       -> cache ..., coordinates, retention
     denoise_step  x (S, D), step, committed, committed_rows, cache -> x_next (S, D), actions (S, J)
+                  (and state, last, where actions are relative to it)
 
 V is the number of cameras, or 1 so that a camera's tokens can be reused. Everything that does not depend on the
 observation is folded into constants: time embeddings (through the linear layers they feed), rotations, causal mask,
@@ -14,6 +15,7 @@ sequences, no 64-bit floats, no dynamic slices, GridSample only where the checkp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from grids_policy.config import PolicyConfig
 from grids_policy.grids import retention_map
 from grids_policy.model import Policy, rope_angles, rotate, split_heads
 from grids_policy.normalize import Normalizer
+from grids_policy.relative import from_relative, relative_mask, to_relative
 
 OPSET = 20
 
@@ -118,19 +121,24 @@ class StepGraph(nn.Module):
             ~torch.ones(config.chunk, config.chunk, dtype=torch.bool).tril(), torch.finfo(torch.float32).min
         )
         self.register_buffer("causal", masked)
+        mask = relative_mask(config.relative_actions, config.action_dim)
+        self.register_buffer("relative", None if mask is None else torch.tensor(mask))
 
     def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_rows: Tensor, *cache: Tensor):
         policy, config = self.policy, self.policy.config
         fixed = (torch.arange(config.chunk) < committed_rows).unsqueeze(-1)  # (S, 1)
-        clean = F.pad(self.action.apply(committed).to(torch.float32), (0, config.max_action_dim - config.action_dim))
+        *cache, state = cache if self.relative is not None else (*cache, None)
+        clean = self.action.apply(to_relative(committed, state, self.relative)).to(torch.float32)
+        clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
         x = torch.where(fixed, clean, x)
         time = torch.where(fixed, self.table[-1:], self.table.index_select(0, step.reshape(1)))  # (S, E)
         hidden = policy.action_time_mlp_out(F.silu(x @ self.enter.T + time))
         delta = F.linear(self._expert(hidden.unsqueeze(0), cache), self.leave, self.leave_bias)
         x_next = torch.where(fixed, clean, x + delta)
-        return x_next, self.action.invert(x_next[:, : config.action_dim]).to(torch.float32)
+        actions = self.action.invert(x_next[:, : config.action_dim])
+        return x_next, from_relative(actions, state, self.relative).to(torch.float32)
 
-    def _expert(self, x: Tensor, cache: tuple[Tensor, ...]) -> Tensor:
+    def _expert(self, x: Tensor, cache: Sequence[Tensor]) -> Tensor:
         policy, config = self.policy, self.policy.config
         pad, cos, sin = cache[-3:]
         floor = torch.finfo(torch.float32).min

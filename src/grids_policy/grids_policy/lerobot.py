@@ -23,7 +23,7 @@ from grids_policy.config import (
 STATE, ACTION = "observation.state", "action"
 EMPTY_CAMERA = "observation.images.empty_camera_"
 SCHEMA = 1
-GRIDS_FIELDS = ("schema", "vision", "text", "expert", "sampler", "max_committed")
+GRIDS_FIELDS = ("schema", "vision", "text", "expert", "sampler", "max_committed", "relative_actions")
 TOKENIZER_NAME = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 # What the authors' fork can say about a sampler; anything else needs grids_config.json.
 FORK_SAMPLER = SamplerConfig(kind="grids")
@@ -162,16 +162,20 @@ def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
         for name, cls in kinds.items()
         if name in grids
     }
-    return {**parts, "max_committed": grids.get("max_committed", 0)}
+    relative = tuple(grids.get("relative_actions", ()))
+    return {**parts, "max_committed": grids.get("max_committed", 0), "relative_actions": relative}
 
 
 def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
     """What grids_config.json must say, or None where LeRobot's own files say it all."""
     parts = {name: getattr(config, name) for name in ("vision", "text", "expert", "sampler")}
-    if _derived_parts(lerobot_config(config, {}), None) == parts and config.max_committed == 0:
+    rest = {"max_committed": config.max_committed}
+    if config.relative_actions:
+        rest["relative_actions"] = list(config.relative_actions)
+    if _derived_parts(lerobot_config(config, {}), None) == parts and rest == {"max_committed": 0}:
         return None
     sizes = {name: dataclasses.asdict(part) for name, part in parts.items()}
-    return {"schema": SCHEMA, **sizes, "max_committed": config.max_committed}
+    return {"schema": SCHEMA, **sizes, **rest}
 
 
 def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:

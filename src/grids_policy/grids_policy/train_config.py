@@ -19,8 +19,6 @@ class DataConfig:
     held_out_share: float = 0.02
     # How often frames of a task are drawn, "task=factor"; tasks not named count once.
     task_weights: tuple[str, ...] = ()
-    # Body joints as differences from the measured pose; the gripper stays absolute.
-    relative_actions: tuple[int, ...] = ()
     # "step": mean and std for every row of the chunk; "joint": one for all rows, as LeRobot does.
     action_statistics: str = "joint"
     tokenizer: str = ""  # tokenizer.json to use; empty: fit one to the instructions

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from grids_policy.config import PolicyConfig
 from grids_policy.train_cache import CacheError, Shard
 from grids_policy.train_config import AugmentConfig, DataConfig
 from grids_policy.train_tokens import encode
@@ -90,17 +91,16 @@ def split_held_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
 class Feed:
     """Assembles batches. Threads: one producer; `batch` itself is thread-safe."""
 
-    def __init__(
-        self, shards: Sequence[Shard], samples: Samples, data: DataConfig, chunk: int, tokenizer: Tokenizer, tokens: int
-    ) -> None:
+    def __init__(self, shards: Sequence[Shard], samples: Samples, model: PolicyConfig, tokenizer: Tokenizer) -> None:
         if not len(samples):
             raise CacheError("expected at least one usable frame, found none: every row is marked invalid")
-        self.shards, self.samples, self.chunk = tuple(shards), samples, chunk
-        self.relative = np.array(data.relative_actions, dtype=int)
+        self.shards, self.samples, self.chunk = tuple(shards), samples, model.chunk
+        self.relative = list(model.relative_actions)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
         self._words = [
-            [encode(tokenizer, row.instruction, tokens) for row in shard.episodes] for shard in self.shards
+            [encode(tokenizer, row.instruction, model.language_tokens) for row in shard.episodes]
+            for shard in self.shards
         ]
         self._first = np.cumsum([0, *(len(shard.episodes) for shard in self.shards)])
         self._state = [np.asarray(shard.state) for shard in self.shards]
@@ -158,9 +158,7 @@ class Feed:
         actions, kept = np.stack([p[1] for p in parts]), ~np.stack([p[2] for p in parts])
         if mode == "step":
             columns = [actions[kept[:, i], i] for i in range(self.chunk)]
-            action = {
-                name: np.stack([getattr(c, name)(0) for c in columns]) for name in ("mean", "std", "min", "max")
-            }
+            action = {name: np.stack([getattr(c, name)(0) for c in columns]) for name in ("mean", "std", "min", "max")}
         elif mode == "joint":
             action = {name: getattr(actions[kept], name)(0) for name in ("mean", "std", "min", "max")}
         else:

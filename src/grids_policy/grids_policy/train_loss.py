@@ -23,7 +23,7 @@ class Losses(NamedTuple):
 
 
 class PolicyLoss(nn.Module):
-    """Policy and, where labels are learned too, a linear head on the state token, the only one that reads all others."""
+    """Policy and, where labels are learned too, a linear head on the state token, which reads all others."""
 
     def __init__(self, policy: Policy, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
         super().__init__()

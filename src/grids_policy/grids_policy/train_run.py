@@ -71,14 +71,11 @@ class Run:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device, world.rank)
         shards = open_cache(find_shards(config.data))
-        samples, held_out = split_held_out(
-            list_samples(shards, config.data.task_weights), config.data.held_out_share
-        )
+        samples, held_out = split_held_out(list_samples(shards, config.data.task_weights), config.data.held_out_share)
         self.tokenizer = self._tokenizer(shards)
         model = config.model
-        settings = (config.data, model.chunk, self.tokenizer, model.language_tokens)
-        self.feed = Feed(shards, samples, *settings)
-        self.held_out = Feed(shards, held_out, *settings) if len(held_out) else None
+        self.feed = Feed(shards, samples, model, self.tokenizer)
+        self.held_out = Feed(shards, held_out, model, self.tokenizer) if len(held_out) else None
         self.statistics = self._statistics()
         self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
         self._freeze()

@@ -1,8 +1,8 @@
 """What a run must remember to go on exactly where it stopped, and how it is written: safetensors and JSON, no pickle.
 
-    RUN/checkpoint/          LeRobot layout, averaged weights: what `./grids export` and `./grids eval` read
-    RUN/state/weights.safetensors, optimiser.safetensors, average.safetensors, progress.json
-    RUN/config.json, RUN/log.jsonl, RUN/tokenizer.json
+RUN/checkpoint/          LeRobot layout, averaged weights: what `./grids export` and `./grids eval` read
+RUN/state/weights.safetensors, optimiser.safetensors, average.safetensors, progress.json
+RUN/config.json, RUN/log.jsonl, RUN/tokenizer.json
 """
 
 import json
@@ -57,7 +57,7 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         live = [p.detach() for _, p in module.named_parameters() if p.requires_grad]
-        torch._foreach_lerp_(list(self.values.values()), live, weight)  # noqa: SLF001 - as torch's own EMA does
+        torch._foreach_lerp_(list(self.values.values()), live, weight)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
@@ -110,9 +110,7 @@ def save_state(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(
-    folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, average: Average | None
-) -> Progress:
+def load_state(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, average: Average | None) -> Progress:
     """Fill everything in place. Raises ResumeError when the state is of another model."""
     try:
         weights = load_file(folder / "weights.safetensors")
