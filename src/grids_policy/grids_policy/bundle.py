@@ -15,7 +15,6 @@ parsed as data: JSON and ONNX, never code.
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -127,31 +126,32 @@ def _parse(kind, value, where: str):
     """`value` from JSON as `kind`; unknown, missing and mistyped fields are named."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise BundleError(f"{where}: expected an object, got {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
-        if set(hints) != set(value):
-            missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
-            said = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
-            raise BundleError(f"{where}: {' and '.join(said)}; re-export the bundle")
-        return kind(**{k: _parse(hints[k], v, f"{where}.{k}") for k, v in value.items()})
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise BundleError(f"{where}: expected a list, got {value!r}")
-        return tuple(_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise BundleError(f"{where}: expected an object, got {value!r}")
-        return {key: _parse(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is object or isinstance(origin, types.UnionType):
+        return _parse_object(kind, value, where)
+    if kind is object:
         return value
-    if origin is list:
-        return [_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    container = {tuple: list, list: list, dict: dict}.get(origin)
+    if container is not None:
+        if not isinstance(value, container):
+            raise BundleError(f"{where}: expected a {container.__name__}, got {value!r}")
+        if origin is dict:
+            return {key: _parse(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        return origin(_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise BundleError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _parse_object(kind, value, where: str):
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: expected an object, got {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    if set(hints) != set(value):
+        missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
+        said = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
+        raise BundleError(f"{where}: {' and '.join(said)}; re-export the bundle")
+    return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()})
 
 
 def file_sha256(path: Path) -> str:

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from grids_common.so100 import HOME_POSE_RAD
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from grids_common.so100 import HOME_POSE_RAD
 from grids_policy.bundle import Bundle
 from grids_policy.checkpoint import Checkpoint
 from grids_policy.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
@@ -96,13 +96,14 @@ def train_sway(policy: Policy, stats: dict[str, Tensor], steps: int, seed: int) 
         images = torch.nn.functional.interpolate(coarse, config.resize_hw).unflatten(0, (batch, 2))
         state = torch.tensor(HOME_POSE_RAD) + STATE_STD_RAD * torch.randn(batch, 6, generator=generator)
         tokens = torch.randint(3, config.text.vocab, (batch, config.language_tokens), generator=generator)
+        words = torch.randint(4, config.language_tokens, (batch, 1), generator=generator)
         target = (sway(state, config.chunk, generator) - mean) / std
         data = TrainBatch(
             images,
             torch.rand(batch, 2, generator=generator) > 0.1,
             (state - stats["observation.state.mean"]) / stats["observation.state.std"],
             tokens,
-            torch.arange(config.language_tokens) < torch.randint(4, config.language_tokens, (batch, 1), generator=generator),
+            torch.arange(config.language_tokens) < words,
             target,
         )
         loss = flow_loss(policy, data, draw(policy, batch, repeats=2, generator=generator))
@@ -117,9 +118,9 @@ def train_sway(policy: Policy, stats: dict[str, Tensor], steps: int, seed: int) 
     return sum(tail) / len(tail)
 
 
-def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0, config: PolicyConfig | None = None) -> Bundle:
+def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> Bundle:
     """Train and export. `tokenizer` is where the fitted tokenizer.json is written."""
-    config = config or demo_config()
+    config = demo_config()
     demo_tokenizer(config.text.vocab, tokenizer)
     policy = Policy(config)
     init_weights(policy, seed)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grids_policy.bundle import Bundle
 from grids_policy.checkpoint import Checkpoint
+from grids_policy.relative import from_relative, relative_mask, to_relative
 from grids_policy.runtime.base import PolicyInputs, PolicyOutputs, draw_noise
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
@@ -30,10 +31,14 @@ def random_inputs(bundle: Bundle, vocabulary: int, seed: int) -> PolicyInputs:
     for camera in bundle.cameras:
         rows, columns = -(-camera.height // 16), -(-camera.width // 16)
         coarse = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
-        frames.append(np.ascontiguousarray(np.kron(coarse, np.ones((16, 16, 1), np.uint8))[: camera.height, : camera.width]))
-    stats = bundle.normalisation
-    state = np.array(stats["state"]["mean"]) + np.array(stats["state"]["std"]) * random.standard_normal(len(bundle.joints))
-    rows = np.array(stats["action"]["std"]) * random.standard_normal((bundle.chunk, len(bundle.joints)))
+        fine = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
+        frames.append(np.ascontiguousarray(fine[: camera.height, : camera.width]))
+    joints = len(bundle.joints)
+    (state_mean, state_std), (mean, std) = (
+        (np.array(bundle.normalisation[name][key]) for key in ("mean", "std")) for name in ("state", "action")
+    )
+    state = state_mean + state_std * random.standard_normal(joints)
+    rows = mean + std * random.standard_normal((bundle.chunk, joints))
     length = bundle.language.max_tokens
     present = np.ones(len(bundle.cameras), bool)
     present[seed % len(present)] = seed % 3 != 1 or len(present) == 1
@@ -44,7 +49,7 @@ def random_inputs(bundle: Bundle, vocabulary: int, seed: int) -> PolicyInputs:
         random.integers(3, vocabulary, length),
         np.arange(length) < random.integers(2, length + 1),
         draw_noise(seed, bundle),
-        (rows + np.array(stats["action"]["mean"])).astype(np.float32),
+        rows.astype(np.float32),
         committed_rows=min(seed % 3, bundle.max_committed),
     )
 
@@ -62,10 +67,15 @@ def torch_outputs(checkpoint: Checkpoint, inputs: PolicyInputs) -> tuple[np.ndar
     normal = state.apply(batched(inputs.state)).to(torch.float32)
     cache = policy.encode(images, batched(inputs.present), normal, batched(inputs.tokens), batched(inputs.token_mask))
     extra = config.max_action_dim - config.action_dim
-    committed = F.pad(action.apply(batched(inputs.committed)).to(torch.float32), (0, extra))
+    mask = relative_mask(config.relative_actions, config.action_dim)
+    mask = None if mask is None else torch.tensor(mask)
+    raw_state = batched(inputs.state)
+    clean = to_relative(batched(inputs.committed), raw_state, mask)
+    committed = F.pad(action.apply(clean).to(torch.float32), (0, extra))
     rows = torch.tensor([inputs.committed_rows])
     sampled = policy.sample(batched(inputs.noise), cache, committed, rows)
-    return action.invert(sampled[0, :, : config.action_dim]).numpy(), cache.coords[0].numpy()
+    actions = from_relative(action.invert(sampled[..., : config.action_dim]), raw_state, mask)
+    return actions[0].numpy(), cache.coords[0].numpy()
 
 
 def run_gate(checkpoint: Checkpoint, folder: Path, precision: str, cases: int = 3) -> dict[str, Any]:

@@ -160,7 +160,5 @@ def diagnostics_message(status: PolicyStatus) -> DiagnosticArray:
         KeyValue(key=key, value=str(getattr(status, key)))
         for key in ("bundle_id", "provider", "chunks", "dropped_observations", "refused_outputs")
     ]
-    report = DiagnosticStatus(
-        level=level, name="policy", message=message, hardware_id=status.bundle_id, values=values
-    )
+    report = DiagnosticStatus(level=level, name="policy", message=message, hardware_id=status.bundle_id, values=values)
     return DiagnosticArray(header=status.header, status=[report])

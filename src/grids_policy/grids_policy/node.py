@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from grids_common.lifecycle import ManagedNode, SetupError, run_node
-from grids_common.params import declare
-from grids_common.topics import publisher, subscription
 from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from grids_common.lifecycle import ManagedNode, SetupError, run_node
+from grids_common.params import declare
+from grids_common.topics import publisher, subscription
 from grids_policy import messages
 from grids_policy.language import SentenceEncoder
 from grids_policy.observation import SyncLimits
@@ -89,9 +89,7 @@ class PolicyNode(ManagedNode):
                 f"({', '.join(bundle.missing_camera) or 'none'}) or 'hold'"
             )
         if params.execute_rows > bundle.chunk:
-            raise SetupError(
-                f"execute_rows: expected at most {bundle.chunk} (the chunk), got {params.execute_rows}"
-            )
+            raise SetupError(f"execute_rows: expected at most {bundle.chunk} (the chunk), got {params.execute_rows}")
         if params.reuse_threshold > 0 and bundle.vision_batch != 1:
             raise SetupError(
                 "reuse_threshold: this bundle runs all cameras in one vision call; export it with --per-camera"
@@ -126,9 +124,7 @@ class PolicyNode(ManagedNode):
             self.get_logger().warning(f"arm_when_slow: {self._arming.text}")
         bundle = self._runtime.bundle
         self._inputs = [
-            subscription(
-                self, f"/{c.name}/color/image_raw", Image, lambda msg, c=c: self._on_image(c, msg)
-            )
+            subscription(self, f"/{c.name}/color/image_raw", Image, lambda msg, c=c: self._on_image(c, msg))
             for c in bundle.cameras
         ]
         self._inputs += [
@@ -167,7 +163,7 @@ class PolicyNode(ManagedNode):
         if self._runtime is not None:
             self._runtime.close()
         self._tasks = self._worker = self._runtime = None
-        if self._state != "inactive":
+        if self._state != "inactive" and self.context.ok():
             self._status.publish(PolicyStatus(state=self._state, reason=self._reason))
 
     # Running and stopping.
@@ -249,7 +245,7 @@ class PolicyNode(ManagedNode):
             snapshot, self._runtime.bundle, self._runtime.provider, self._arming, self._now_ns()
         )
         status.state, status.instruction = self._state, self._instruction
-        status.reason = snapshot.reason or self._reason
+        status.reason = self._reason or snapshot.reason
         if self._state == "running":
             self._reason = ""  # a complaint about one message is said once
         self._status.publish(status)

@@ -70,15 +70,13 @@ class Observation:
     lost: tuple[str, ...]
 
 
-def interpolate_joints(
-    samples: Sequence[Joints], stamp_ns: int, max_gap_s: float
-) -> np.ndarray | Rejection:
+def interpolate_joints(samples: Sequence[Joints], stamp_ns: int, max_gap_s: float) -> np.ndarray | Rejection:
     """Position at `stamp_ns`: linear between the two neighbours, or the nearest end within `max_gap_s`."""
     if not samples:
         return Rejection(Reason.NO_JOINTS, "no joint state yet: expected one on follower/joint_states")
     after = next((i for i, s in enumerate(samples) if s.stamp_ns >= stamp_ns), len(samples))
     before = after - 1
-    if 0 <= before and after < len(samples):
+    if before >= 0 and after < len(samples):
         a, b = samples[before], samples[after]
         gap = max(stamp_ns - a.stamp_ns, b.stamp_ns - stamp_ns) * 1e-9
         weight = (stamp_ns - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
@@ -99,9 +97,7 @@ def _nearest(frames: Sequence[Frame], stamp_ns: int) -> Frame:
     return min(frames, key=lambda frame: abs(frame.stamp_ns - stamp_ns))
 
 
-def _alive(
-    history: Mapping[str, Sequence[Frame]], now_ns: int, limits: SyncLimits
-) -> tuple[str, ...]:
+def _alive(history: Mapping[str, Sequence[Frame]], now_ns: int, limits: SyncLimits) -> tuple[str, ...]:
     """Cameras whose newest frame is young enough."""
     oldest = now_ns - round(limits.max_age_s * 1e9)
     return tuple(name for name, frames in history.items() if frames and frames[-1].stamp_ns >= oldest)

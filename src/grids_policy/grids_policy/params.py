@@ -9,24 +9,20 @@ from grids_common.params import param
 class PolicyParams:
     bundle: str = param("", "folder of the policy bundle")
     instruction: str = param("", "sentence to follow; empty: the bundle's own")
-    engine: str = param(
-        "auto", "ONNX Runtime engine", choices=("auto", "tensorrt", "cuda", "cpu")
-    )
+    engine: str = param("auto", "ONNX Runtime engine", choices=("auto", "tensorrt", "cuda", "cpu"))
     threads: int = param(0, "CPU threads of one inference; 0: all cores but one", lo=0, hi=256)
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)
     engine_cache: str = param("~/.cache/grids/engines", "folder of built TensorRT engines")
     execute_rows: int = param(0, "rows of a chunk to execute; 0: the bundle's own", lo=0, hi=1000)
     time_scale: float = param(1.0, "stretch of time: 2 moves at half speed", lo=1.0, hi=50.0)
     arm_when_slow: bool = param(False, "arm although inference is too slow; the driver then stops between chunks")
-    arming_runs: int = param(10, "inferences measured before arming", lo=3, hi=200)
+    arming_runs: int = param(40, "inferences measured before arming", lo=3, hi=200)
     arming_budget_s: float = param(10.0, "stop measuring early after this", unit="s", lo=0.1, hi=600.0)
     run_on_activate: bool = param(True, "start at activation; false: wait for policy/run_task")
     seed: int = param(0, "first noise seed; counts up by one per inference", lo=0, hi=2**62)
     max_image_age_s: float = param(0.25, "oldest usable image", unit="s", lo=0.01, hi=10.0)
     max_camera_skew_s: float = param(0.05, "largest time between cameras", unit="s", lo=0.001, hi=1.0)
-    max_joint_gap_s: float = param(
-        0.10, "largest time from image to joint state", unit="s", lo=0.001, hi=1.0
-    )
+    max_joint_gap_s: float = param(0.10, "largest time from image to joint state", unit="s", lo=0.001, hi=1.0)
     lost_camera: str = param(
         "hold", "when a camera is lost: hold, mask its tokens, or send black", choices=("hold", "mask", "black")
     )
@@ -37,7 +33,11 @@ class PolicyParams:
         hi=255.0,
     )
     hang_timeout_s: float = param(
-        0.0, "an inference longer than this is a hang; 0: 20 times the measured p95, at least 5 s", unit="s", lo=0.0, hi=600.0
+        0.0,
+        "an inference longer than this is a hang; 0: 20 x the measured p95, at least 5 s",
+        unit="s",
+        lo=0.0,
+        hi=600.0,
     )
     publish_trajectory: bool = param(False, "also publish policy/joint_trajectory")
     publish_retention: bool = param(True, "send the retention map with the sample locations")

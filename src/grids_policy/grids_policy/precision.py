@@ -37,7 +37,8 @@ def _to_int8(path: Path) -> None:
     model = onnx.load(str(path))
     del model.graph.value_info[:]  # stale shapes make the quantiser fail
     out = path.with_suffix(".int8")
-    quantize_dynamic(model, str(out), per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    operators = ["MatMul", "Gemm"]
+    quantize_dynamic(model, str(out), per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=operators)
     quantised = onnx.load(str(out))
     out.unlink()
     _save(quantised, path)

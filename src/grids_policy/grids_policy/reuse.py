@@ -6,7 +6,7 @@ _STRIDE = 8  # every eighth pixel of both axes is enough to see that something m
 
 
 class FrameReuse:
-    """Remembers the image behind each camera's tokens. threshold: mean absolute difference in 0..255; 0: never reuse."""
+    """Remembers the image behind each camera's tokens. threshold: mean absolute difference, 0..255; 0: never."""
 
     def __init__(self, cameras: int, threshold: float) -> None:
         self._threshold = threshold

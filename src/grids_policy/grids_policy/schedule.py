@@ -52,9 +52,7 @@ def due(stamp_ns: int, last: Chunk | None, rows: int) -> bool:
     return last is None or (stamp_ns - last.stamp_ns) * 1e-9 >= rows * last.dt_s / 2
 
 
-def commit(
-    last: Chunk | None, stamp_ns: int, dt_s: float, delay_s: float, limit: int
-) -> np.ndarray:
+def commit(last: Chunk | None, stamp_ns: int, dt_s: float, delay_s: float, limit: int) -> np.ndarray:
     """Rows (d, J) of the last chunk that will have been executed when the new one arrives; d <= limit."""
     if last is None or limit < 1:
         return np.zeros((0, 0))
@@ -64,9 +62,7 @@ def commit(
     return last.at(times[times <= ends_ns])
 
 
-def refuse_output(
-    positions_rad: np.ndarray, names: tuple[str, ...], low: np.ndarray, high: np.ndarray
-) -> str | None:
+def refuse_output(positions_rad: np.ndarray, names: tuple[str, ...], low: np.ndarray, high: np.ndarray) -> str | None:
     """Why a chunk (S, J) must not be published, or None."""
     if not np.isfinite(positions_rad).all():
         bad = sorted({names[j] for j in np.argwhere(~np.isfinite(positions_rad))[:, 1]})

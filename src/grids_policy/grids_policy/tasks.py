@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from grids_common.topics import subscription
 from grids_msgs.action import RunTask
 from grids_msgs.msg import TaskState
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
+
+from grids_common.topics import subscription
 
 ACTION = "policy/run_task"
 _TICK_S = 0.1

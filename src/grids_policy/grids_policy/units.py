@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK, TICKS_PER_TURN, ZERO_TICK
-
 from grids_policy.bundle import Units
 
 KINDS = ("rad", "degrees", "normalised")

@@ -120,9 +120,7 @@ class PolicyWorker:
             running=False,
         )
         self._outputs = PolicyOutputs.empty(self._bundle)
-        self._black = tuple(
-            np.zeros((c.height, c.width, 3), np.uint8) for c in self._bundle.cameras
-        )
+        self._black = tuple(np.zeros((c.height, c.width, 3), np.uint8) for c in self._bundle.cameras)
         self._committed = np.zeros((self._bundle.chunk, len(self._bundle.joints)), np.float32)
         self._reuse = FrameReuse(len(names), options.reuse_threshold)
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -201,7 +199,7 @@ class PolicyWorker:
         try:
             while (work := self._next()) is not None:
                 self._infer(*work)
-        except Exception as error:  # noqa: BLE001 - the thread's top: said in the status, the driver holds
+        except Exception as error:
             known = isinstance(error, (RuntimeError, ValueError))
             text = str(error) if known else "".join(traceback.format_exception(error))
             with self._changed:
@@ -210,9 +208,9 @@ class PolicyWorker:
 
     def _next(self) -> tuple[Observation, str, int, Chunk | None] | None:
         """Wait for an observation worth an inference; None when closing."""
+        box = self._inbox
         while True:
             with self._changed:
-                box = self._inbox
                 self._changed.wait_for(lambda: box.closing or (box.running and box.fresh), _WAIT_S)
                 if box.closing:
                     return None
@@ -250,8 +248,7 @@ class PolicyWorker:
         if len(rows):
             self._committed[: len(rows)] = bundle.action_units.from_rad(rows)
         frames = tuple(
-            black if frame is None else frame.image
-            for frame, black in zip(seen.frames, self._black, strict=True)
+            black if frame is None else frame.image for frame, black in zip(seen.frames, self._black, strict=True)
         )
         tokens, mask = self._encoder.encode(instruction)
         refresh = self._reuse.refresh(frames) if bundle.vision_batch == 1 else None
@@ -276,9 +273,7 @@ class PolicyWorker:
         stages = self._runtime.infer(inputs, self._outputs)
         stages["total"] = time.perf_counter() - began
         positions = bundle.action_units.to_rad(self._outputs.actions.astype(np.float64))
-        refusal = refuse_output(
-            positions, bundle.joints, np.array(bundle.position_low), np.array(bundle.position_high)
-        )
+        refusal = refuse_output(positions, bundle.joints, np.array(bundle.position_low), np.array(bundle.position_high))
         chunk = Chunk(seen.stamp_ns, options.dt_s, positions)
         with self._changed:
             box = self._inbox
@@ -297,7 +292,5 @@ class PolicyWorker:
             box.last = chunk
             box.counters.chunks += 1
             sequence = box.counters.chunks
-        result = Result(
-            chunk, seen, epoch, sequence, seed, committed, stages, self._outputs
-        )
+        result = Result(chunk, seen, epoch, sequence, seed, committed, stages, self._outputs)
         self._publish(result)

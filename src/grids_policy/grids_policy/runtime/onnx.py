@@ -219,9 +219,7 @@ class OnnxRuntime(AbstractRuntime):
         self._vision = self._camera_bindings() if per_camera else [self._binding("vision", {})]
         self._prefix = self._binding("prefix", {})
         self._steps = [
-            self._binding(
-                "denoise_step", {"x": f"x_{i % 2}", "x_next": f"x_{(i + 1) % 2}", "step": f"step_{i}"}
-            )
+            self._binding("denoise_step", {"x": f"x_{i % 2}", "x_next": f"x_{(i + 1) % 2}", "step": f"step_{i}"})
             for i in range(self._bundle.steps)
         ]
 

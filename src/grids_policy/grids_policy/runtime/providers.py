@@ -140,6 +140,4 @@ def seal_cache(folder: Path, fingerprint: Fingerprint) -> None:
 
 
 def fingerprint_of(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Fingerprint:
-    return Fingerprint(
-        gpu.name, gpu.driver, gpu.compute_capability, tensorrt, ort.__version__, bundle.digest
-    )
+    return Fingerprint(gpu.name, gpu.driver, gpu.compute_capability, tensorrt, ort.__version__, bundle.digest)

@@ -1,0 +1,238 @@
+"""The ONNX runtime on the shipped bundle, engine choice and engine cache. No torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grids_policy.bundle import BundleError
+from grids_policy.runtime import providers
+from grids_policy.runtime.base import STAGES, PolicyOutputs, blank_inputs, draw_noise
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime, default_threads
+from grids_policy.warmup import measure_latency
+
+UNTRAINED = Path(__file__).resolve().parents[3] / "models" / "untrained"
+CPU = EngineOptions(engine="cpu", threads=1)
+GPU = providers.Gpu("RTX 3090", "560.1", "8.6")
+ALL = list(providers.NAMES.values())
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    runtime = OnnxRuntime(UNTRAINED, CPU)
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def inputs(runtime):
+    random = np.random.default_rng(0)
+    frames = tuple(random.integers(0, 255, (c.height, c.width, 3), dtype=np.uint8) for c in runtime.bundle.cameras)
+    return replace(blank_inputs(runtime.bundle), frames=frames, noise=draw_noise(5, runtime.bundle))
+
+
+def infer(runtime, inputs) -> PolicyOutputs:
+    outputs = PolicyOutputs.empty(runtime.bundle)
+    runtime.infer(inputs, outputs)
+    return outputs
+
+
+def test_every_stage_is_timed_and_results_are_plausible(runtime, inputs):
+    outputs = PolicyOutputs.empty(runtime.bundle)
+    stages = runtime.infer(inputs, outputs)
+    assert tuple(stages) == STAGES
+    assert all(seconds > 0 for seconds in stages.values())
+    assert np.isfinite(outputs.actions).all()
+    assert ((outputs.coordinates >= 0) & (outputs.coordinates <= 1)).all()
+    assert (np.abs(outputs.retention) <= 1 + 1e-5).all()
+
+
+def test_the_same_inputs_give_the_same_bits_and_another_seed_others(runtime, inputs):
+    first, again = infer(runtime, inputs), infer(runtime, inputs)
+    np.testing.assert_array_equal(first.actions, again.actions)
+    other = infer(runtime, replace(inputs, noise=draw_noise(6, runtime.bundle)))
+    assert np.abs(first.actions - other.actions).max() > 1e-3
+
+
+def test_results_are_copies_that_the_next_inference_leaves_alone(runtime, inputs):
+    first = infer(runtime, inputs)
+    kept = first.actions.copy()
+    infer(runtime, replace(inputs, noise=draw_noise(9, runtime.bundle)))
+    np.testing.assert_array_equal(first.actions, kept)
+
+
+def test_noise_is_the_same_for_a_seed_everywhere(runtime):
+    noise = draw_noise(1, runtime.bundle)
+    np.testing.assert_array_equal(noise, draw_noise(1, runtime.bundle))
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 0.2
+    assert 0.8 < noise.std() < 1.2
+    # Philox: recorded chunks must be recomputable years later.
+    np.testing.assert_allclose(noise.ravel()[:3], [0.44220695, -0.13347906, -0.2643883], atol=1e-6)
+
+
+def test_a_masked_camera_changes_nothing_but_through_its_absence(runtime, inputs):
+    masked = replace(inputs, present=np.array([True, False]))
+    other = np.zeros_like(inputs.frames[1])
+    changed = replace(masked, frames=(inputs.frames[0], other))
+    np.testing.assert_allclose(infer(runtime, masked).actions, infer(runtime, changed).actions, atol=1e-6)
+    assert np.abs(infer(runtime, masked).actions - infer(runtime, inputs).actions).max() > 1e-6
+
+
+def test_committed_rows_come_back_as_they_are_and_the_rest_continues(runtime, inputs):
+    bundle = runtime.bundle
+    committed = np.tile(np.asarray(bundle.normalisation["action"]["mean"], np.float32), (bundle.chunk, 1)) + 0.1
+    given = replace(inputs, committed=committed, committed_rows=4)
+    actions = infer(runtime, given).actions
+    np.testing.assert_allclose(actions[:4], committed[:4], atol=1e-6)
+    assert np.abs(actions[4:] - infer(runtime, inputs).actions[4:]).max() > 1e-4
+    none = replace(inputs, committed=committed, committed_rows=0)
+    np.testing.assert_array_equal(infer(runtime, none).actions, infer(runtime, inputs).actions)
+
+
+def test_reused_tokens_are_those_of_the_earlier_frame(runtime, inputs):
+    fresh = infer(runtime, inputs)
+    blank = tuple(np.zeros_like(frame) for frame in inputs.frames)
+    reused = infer(runtime, replace(inputs, frames=blank, refresh=(False, False)))
+    np.testing.assert_array_equal(fresh.actions, reused.actions)
+    partly = infer(runtime, replace(inputs, frames=blank, refresh=(True, False)))
+    assert np.abs(partly.coordinates[0] - fresh.coordinates[0]).max() > 0
+    np.testing.assert_array_equal(partly.coordinates[1], fresh.coordinates[1])
+
+
+def test_a_frame_of_another_size_is_refused_by_name(runtime, inputs):
+    small = replace(inputs, frames=(inputs.frames[0][:100], inputs.frames[1]))
+    with pytest.raises(ValueError, match=r"image_front: expected shape \(240, 320, 3\), got \(100, 320, 3\)"):
+        infer(runtime, small)
+
+
+def test_steady_inference_allocates_nothing_that_stays(runtime, inputs):
+    import tracemalloc
+
+    outputs = PolicyOutputs.empty(runtime.bundle)
+    for _ in range(3):
+        runtime.infer(inputs, outputs)
+    tracemalloc.start()
+    runtime.infer(inputs, outputs)
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    for _ in range(5):
+        runtime.infer(inputs, outputs)
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 4096
+    assert peak - before < 65536, "no image or tensor is copied into a new array"
+
+
+def test_latency_before_arming_excludes_the_warm_up():
+    class Slow(OnnxRuntime):
+        calls = 0
+
+        def __init__(self):
+            self._bundle = OnnxRuntime(UNTRAINED, CPU).bundle
+
+        def infer(self, inputs, outputs):
+            import time
+
+            Slow.calls += 1
+            time.sleep(0.2 if Slow.calls <= 2 else 0.01)
+
+    assert measure_latency(Slow(), runs=10, budget_s=5.0) < 0.15
+    assert Slow.calls == 12
+    Slow.calls = 2
+    measure_latency(Slow(), runs=200, budget_s=0.05)
+    assert Slow.calls < 30, "the budget ends a slow measurement after three runs"
+
+
+def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
+    from grids_policy.bundle import seal
+
+    folder = Path(shutil.copytree(UNTRAINED, tmp_path / "bundle"))
+    (folder / "vision.onnx").write_bytes(b"not a graph")
+    values = json.loads((folder / "policy.json").read_text())
+    seal(folder, {k: v for k, v in values.items() if k not in ("schema", "files", "digest")})
+    with pytest.raises(BundleError, match=r"vision\.onnx: onnxruntime cannot load it"):
+        OnnxRuntime(folder, CPU)
+
+
+def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
+    assert providers.choose("auto", ALL, GPU, "100300").engine == "tensorrt"
+    without = providers.choose("auto", ALL, GPU, None)
+    assert without.engine == "cuda"
+    assert "libnvinfer" in without.reasons[0]
+    cpu = providers.choose("auto", [providers.NAMES["cpu"]], "no NVIDIA driver", None)
+    assert cpu.engine == "cpu"
+    assert len(cpu.reasons) == 2
+    no_gpu = providers.choose("auto", ALL, "no NVIDIA driver (nvidia-smi not found)", None)
+    assert no_gpu.engine == "cpu"
+    assert all("no NVIDIA driver" in reason for reason in no_gpu.reasons)
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "cuda"])
+def test_an_engine_asked_for_by_name_is_never_replaced_in_silence(engine):
+    with pytest.raises(BundleError, match=f"expected engine '{engine}', but it cannot run here"):
+        providers.choose(engine, [providers.NAMES["cpu"]], "no NVIDIA driver", None)
+
+
+@pytest.fixture
+def fingerprint(runtime):
+    return providers.fingerprint_of(runtime.bundle, GPU, "100300")
+
+
+def filled_cache(root, fingerprint) -> Path:
+    folder, said = providers.engine_cache(root, fingerprint)
+    assert "building" in said
+    (folder / "vision.engine").write_bytes(b"engine")
+    providers.seal_cache(folder, fingerprint)
+    return folder
+
+
+def test_an_engine_is_used_again_only_for_the_same_everything(tmp_path, fingerprint):
+    folder = filled_cache(tmp_path, fingerprint)
+    again, said = providers.engine_cache(tmp_path, fingerprint)
+    assert again == folder
+    assert "TensorRT engines from" in said
+    assert (folder / "vision.engine").exists()
+    for change in ("gpu", "driver", "compute_capability", "tensorrt", "onnxruntime", "weights"):
+        other, said = providers.engine_cache(tmp_path, replace(fingerprint, **{change: "different"}))
+        assert other != folder, change
+
+
+@pytest.mark.parametrize("damage", ["engine", "record", "unsealed"])
+def test_a_doubtful_engine_cache_is_emptied(tmp_path, fingerprint, damage):
+    folder = filled_cache(tmp_path, fingerprint)
+    if damage == "engine":
+        (folder / "vision.engine").write_bytes(b"other")
+    elif damage == "record":
+        (folder / "fingerprint.json").write_text("{")
+    else:
+        (folder / "fingerprint.json").unlink()
+    _, said = providers.engine_cache(tmp_path, fingerprint)
+    assert "building" in said
+    assert not (folder / "vision.engine").exists()
+
+
+def test_a_record_of_another_machine_is_refused_with_both_sides(tmp_path, fingerprint):
+    folder = filled_cache(tmp_path, fingerprint)
+    providers.seal_cache(folder, replace(fingerprint, gpu="RTX 4090"))
+    _, said = providers.engine_cache(tmp_path, fingerprint)
+    assert "RTX 4090" in said
+    assert "RTX 3090" in said
+
+
+def test_one_core_is_left_to_the_driver():
+    assert [default_threads(n) for n in (1, 2, 4, 16)] == [1, 1, 3, 15]
+
+
+def test_the_runtime_needs_neither_torch_nor_ros():
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lerobot', 'rclpy', 'onnx')))\n"
+        "import grids_policy.runtime.onnx, grids_policy.worker, grids_policy.language\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
