@@ -92,7 +92,7 @@ def driver_status(stamp, loop: ControlLoop, now_ns: int) -> DriverStatus:
     return message
 
 
-def _values(pairs: dict[str, object]) -> list[KeyValue]:
+def key_values(pairs: dict[str, object]) -> list[KeyValue]:
     return [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
 
 
@@ -109,7 +109,7 @@ def _servo_status(name: str, index: int, loop: ControlLoop) -> DiagnosticStatus:
         name=f"{name}: {servo(index)}",
         message=text,
         hardware_id=loop.bus.path,
-        values=_values(
+        values=key_values(
             {
                 "position (rad)": f"{seen.position[index]:.4f}",
                 "load": f"{seen.load[index]:.3f}",
@@ -141,7 +141,7 @@ def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int) -> Diagnos
         name=f"{name}: control loop",
         message="; ".join((text, *arm.verdict.warnings)),
         hardware_id=loop.bus.path,
-        values=_values(
+        values=key_values(
             {
                 "rate (Hz)": loop.params.rate_hz,
                 "ticks": arm.totals.ticks,

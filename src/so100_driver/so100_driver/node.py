@@ -40,11 +40,13 @@ class DriverNode(ManagedNode):
         self._loop: ControlLoop | None = None
         self._publishing: Publishing | None = None
         self._refusals = 0
-        topics.subscription(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
+        chunks = topics.subscription(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
+        self._chunk_topic = chunks.topic_name
         topics.subscription(self, "/policy/status", PolicyStatus, self._on_policy_status)
         topics.subscription(self, "/leader/joint_states", JointState, self._on_leader)
         topics.subscription(self, "/estop", Bool, self._on_estop)
         self.create_service(SetMode, "~/set_mode", self._set_mode)
+        self.create_timer(1.0, self._count_sources)
         for name, handler in (
             ("estop", self._estop),
             ("estop_reset", self._reset),
@@ -197,6 +199,10 @@ class DriverNode(ManagedNode):
             response.success, response.message = loop.arm.set_mode(time.monotonic_ns(), request.mode)
             response.mode = str(loop.arm.mode)
         return response
+
+    def _count_sources(self) -> None:
+        if self._publishing is not None:
+            self._publishing.count_sources(self.count_publishers(self._chunk_topic))
 
     # -- details -----------------------------------------------------------------------------------------------------
     def _event(self, level: str, text: str) -> None:

@@ -31,6 +31,15 @@ class Every:
         return True
 
 
+def publish_quietly(publisher, message) -> bool:
+    """Publish; False after the context was shut down by a signal, while the arm still goes to rest."""
+    try:
+        publisher.publish(message)
+    except (_rclpy.RCLError, InvalidHandle):
+        return False
+    return True
+
+
 class Publishing:
     """`push` from the loop thread; everything else happens in this thread. Bounded: old records are dropped first."""
 
@@ -47,6 +56,7 @@ class Publishing:
         self._diagnostics = topics.publisher(node, "/diagnostics", DiagnosticArray)
         self._every = {hz: Every(hz) for hz in (SERVO_STATE_HZ, STATUS_HZ, DIAGNOSTICS_HZ)}
         self._said = ("", "", "")
+        self._sources = 0
         self._thread = threading.Thread(target=self._run, name="so100-publish", daemon=True)
 
     def start(self, loop: ControlLoop) -> None:
@@ -64,6 +74,10 @@ class Publishing:
         for publisher in (self._joints, self._servos, self._trace, self._status, self._diagnostics):
             self._node.destroy_publisher(publisher)
 
+    def count_sources(self, count: int) -> None:
+        """How many publishers of action chunks there are, from the executor's thread."""
+        self._sources = count
+
     def push(self, record: Record) -> None:
         self._records.append(record)
         self._ready.set()
@@ -73,23 +87,19 @@ class Publishing:
             self._ready.wait(timeout=0.5)
             self._ready.clear()
             while self._records and not self._stop:
-                try:
-                    self._publish(self._records.popleft())
-                except (_rclpy.RCLError, InvalidHandle):
-                    # The context was shut down by a signal while the arm still goes to rest.
-                    return
+                self._publish(self._records.popleft())
 
     def _publish(self, record: Record) -> None:
         seen, now_ns = record.seen, record.woke_ns
         if seen.complete and seen.valid.any():
             stamp = self._clocks.stamp(seen.stamp_ns)
-            self._joints.publish(messages.joint_state(stamp, seen))
+            publish_quietly(self._joints, messages.joint_state(stamp, seen))
             if self._every[SERVO_STATE_HZ].due(now_ns):
                 torque = record.output.torque
-                self._servos.publish(messages.servo_state(stamp, seen, torque=torque))
+                publish_quietly(self._servos, messages.servo_state(stamp, seen, torque=torque))
         if record.sent is not None:
             stamp = self._clocks.stamp(record.sent_ns)
-            self._trace.publish(messages.command_trace(stamp, record))
+            publish_quietly(self._trace, messages.command_trace(stamp, record))
         self._publish_status(now_ns)
 
     def _publish_status(self, now_ns: int) -> None:
@@ -101,9 +111,8 @@ class Publishing:
                 return
             self._said = said
             status = messages.driver_status(self._clocks.stamp(now_ns), loop, now_ns)
-        self._status.publish(status)
+        publish_quietly(self._status, status)
         if self._every[DIAGNOSTICS_HZ].due(now_ns):
-            count = self._node.count_publishers("/policy/action_chunk")
             with loop.lock:
-                report = messages.diagnostics(self._clocks.stamp(now_ns), self._node.get_name(), loop, count)
-            self._diagnostics.publish(report)
+                report = messages.diagnostics(self._clocks.stamp(now_ns), self._node.get_name(), loop, self._sources)
+            publish_quietly(self._diagnostics, report)
