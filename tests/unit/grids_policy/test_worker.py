@@ -15,6 +15,7 @@ from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 from grids_policy.worker import PolicyWorker, WorkerOptions
 
 UNTRAINED = Path(__file__).resolve().parents[3] / "models" / "untrained"
+LIMITS = SyncLimits(max_age_s=5.0, max_joint_gap_s=5.0, future_tolerance_s=5.0)
 
 
 class Wrapped(AbstractRuntime):
@@ -50,7 +51,7 @@ def engine():
 @contextmanager
 def running(runtime, **changes):
     options = WorkerOptions(
-        **{"limits": SyncLimits(max_age_s=5.0, max_joint_gap_s=5.0, future_tolerance_s=5.0), "rows": 40, "dt_s": 1 / 30, "seed": 100,
+        **{"limits": LIMITS, "rows": 40, "dt_s": 1 / 30, "seed": 100,
            "expected_latency_s": 0.02, "epoch": 7} | changes
     )  # fmt: skip
     results = []
@@ -96,7 +97,7 @@ def test_one_inference_per_half_chunk_with_counted_sequence_and_seed(engine):
 def test_committed_rows_are_those_of_the_chunk_being_executed(engine):
     runtime = Wrapped(engine)
     with running(runtime, expected_latency_s=0.1) as (worker, results):
-        start = feed(worker, engine.bundle)
+        start = feed(worker, engine.bundle, time.time_ns() - 1_000_000_000)
         until(lambda: len(results) == 1)
         feed(worker, engine.bundle, start + 700_000_000)
         until(lambda: len(results) == 2)
