@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
+from grids_recorder.errors import RecorderError
 
 VERSION = "v3.0"
 READABLE_VERSIONS = ("v2.1", VERSION)
@@ -32,7 +33,7 @@ IMAGE_PREFIX = "observation.images."
 _NUMBERS = ("float32", "float64", "int64", "int32", "bool")
 
 
-class DatasetError(RuntimeError):
+class DatasetError(RecorderError):
     """A dataset that cannot be read or written; says what was expected, what came and what to do."""
 
 

@@ -1,0 +1,86 @@
+"""Episodes read back: messages in recorded order, decoded by the definitions stored in the bag itself."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.errors import ReaderError
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL
+from grids_recorder.errors import RecorderError
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message: topic, type, receive time in ns of the recorder's clock, and its serialized form."""
+
+    topic: str
+    type: str
+    time_ns: int
+    raw: bytes
+
+
+class Bag:
+    """An episode on disk. `records` may be called again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.name.endswith(PARTIAL):
+            raise RecorderError(f"{folder} was not finished: run ./grids recover {self.folder.parent} first")
+        try:
+            self._reader = Reader(self.folder)
+            self._reader.open()
+        except (ReaderError, OSError, AssertionError) as error:
+            raise RecorderError(f"{folder}: expected a rosbag2 folder with metadata.yaml: {error}") from error
+        self.types = {connection.topic: connection.msgtype for connection in self._reader.connections}
+        self.counts = {connection.topic: connection.msgcount for connection in self._reader.connections}
+        self.duration_s = self._reader.duration * 1e-9
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+        for connection in self._reader.connections:
+            if connection.msgtype not in self._store.types:
+                self._store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+
+    @property
+    def episode(self) -> dict:
+        """What the recorder knew: task, operator, outcome, …; empty for a bag recorded by something else."""
+        path = self.folder / EPISODE_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def records(self, topics: Iterable[str] | None = None) -> Iterator[Record]:
+        """Messages ordered by receive time, of all topics or of some."""
+        wanted = None if topics is None else set(topics)
+        connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
+        if not connections:
+            return
+        for connection, time_ns, raw in self._reader.messages(connections):
+            yield Record(connection.topic, connection.msgtype, time_ns, bytes(raw))
+
+    def decode(self, record: Record):
+        """The message with the fields of its ROS type; arrays are numpy views."""
+        return self._store.deserialize_cdr(record.raw, record.type)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> "Bag":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def find_bags(paths: Iterable[Path]) -> list[Path]:
+    """Bag folders among `paths` or directly or one level below them, sorted; RecorderError when there are none."""
+    paths, found = list(paths), []
+    for path in paths:
+        if (path / "metadata.yaml").exists():
+            found.append(path)
+            continue
+        below = [*path.glob("*/metadata.yaml"), *path.glob("*/*/metadata.yaml")]
+        found += [file.parent for file in sorted(below) if PARTIAL not in str(file.relative_to(path))]
+    if not found:
+        raise RecorderError(f"expected at least one recorded episode in {', '.join(map(str, paths))}, found none")
+    return list(dict.fromkeys(found))

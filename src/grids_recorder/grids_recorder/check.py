@@ -1,0 +1,79 @@
+"""`./grids check BAG…`: judges recorded episodes, writes verdict.json and a contact sheet beside each bag."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from grids_recorder.bag_reader import Bag, find_bags
+from grids_recorder.bag_writer import write_json
+from grids_recorder.errors import RecorderError
+from grids_recorder.series import Series, read_series
+from grids_recorder.verdict import REJECT, Limits, Verdict, judge
+
+VERDICT_FILE = "verdict.json"
+SHEET_FILE = "contact_sheet.png"
+_COLOUR = {"OK": "green", "WARN": "yellow", "REJECT": "red"}
+
+
+def check_bag(folder: Path, limits: Limits | None = None, *, sheet: bool = True) -> tuple[Verdict, Series]:
+    """Judge one bag and store what was found beside it, where that folder can be written."""
+    with Bag(folder) as bag:
+        series = read_series(bag)
+        verdict = judge(series, bag.episode, limits)
+        try:
+            write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
+            if sheet:
+                from grids_recorder.contact_sheet import save_sheet
+
+                save_sheet(bag, series, verdict, folder / SHEET_FILE)
+        except OSError as error:
+            sys.stderr.write(f"{folder}: the verdict cannot be stored there ({error.strerror}); it is only shown\n")
+    return verdict, series
+
+
+def stored_level(folder: Path) -> str | None:
+    """The level in verdict.json, or None when the bag was not judged yet."""
+    path = folder / VERDICT_FILE
+    return json.loads(path.read_text(encoding="utf-8"))["level"] if path.exists() else None
+
+
+def table(rows: list[tuple[Path, Verdict]]) -> Table:
+    """One line per episode."""
+    found = Table(box=None, header_style="bold")
+    for name in ("episode", "verdict", "s", "images", "joints", "reasons"):
+        found.add_column(name, overflow="fold")
+    for folder, verdict in rows:
+        images = [count for count in verdict.topics if "image" in count.topic and count.expected >= 0]
+        joints = [count for count in verdict.topics if count.topic == "/follower/joint_states"]
+        cells = [" + ".join(f"{c.recorded}/{c.expected}" for c in counts) for counts in (images, joints)]
+        level = f"[{_COLOUR[verdict.level]}]{verdict.level}[/]"
+        found.add_row(folder.name, level, f"{verdict.duration_s:.1f}", *cells, verdict.reasons)
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """0 no episode rejected, 1 at least one, 2 nothing to judge."""
+    parser = argparse.ArgumentParser(prog="grids check", description=__doc__)
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")
+    parser.add_argument("--image-hz", type=float, default=Limits().image_hz, help="expected camera rate")
+    parser.add_argument("--joint-hz", type=float, default=Limits().joint_hz, help="expected joint rate")
+    parser.add_argument("--no-sheet", action="store_true", help="no contact sheets")
+    arguments = parser.parse_args(argv)
+    limits = Limits(image_hz=arguments.image_hz, joint_hz=arguments.joint_hz)
+    rows, unreadable = [], False
+    try:
+        for folder in find_bags(arguments.bags):
+            try:
+                rows.append((folder, check_bag(folder, limits, sheet=not arguments.no_sheet)[0]))
+            except RecorderError as error:
+                unreadable = True
+                sys.stderr.write(f"{error}\n")
+    except RecorderError as error:
+        sys.stderr.write(f"grids check: {error}\n")
+        return 2
+    Console().print(table(rows))
+    return int(unreadable or any(verdict.level == REJECT for _, verdict in rows))

@@ -1,0 +1,167 @@
+"""`./grids recover FOLDER…`: turns what a crash left behind (`*.partial`) into ordinary bags.
+
+Every complete record up to the last flush is copied into a new bag; the leftover is removed only when the new bag is
+in place. A folder that a live recorder holds is left alone.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcap.exceptions import McapError
+from mcap.records import Channel, Message, Schema
+from mcap.stream_reader import StreamReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL, bag_qos, lock, put_in_place, write_json
+from grids_recorder.errors import RecorderError
+
+_NEW = ".recovered"
+_BAG_VERSION = 9
+_SPARE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What became of one leftover. `folder` is None when nothing could be saved."""
+
+    partial: Path
+    folder: Path | None
+    messages: int
+    note: str
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Partial folders directly in `folder` or one level below, oldest first."""
+    found = [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*/*{PARTIAL}")]
+    return sorted((path for path in found if path.is_dir() and (path / EPISODE_FILE).exists()), key=os.path.getmtime)
+
+
+def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
+    """Messages of an MCAP file up to the first record that is torn."""
+    schemas: dict[int, Schema] = {}
+    channels: dict[int, Channel] = {}
+    with file.open("rb") as stream:
+        records = StreamReader(stream, record_size_limit=None).records
+        while True:
+            try:
+                record = next(records)
+            except (StopIteration, McapError, EOFError, ValueError):
+                return
+            match record:
+                case Schema():
+                    schemas[record.id] = record
+                case Channel():
+                    channels[record.id] = record
+                case Message():
+                    channel = channels[record.channel_id]
+                    yield schemas[channel.schema_id], channel, record
+
+
+def recover(partial: Path) -> Recovered:
+    """Make the bag of one partial folder; RecorderError when it cannot be done now, with the leftover untouched."""
+    held = lock(partial)
+    if held is None:
+        raise RecorderError(f"{partial} is being recorded right now: stop that recording first")
+    try:
+        return _recover(partial, held)
+    except OSError as error:
+        raise RecorderError(
+            f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again"
+        ) from error
+    finally:
+        held.close()
+
+
+def _recover(partial: Path, held) -> Recovered:
+    final = partial.with_name(partial.name.removesuffix(PARTIAL))
+    bag, new = partial / final.name, partial / (final.name + _NEW)
+    shutil.rmtree(new, ignore_errors=True)
+    if (bag / "metadata.yaml").exists() and (bag / EPISODE_FILE).exists():
+        put_in_place(bag, final, partial, held)
+        return Recovered(partial, final, -1, "was complete, only the rename was missing")
+    files = sorted(bag.glob("*.mcap"))
+    size = sum(file.stat().st_size for file in files)
+    free = shutil.disk_usage(partial).free
+    if free < size + _SPARE_BYTES:
+        need = (size + _SPARE_BYTES - free) >> 20
+        raise RecorderError(f"{partial}: recovery needs {need + 1} MB more free disk space; free some and run again")
+    count = _copy(files, new, final.name) if files else 0
+    if count == 0:
+        return Recovered(partial, None, 0, "no complete message was found; the folder is kept")
+    episode = json.loads((partial / EPISODE_FILE).read_text(encoding="utf-8"))
+    episode |= {"recovered": True, "outcome": episode.get("outcome", "")}
+    write_json(new / EPISODE_FILE, episode)
+    placed = put_in_place(new, _free_name(final), partial, held)
+    return Recovered(partial, placed, count, "recovered")
+
+
+def _free_name(final: Path) -> Path:
+    """`final`, or the first free name behind it: an existing bag is never overwritten."""
+    candidate, number = final, 1
+    while candidate.exists():
+        number += 1
+        candidate = final.with_name(f"{final.name}_{number}")
+    return candidate
+
+
+def _copy(files: list[Path], new: Path, name: str) -> int:
+    count = 0
+    with Writer(new, version=_BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+        for file in files:
+            for schema, channel, message in readable_messages(file):
+                if channel.topic not in connections:
+                    connections[channel.topic] = _connection(writer, schema, channel)
+                writer.write(connections[channel.topic], message.log_time, message.data)
+                count += 1
+        writer.set_custom_data("grids", json.dumps({"recovered": True}))
+    for path in (*new.iterdir(), new):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    return count
+
+
+def _connection(writer: Writer, schema: Schema, channel: Channel):
+    types = get_typestore(Stores.ROS2_JAZZY)
+    if schema.name not in types.types:
+        types.register(get_types_from_msg(schema.data.decode(), schema.name))
+    latched = "transient_local" in channel.metadata.get("offered_qos_profiles", "")
+    return writer.add_connection(
+        channel.topic,
+        schema.name,
+        msgdef=schema.data.decode(),
+        rihs01=types.hash_rihs01(schema.name),
+        offered_qos_profiles=[bag_qos(latched=latched)],
+    )
+
+
+def recover_all(folder: Path) -> list[Recovered]:
+    """Recover every leftover in `folder` that nobody is writing; problems become notes."""
+    results = []
+    for partial in leftovers(folder):
+        try:
+            results.append(recover(partial))
+        except RecorderError as error:
+            results.append(Recovered(partial, None, 0, str(error)))
+    return results
+
+
+def main(argv: list[str]) -> int:
+    """0 everything recovered (or nothing to do), 1 something could not be."""
+    parser = argparse.ArgumentParser(prog="grids recover", description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("recordings")], metavar="FOLDER")
+    results = [result for folder in parser.parse_args(argv).folders for result in recover_all(folder)]
+    for result in results:
+        messages = f"{result.messages} messages, " if result.messages > 0 else ""
+        sys.stdout.write(f"{result.folder or result.partial}: {messages}{result.note}\n")
+    if not results:
+        sys.stdout.write("nothing to recover\n")
+    return int(any(result.folder is None for result in results))
