@@ -70,6 +70,8 @@ _FIXED = (
           "URDF of the follower"),
     Topic("/twin/objects", "visualization_msgs/msg/MarkerArray", "STATE", "STATE", True,
           "twin only: true object poses in the base frame (ns = object name)"),
+    Topic("/twin/hand", "sensor_msgs/msg/JointState", "STATE", "STATE_LATEST", False,
+          "twin only: where the operator moves the leader (operator:=topic); no names: lets go"),
     Topic("/twin/task_state", "grids_msgs/msg/TaskState", "LATCHED", "LATCHED", True,
           "twin only: task, instruction, success"),
 )

@@ -106,7 +106,7 @@ class Twin:
         if params.leader:
             leader = SimplePlant(REST_POSE_RAD, lag_s=0.02)
             self.arms["leader"] = _Arm("leader", self, leader)
-        self._truth = self.world.truth() if self.world else None
+        self._look()
         self._operator = None
         self._hand = self._new_hand()
         self._state = self._open_state() if self.world else None
@@ -222,11 +222,18 @@ class Twin:
             self.arms["follower"].plant.plant = WorldPlant(world)
         self.world.reset(seed, arm_rad=pose)
         self._task, self._seed = task, seed
-        self._truth = self.world.truth()
+        self._look()
 
     def truth(self):
         """Newest `grids_sim.world.Truth` (at most 1/30 s old), None without MuJoCo."""
+        return self._truth[0]
+
+    def stamped_truth(self):
+        """(`truth`, the system clock in ns when it was so)."""
         return self._truth
+
+    def _look(self) -> None:
+        self._truth = (self.world.truth() if self.world else None, time.time_ns())
 
     def set_hand(self, pose_rad) -> None:
         """Where the operator (operator: topic) wants the leader, (6,) rad; None lets go."""
@@ -291,7 +298,7 @@ class Twin:
         if self.world is None:
             return
         if self.stats.steps % TRUTH_STEPS == 0:
-            self._truth = self.world.truth()
+            self._look()
         if self.stats.steps % SNAPSHOT_STEPS == 0:
             self._publish_snapshot(self._state)
 

@@ -11,10 +11,10 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from grids_common import params, qos
+from grids_common import params
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.so100 import JOINT_NAMES
-from grids_common.topics import publisher
+from grids_common.topics import publisher, subscription
 from grids_sim.faults import FaultError
 from grids_sim.link_folder import FolderInUseError
 from grids_sim.params import TwinParams
@@ -47,7 +47,7 @@ class TwinNode(Node):
         self.create_service(TwinReset, "twin/reset", self._on_reset)
         self.create_service(TwinFault, "twin/fault", self._on_fault)
         if self.params.operator == "topic":
-            self.create_subscription(JointState, "twin/hand", self._on_hand, qos.STATE_LATEST)
+            subscription(self, "/twin/hand", JointState, self._on_hand)
         self._markers: dict[str, list[Marker]] = {}
         self._told: tuple | None = None
         self._told_s = 0.0
@@ -62,10 +62,10 @@ class TwinNode(Node):
 
     def _tick(self) -> None:
         self.twin.check()
-        truth = self.twin.truth()
+        truth, stamp_ns = self.twin.stamped_truth()
         if truth is None:
             return
-        stamp = self.get_clock().now().to_msg()
+        stamp = stamp_of(stamp_ns)
         self._publish_objects(truth, stamp)
         state = (truth.task, truth.seed, truth.episode, truth.success)
         now_s = time.monotonic()
