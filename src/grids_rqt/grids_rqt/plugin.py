@@ -1,0 +1,39 @@
+"""The rqt plugin: the panel inside rqt, with its settings."""
+
+import json
+
+from rqt_gui_py.plugin import Plugin
+
+from grids_common.topics import CAMERAS
+from grids_rqt.model import Model
+from grids_rqt.panel import Panel
+from grids_rqt.ros_feed import RosControls, RosFeed
+
+
+class GridsPlugin(Plugin):
+    """`rqt --standalone grids_rqt`."""
+
+    def __init__(self, context) -> None:
+        super().__init__(context)
+        self.setObjectName("GridsPlugin")
+        model = Model(CAMERAS)
+        self._feed = RosFeed(model, "grids_rqt")
+        self._panel = Panel(model, self._feed.now_ns, CAMERAS, RosControls(self._feed))
+        if context.serial_number() > 1:
+            self._panel.setWindowTitle(f"GridS ({context.serial_number()})")
+        context.add_widget(self._panel)
+        self._panel.start()
+
+    def shutdown_plugin(self) -> None:
+        self._panel.stop()
+        self._feed.close()
+
+    def save_settings(self, plugin_settings, instance_settings) -> None:
+        instance_settings.set_value("layers", json.dumps(self._panel.layers()))
+
+    def restore_settings(self, plugin_settings, instance_settings) -> None:
+        try:
+            saved = json.loads(instance_settings.value("layers") or "{}")
+        except (TypeError, ValueError):
+            saved = {}  # settings of an older version: the defaults are as good
+        self._panel.set_layers(saved if isinstance(saved, dict) else {})
