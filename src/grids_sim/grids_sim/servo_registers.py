@@ -1,6 +1,6 @@
 """The STS3215 control table: addresses, sizes, sign conventions, factory values. Data and pure codecs only.
 
-Addresses 0-39 are EEPROM and are written only while Lock (55) is 0; 40 and up are RAM. Multi-byte values are
+Addresses 0-39 are EEPROM and take writes only while Lock (55) is 0, as it is after power-up; 40 and up are RAM. Multi-byte values are
 little endian; signed values are sign-magnitude with the sign in the bit named here. Source: Feetech's STS
 memory table and the tables of LeRobot's Feetech bus.
 """
@@ -78,7 +78,7 @@ REGISTERS = {
     "Goal_Time": Register(44, 2),
     "Goal_Velocity": Register(46, 2, 0, sign_bit=15),
     "Torque_Limit": Register(48, 2, 1000),
-    "Lock": Register(55, factory=1),
+    "Lock": Register(55),
     "Present_Position": Register(56, 2, 0, sign_bit=15, writable=False),
     "Present_Velocity": Register(58, 2, 0, sign_bit=15, writable=False),
     "Present_Load": Register(60, 2, 0, sign_bit=10, writable=False),

@@ -35,6 +35,13 @@ def parse(argv: list[str] | None) -> TwinParams:
     parser.add_argument("--bus-log", default="", help="file for every goal and torque write")
     parser.add_argument("--configured", action="store_true", help="servos with LeRobot's settings, not the factory's")
     parser.add_argument("--fault-seed", type=int, default=0)
+    parser.add_argument(
+        "--horn-ticks",
+        type=lambda text: tuple(int(word) for word in text.split(",")),
+        default=(0,) * 6,
+        metavar="N,N,N,N,N,N",
+        help="an arm that needs calibration: how far each horn is screwed on off centre",
+    )
     parser.add_argument("--json", action="store_true", help="accepted for clarity: JSON is the output")
     chosen = vars(parser.parse_args(argv))
     chosen.pop("json")

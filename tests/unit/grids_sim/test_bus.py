@@ -61,6 +61,7 @@ def test_read_and_write_of_one_and_two_bytes(client):
 
 
 def test_locked_eeprom_answers_success_but_keeps_its_value(client):
+    client.write(1, "Lock", 1)
     assert client.write(1, "P_Coefficient", 9) == (OK, 0)
     assert client.value(1, "P_Coefficient") == 16
     client.write(1, "Lock", 0)
@@ -81,6 +82,19 @@ def test_homing_offset_shifts_what_is_read(client, until):
     client.write(2, "Lock", 0)
     client.write(2, "Homing_Offset", scs.SCS_TOSCS(-120, 11) if hasattr(scs, "SCS_TOSCS") else 120 | 1 << 11)
     assert until(lambda: client.value(2, "Present_Position") == before + 120)
+
+
+def test_an_arm_with_horns_off_centre_is_put_right_by_offsets_as_lerobot_writes_them(start_twin, connect, until):
+    horns = (310, -45, 700, 0, -1200, 12)
+    client = connect(start_twin(horn_ticks=horns, start_pose="home").paths["follower"])
+    true = connect(start_twin(start_pose="home").paths["follower"])
+    wanted = {i: true.value(i, "Present_Position") for i in IDS}
+    raw = {i: client.value(i, "Present_Position") for i in IDS}
+    assert raw == {i: (wanted[i] + horns[i - 1]) % 4096 for i in IDS}
+    for i in IDS:
+        offset = raw[i] - wanted[i]
+        client.write(i, "Homing_Offset", abs(offset) | (1 << 11 if offset < 0 else 0))
+    assert until(lambda: {i: client.value(i, "Present_Position") for i in IDS} == wanted)
 
 
 def test_sync_read_returns_the_status_block_of_all(client):

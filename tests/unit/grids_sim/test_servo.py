@@ -71,6 +71,8 @@ def test_every_register_has_bytes_of_its_own():
 
 
 def test_eeprom_takes_writes_only_while_unlocked(bank):
+    assert bank.get(0, "Lock") == 0
+    write(bank, 0, "Lock", 1)
     write(bank, 0, "Max_Torque_Limit", 500)
     assert bank.get(0, "Max_Torque_Limit") == 1000
     write(bank, 0, "Lock", 0)
@@ -80,6 +82,7 @@ def test_eeprom_takes_writes_only_while_unlocked(bank):
 
 
 def test_ram_takes_writes_while_locked_and_forgets_them_without_power(bank):
+    write(bank, 2, "Lock", 1)
     write(bank, 2, "Acceleration", 50)
     assert bank.get(2, "Acceleration") == 50
     bank.power_cycle()
@@ -92,7 +95,7 @@ def test_eeprom_survives_a_power_cycle_and_torque_limit_starts_from_it(bank):
     bank.power_cycle()
     assert bank.get(5, "Max_Torque_Limit") == 500
     assert bank.get(5, "Torque_Limit") == 500
-    assert bank.get(5, "Lock") == 1
+    assert bank.get(5, "Lock") == 0
 
 
 @pytest.mark.parametrize("name", ["Model_Number", "Present_Position", "Present_Temperature", "Status", "Moving"])
@@ -144,6 +147,7 @@ def test_present_position_wraps_within_a_turn_unless_multi_turn_is_on():
 def test_set_middle_makes_the_present_position_2048_whatever_lock_says(bank):
     position = np.full(6, 0.4)
     run(bank, 0.01, position=position)
+    write(bank, 1, "Lock", 1)
     bank.write(1, 40, bytes([reg.SET_MIDDLE]))
     run(bank, 0.01, position=position)
     assert bank.get(1, "Present_Position") == 2048
