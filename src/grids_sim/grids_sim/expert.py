@@ -39,6 +39,10 @@ _CHECKPOINTS = {"descend": 0.9, "squeeze": 1.2, "lift": 1.2, "lower": 0.9, "open
 _GATES = ("squeeze", "open")
 ARRIVED_RAD = 0.025
 MOVED_M = 0.010
+# The plan's clock leads the arm by at most this: latency of the whole loop plus the servos' own lag. An arm that
+# stays behind, or is this far off the path, makes a new plan.
+LEAD_S, STUCK_S, LOST_RAD = 0.6, 2.0, 0.6
+_ROWS_BACK, _ROWS_AHEAD = round(1.5 / PLAN_DT_S), round(1.0 / PLAN_DT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class _Progress:
     goal: np.ndarray | None = None
     last_s: float | None = None
     last_gripper_rad: float = math.inf
+    stuck_s: float = 0.0
 
 
 class Expert:
@@ -106,9 +111,7 @@ class Expert:
         self.phase = "start"
 
     # --- public ------------------------------------------------------------------------------------------------
-    def chunk(
-        self, truth: Truth, position_rad: np.ndarray, now_s: float
-    ) -> tuple[np.ndarray, float]:
+    def chunk(self, truth: Truth, position_rad: np.ndarray, now_s: float) -> tuple[np.ndarray, float]:
         """Targets (horizon, 6) and their spacing: row i is meant for now_s + i * dt. Call at any rate above 2 Hz."""
         self._advance(truth, np.asarray(position_rad, dtype=float), now_s)
         rows = self._sample(np.arange(self.config.horizon) * self.config.dt_s)
@@ -145,11 +148,14 @@ class Expert:
             return
         elapsed = min(max(now_s - progress.last_s, 0.0), 0.5)
         progress.last_s = now_s
-        reason = self._disturbance(truth, position)
-        if reason:
+        reached_s, off_path = self._reached(position)
+        step = min(elapsed, max(reached_s + LEAD_S - progress.clock_s, 0.0))
+        progress.stuck_s = 0.0 if step > 0 else progress.stuck_s + elapsed
+        lost = off_path > LOST_RAD or progress.stuck_s > STUCK_S
+        if lost or self._disturbed(truth, position):
             self._replan(truth, position)
             return
-        progress.clock_s += elapsed
+        progress.clock_s += step
         self._stop_at_checkpoint(truth, position, elapsed)
         self.phase = self._phase_name()
 
@@ -232,27 +238,39 @@ class Expert:
         tip = hand.coordinates(hand.origin_m + axis)
         return Held(hand.coordinates(pose.position_m), tip)
 
-    def _disturbance(self, truth: Truth, position: np.ndarray) -> str:
-        """Why the plan no longer fits the world, or an empty string."""
+    def _planned(self) -> np.ndarray:
+        """Joints (6,) the plan has for its clock."""
+        progress = self._progress
+        row = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
+        return progress.plan.rows[row]
+
+    def _reached(self, position: np.ndarray) -> tuple[float, float]:
+        """How far along the plan the arm is (s), maybe ahead of the clock as chunks are, and how far off (rad)."""
+        progress = self._progress
+        now = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
+        first = max(0, now - _ROWS_BACK)
+        away = np.abs(progress.plan.rows[first : now + 1 + _ROWS_AHEAD, :5] - position[:5]).max(axis=1)
+        nearest = float(away.min())
+        # The last of the equally near rows: a hold must not look like a delay.
+        row = first + int(np.flatnonzero(away <= nearest + 0.02)[-1])
+        return row * PLAN_DT_S, nearest
+
+    def _disturbed(self, truth: Truth, position: np.ndarray) -> bool:
+        """Does the plan no longer fit the world: object moved or lost, goal moved, task not done at the end?"""
         progress, phase = self._progress, self._phase_name()
         pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
-        row = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
-        if np.abs(progress.plan.rows[row] - position)[:5].max() > 0.6:
-            return "arm is elsewhere"
         if phase in ("rise", "reach", "descend"):
-            if np.linalg.norm(pose.position_m - progress.target) > MOVED_M and pose.speed_m_s < 0.05:
-                return "object moved"
-        elif phase in ("carry", "lower"):
-            if self._grip_distance(truth, position) > 0.07:
-                return "object lost"
-            if np.linalg.norm(goal.position_m - progress.goal) > MOVED_M and phase == "carry":
-                return "goal moved"
-        elif phase == "home" or row >= len(progress.plan.rows) - 1:
+            moved = np.linalg.norm(pose.position_m - progress.target) > MOVED_M
+            return bool(moved and pose.speed_m_s < 0.05)
+        if phase in ("carry", "lower"):
+            lost = self._grip_distance(truth, position) > 0.07
+            goal_moved = np.linalg.norm(goal.position_m - progress.goal) > MOVED_M
+            return bool(lost or (goal_moved and phase == "carry"))
+        if phase in ("home", "wait"):
             finished = truth.success or self._rule(pose, goal)
-            done_s = progress.clock_s - (progress.plan.phases[-1].start * PLAN_DT_S)
-            if not finished and pose.speed_m_s < 0.02 and done_s > 0.3:
-                return "not in place"
-        return ""
+            since_s = progress.clock_s - progress.plan.phases[-1].start * PLAN_DT_S
+            return not finished and pose.speed_m_s < 0.02 and since_s > 0.3
+        return False
 
     # --- planning ----------------------------------------------------------------------------------------------
     def _replan(self, truth: Truth, position: np.ndarray) -> None:
@@ -305,11 +323,9 @@ class Expert:
 
     def _start(self, position: np.ndarray) -> np.ndarray:
         """Begin at the last commanded pose when the arm is near it (no jump back), else at the measured one."""
-        progress = self._progress
-        if progress.plan is None:
+        if self._progress.plan is None:
             return position.copy()
-        row = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
-        planned = progress.plan.rows[row]
+        planned = self._planned()
         return planned.copy() if np.abs(planned - position)[:5].max() < 0.3 else position.copy()
 
     def _adopt(self, plan: Plan) -> None:

@@ -29,7 +29,7 @@ DOWN_RAD = math.pi / 2
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """Where the hand is: origin (3,), unit vectors of fingers (approach) and of the closing axis towards the fixed jaw."""
+    """Where the hand is: origin (3,), unit vectors of the fingers and of the closing axis towards the fixed jaw."""
 
     origin_m: np.ndarray
     approach: np.ndarray
@@ -40,7 +40,7 @@ class Hand:
         return self.origin_m + lateral_m * self.closing + depth_m * self.approach
 
     def coordinates(self, point_m: np.ndarray) -> tuple[float, float, float]:
-        """A point seen from the hand: (lateral, depth, side), the inverse of `point` plus the offset out of its plane."""
+        """A point seen from the hand: (lateral, depth, side); inverse of `point`, plus the offset out of its plane."""
         offset = point_m - self.origin_m
         side = np.cross(self.approach, self.closing)
         return float(offset @ self.closing), float(offset @ self.approach), float(offset @ side)

@@ -65,11 +65,7 @@ def cube_on_cube(upper: ObjectPose, lower: ObjectPose) -> bool:
     """Upper cube rests on the lower one, which stands on the table."""
     height = upper.position_m[2] - lower.position_m[2]
     lower_stands = abs(lower.position_m[2] - CUBE_EDGE_M / 2) < 0.006
-    return (
-        lower_stands
-        and abs(height - CUBE_EDGE_M) < 0.005
-        and _apart_xy(upper, lower) < CUBE_EDGE_M / 2
-    )
+    return lower_stands and abs(height - CUBE_EDGE_M) < 0.005 and _apart_xy(upper, lower) < CUBE_EDGE_M / 2
 
 
 def pen_in_cup(pen: ObjectPose, cup: ObjectPose) -> bool:

@@ -42,13 +42,15 @@ class LayoutConfig:
     """Rules of the draw.
 
     Vessels keep `clearance_m` from what is picked so that the open jaw passes; fixed placements win over the draw.
-    Regions are what the arm reaches with its fingers pointing down or tilted by at most 45 degrees.
+    Regions are what the arm reaches with its fingers pointing down or tilted by at most 45 degrees. Nothing stands
+    under the folded arm (`keep_out`: x, y, radius), so an episode may start from the rest pose as well.
     """
 
     pick_region: Region = Region((0.140, 0.300), (-1.10, 1.10))
     place_region: Region = Region((0.160, 0.270), (-1.10, 1.10))
     distractor_region: Region = Region((0.140, 0.420), (-1.20, 1.20))
     clearance_m: float = 0.050
+    keep_out: tuple[float, float, float] = (0.150, 0.0, 0.050)
     home_noise_rad: float = 0.03
     fixed: tuple[tuple[str, Placement], ...] = ()
 
@@ -68,9 +70,7 @@ def draw_layout(
     everything = (*objects, *distractors)
     unknown = sorted(set(fixed) - {item.name for item in everything})
     if unknown:
-        raise LayoutError(
-            f"fixed placements name {unknown}, but the scene has {[item.name for item in everything]}"
-        )
+        raise LayoutError(f"fixed placements name {unknown}, but the scene has {[item.name for item in everything]}")
     for _ in range(_ATTEMPTS):
         placed = _try_draw(everything, len(objects), fixed, config, rng)
         if placed is not None:
@@ -91,7 +91,8 @@ def _try_draw(everything, task_count: int, fixed, config: LayoutConfig, rng):
         for _ in range(30):
             x, y = region.draw(rng)
             candidate = Placement(x, y, rng.uniform(-math.pi, math.pi))
-            if all(_apart(item, candidate, *other, config) for other in placed.values()):
+            apart = all(_apart(item, candidate, *other, config) for other in placed.values())
+            if apart and _outside(item, candidate, config.keep_out):
                 placed[item.name] = (item, candidate)
                 break
         else:
@@ -108,6 +109,12 @@ def _region(item: ObjectConfig, config: LayoutConfig, *, task_object: bool) -> R
 def _apart(item, placement: Placement, other, other_placement: Placement, config) -> bool:
     gap = math.hypot(placement.x_m - other_placement.x_m, placement.y_m - other_placement.y_m)
     return gap >= footprint_m(item) + footprint_m(other) + config.clearance_m
+
+
+def _outside(item: ObjectConfig, placement: Placement, circle: tuple[float, float, float]) -> bool:
+    x, y, radius = circle
+    gap = math.hypot(placement.x_m - x, placement.y_m - y)
+    return gap >= radius + footprint_m(item)
 
 
 def object_pose(item: ObjectConfig, placement: Placement) -> np.ndarray:

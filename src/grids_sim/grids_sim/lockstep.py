@@ -43,7 +43,5 @@ class LockstepEnv:
         self._target = np.array(target_rad, dtype=float)
         for number in range(1, self._substeps + 1):
             share = number / self._substeps
-            world.step(
-                (1 - share) * previous + share * self._target, world.rated_torque_nm, ON
-            )
+            world.step((1 - share) * previous + share * self._target, world.rated_torque_nm, ON)
         return StepResult(world.time_s, world.position_rad, world.success())

@@ -36,9 +36,7 @@ class ObjectConfig:
         if self.kind not in KINDS:
             raise ValueError(f"object {self.name!r}: expected a kind of {KINDS}, got {self.kind!r}")
         if not (self.mass_kg > 0 and self.scale > 0):
-            raise ValueError(
-                f"object {self.name!r}: expected mass and scale above 0, got {self.mass_kg}, {self.scale}"
-            )
+            raise ValueError(f"object {self.name!r}: expected mass and scale above 0, got {self.mass_kg}, {self.scale}")
 
 
 GREEN, BLUE = (0.10, 0.62, 0.20, 1.0), (0.13, 0.30, 0.80, 1.0)
@@ -103,9 +101,7 @@ def _cube(_spec, body, config: ObjectConfig) -> None:
 
 
 def _ball(_spec, body, config: ObjectConfig) -> None:
-    _solid(
-        body, config, mujoco.mjtGeom.mjGEOM_SPHERE, (0.018, 0, 0), condim=6, friction=(0.7, 0.01, 0.001)
-    )
+    _solid(body, config, mujoco.mjtGeom.mjGEOM_SPHERE, (0.018, 0, 0), condim=6, friction=(0.7, 0.01, 0.001))
 
 
 def _can(_spec, body, config: ObjectConfig) -> None:
@@ -113,9 +109,7 @@ def _can(_spec, body, config: ObjectConfig) -> None:
 
 
 def _plate(_spec, body, config: ObjectConfig) -> None:
-    _solid(
-        body, config, mujoco.mjtGeom.mjGEOM_CYLINDER, (0.055, 0.004, 0), pos=(0.0, 0.0, 0.004)
-    )
+    _solid(body, config, mujoco.mjtGeom.mjGEOM_CYLINDER, (0.055, 0.004, 0), pos=(0.0, 0.0, 0.004))
 
 
 def _pen(_spec, body, config: ObjectConfig) -> None:
@@ -158,24 +152,33 @@ def _revolved(profile: np.ndarray, segments: int) -> tuple[np.ndarray, np.ndarra
     return vertices, np.array(faces, dtype=np.int32)
 
 
-def _vessel(spec, body, config: ObjectConfig, base_radius, rim_radius, height) -> None:
+@dataclass(frozen=True, slots=True)
+class _VesselShape:
+    base_radius: float
+    rim_radius: float
+    height: float
+
+
+def _vessel(spec, body, config: ObjectConfig, shape: _VesselShape) -> None:
     """Open container: a disc and a ring of boxes to touch, one revolved surface to look at."""
-    floor, wall = WALL_M, WALL_M
-    wall_share = 0.6 * config.mass_kg / _WALL_SEGMENTS
-    hidden = {"group": 3}
     _solid(
         body,
         config,
         mujoco.mjtGeom.mjGEOM_CYLINDER,
-        (base_radius, floor / 2, 0),
-        pos=(0, 0, floor / 2),
+        (shape.base_radius, WALL_M / 2, 0),
+        pos=(0, 0, WALL_M / 2),
         mass=0.4 * config.mass_kg,
-        **hidden,
+        group=3,
     )
-    lean = math.atan2(rim_radius - base_radius, height)
-    half_length = math.hypot(rim_radius - base_radius, height) / 2
-    middle = (base_radius + rim_radius) / 2
-    half_width = math.tan(math.pi / _WALL_SEGMENTS) * rim_radius
+    _vessel_wall(body, config, shape)
+    _vessel_surface(spec, body, config, shape)
+
+
+def _vessel_wall(body, config: ObjectConfig, shape: _VesselShape) -> None:
+    slope = shape.rim_radius - shape.base_radius
+    lean = math.atan2(slope, shape.height)
+    middle = (shape.base_radius + shape.rim_radius) / 2
+    half_width = math.tan(math.pi / _WALL_SEGMENTS) * shape.rim_radius
     for i in range(_WALL_SEGMENTS):
         azimuth = 2 * math.pi * i / _WALL_SEGMENTS
         quaternion = np.zeros(4)
@@ -186,21 +189,23 @@ def _vessel(spec, body, config: ObjectConfig, base_radius, rim_radius, height) -
             body,
             config,
             mujoco.mjtGeom.mjGEOM_BOX,
-            (wall / 2, half_width, half_length),
-            pos=(middle * math.cos(azimuth), middle * math.sin(azimuth), height / 2),
+            (WALL_M / 2, half_width, math.hypot(slope, shape.height) / 2),
+            pos=(middle * math.cos(azimuth), middle * math.sin(azimuth), shape.height / 2),
             quat=quaternion,
-            mass=wall_share,
-            **hidden,
+            mass=0.6 * config.mass_kg / _WALL_SEGMENTS,
+            group=3,
         )
-    outer, inner = np.array([rim_radius, height]), np.array([rim_radius - wall, height])
+
+
+def _vessel_surface(spec, body, config: ObjectConfig, shape: _VesselShape) -> None:
     profile = np.array(
         [
             (1e-4, 0.0),
-            (base_radius + wall / 2, 0.0),
-            outer,
-            inner,
-            (base_radius - wall / 2, floor),
-            (1e-4, floor),
+            (shape.base_radius + WALL_M / 2, 0.0),
+            (shape.rim_radius, shape.height),
+            (shape.rim_radius - WALL_M, shape.height),
+            (shape.base_radius - WALL_M / 2, WALL_M),
+            (1e-4, WALL_M),
         ]
     )
     vertices, faces = _revolved(profile * config.scale, 28)
@@ -219,11 +224,11 @@ def _vessel(spec, body, config: ObjectConfig, base_radius, rim_radius, height) -
 
 
 def _bowl(spec, body, config: ObjectConfig) -> None:
-    _vessel(spec, body, config, BOWL_BASE_RADIUS_M, BOWL_RIM_RADIUS_M, BOWL_HEIGHT_M)
+    _vessel(spec, body, config, _VesselShape(BOWL_BASE_RADIUS_M, BOWL_RIM_RADIUS_M, BOWL_HEIGHT_M))
 
 
 def _cup(spec, body, config: ObjectConfig) -> None:
-    _vessel(spec, body, config, CUP_RADIUS_M - 0.004, CUP_RADIUS_M, CUP_HEIGHT_M)
+    _vessel(spec, body, config, _VesselShape(CUP_RADIUS_M - 0.004, CUP_RADIUS_M, CUP_HEIGHT_M))
 
 
 _BUILDERS = {

@@ -125,9 +125,7 @@ class PathBuilder:
         s = _minimum_jerk(duration)[:, None]
         share = float(np.clip(first / max(total, 1e-9), 0.3, 0.7))
         # Quadratic curve through `middle` at `share`.
-        control = (middle - (1 - share) ** 2 * self.last - share**2 * target) / (
-            2 * share * (1 - share)
-        )
+        control = (middle - (1 - share) ** 2 * self.last - share**2 * target) / (2 * share * (1 - share))
         self._append(name, (1 - s) ** 2 * self.last + 2 * s * (1 - s) * control + s**2 * target)
 
     def line(self, name: str, begin: Grip, end: Grip, goal: np.ndarray) -> None:
@@ -186,9 +184,7 @@ def grasp_depth_m(name: str) -> float:
     return FINGERTIP_DEPTH_M - (0.0035 if name == "pen" else 0.0115)
 
 
-def rank_grasps(
-    name: str, pose: ObjectPose, others: tuple[tuple[np.ndarray, float], ...], style: Style
-) -> list[Grasp]:
+def rank_grasps(name: str, pose: ObjectPose, others: tuple[tuple[np.ndarray, float], ...], style: Style) -> list[Grasp]:
     """Reachable grasps, best first. others: (position, footprint radius) of what the open jaws should not hit."""
     axis = axis_x(pose.quaternion)
     yaw = math.atan2(axis[1], axis[0])
@@ -214,7 +210,7 @@ def held_after(name: str, grasp: Grasp, pose: ObjectPose) -> Held:
 def _grasp_at(name, pose: ObjectPose, azimuth: float, tilt: float, style: Style) -> Grasp | None:
     half, depth = width_m(name) / 2, grasp_depth_m(name)
     lateral = ik.fixed_pad_lateral_m(depth) - half - FIXED_JAW_CLEARANCE_M
-    point = pose.position_m + (*style.grasp_error_m, 0.0)
+    point = pose.position_m + np.array([*style.grasp_error_m, 0.0])
     grip = Grip(point, DOWN_RAD - tilt, None, azimuth, lateral, depth)
     joints = ik.inverse(grip)
     if joints is None:
@@ -230,9 +226,7 @@ def _grasp_at(name, pose: ObjectPose, azimuth: float, tilt: float, style: Style)
         return None
     contact = ik.gripper_for_gap_rad(2 * half)
     gap = 2 * half + (0.030 if name != "pen" else 0.024)
-    return Grasp(
-        grip, joints, hover, ik.gripper_for_gap_rad(gap), max(contact - SQUEEZE_RAD, -0.97), contact
-    )
+    return Grasp(grip, joints, hover, ik.gripper_for_gap_rad(gap), max(contact - SQUEEZE_RAD, -0.97), contact)
 
 
 def _lowest_tip(joints: np.ndarray) -> float:
@@ -244,7 +238,7 @@ def _lowest_tip(joints: np.ndarray) -> float:
 
 def _raised(grip: Grip, height_m: float) -> Grip:
     return Grip(
-        grip.point_m + (0.0, 0.0, height_m),
+        grip.point_m + np.array([0.0, 0.0, height_m]),
         grip.pitch_rad,
         grip.roll_rad,
         grip.closing_azimuth_rad,
@@ -320,15 +314,13 @@ def _rise(builder: PathBuilder, style: Style) -> None:
     if point[2] > 0.07:
         return
     pitch, roll = float(builder.last[1:4].sum()), float(builder.last[4])
-    grip = Grip(point + (0, 0, 0.08 - point[2]), pitch, roll, None, 0.0, FINGERTIP_DEPTH_M)
+    grip = Grip(point + np.array([0, 0, 0.08 - point[2]]), pitch, roll, None, 0.0, FINGERTIP_DEPTH_M)
     joints = _reach(grip, DOWN_RAD - pitch)
     if joints is not None:
         builder.joints("rise", np.append(joints, builder.last[5]))
 
 
-def find_place(
-    task: str, held: Held, goal: ObjectPose, joints: np.ndarray, style: Style
-) -> Place | None:
+def find_place(task: str, held: Held, goal: ObjectPose, joints: np.ndarray, style: Style) -> Place | None:
     """Best reachable way to set down what the hand holds; joints: the pose it was lifted with."""
     choose: Callable = _pen_places if task == "transfer_pen" else _cube_places
     for above, place, retreats in choose(task, held, goal, joints):
@@ -404,7 +396,7 @@ def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray):
     axis = np.array(held.axis) * math.copysign(1.0, held.axis[2] * upright_side)
     # Angle of the pen in the hand's (side, approach) plane, measured like pitch.
     inclination = math.atan2(axis[1], abs(axis[2]))
-    mouth = goal.position_m + (0.0, 0.0, CUP_HEIGHT_M)
+    mouth = goal.position_m + np.array([0.0, 0.0, CUP_HEIGHT_M])
     radial = mouth[:2] - (PAN_AXIS_X_M, 0.0)
     ahead = np.append(radial / np.linalg.norm(radial), 0.0)
     up = np.array([0.0, 0.0, 1.0])

@@ -43,13 +43,9 @@ class CameraConfig:
 
 
 # D435 colour at 4:3 sees 42 degrees vertically; mounted diagonally above, looking down at 45 degrees.
-FRONT_CAMERA = CameraConfig(
-    "front", "world", (0.60, -0.30, 0.49), (0.150, 0.005, 0.035), (0.0, 0.0, 1.0), 42.0
-)
+FRONT_CAMERA = CameraConfig("front", "world", (0.60, -0.30, 0.49), (0.150, 0.005, 0.035), (0.0, 0.0, 1.0), 42.0)
 # D405 (58 degrees vertically) on the gripper's back, looking past the fingertips.
-WRIST_CAMERA = CameraConfig(
-    "wrist", GRIPPER_BODY, (0.0, 0.0, 0.066), (0.0, -0.130, 0.008), (0.0, 0.0, 1.0), 58.0
-)
+WRIST_CAMERA = CameraConfig("wrist", GRIPPER_BODY, (0.0, 0.0, 0.066), (0.0, -0.130, 0.008), (0.0, 0.0, 1.0), 58.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +77,7 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         if self.table_texture not in TEXTURES:
-            raise ValueError(
-                f"table_texture: expected one of {TEXTURES}, got {self.table_texture!r}"
-            )
+            raise ValueError(f"table_texture: expected one of {TEXTURES}, got {self.table_texture!r}")
         names = [item.name for item in (*self.objects, *self.distractors)]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -180,7 +174,10 @@ def _add_room(spec: mujoco.MjSpec, config: SceneConfig) -> None:
         width=64,
         height=384,
     )
-    light = config.light
+    _add_light(spec, config.light)
+
+
+def _add_light(spec: mujoco.MjSpec, light: LightConfig) -> None:
     tint = np.asarray(light.tint)
     spec.visual.headlight.ambient = light.ambient * tint
     spec.visual.headlight.diffuse = light.headlight * tint
@@ -215,9 +212,7 @@ def _add_camera(spec: mujoco.MjSpec, config: CameraConfig) -> None:
         raise ValueError(f"camera {config.name!r}: expected a link of the arm, got {config.parent!r}")
     if config.parent != "world":
         _add_housing(parent, config)
-    parent.add_camera(
-        name=config.name, pos=config.eye, quat=camera_quaternion(config), fovy=config.fovy_deg
-    )
+    parent.add_camera(name=config.name, pos=config.eye, quat=camera_quaternion(config), fovy=config.fovy_deg)
 
 
 def _add_housing(parent, config: CameraConfig) -> None:

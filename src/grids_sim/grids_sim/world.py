@@ -16,9 +16,9 @@ from grids_sim.layout import LayoutConfig, draw_layout, object_pose
 from grids_sim.scene import (
     INSTRUCTIONS,
     PHYSICS_HZ,
-    SceneConfig,
     TASK_OBJECTS,
     TASKS,
+    SceneConfig,
     build_model,
     standard_scene,
 )
@@ -99,9 +99,7 @@ class World:
         root = model.body("base").id
         self._is_arm = model.body_rootid[model.geom_bodyid] == root
         hand, jaw = model.body("gripper").id, model.body("moving_jaw").id
-        self._jaw_of_geom = np.where(
-            model.geom_bodyid == hand, 1, np.where(model.geom_bodyid == jaw, 2, 0)
-        )
+        self._jaw_of_geom = np.where(model.geom_bodyid == hand, 1, np.where(model.geom_bodyid == jaw, 2, 0))
 
     # --- episode -----------------------------------------------------------------------------------------------
     def reset(self, seed: int, *, arm_rad: np.ndarray | None = None) -> None:
@@ -110,9 +108,7 @@ class World:
         The same seed gives the same state bit for bit. Time restarts at 0 after 0.2 s of settling.
         """
         rng = np.random.default_rng(seed)
-        placements = draw_layout(
-            self.scene.objects, self.scene.distractors, self.config.layout, rng
-        )
+        placements = draw_layout(self.scene.objects, self.scene.distractors, self.config.layout, rng)
         noise = rng.uniform(-1, 1, JOINTS) * self.config.layout.home_noise_rad
         pose = np.asarray(HOME_POSE_RAD) + noise if arm_rad is None else np.asarray(arm_rad, float)
         mujoco.mj_resetData(self.model, self.data)
@@ -128,9 +124,7 @@ class World:
         self.seed, self.episode = seed, self.episode + 1
         self._look()
 
-    def step(
-        self, setpoint_rad: np.ndarray, torque_limit_nm: np.ndarray, torque_on: np.ndarray
-    ) -> None:
+    def step(self, setpoint_rad: np.ndarray, torque_limit_nm: np.ndarray, torque_on: np.ndarray) -> None:
         """One physics step of 1/300 s with servo targets, torque limits (N m, at most the rated) and enables, (6,)."""
         setpoint = np.asarray(setpoint_rad, dtype=float)
         if setpoint.shape != (JOINTS,) or not np.isfinite(setpoint).all():
