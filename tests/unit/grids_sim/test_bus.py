@@ -92,7 +92,7 @@ def test_an_arm_with_horns_off_centre_is_put_right_by_offsets_as_lerobot_writes_
     raw = {i: client.value(i, "Present_Position") for i in IDS}
     assert raw == {i: (wanted[i] + horns[i - 1]) % 4096 for i in IDS}
     for i in IDS:
-        offset = raw[i] - wanted[i]
+        offset = (raw[i] - wanted[i] + 2048) % 4096 - 2048  # the short way round: the register holds +-2047
         client.write(i, "Homing_Offset", abs(offset) | (1 << 11 if offset < 0 else 0))
     assert until(lambda: {i: client.value(i, "Present_Position") for i in IDS} == wanted)
 
