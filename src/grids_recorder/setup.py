@@ -13,7 +13,6 @@ setup(
     entry_points={
         "console_scripts": [
             "recorder = grids_recorder.node:main",
-            "record_manager = grids_recorder.session_node:main",
         ]
     },
     zip_safe=True,

@@ -12,6 +12,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL
 from grids_recorder.errors import RecorderError
 
+DISCARDED = "discarded"  # folder beside the episodes for those an operator threw away
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -80,7 +82,8 @@ def find_bags(paths: Iterable[Path]) -> list[Path]:
             found.append(path)
             continue
         below = [*path.glob("*/metadata.yaml"), *path.glob("*/*/metadata.yaml")]
-        found += [file.parent for file in sorted(below) if PARTIAL not in str(file.relative_to(path))]
+        parts = [(file.parent, file.relative_to(path).parts) for file in sorted(below)]
+        found += [bag for bag, names in parts if DISCARDED not in names and not any(PARTIAL in n for n in names)]
     if not found:
         raise RecorderError(f"expected at least one recorded episode in {', '.join(map(str, paths))}, found none")
     return list(dict.fromkeys(found))

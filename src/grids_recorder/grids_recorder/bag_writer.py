@@ -69,10 +69,10 @@ class BagWriter:
         """`connections` are (topic, type, latched); `episode` is stored at once and again, completed, on close."""
         self.final = Path(final)
         self.partial = partial_folder(self.final)
-        for path in (self.final, self.partial):
-            if path.exists():
-                raise RecorderError(f"{path} already exists and is left as it is: choose another episode name")
         try:
+            for path in (self.final, self.partial):
+                if path.exists():
+                    raise RecorderError(f"{path} already exists and is left as it is: choose another episode name")
             self.partial.mkdir(parents=True)
             self._lock = lock(self.partial)
             write_json(self.partial / EPISODE_FILE, episode)

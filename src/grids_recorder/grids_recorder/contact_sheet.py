@@ -21,10 +21,10 @@ _INK, _PAPER, _MEASURED, _COMMANDED = (60, 60, 60), 250, (40, 90, 200), (215, 12
 _LEVEL = {"OK": (40, 140, 60), "WARN": (200, 140, 20), "REJECT": (200, 40, 40)}
 
 
-def _text(canvas: np.ndarray, text: str, x: int, y: int, colour=_INK, scale: float = 0.42) -> None:
+def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour=_INK, *, scale: float = 0.42) -> None:
     # The font knows ASCII only.
     plain = text.encode("ascii", "replace").decode()
-    cv2.putText(canvas, plain, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    cv2.putText(canvas, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
 def _strip(bag: Bag, series: Series, camera: str) -> np.ndarray:
@@ -32,7 +32,7 @@ def _strip(bag: Bag, series: Series, camera: str) -> np.ndarray:
     row = np.full((TILE_PX[0], WIDTH_PX, 3), _PAPER, np.uint8)
     found = series.cameras.get(camera)
     if found is None:
-        _text(row, f"no pictures of the {camera} camera", 8, 50, _LEVEL["REJECT"])
+        _text(row, f"no pictures of the {camera} camera", (8, 50), _LEVEL["REJECT"])
         return row
     wanted = set(np.linspace(0, len(found.checksum) - 1, COLUMNS).round().astype(int).tolist())
     tiles = []
@@ -67,7 +67,7 @@ def _joint_rows(series: Series) -> list[np.ndarray]:
         high = max(values[:, joint].max() for _, values, _ in sources) + 0.05
         for times, values, colour in reversed(sources):
             _curve(canvas, times, values[:, joint], (t0, t1, low, high), colour)
-        _text(canvas, f"{name}  {low:+.2f} to {high:+.2f} rad", 6, 14)
+        _text(canvas, f"{name}  {low:+.2f} to {high:+.2f} rad", (6, 14))
         rows.append(canvas)
     return rows
 
@@ -76,11 +76,11 @@ def draw_sheet(bag: Bag, series: Series, verdict: Verdict) -> np.ndarray:
     """(height, WIDTH_PX, 3) uint8 RGB."""
     head = np.full((46, WIDTH_PX, 3), _PAPER, np.uint8)
     task = bag.episode.get("task", "")
-    _text(head, f"{bag.folder.name}   {verdict.duration_s:.1f} s   {task}", 6, 18, scale=0.5)
-    _text(head, f"{verdict.level}  {verdict.reasons}"[:180], 6, 38, _LEVEL[verdict.level])
+    _text(head, f"{bag.folder.name}   {verdict.duration_s:.1f} s   {task}", (6, 18), scale=0.5)
+    _text(head, f"{verdict.level}  {verdict.reasons}"[:180], (6, 38), _LEVEL[verdict.level])
     foot = np.full((20, WIDTH_PX, 3), _PAPER, np.uint8)
-    _text(foot, "measured", 6, 14, _MEASURED)
-    _text(foot, "commanded", 90, 14, _COMMANDED)
+    _text(foot, "measured", (6, 14), _MEASURED)
+    _text(foot, "commanded", (90, 14), _COMMANDED)
     return np.vstack([head, *(_strip(bag, series, camera) for camera in CAMERAS), *_joint_rows(series), foot])
 
 

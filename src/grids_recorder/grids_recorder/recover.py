@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
         while True:
             try:
                 record = next(records)
-            except (StopIteration, McapError, EOFError, ValueError):
+            except (StopIteration, McapError, EOFError, ValueError, struct.error):
                 return
             match record:
                 case Schema():

@@ -228,10 +228,7 @@ def _skew(series: Series, limits: Limits) -> Iterator[Finding]:
         return
     reference = series.streams[series.cameras[CAMERAS[0]].topic].stamp_ns
     others = [(camera, series.cameras[camera].topic, limits.camera_skew_s) for camera in CAMERAS[1:]]
-    if all(camera in series.cameras for camera in CAMERAS):
-        pairs = others
-    else:
-        pairs = []
+    pairs = others if all(camera in series.cameras for camera in CAMERAS) else []
     pairs = [*pairs, ("joints", JOINTS, limits.joint_skew_s)]
     for name, topic, bounds in pairs:
         if topic not in series.streams:

@@ -1,0 +1,37 @@
+"""What follows the last message of an episode: close, judge, or put away. Runs in a thread of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from grids_recorder.bag_reader import DISCARDED
+from grids_recorder.check import check_bag
+from grids_recorder.errors import RecorderError
+from grids_recorder.recording import Recording
+from grids_recorder.session import DISCARD, REDO
+from grids_recorder.verdict import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """`level` is OK, WARN or REJECT; `note` says why. `failed`: the disk refused, the rest is for recovery."""
+
+    folder: Path | None
+    level: str
+    note: str
+    failed: bool = False
+
+
+def save(recording: Recording, outcome: str, changes: dict, limits: Limits) -> Saved:
+    """Finish an episode. Discarded ones are moved aside, not erased: keys are pressed by mistake."""
+    folder = recording.finish(**changes)
+    if folder is None:
+        return Saved(None, "REJECT", f"{recording.failure}; free space, then run ./grids recover", failed=True)
+    if outcome in (DISCARD, REDO):
+        aside = folder.parent / DISCARDED
+        aside.mkdir(exist_ok=True)
+        return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
+    try:
+        verdict, _ = check_bag(folder, limits)
+    except (RecorderError, ValueError, OSError) as error:
+        return Saved(folder, "REJECT", f"could not be judged: {error}")
+    return Saved(folder, verdict.level, verdict.reasons)

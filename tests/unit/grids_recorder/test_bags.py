@@ -1,0 +1,406 @@
+"""Bags survive crashes and full disks, other readers read them, and every fault is found by the verdict."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from rosbags.rosbag2 import Reader
+
+from grids_recorder import cdr, synthetic
+from grids_recorder.bag_reader import Bag, find_bags
+from grids_recorder.bag_writer import BagWriter, partial_folder
+from grids_recorder.check import check_bag, main, stored_level
+from grids_recorder.contact_sheet import WIDTH_PX
+from grids_recorder.errors import RecorderError
+from grids_recorder.recording import Recording
+from grids_recorder.recover import leftovers, recover, recover_all
+from grids_recorder.series import JOINTS, TRACE
+from grids_recorder.synthetic import Sample, samples
+
+FRONT = "/front/color/image_raw"
+CONNECTIONS = [
+    *((f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")),
+    (JOINTS, synthetic.JOINT_STATE, False),
+    (TRACE, synthetic.COMMAND_TRACE, False),
+]
+
+
+def record(folder: Path, messages, *, receive=lambda s: s.stamp_ns + 5_000_000, **episode) -> Path:
+    """A bag of the given samples, through the recorder's own writer thread."""
+    bag = BagWriter(folder, CONNECTIONS, {"task": "test"})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=1 << 30, min_free_bytes=0)
+    for sample in messages:
+        recording.put(sample.topic, sample.type, receive(sample), sample.raw)
+    final = recording.finish(**episode)
+    assert recording.failure == ""
+    assert final is not None
+    return final
+
+
+def verdict_of(tmp_path: Path, messages, **options):
+    return check_bag(record(tmp_path / "episode", messages, **options))[0]
+
+
+def test_three_independent_readers_read_every_message(tmp_path):
+    sent = list(samples(2.0))
+    folder = record(tmp_path / "episode", sent)
+    with Reader(folder) as reader:
+        assert reader.message_count == len(sent)
+    with next(folder.glob("*.mcap")).open("rb") as file:
+        summary = make_reader(file).get_summary()
+        assert summary.statistics.message_count == len(sent)
+        assert sum(1 for _ in make_reader(file).iter_messages()) == len(sent)
+    with Bag(folder) as bag:
+        assert sum(1 for _ in bag.records()) == len(sent)
+        assert bag.episode["sources"] == ["teleop"]
+
+
+def test_pictures_keep_their_capture_stamp_and_content(tmp_path):
+    folder = record(tmp_path / "episode", samples(1.0))
+    with Bag(folder) as bag:
+        records = list(bag.records([FRONT + cdr.COMPRESSED_SUFFIX]))
+        for index, one in enumerate(records):
+            assert abs(cdr.stamp_ns(one.raw) - one.time_ns) == 5_000_000
+            wanted = synthetic.frame(index / 30, (48, 64))
+            got = cdr.picture(bag.decode(one), one.type)
+            assert np.abs(got.astype(int) - wanted).mean() < 4.0
+
+
+def test_spans_of_human_takeover_are_noted(tmp_path):
+    def taken_over(sample: Sample) -> Sample:
+        at = (sample.stamp_ns - 1_700_000_000_000_000_000) * 1e-9
+        if sample.topic != TRACE or not 1.0 <= at <= 1.5:
+            return sample
+        raw = synthetic.command_trace(sample.stamp_ns, synthetic.positions(at), human=True)
+        return Sample(sample.topic, sample.type, sample.stamp_ns, raw)
+
+    folder = record(tmp_path / "episode", map(taken_over, samples(3.0)))
+    (span,) = json.loads((folder / "episode.json").read_text())["human_spans_s"]
+    assert span == pytest.approx([1.0, 1.5], abs=0.02)
+
+
+# --- crash, disk -----------------------------------------------------------------------------------------------------
+WRITER = """
+import sys, time
+from pathlib import Path
+from grids_recorder.bag_writer import BagWriter
+from grids_recorder import synthetic, cdr
+bag = BagWriter(Path(sys.argv[1]), [("/follower/joint_states", synthetic.JOINT_STATE, False)], {"task": "crash"})
+rad, raw = synthetic.positions(0.0), None
+while True:
+    now = time.time_ns()
+    bag.write("/follower/joint_states", now, synthetic.joint_state(now, rad))
+    sys.stdout.write(f"{now}\\n"); sys.stdout.flush()
+    time.sleep(0.002)
+"""
+
+
+def test_a_killed_recorder_loses_less_than_the_last_second(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "crash")], stdout=subprocess.PIPE, text=True
+    )
+    written = []
+    while not written or written[-1] - written[0] < 1_700_000_000:
+        written.append(int(process.stdout.readline()))
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    written += [int(line) for line in rest.split()]
+    with pytest.raises(RecorderError, match="grids recover"):
+        Bag(partial_folder(tmp_path / "crash"))
+    (result,) = recover_all(tmp_path)
+    assert result.folder == tmp_path / "crash"
+    with Bag(result.folder) as bag:
+        kept = [one.time_ns for one in bag.records()]
+        assert bag.episode["recovered"] is True
+        assert bag.episode["task"] == "crash"
+    assert set(written[: len(kept)]) == set(kept)
+    lost = [stamp for stamp in written if stamp not in set(kept)]
+    assert all(written[-1] - stamp < 1_000_000_000 for stamp in lost)
+    assert not leftovers(tmp_path)
+
+
+def test_recovery_keeps_a_bag_that_took_the_name_meanwhile(tmp_path):
+    abandoned(tmp_path / "episode")
+    (tmp_path / "episode").mkdir()
+    (tmp_path / "episode" / "mine").write_text("keep")
+    result = recover(tmp_path / "episode.partial")
+    assert result.folder == tmp_path / "episode_2"
+    assert (tmp_path / "episode" / "mine").read_text() == "keep"
+    with Bag(result.folder) as bag:
+        assert sum(1 for _ in bag.records()) > 100
+
+
+def abandoned(final: Path) -> None:
+    """What a crash leaves: a partial folder with a torn file."""
+    bag = BagWriter(final, CONNECTIONS, {"task": "torn"})
+    for sample in samples(1.5):
+        if sample.type != cdr.IMAGE:
+            bag.write(sample.topic, sample.stamp_ns, sample.raw)
+    bag.flush()
+    bag.abandon()
+    file = next(partial_folder(final).rglob("*.mcap"))
+    with file.open("ab") as stream:
+        stream.write(b"\x06\xff\xff\x00\x00\x00\x00\x00\x00torn")
+
+
+def test_a_live_recording_is_not_recovered(tmp_path):
+    bag = BagWriter(tmp_path / "live", CONNECTIONS, {})
+    (result,) = recover_all(tmp_path)
+    assert result.folder is None
+    assert "is being recorded right now" in result.note
+    bag.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_leftover_without_messages_is_kept_and_named(tmp_path):
+    bag = BagWriter(tmp_path / "empty", CONNECTIONS, {})
+    bag.abandon()
+    (result,) = recover_all(tmp_path)
+    assert result.folder is None
+    assert "the folder is kept" in result.note
+    assert (tmp_path / "empty.partial").exists()
+
+
+def test_an_existing_episode_is_never_overwritten(tmp_path):
+    folder = record(tmp_path / "episode", samples(0.3))
+    before = [(p, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())]
+    with pytest.raises(RecorderError, match="already exists and is left as it is: choose another episode name"):
+        BagWriter(tmp_path / "episode", CONNECTIONS, {})
+    assert [(p, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())] == before
+
+
+def test_a_read_only_folder_is_refused_with_its_name(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from grids_recorder.bag_writer import BagWriter; from grids_recorder.errors import RecorderError\n"
+        "os.setuid(65534) if os.getuid() == 0 else None\n"
+        "try: BagWriter(Path(sys.argv[1]) / 'episode', [], {})\n"
+        "except RecorderError as error: print(error)\n"
+    )
+    (tmp_path / "locked").mkdir(mode=0o555)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    words = [sys.executable, "-c", code, str(tmp_path / "locked")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "episode.partial: expected a writable folder" in done.stdout, done.stderr
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from grids_recorder.bag_writer import BagWriter
+from grids_recorder.recording import Recording
+from grids_recorder import cdr, synthetic
+connections = [(f"/{c}/color/image_raw", cdr.IMAGE, False) for c in ("front", "wrist")]
+connections += [("/follower/joint_states", synthetic.JOINT_STATE, False)]
+connections += [("/follower/command_trace", synthetic.COMMAND_TRACE, False)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+bag = BagWriter(Path(sys.argv[1]), connections, {"task": "full"})
+recording = Recording(bag, jpeg_quality=None, queue_bytes=1 << 30, min_free_bytes=0)
+for sample in synthetic.samples(8.0):
+    recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+print(recording.finish(), recording.failure, sum(recording.lost.values()) > 0, sep="|")
+"""
+
+
+def test_a_full_disk_ends_the_episode_and_keeps_what_was_written(tmp_path):
+    words = [sys.executable, "-c", FULL_DISK, str(tmp_path / "full")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    folder, failure, lost = done.stdout.strip().split("|")
+    assert folder == "None"
+    assert failure == "the disk refused: File too large"
+    assert lost == "True"
+    result = recover(tmp_path / "full.partial")
+    assert result.messages > 200
+
+
+def test_recovery_without_space_changes_nothing_and_says_how_much_is_missing(tmp_path, monkeypatch):
+    abandoned(tmp_path / "episode")
+    before = sorted(p.stat().st_size for p in tmp_path.rglob("*.mcap"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(RecorderError, match="recovery needs 5 MB more free disk space; free some and run again"):
+        recover(tmp_path / "episode.partial")
+    assert sorted(p.stat().st_size for p in tmp_path.rglob("*.mcap")) == before
+
+
+def test_a_disk_that_gets_low_is_noticed_before_it_is_full(tmp_path):
+    bag = BagWriter(tmp_path / "episode", CONNECTIONS, {})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=1 << 20, min_free_bytes=1 << 62)
+    end = time.monotonic() + 5
+    while not recording.full:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert recording.finish() == tmp_path / "episode"
+
+
+def test_messages_beyond_the_queue_are_counted_as_lost(tmp_path):
+    bag = BagWriter(tmp_path / "episode", CONNECTIONS, {})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=10, min_free_bytes=0)
+    for sample in samples(0.2):
+        recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+    folder = recording.finish()
+    lost = json.loads((folder / "episode.json").read_text())["lost"]
+    assert lost == {name: count for name, count in recording.lost.items()}
+    assert sum(lost.values()) == len(list(samples(0.2)))
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+def seconds(sample: Sample) -> float:
+    return (sample.stamp_ns - 1_700_000_000_000_000_000) * 1e-9
+
+
+def test_a_clean_episode_is_ok_and_has_a_contact_sheet(tmp_path):
+    import cv2
+
+    folder = record(tmp_path / "episode", samples(4.0))
+    verdict, _ = check_bag(folder)
+    assert (verdict.level, verdict.reasons) == ("OK", "")
+    assert stored_level(folder) == "OK"
+    sheet = cv2.imread(str(folder / "contact_sheet.png"))
+    assert sheet.shape[1] == WIDTH_PX
+    assert sheet.std() > 10
+
+
+def dropped(topic, begin, end):
+    return lambda s: not (s.topic == topic and begin <= seconds(s) < end)
+
+
+def thinned(sample: Sample) -> bool:
+    return sample.topic != TRACE or round(seconds(sample) * 100) % 5 < 2
+
+
+def blackened(sample: Sample) -> Sample:
+    if sample.topic != FRONT or not 1.0 <= seconds(sample) < 1.6:
+        return sample
+    return Sample(
+        FRONT, sample.type, sample.stamp_ns, synthetic.image(sample.stamp_ns, np.zeros((48, 64, 3), np.uint8))
+    )
+
+
+def frozen(sample: Sample) -> Sample:
+    if sample.topic != FRONT or not 1.0 <= seconds(sample) < 2.8:
+        return sample
+    picture = synthetic.frame(1.0, (48, 64))
+    return Sample(FRONT, sample.type, sample.stamp_ns, synthetic.image(sample.stamp_ns, picture))
+
+
+def repeated(sample: Sample) -> Sample:
+    if sample.topic != FRONT or round(seconds(sample) * 30) % 2:
+        return sample
+    stamp = sample.stamp_ns + 33_333_333
+    return Sample(FRONT, sample.type, stamp, synthetic.image(stamp, synthetic.frame(seconds(sample), (48, 64))))
+
+
+def clipped(sample: Sample) -> Sample:
+    if sample.topic != TRACE:
+        return sample
+    rad = synthetic.positions(seconds(sample))
+    raw = rad + np.array([0, 0.2, 0, 0, 0, 0])
+    return Sample(TRACE, sample.type, sample.stamp_ns, synthetic.command_trace(sample.stamp_ns, rad, raw=raw))
+
+
+def still(sample: Sample) -> Sample:
+    if sample.topic != JOINTS or seconds(sample) > 3.5:
+        return sample
+    return Sample(JOINTS, sample.type, sample.stamp_ns, synthetic.joint_state(sample.stamp_ns, np.zeros(6)))
+
+
+def rare_wrist(sample: Sample) -> bool:
+    return not sample.topic.startswith("/wrist") or round(seconds(sample) * 30) % 12 == 0
+
+
+FAULTS = {
+    "never arrived": (dropped(JOINTS, 0, 99), None, "REJECT", "joint_states: nothing was received; is its node"),
+    "gap": (dropped(FRONT, 1, 1.3), None, "WARN", "front/color/image_raw/compressed: silent for 0.3"),
+    "long gap": (dropped(FRONT, 1, 2), None, "REJECT", "silent for 1.0"),
+    "half rate": (thinned, None, "REJECT", "messages expected at 100 Hz"),
+    "black": (None, blackened, "REJECT", "front camera: black for 0.6 s at 1.0 s"),
+    "frozen": (None, frozen, "REJECT", "front camera: frozen for 1.8 s at 1.0 s"),
+    "repeated": (None, repeated, "REJECT", "repeated stamps"),
+    "clipped": (None, clipped, "REJECT", "shoulder_lift: the command was clipped 100 % of the time"),
+    "still": (None, still, "WARN", "nothing moves in the first 3.5 s"),
+    "skew": (rare_wrist, None, "REJECT", "wrist: 200 ms away from the front picture (p95)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("keep", "change", "level", "text"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_found_and_named(tmp_path, keep, change, level, text):
+    messages = filter(keep, samples(5.0)) if keep else map(change, samples(5.0))
+    verdict = verdict_of(tmp_path, messages)
+    assert text in verdict.reasons
+    assert verdict.level == level
+
+
+def test_a_still_scene_is_not_a_frozen_camera(tmp_path):
+    def nothing_moves(sample: Sample) -> Sample:
+        if sample.topic == JOINTS:
+            return Sample(JOINTS, sample.type, sample.stamp_ns, synthetic.joint_state(sample.stamp_ns, np.zeros(6)))
+        if sample.type == cdr.IMAGE:
+            raw = synthetic.image(sample.stamp_ns, synthetic.frame(0.0, (48, 64)))
+            return Sample(sample.topic, sample.type, sample.stamp_ns, raw)
+        return sample
+
+    assert "frozen" not in verdict_of(tmp_path, map(nothing_moves, samples(3.0))).reasons
+
+
+@pytest.mark.parametrize("jump_s", [-3.0, 1.0])
+def test_a_clock_set_while_recording_is_found_and_the_bag_stays_in_order(tmp_path, jump_s):
+    """Stamps follow the wall clock, the recorder's times the monotonic one."""
+
+    def stamped(sample: Sample) -> Sample:
+        if seconds(sample) < 2.0:
+            return sample
+        stamp = sample.stamp_ns + round(jump_s * 1e9)
+        raw = bytearray(sample.raw)
+        raw[4:12] = (stamp // 10**9).to_bytes(4, "little") + (stamp % 10**9).to_bytes(4, "little")
+        return Sample(sample.topic, sample.type, stamp, bytes(raw))
+
+    times = iter([sample.stamp_ns + 4_000_000 for sample in samples(4.0)])
+    folder = record(tmp_path / "episode", map(stamped, samples(4.0)), receive=lambda _: next(times))
+    verdict, _ = check_bag(folder)
+    assert verdict.level == "REJECT"
+    assert f"the clock jumped by {jump_s:+.2f} s at 2.0 s" in verdict.reasons
+    with Bag(folder) as bag:
+        order = [one.time_ns for one in bag.records()]
+    assert order == sorted(order)
+
+
+def test_lost_messages_and_short_episodes_are_named(tmp_path):
+    folder = record(tmp_path / "episode", samples(1.0))
+    episode = json.loads((folder / "episode.json").read_text())
+    (folder / "episode.json").write_text(json.dumps(episode | {"lost": {FRONT: 3}}))
+    verdict, _ = check_bag(folder)
+    assert "too short: 1.0 s, expected at least 2 s" in verdict.reasons
+    assert "3 messages lost while recording" in verdict.reasons
+
+
+def test_check_prints_a_table_and_its_exit_code_tells_of_rejects(tmp_path, capsys):
+    record(tmp_path / "good", samples(2.5))
+    assert main([str(tmp_path)]) == 0
+    record(tmp_path / "short", samples(0.5))
+    (tmp_path / "discarded").mkdir()
+    shutil.copytree(tmp_path / "short", tmp_path / "discarded" / "short")
+    assert main([str(tmp_path), "--no-sheet"]) == 1
+    assert capsys.readouterr().out.count("REJECT") == 1
+    assert [folder.name for folder in find_bags([tmp_path])] == ["good", "short"]
+    assert main([str(tmp_path / "nothing")]) == 2
+
+
+def test_a_bag_on_a_read_only_folder_is_judged_all_the_same(tmp_path, monkeypatch, capsys):
+    folder = record(tmp_path / "episode", samples(2.5))
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("grids_recorder.check.write_json", refuse)
+    assert check_bag(folder)[0].level == "OK"
+    assert "the verdict cannot be stored there (Permission denied)" in capsys.readouterr().err
+    assert os.access(folder, os.R_OK)
