@@ -19,6 +19,8 @@ class DataConfig:
     held_out_share: float = 0.02
     # How often frames of a task are drawn, "task=factor"; tasks not named count once.
     task_weights: tuple[str, ...] = ()
+    # Ticks between rows of a chunk: fps / row_every is the rate of the policy's actions.
+    row_every: int = 1
     # "step": mean and std for every row of the chunk; "joint": one for all rows, as LeRobot does.
     action_statistics: str = "joint"
     tokenizer: str = ""  # tokenizer.json to use; empty: fit one to the instructions

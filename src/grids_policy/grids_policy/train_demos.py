@@ -7,18 +7,24 @@ recovering are seen too. A share of episodes grasps beside the object first: tho
 recovery is. The expert sees the truth; the labels keep a part of it for the auxiliary loss.
 """
 
+from __future__ import annotations
+
 import argparse
 import multiprocessing
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
 from grids_policy.train_cache import CacheSpec, EpisodeFrames, ShardWriter
 from grids_sim.gl import choose_backend
+
+if TYPE_CHECKING:
+    from grids_sim.world import World
 
 FPS = 20
 IMAGE_EVERY = 2
@@ -110,10 +116,15 @@ class Demonstrator:
             world.reset(seed, arm_rad=self._start_pose(rng))
         except LayoutError:
             return None
-        return self._run(LockstepEnv(world, control_hz=FPS), expert, task, seed, sigma, rng, misses=misses)
+        env = LockstepEnv(world, control_hz=FPS)
+        rows, images = self._run(env, expert, sigma, rng, misses=misses)
+        if not world.success() or (misses and expert.attempts < 2) or expert.attempts > 3:
+            return None
+        return EpisodeFrames(world.truth().instruction, task, seed, images, **rows)
 
-    def _run(self, env, expert, task, seed, sigma, rng, *, misses: bool) -> EpisodeFrames | None:
-        world, recipe = env.world, self.recipe
+    def _run(self, env, expert, sigma: float, rng, *, misses: bool) -> tuple[dict, dict]:
+        """Arrays of one episode: (rows, images by camera)."""
+        world, recipe, task = env.world, self.recipe, expert.task
         rows: dict[str, list] = {"state": [], "action": [], "valid": [], "labels": [], "weight": []}
         images: dict[str, list] = {camera: [] for camera in CAMERAS}
         noise, end_s = np.zeros(5), _LIMIT_S[task]
@@ -135,11 +146,8 @@ class Demonstrator:
             done = env.step(executed).success
             if done and end_s == _LIMIT_S[task]:
                 end_s = min(end_s, world.time_s + _AFTER_S)
-        if not world.success() or (misses and expert.attempts < 2) or expert.attempts > 3:
-            return None
         stacked = {name: np.array(values) for name, values in rows.items()}
-        pictures = {camera: np.stack(frames) for camera, frames in images.items()}
-        return EpisodeFrames(truth.instruction, task, seed, pictures, **stacked)
+        return stacked, {camera: np.stack(frames) for camera, frames in images.items()}
 
 
 def _work(number: int, jobs: list[tuple[str, int]], out: str, per_shard: int, counts) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from grids_policy.config import PolicyConfig
 from grids_policy.train_cache import CacheError, Shard
-from grids_policy.train_config import AugmentConfig, DataConfig
+from grids_policy.train_config import AugmentConfig, DataConfig, TrainConfig
 from grids_policy.train_tokens import encode
 
 _LEAST_STD = 1e-3
@@ -91,10 +90,12 @@ def split_held_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
 class Feed:
     """Assembles batches. Threads: one producer; `batch` itself is thread-safe."""
 
-    def __init__(self, shards: Sequence[Shard], samples: Samples, model: PolicyConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, shards: Sequence[Shard], samples: Samples, config: TrainConfig, tokenizer: Tokenizer) -> None:
         if not len(samples):
             raise CacheError("expected at least one usable frame, found none: every row is marked invalid")
+        model = config.model
         self.shards, self.samples, self.chunk = tuple(shards), samples, model.chunk
+        self.row_every = config.data.row_every
         self.relative = list(model.relative_actions)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
@@ -115,10 +116,11 @@ class Feed:
         """state (J,), actions (S, J), pad (S,) of one sample."""
         s = self.samples
         shard, tick, end = int(s.shard[row]), int(s.tick[row]), int(s.end[row])
-        ticks = np.minimum(tick + np.arange(self.chunk), end - 1)
+        wanted = tick + self.row_every * np.arange(self.chunk)
+        ticks = np.minimum(wanted, end - 1)
         state, actions = self._state[shard][tick], self._action[shard][ticks].copy()
         actions[:, self.relative] -= state[self.relative]
-        pad = (tick + np.arange(self.chunk) >= end) | ~self._valid[shard][ticks]
+        pad = (wanted >= end) | ~self._valid[shard][ticks]
         return state, actions, pad
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, augment: AugmentConfig) -> RawBatch:

@@ -74,8 +74,8 @@ class Run:
         samples, held_out = split_held_out(list_samples(shards, config.data.task_weights), config.data.held_out_share)
         self.tokenizer = self._tokenizer(shards)
         model = config.model
-        self.feed = Feed(shards, samples, model, self.tokenizer)
-        self.held_out = Feed(shards, held_out, model, self.tokenizer) if len(held_out) else None
+        self.feed = Feed(shards, samples, config, self.tokenizer)
+        self.held_out = Feed(shards, held_out, config, self.tokenizer) if len(held_out) else None
         self.statistics = self._statistics()
         self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
         self._freeze()

@@ -1,0 +1,174 @@
+"""./grids eval BUNDLE: success of a policy in the lock-step twin, with intervals, failure categories and OOD families.
+
+BUNDLE is a bundle or a checkpoint folder. Simulated time stands still while the policy thinks; --delay-ms adds
+latency on purpose. The same arguments give the same result. With --json the last line is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from grids_policy.evaluate_pool import EvaluationError, evaluate
+from grids_policy.evaluate_rollout import CONTROLS, LIMIT_S, SWITCHING, EpisodeConfig
+from grids_policy.evaluate_stats import Summary, as_json, markdown, summarise
+
+TASKS = tuple(LIMIT_S)
+# The issue's test of "both cameras are used" and "not a memorised path".
+CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    from grids_sim.perturb import ALL_FAMILIES
+
+    parser = argparse.ArgumentParser(prog="grids eval", description=__doc__.splitlines()[0])
+    parser.add_argument("policy", type=Path, metavar="BUNDLE", help="bundle or checkpoint folder")
+    parser.add_argument("--task", nargs="+", default=["pick_place"], choices=(*TASKS, "all"), help="default pick_place")
+    parser.add_argument("--episodes", type=int, default=50, help="per task and condition (default 50)")
+    parser.add_argument("--seed", type=int, default=7_000_000, help="first scene seed (default 7000000)")
+    parser.add_argument(
+        "--ood", nargs="*", default=None, metavar="FAMILY",
+        help=f"also these perturbations; no name: the paper's seven. Known: {', '.join(ALL_FAMILIES)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--controls", action="store_true", help="also with cameras greyed, masked, swapped, state frozen"
+    )
+    parser.add_argument("--control", choices=CONTROLS, default="none", help="one control for all episodes")
+    parser.add_argument(
+        "--scene", choices=("task", "all"), default="task", help="all: every task's objects on the table"
+    )
+    parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
+    parser.add_argument("--execute-rows", type=int, default=0, help="rows of a chunk to execute; 0: the bundle's")
+    parser.add_argument("--delay-ms", type=float, nargs="+", default=[0.0], help="inference delays to try")
+    parser.add_argument(
+        "--switching", nargs="+", choices=SWITCHING, default=["naive"], help="how a new chunk takes over"
+    )
+    parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")
+    parser.add_argument("--out", type=Path, help="folder for results.json, episodes.jsonl, table.md and plots")
+    parser.add_argument(
+        "--videos", type=int, default=0, metavar="N", help="write videos of the first N failures to --out"
+    )
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    arguments = parser.parse_args(argv)
+    if arguments.ood is not None and (unknown := sorted(set(arguments.ood) - set(ALL_FAMILIES))):
+        parser.error(f"--ood: expected {', '.join(ALL_FAMILIES)}, got {unknown[0]!r}")
+    if arguments.videos and arguments.out is None:
+        parser.error("--videos needs --out")
+    if arguments.episodes < 1:
+        parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
+    return arguments
+
+
+def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, str], list[EpisodeConfig]]:
+    """Episodes by (condition, task), in the order of the table."""
+    from grids_sim.perturb import COMPOUND_COUNT, FAMILIES, Scenario, scenario
+    from grids_sim.scene import standard_scene
+
+    tasks = TASKS if "all" in arguments.task else tuple(arguments.task)
+    seeds = range(arguments.seed, arguments.seed + arguments.episodes)
+    families = () if arguments.ood is None else tuple(arguments.ood) or tuple(FAMILIES)
+    everything = Scenario("in_distribution", "all_objects", standard_scene("all"), shared=True)
+    found: dict[tuple[str, str], list[EpisodeConfig]] = {}
+    for task in tasks:
+        base = EpisodeConfig(
+            task, instruction=arguments.instruction, control=arguments.control, execute_rows=arguments.execute_rows,
+            scenario=everything if arguments.scene == "all" else None,
+        )  # fmt: skip
+        for delay_ms in arguments.delay_ms:
+            for switching in arguments.switching:
+                plain = len(arguments.delay_ms) == len(arguments.switching) == 1 and not delay_ms
+                name = "in_distribution" if plain else f"delay_{delay_ms:g}ms_{switching}"
+                rows = round(delay_ms / 1000 / dt_s)
+                found[name, task] = [replace(base, seed=s, delay_rows=rows, switching=switching) for s in seeds]
+        if arguments.controls:
+            for control in CONTROL_SET[1:]:
+                found[control, task] = [replace(base, seed=s, control=control) for s in seeds]
+        for family in families:
+            fixed = COMPOUND_COUNT if family == "compound" else len(seeds)
+            found[f"ood_{family}", task] = [
+                replace(base, seed=s, scenario=scenario(family, task, (s - arguments.seed) % fixed)) for s in seeds
+            ]
+    return found
+
+
+def _speed(results, seconds: float) -> float:
+    return sum(r.time_s for r in results) / max(seconds, 1e-9)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    try:
+        return _evaluate(arguments)
+    except (EvaluationError, ValueError, OSError) as error:
+        sys.stderr.write(f"eval: {error}\n")
+        return 1
+
+
+def _row_seconds(arguments: argparse.Namespace) -> float:
+    from grids_policy.bundle import read_manifest
+
+    if (arguments.policy / "policy.json").is_file():
+        return read_manifest(arguments.policy).dt
+    return 1 / arguments.fps
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    wanted = conditions(arguments, _row_seconds(arguments))
+    episodes = [config for configs in wanted.values() for config in configs]
+    began, good = time.monotonic(), 0
+
+    def say(done: int, total: int, result) -> None:
+        nonlocal good
+        good += result.success
+        left = (time.monotonic() - began) / done * (total - done)
+        sys.stderr.write(f"\r{done}/{total} episodes, {good} successes, {left:.0f} s left   ")
+        sys.stderr.flush()
+
+    results = evaluate(
+        arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps, nice=arguments.nice, say=say
+    )
+    seconds = time.monotonic() - began
+    sys.stderr.write("\n")
+    summaries, start = [], 0
+    for (name, _), configs in wanted.items():
+        summaries.append(summarise(name, results[start : start + len(configs)]))
+        start += len(configs)
+    sys.stdout.write(markdown(summaries))
+    sys.stdout.write(f"{len(results)} episodes in {seconds:.0f} s, {_speed(results, seconds):.1f}x real time\n")
+    report = overall(arguments, summaries, results, seconds)
+    if arguments.out is not None:
+        from grids_policy.evaluate_report import write_report
+
+        write_report(arguments.out, report, summaries, results)
+        if arguments.videos:
+            from grids_policy.evaluate_report import write_videos
+
+            failed = [c for c, r in zip(episodes, results, strict=True) if not r.success][: arguments.videos]
+            write_videos(arguments.out / "videos", arguments.policy, failed, arguments.fps)
+    if arguments.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def overall(arguments: argparse.Namespace, summaries: list[Summary], results, seconds: float) -> dict[str, object]:
+    """The JSON object: the first condition's numbers on top, all conditions below."""
+    first = as_json(summaries[0])
+    return {
+        "policy": str(arguments.policy),
+        "success_rate": first["success_rate"],
+        "interval": first["interval"],
+        "episodes": first["episodes"],
+        "failures": first["failures"],
+        "seed": arguments.seed,
+        "conditions": [as_json(s) for s in summaries],
+        "seconds": round(seconds, 1),
+        "times_real_time": round(_speed(results, seconds), 2),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
