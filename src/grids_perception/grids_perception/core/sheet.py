@@ -97,22 +97,26 @@ def _shorten(text: str, size_px: int, room_px: int) -> str:
 
 
 def _draw_header(canvas: np.ndarray, sheet: Sheet) -> None:
+    """Task on the left; mode, clock and verdict on the right, each as wide as it needs."""
     width = canvas.shape[1]
+    size = 20 if width >= 1200 else 16
+    top = (HEADER_PX - round(1.1 * size)) // 2
     minutes, seconds = divmod(max(sheet.elapsed_s, 0.0), 60.0)
     clock = f"{int(minutes):02d}:{seconds:04.1f}"
     x = width - 14
     if sheet.success is not None:
         word, color = ("SUCCESS", GOOD) if sheet.success else ("IN PROGRESS", WAITING)
-        x -= text_width(word, 20, halo_px=0)
-        draw_text(canvas, word, (x, 17), 20, color=color, halo_px=0)
-        x -= 22
-    x -= text_width("00:00.0", 20, halo_px=0)
-    draw_text(canvas, clock, (x, 17), 20, halo_px=0)
+        x -= text_width(word, size, halo_px=0)
+        draw_text(canvas, word, (x, top), size, color=color, halo_px=0)
+        x -= size
+    x -= text_width("00:00.0", size, halo_px=0)
+    draw_text(canvas, clock, (x, top), size, halo_px=0)
     if sheet.mode:
-        x -= 22 + text_width(sheet.mode, 16, bold=False, halo_px=0)
-        draw_text(canvas, sheet.mode, (x, 21), 16, color=MUTED, bold=False, halo_px=0)
-    task = _shorten(sheet.task or "no task given", 20, x - 40)
-    draw_text(canvas, task, (14, 17), 20, halo_px=0)
+        small = size - 4
+        x -= size + text_width(sheet.mode, small, bold=False, halo_px=0)
+        draw_text(canvas, sheet.mode, (x, top + 4), small, color=MUTED, bold=False, halo_px=0)
+    task = _shorten(sheet.task or "no task given", size, x - 14 - size)
+    draw_text(canvas, task, (14, top), size, halo_px=0)
 
 
 def compose(sheet: Sheet, *, style: Style | None = None, cell: tuple[int, int] = (640, 480)) -> np.ndarray:
