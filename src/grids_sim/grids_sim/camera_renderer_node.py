@@ -78,13 +78,20 @@ class SnapshotRenderer:
         self._size = height, width
         self._world = None
 
-    def show(self, snapshot: SharedSnapshot) -> None:
-        """Take over a snapshot; a new task builds a new world."""
+    def prepare(self, snapshot: SharedSnapshot) -> bool:
+        """Build the world of the snapshot's task and draw once, unless it is there; True when it took that time."""
         from grids_sim.world import World, WorldConfig
 
-        if self._world is None or self._world.config.task != snapshot.task:
-            self.close()
-            self._world = World(WorldConfig(task=snapshot.task))
+        if self._world is not None and self._world.config.task == snapshot.task:
+            return False
+        self.close()
+        self._world = World(WorldConfig(task=snapshot.task))
+        for camera in CAMERAS:
+            self.draw(camera)
+        return True
+
+    def show(self, snapshot: SharedSnapshot) -> None:
+        """Take over a snapshot of the prepared task."""
         self._world.restore(snapshot.values)
 
     def fovy_deg(self, camera: str) -> float:
@@ -164,15 +171,16 @@ class CameraNode(Node):
 
     def _loop(self, renderer: SnapshotRenderer) -> None:
         counter, checked_s = 0, time.monotonic()
-        # Building the world and the first picture take a second or more: not a frame that was late.
         first = self._reader.read()
         if first is not None:
-            self._publish(renderer, first)
+            renderer.prepare(first)
         pacer = Pacer(self.params.rate_hz)
         while not self._stopping.is_set():
             self._missed += pacer.wait().missed
             snapshot = self._reader.read(newer_than=counter)
-            if snapshot is not None:
+            if snapshot is not None and renderer.prepare(snapshot):
+                pacer = Pacer(self.params.rate_hz)  # seconds have passed: neither late frames nor an old picture
+            elif snapshot is not None:
                 counter = snapshot.counter
                 self._publish(renderer, snapshot)
             elif time.monotonic() - checked_s > _STALE_CHECK_S:
