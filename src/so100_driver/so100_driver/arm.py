@@ -12,7 +12,7 @@ import numpy as np
 from so100_driver import arbiter, chunk, limits
 from so100_driver.arbiter import Mode
 from so100_driver.health import RELAX_RAD, Health, Verdict
-from so100_driver.limits import Held, Limits, Motion, Ramp
+from so100_driver.limits import Grip, Jaw, Limits, Motion, Ramp
 from so100_driver.params import DriverParams
 from so100_driver.rest import Rest
 from so100_driver.state import Snapshot
@@ -86,7 +86,7 @@ class Arm:
         self._ramp = Ramp(0)
         self._rest: Rest | None = None
         self._heartbeat = (0, float("inf"))  # last instant ns, mean interval s
-        self._stall, self._stall_floor = Held(), None
+        self._grip_state = Grip()
         self._following = False
         self._slack = np.zeros(6, bool)
         self.engagement = 0
@@ -297,7 +297,8 @@ class Arm:
         quiet_s = (now_ns - last) * 1e-9
         timeout = self.params.heartbeat_timeout
         if timeout and mean_s <= timeout / 2 and quiet_s > timeout:
-            self.plan = None
+            # Forgotten now, so that a client without a heartbeat may come next.
+            self.plan, self._heartbeat = None, (0, float("inf"))
             self._waiting = f"the policy has been silent for {quiet_s:.1f} s: holding"
         if self.plan is None or now_ns > self.plan.chunk.end_ns:
             self._out_of_rows(now_ns)
@@ -385,7 +386,7 @@ class Arm:
     def _drop_torque(self) -> None:
         self.torque = False
         self._rest = None
-        self._stall, self._stall_floor = Held(), None
+        self._grip_state = Grip()
         if self.motion is not None:
             self.motion = Motion.at(self.motion.position)
 
@@ -421,18 +422,17 @@ class Arm:
     def _grip(self, now_ns: int, goal: float) -> float:
         """The gripper goal under stall relief."""
         p, seen = self.params, self.seen
-        here = float(seen.position[GRIPPER])
-        if self._stall_floor is not None and (goal > self._stall_floor + 0.01 or here < self._stall_floor):
-            self._stall_floor = None  # opening again, or what was gripped is gone
-        closing = self.motion.position[GRIPPER] < here - p.gripper_squeeze
-        standing = abs(seen.velocity[GRIPPER]) < 0.1
-        self._stall = self._stall.update(now_ns, true=bool(closing and standing))
-        if self._stall_floor is None and self._stall.lasted_s(now_ns) > p.gripper_stall_time:
-            self._stall_floor = here - p.gripper_squeeze
-        if self._stall_floor is None:
-            return goal
-        relieved, changed = limits.gripper_limit(goal, here, stalled=True, squeeze_rad=p.gripper_squeeze)
+        jaw = Jaw(
+            goal,
+            float(self.motion.position[GRIPPER]),
+            float(seen.position[GRIPPER]),
+            float(seen.velocity[GRIPPER]),
+            float(seen.load[GRIPPER]),
+        )
+        self._grip_state = self._grip_state.update(
+            now_ns, jaw, p.period_s, load=p.gripper_load, squeeze_rad=p.gripper_squeeze, stall_s=p.gripper_stall_time
+        )
+        relieved, changed = self._grip_state.limit(goal)
         if changed:
             self.hits |= limits.HIT_GRIPPER_STALL
-            return max(self._stall_floor, relieved)
         return relieved

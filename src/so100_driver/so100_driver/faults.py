@@ -1,6 +1,6 @@
 """The scenarios of the fault campaign: what is done to a running driver and what must be true of the twin's servos.
 
-A scenario takes a `Rig` with an armed, swinging driver (or none, for those that start their own) and returns violations.
+A scenario takes a `Rig` with an armed, swinging driver (or none, for those that start their own); returns violations.
 """
 
 import math
@@ -24,6 +24,7 @@ from so100_driver.rig import NodeProcess, Rig
 
 SETTLE_S = 0.35  # the log is flushed every 0.2 s
 EXIT_TIMEOUT_S = 12.0
+AT_REST = Allowed("at_rest")
 HOUR_S = 3600.0
 
 
@@ -38,7 +39,7 @@ class Scenario:
     fresh: bool = False
 
 
-def _settled(rig: Rig, mark: int, allowed: Allowed = Allowed(), *, moving: bool = True) -> list[str]:
+def _settled(rig: Rig, mark: int, allowed: Allowed = promises.NEVER, *, moving: bool = True) -> list[str]:
     """Standing promises over everything since `mark`."""
     time.sleep(SETTLE_S)
     records = rig.twin.records(mark)
@@ -166,7 +167,7 @@ def gripper_stalled(rig: Rig, dice: random.Random) -> list[str]:
     rig.client.swinging(on=False)
     closed = np.array(rig.client.joints.position)
     closed[5] = -0.97
-    for _ in range(25):
+    for _ in range(40):
         message = rig.client.swing_chunk()
         message.positions = np.tile(closed, message.horizon).tolist()
         rig.client.publish(message)
@@ -175,7 +176,9 @@ def gripper_stalled(rig: Rig, dice: random.Random) -> list[str]:
     goals = [r for r in rig.twin.records(mark) if r.kind == "goal" and r.servo_id == 6 and r.torque]
     squeeze = (goals[-1].present - goals[-1].value) * RAD_PER_TICK
     limit = DriverParams().gripper_squeeze + 0.02
-    found = _expect(squeeze <= limit, f"the jaw is pushed {squeeze:.3f} rad past the object (limit {limit})")
+    mode = rig.client.status.mode
+    found = _expect(mode == "policy", f"expected to keep holding the object, got {mode}: {rig.client.status.reason}")
+    found += _expect(squeeze <= limit, f"the jaw is pushed {squeeze:.3f} rad past the object (limit {limit})")
     found += _expect(rig.recover(), "the gripper did not open again")
     return found + _settled(rig, mark)
 
@@ -189,7 +192,7 @@ def overheated(rig: Rig, dice: random.Random) -> list[str]:
     reason = rig.client.status.reason
     found += _expect(joint in reason, f"expected a reason that names {joint}, got {reason!r}")
     found += _expect(rig.client.until(lambda s: s.state == "released", 9.0), "torque was not released at rest")
-    return found + _settled(rig, mark, Allowed("at_rest"))
+    return found + _settled(rig, mark, AT_REST)
 
 
 # -- input -------------------------------------------------------------------------------------------------------------
@@ -255,7 +258,10 @@ def bad_input(rig: Rig, dice: random.Random) -> list[str]:
     time.sleep(SETTLE_S)
     records = rig.twin.records(mark)
     found += promises.held(records, cause - promises.HOLD_WITHIN_S, time.monotonic()) + promises.standing(records)
-    return found + _expect(rig.recover(), "a good chunk was not executed afterwards")
+    return found + _expect(
+        rig.recover(),
+        f"a good chunk was not executed afterwards: {rig.client.status.reason}; {rig.client.status.last_refusal}",
+    )
 
 
 def flood(rig: Rig, dice: random.Random) -> list[str]:
@@ -317,7 +323,7 @@ def signalled(number: signal.Signals) -> Callable:
         found = _expect(code == 0, f"expected exit code 0, got {code}: {driver.output[-300:]}")
         time.sleep(SETTLE_S)
         found += _expect(not any(rig.twin.torque()), "torque is still on after a shutdown to rest")
-        return found + promises.standing(rig.twin.records(mark), Allowed("at_rest"))
+        return found + promises.standing(rig.twin.records(mark), AT_REST)
 
     return act
 
@@ -366,7 +372,7 @@ def policy_process(number: signal.Signals) -> Callable:
         time.sleep(2.1)  # the former source is forgotten after 2 s
         mover = subprocess.Popen([sys.executable, "-m", "so100_driver.rig"])
         try:
-            if not rig.client.until(lambda s: s.state == "executing", 15.0):
+            if not rig.client.until(lambda s: s.state == "executing", 30.0):
                 return ["the policy process did not move the arm"]
             mark = rig.twin.mark()
             time.sleep(dice.uniform(0.8, 1.8))
@@ -380,7 +386,10 @@ def policy_process(number: signal.Signals) -> Callable:
             mover.kill()
             mover.wait(5)
         time.sleep(2.1)
-        return found + _expect(rig.recover(), "another policy could not take over")
+        return found + _expect(
+            rig.recover(),
+            f"another policy could not take over: {rig.client.status.reason}; {rig.client.status.last_refusal}",
+        )
 
     return act
 

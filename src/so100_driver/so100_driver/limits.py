@@ -20,6 +20,7 @@ HIT_NAMES = {
     HIT_GRIPPER_STALL: "gripper stall",
 }
 _EPSILON = 1e-9
+BACK_OFF_RAD_S = 0.2  # how fast a jaw under too much load gives way
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +177,52 @@ class Held:
         return 0.0 if self.since_ns is None else (now_ns - self.since_ns) * 1e-9
 
 
-def gripper_limit(goal: float, measured: float, *, stalled: bool, squeeze_rad: float) -> tuple[float, bool]:
-    """The gripper goal while the jaw is blocked: not more than `squeeze_rad` past where it stands.
+@dataclass(frozen=True, slots=True)
+class Jaw:
+    """One look at the gripper. `wanted`: the client's goal; `sent`: the goal in force. rad, rad/s."""
 
-    Closing is the falling direction. The remainder keeps the grip without driving the motor at its full torque;
-    an opening goal passes unchanged. Returns the goal and whether it was changed.
+    wanted: float
+    sent: float
+    measured: float
+    velocity: float
+    load: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grip:
+    """Relief of a jaw that closes on something: hold it with a bounded load instead of pushing until the servo trips.
+
+    LeRobot sets the gripper's overload protection to 25 % of its torque for 2 s, so a goal far inside an object always
+    trips it. Once the jaw has stood still under load for `stall_s`, its goal is kept above `floor_rad`, which backs off
+    until the load is at most `load`. Closing is the falling direction.
     """
-    floor = measured - squeeze_rad
-    if stalled and goal < floor:
-        return floor, True
-    return goal, False
+
+    stall: Held = Held()
+    floor_rad: float | None = None
+
+    def update(self, now_ns: int, jaw: Jaw, dt_s: float, *, load: float, squeeze_rad: float, stall_s: float) -> "Grip":
+        """Advance by one tick."""
+        floor = self.floor_rad
+        opening = floor is not None and jaw.wanted > floor + 0.01
+        gone = floor is not None and jaw.measured < floor - 0.02
+        if opening or gone:
+            return Grip()
+        pressing = jaw.sent < jaw.measured - 0.005 and abs(jaw.velocity) < 0.1 and abs(jaw.load) > load
+        stall = self.stall.update(now_ns, true=pressing)
+        if floor is None:
+            stalled = stall.lasted_s(now_ns) > stall_s
+            return Grip(stall, max(jaw.sent, jaw.measured - squeeze_rad) if stalled else None)
+        if abs(jaw.load) > load:
+            floor = min(floor + BACK_OFF_RAD_S * dt_s, jaw.measured)
+        elif abs(jaw.load) < 0.6 * load:
+            floor = max(floor - 0.2 * BACK_OFF_RAD_S * dt_s, jaw.measured - squeeze_rad)
+        return Grip(stall, floor)
+
+    def limit(self, goal: float) -> tuple[float, bool]:
+        """The goal under relief, and whether it was changed; an opening goal passes unchanged."""
+        if self.floor_rad is None or goal >= self.floor_rad:
+            return goal, False
+        return self.floor_rad, True
 
 
 def relaxed(goal: np.ndarray, measured: np.ndarray, *, margin_rad: float) -> np.ndarray:

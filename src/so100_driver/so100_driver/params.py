@@ -73,9 +73,10 @@ class DriverParams:
         0.6, "goal and joint further apart than this: the joint is blocked", unit="rad", lo=0.1, hi=2.0
     )
     gripper_stall_time: float = param(0.3, "blocked jaw is relaxed after", unit="s", lo=0.05, hi=5.0)
-    gripper_squeeze: float = param(
-        0.15, "goal kept past a blocked jaw, so that it keeps its grip", unit="rad", lo=0.01, hi=1.0
+    gripper_load: float = param(
+        0.2, "share of the maximum torque with which an object is held (the servo trips at 0.25)", lo=0.05, hi=1.0
     )
+    gripper_squeeze: float = param(0.15, "furthest goal past a blocked jaw", unit="rad", lo=0.01, hi=1.0)
 
     miss_hold: int = param(5, "ticks without a reply from a servo until the arm holds", lo=1, hi=50)
     miss_fault: float = param(1.0, "silence of a servo until a fault", unit="s", lo=0.1, hi=10.0)

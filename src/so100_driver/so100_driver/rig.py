@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,30 @@ class TwinProcess:
     def torque(self) -> list[bool]:
         return self.ask({"state": True})["arms"]["follower"]["torque_on"]
 
-    def records(self, since_s: float = 0.0) -> list:
-        """The bus log from a monotonic instant on, as far as it has been flushed."""
+    def mark(self) -> int:
+        """Where the log ends now; hand it to `records`."""
+        return self.log.stat().st_size
+
+    def records(self, mark: int = 0) -> list:
+        """The bus log since `mark`, as far as it has been flushed.
+
+        The first goal of each servo counts as where it starts from, not as a step.
+        """
         from grids_sim import bus_log
 
-        return [r for r in bus_log.load(self.log) if r.t_s >= since_s]
+        with self.log.open("rb") as log:
+            log.seek(mark)
+            tail = log.read()
+        if mark and not tail.startswith(b"{"):
+            tail = tail.partition(b"\n")[2]
+        part = self.log.with_suffix(".part")
+        part.write_bytes(tail)
+        records, seen = bus_log.load(part), set()
+        for index, record in enumerate(records):
+            if record.kind == "goal" and (record.arm, record.servo_id) not in seen:
+                seen.add((record.arm, record.servo_id))
+                records[index] = replace(record, torque=0)
+        return records
 
     def close(self) -> None:
         _end(self.process)

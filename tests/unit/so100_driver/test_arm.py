@@ -338,10 +338,16 @@ def test_a_gripper_on_an_object_keeps_a_bounded_squeeze_and_opens_at_once():
     bench.stuck[5] = True
     closed = np.zeros(6)
     closed[5] = -0.9
-    for _ in range(4):
-        bench.chunk(np.tile(closed, (60, 1)))
-        bench.tick(50)
-    assert bench.goals[-1][5] == pytest.approx(-bench.params.gripper_squeeze, abs=0.01)
+    loads = []
+    for i in range(400):
+        if i % 50 == 0:
+            bench.chunk(np.tile(closed, (60, 1)))
+        bench.tick()
+        # A position servo: load grows with the distance between goal and jaw.
+        loads.append(min(0.5, 15 * (bench.position[5] - bench.goals[-1][5])))
+        bench.alter["load"] = np.array([0, 0, 0, 0, 0, -loads[-1]])
+    assert loads[-1] == pytest.approx(bench.params.gripper_load, abs=0.08)
+    assert sum(load > 0.25 for load in loads) < 190  # the servo's own protection trips after 2 s
     assert bench.arm.hits & limits.HIT_GRIPPER_STALL
     opened = closed.copy()
     opened[5] = 0.3
@@ -370,6 +376,17 @@ def test_a_policy_that_reported_often_and_fell_silent_holds_the_arm():
     bench.tick(20)
     assert bench.goals[-1] == pytest.approx(stopped)
     assert "the policy has been silent" in bench.arm.reason
+
+
+def test_after_a_silent_policy_a_client_without_status_may_command():
+    bench = moving_bench()
+    for _ in range(20):
+        bench.arm.heartbeat(bench.now)
+        bench.tick(5)
+    bench.tick(30)
+    assert bench.chunk(bench.goals[-1] + ramp_rows(np.full(6, 0.1))) == ""
+    bench.tick(40)
+    assert bench.arm.state in ("executing", "ramping")
 
 
 def test_a_policy_that_never_reports_is_not_missed():
@@ -418,7 +435,7 @@ def test_moving_the_leader_takes_over_without_a_jump_and_resting_it_gives_back()
     lead(bench, leader, 10)
     assert bench.arm.mode == Mode.POLICY
     at_takeover = bench.goals[-1].copy()
-    for i in range(40):
+    for _ in range(40):
         leader[0] += 0.01
         lead(bench, leader)
     assert bench.arm.mode == Mode.TELEOP
