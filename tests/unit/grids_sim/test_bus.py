@@ -12,7 +12,7 @@ import scservo_sdk as scs
 import serial
 
 from grids_sim import bus_log, feetech_packet
-from grids_sim.faults import FaultError
+from grids_sim.faults import KINDS, FaultError
 from grids_sim.feetech_packet import Instruction, PacketReader
 from grids_sim.link_folder import FolderInUseError
 from grids_sim.params import TwinParams
@@ -337,6 +337,12 @@ def test_a_stuck_joint_does_not_move_and_shows_its_load(client, twin, until):
 def test_faults_that_make_no_sense_are_refused_with_what_there_is(twin, request_, expected):
     with pytest.raises(FaultError, match=expected):
         twin.inject(**request_)
+
+
+def test_the_readme_lists_every_fault():
+    text = (Path(__file__).parents[3] / "src" / "grids_sim" / "README.md").read_text(encoding="utf-8")
+    missing = [kind for kind in KINDS if f"`{kind}`" not in text]
+    assert not missing
 
 
 # -- log, folder, leader ---------------------------------------------------------------------------------------
