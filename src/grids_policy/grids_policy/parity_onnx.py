@@ -55,24 +55,25 @@ class OnnxStages:
 
     def stages(self, reference: Reference) -> dict[str, np.ndarray]:
         config, frames = self.checkpoint.config, reference.frames
-        sizes = tuple(frame.shape[1:3] for frame in frames)
-        if sizes != config.image_hw:
-            raise OracleError(f"the reference's frames are {sizes} (h, w), the checkpoint's cameras {config.image_hw}")
+        if len(frames) != len(config.image_keys):
+            raise OracleError(f"the reference has {len(frames)} cameras, the checkpoint {len(config.image_keys)}")
+        sizes = [f"{n}={f.shape[2]}x{f.shape[1]}" for n, f in zip(config.cameras, frames, strict=True)]
         with tempfile.TemporaryDirectory() as folder:
-            sessions = self._sessions(Path(folder))
+            sessions = self._sessions(Path(folder), ExportOptions(cameras=",".join(sizes)))
             rows = [self._row(sessions, reference, i) for i in range(len(frames[0]))]
         return {name: np.stack([row[name] for row in rows], name == "denoise/x_traj") for name in rows[0]}
 
-    def _sessions(self, folder: Path) -> dict[str, onnxruntime.InferenceSession]:
+    def _sessions(self, folder: Path, options: ExportOptions) -> dict[str, onnxruntime.InferenceSession]:
         with warnings.catch_warnings():  # the converter warns about its own internals
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            write_graphs(self.checkpoint, ExportOptions(), folder, lambda _: None)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+            write_graphs(self.checkpoint, options, folder, lambda _: None)
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3
         providers = ["CPUExecutionProvider"]
         return {
-            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=providers) for name in GRAPHS
+            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", settings, providers=providers)
+            for name in GRAPHS
         }
 
     def _row(self, sessions: dict[str, Any], reference: Reference, i: int) -> dict[str, np.ndarray]:

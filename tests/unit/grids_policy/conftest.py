@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve others
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to share
 
 import pytest
 

@@ -92,6 +92,19 @@ def test_a_full_size_dense_policy_needs_no_file_of_ours():
     assert lerobot.policy_config(written, None, None) == PolicyConfig()
 
 
+def test_processors_made_from_scratch_equal_those_lerobot_saved(tiny):
+    loaded = load_checkpoint(tiny)
+    made = lerobot.processor_configs(loaded.config, loaded.norm_modes)
+    for name in ("policy_preprocessor", "policy_postprocessor"):
+        assert made[name] == json.loads((tiny / f"{name}.json").read_text())
+
+
+def test_a_shorter_chunk_never_executes_more_than_itself(tiny):
+    loaded = load_checkpoint(tiny)
+    shorter = dataclasses.replace(loaded.config, chunk=7)
+    assert lerobot.lerobot_config(shorter, loaded.lerobot)["n_action_steps"] == 7
+
+
 def test_saving_replaces_an_older_checkpoint(small_config, tmp_path):
     for seed in (0, 1):
         save_checkpoint(tmp_path / "last", small_checkpoint(small_config, seed))
