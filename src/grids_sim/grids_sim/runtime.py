@@ -34,6 +34,7 @@ PHYSICS_HZ = 300
 MAX_BACKLOG_STEPS = 60
 TRUTH_STEPS = 10
 SNAPSHOT_STEPS = 3
+LOG_FLUSH_STEPS = 30
 
 
 @dataclass(slots=True)
@@ -295,6 +296,8 @@ class Twin:
             self._note_releases(arm)
         self._sim_s += dt_s
         self.stats.steps += 1
+        if self.stats.steps % LOG_FLUSH_STEPS == 0:
+            self.log.flush()  # also the last writes before a client fell silent
         if self.world is None:
             return
         if self.stats.steps % TRUTH_STEPS == 0:

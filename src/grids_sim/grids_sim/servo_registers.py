@@ -1,8 +1,8 @@
 """The STS3215 control table: addresses, sizes, sign conventions, factory values. Data and pure codecs only.
 
-Addresses 0-39 are EEPROM and take writes only while Lock (55) is 0, as it is after power-up; 40 and up are RAM. Multi-byte values are
-little endian; signed values are sign-magnitude with the sign in the bit named here. Source: Feetech's STS
-memory table and the tables of LeRobot's Feetech bus.
+Addresses 0-39 are EEPROM and take writes only while Lock (55) is 0, as it is after power-up; 40 and up are RAM.
+Multi-byte values are little endian; signed values are sign-magnitude with the sign in the bit named here. Source:
+Feetech's STS memory table and the tables of LeRobot's Feetech bus.
 """
 
 from dataclasses import dataclass

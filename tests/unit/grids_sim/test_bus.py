@@ -348,7 +348,7 @@ def test_the_readme_lists_every_fault():
 # -- log, folder, leader ---------------------------------------------------------------------------------------
 
 
-def test_the_log_holds_every_goal_and_torque_write_on_disk_too(start_twin, connect, tmp_path):
+def test_the_log_holds_every_goal_and_torque_write_on_disk_too(start_twin, connect, until, tmp_path):
     path = tmp_path / "bus.jsonl"
     twin = start_twin(bus_log=str(path))
     client = connect(twin.paths["follower"])
@@ -362,7 +362,7 @@ def test_the_log_holds_every_goal_and_torque_write_on_disk_too(start_twin, conne
     assert begin < goals[0].t_s < goals[-1].t_s < time.monotonic()
     assert bus_log.largest_goal_step_rad(twin.log.records()) == pytest.approx(5 * 2 * np.pi / 4096)
     assert [r.servo_id for r in bus_log.torque_offs(twin.log.records())] == [1]
-    twin.log.flush()
+    assert until(lambda: len(bus_log.load(path)) == len(twin.log.records()))
     assert bus_log.load(path) == [
         bus_log.BusRecord(round(r.t_s, 6), *(getattr(r, f) for f in r.__slots__[1:])) for r in twin.log.records()
     ]
