@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grids_msgs.msg import EpisodeStatus, TaskState
 from grids_msgs.srv import StartEpisode, StopEpisode, TwinReset
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -40,8 +41,8 @@ NEEDED = (
 class RecorderNode(Node):
     """All callbacks run in the executor's thread; saving runs beside it and is joined by polling."""
 
-    def __init__(self) -> None:
-        super().__init__("recorder")
+    def __init__(self, **options) -> None:
+        super().__init__("recorder", **options)
         self.params = p = declare(self, RecorderParams)
         self.folder = Path(p.folder).expanduser().resolve()
         try:
@@ -55,7 +56,7 @@ class RecorderNode(Node):
         self.limits = Limits(image_hz=p.image_hz, joint_hz=p.joint_hz)
         self._recording: Recording | None = None
         self._saving: tuple[threading.Thread, list[Saved], str, Future] | None = None
-        self._reason, self._episode, self._task = "", "", ""
+        self._reason, self._full, self._episode, self._task = "", "", "", ""
         self._latched: dict[str, bytes] = {}
         self._task_state: TaskState | None = None
         self._clock_offset_ns = 0
@@ -67,7 +68,9 @@ class RecorderNode(Node):
         topics.subscription(self, "/twin/task_state", TaskState, self._on_task_state)
         self._reset_client = self.create_client(TwinReset, "twin/reset")
         self.create_service(StartEpisode, "~/start", self._serve_start)
-        self.create_service(StopEpisode, "~/stop", self._serve_stop)
+        # A group of its own: while its callback awaits the saving, the timers must go on.
+        waiting = MutuallyExclusiveCallbackGroup()
+        self.create_service(StopEpisode, "~/stop", self._serve_stop, callback_group=waiting)
         self.create_timer(TICK_S, self._tick)
         self.create_timer(STATUS_S, self._publish_status)
 
@@ -116,7 +119,7 @@ class RecorderNode(Node):
         for topic_name, raw in self._latched.items():
             recording.put(topic_name, topics.topic(topic_name).type, time.time_ns(), raw)
         self.inputs.lost.clear()
-        self._recording, self._episode, self._reason = recording, name, ""
+        self._recording, self._episode, self._reason, self._full = recording, name, "", ""
         self.session.started(time.monotonic())
         self.node_parameters.refresh()
         self.get_logger().info(f"recording {name}: {self._task or 'no task text'}")
@@ -205,11 +208,10 @@ class RecorderNode(Node):
         self._poll_saving()
         recording = self._recording
         if recording is not None and (recording.failure or recording.full):
-            self._reason = recording.failure or f"less than {self.params.min_free_mb} MB are free in {self.folder}"
-            self.get_logger().error(f"{self._episode} is ended: {self._reason}")
+            self._full = recording.failure or f"less than {self.params.min_free_mb} MB are free in {self.folder}"
+            self.get_logger().error(f"{self._episode} is ended: {self._full}")
+            self.session.halt()
             self.stop_episode("")
-            self.session.failed()
-            self.session.stopping()
             return
         step = self.session.tick(time.monotonic(), ready=self._ready(), success=bool(self.success))
         try:
@@ -249,11 +251,11 @@ class RecorderNode(Node):
     def _publish_status(self) -> None:
         now_s, recording, session = time.monotonic(), self._recording, self.session
         state = session.state
-        if state == "idle" and self._reason.startswith(("less than", "the disk")):
+        if state == "idle" and self._full:
             state = "full"
         message = EpisodeStatus(
             state=state,
-            reason=self._reason,
+            reason=self._full or self._reason,
             episode=self._episode,
             task=self._task,
             index=session.index,

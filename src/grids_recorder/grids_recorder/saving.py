@@ -1,5 +1,6 @@
 """What follows the last message of an episode: close, judge, or put away. Runs in a thread of its own."""
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def save(recording: Recording, outcome: str, changes: dict, limits: Limits) -> S
         return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
     try:
         verdict, _ = check_bag(folder, limits)
-    except (RecorderError, ValueError, OSError) as error:
-        return Saved(folder, "REJECT", f"could not be judged: {error}")
+    except Exception as error:  # the thread's top: the episode is safe on disk whatever judging does
+        known = isinstance(error, (RecorderError, OSError))
+        text = str(error) if known else "".join(traceback.format_exception(error))
+        return Saved(folder, "REJECT", f"could not be judged: {text}")
     return Saved(folder, verdict.level, verdict.reasons)

@@ -38,6 +38,7 @@ class Session:
         self._since_s = 0.0
         self._success_s: float | None = None
         self._done = False
+        self._halted = False
 
     @property
     def complete(self) -> bool:
@@ -58,6 +59,7 @@ class Session:
 
     def started(self, now_s: float) -> None:
         self.state, self._since_s, self._success_s = RECORDING, now_s, None
+        self._halted = False
 
     def stopping(self) -> None:
         self.state = SAVING
@@ -67,12 +69,15 @@ class Session:
         if outcome not in (DISCARD, REDO):
             self.verdicts.append(verdict)
             self.kept += verdict != "REJECT"
-        self.state, self._since_s = (IDLE if self.complete else RESETTING), now_s
+        self.state, self._since_s = (IDLE if self.complete or self._halted else RESETTING), now_s
 
     def failed(self) -> None:
-        """Recording cannot go on (disk); wait for a person."""
-        self.state = IDLE
-        self.plan = Plan(self.plan.total, self.plan.episode_s, self.plan.reset_s, automatic=False)
+        """The episode could not be saved; wait for a person."""
+        self.state, self._halted = IDLE, True
+
+    def halt(self) -> None:
+        """Start nothing by itself any more: recording cannot go on."""
+        self._halted = True
 
     def tick(self, now_s: float, *, ready: bool, success: bool) -> Step:
         """Call at some Hz. `ready`: everything needed is being received; `success`: the twin's judge."""
@@ -81,7 +86,7 @@ class Session:
         if self.complete and not self._done:
             self._done = True
             return Step("done")
-        if self.complete or not self.plan.automatic or not ready:
+        if self.complete or self._halted or not self.plan.automatic or not ready:
             return Step()
         if self.state == RESETTING and self.elapsed_s(now_s) < self.plan.reset_s:
             return Step()

@@ -227,8 +227,8 @@ def _skew(series: Series, limits: Limits) -> Iterator[Finding]:
     if CAMERAS[0] not in series.cameras:
         return
     reference = series.streams[series.cameras[CAMERAS[0]].topic].stamp_ns
-    others = [(camera, series.cameras[camera].topic, limits.camera_skew_s) for camera in CAMERAS[1:]]
-    pairs = others if all(camera in series.cameras for camera in CAMERAS) else []
+    others = [camera for camera in CAMERAS[1:] if camera in series.cameras]
+    pairs = [(camera, series.cameras[camera].topic, limits.camera_skew_s) for camera in others]
     pairs = [*pairs, ("joints", JOINTS, limits.joint_skew_s)]
     for name, topic, bounds in pairs:
         if topic not in series.streams:

@@ -319,6 +319,8 @@ def rare_wrist(sample: Sample) -> bool:
 
 FAULTS = {
     "never arrived": (dropped(JOINTS, 0, 99), None, "REJECT", "joint_states: nothing was received; is its node"),
+    "no wrist": (dropped("/wrist/color/image_raw", 0, 99), None, "REJECT", "compressed: nothing was received"),
+    "no front": (dropped(FRONT, 0, 99), None, "REJECT", "compressed: nothing was received"),
     "gap": (dropped(FRONT, 1, 1.3), None, "WARN", "front/color/image_raw/compressed: silent for 0.3"),
     "long gap": (dropped(FRONT, 1, 2), None, "REJECT", "silent for 1.0"),
     "half rate": (thinned, None, "REJECT", "messages expected at 100 Hz"),
