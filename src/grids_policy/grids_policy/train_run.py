@@ -199,7 +199,7 @@ class Run:
                     self.save()
                     last_save = time.monotonic()
             if self.world.first:
-                if self.held_out is not None:
+                if self.held_out is not None and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
                 self.save()
         finally:
@@ -258,6 +258,7 @@ class Log:
         self._path, self._say, self._every = folder / "log.jsonl", say, config.log_every_s
         self._last, self._recent = time.monotonic(), []
         self._last_samples: int | None = None
+        self.validated_at = -1
         self._board = _tensorboard(folder)
         (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
 
@@ -288,7 +289,9 @@ class Log:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{kind}/{name}", value, progress.step)
         if kind == "validation":
-            self._say(f"validation at {progress.step}: {values}")
+            self.validated_at = progress.step
+            labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())
+            self._say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
 
 
 def _tensorboard(folder: Path):

@@ -1,0 +1,318 @@
+"""The trainer as a user runs it, and what it reads: frame caches, what is drawn from them, the tokenizer."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer
+
+from grids_policy.checkpoint import load_checkpoint
+from grids_policy.config import ConfigError, ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
+from grids_policy.train import main
+from grids_policy.train_cache import CacheError, CacheSpec, EpisodeFrames, ShardWriter, open_cache
+from grids_policy.train_config import (
+    AugmentConfig,
+    DataConfig,
+    OptimiserConfig,
+    TrainConfig,
+    load_train_config,
+    train_config_from_dict,
+    train_config_to_dict,
+)
+from grids_policy.train_feed import Feed, Prefetch, list_samples, split_held_out
+from grids_policy.train_run import Log, Run, World
+from grids_policy.train_state import Progress, ResumeError, learning_rate, load_state, share_done
+from grids_policy.train_tokens import encode, fit_tokenizer
+
+CONFIGS = sorted((Path(__file__).parents[3] / "config" / "train").glob("*.yaml"))
+SPEC = CacheSpec(20, 2, (8, 8), ("front", "wrist"), ("a", "b", "c"), ("x", "y"))
+
+
+def episode(seed: int, ticks: int = 11, task: str = "one") -> EpisodeFrames:
+    """Ticks count up: state = tick, action = tick + 0.5, image = its own number."""
+    images = -(-ticks // 2)
+    ramp = np.arange(ticks, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    pictures = np.broadcast_to(np.arange(images, dtype=np.uint8)[:, None, None, None], (images, 8, 8, 3))
+    return EpisodeFrames(
+        f"do {task}", task, seed, {"front": pictures, "wrist": pictures + 100}, ramp, ramp + 0.5,
+        np.arange(ticks) >= 2, np.full((images, 2), seed, np.float32), np.ones(images, np.float32),
+    )  # fmt: skip
+
+
+def tiny_run(**changes) -> TrainConfig:
+    model = PolicyConfig(
+        image_hw=((8, 8), (8, 8)), resize_hw=(8, 8), state_dim=3, action_dim=3, max_state_dim=3, max_action_dim=3,
+        chunk=4, num_steps=2, language_tokens=6, relative_actions=(0, 1),
+        vision=VisionConfig(8, 2, 8, 1, 2, 16, activation="relu", shuffle=2),
+        text=TextConfig(16, 2, 2, 1, 8, 32, vocab=300), expert=ExpertConfig(16, 2, 32),
+        sampler=SamplerConfig("grids", 2, hidden=8, coord_hidden=4),
+    )  # fmt: skip
+    return TrainConfig(
+        **{
+            "data": DataConfig(frames=("unused",), row_every=2, action_statistics="step"),
+            "model": model,
+            "batch": 4,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    writer = ShardWriter(SPEC)
+    for seed in range(4):
+        writer.append(episode(seed, task="one" if seed % 2 else "two"))
+        if seed == 1:
+            writer.write(tmp_path / "frames" / "s0")
+    writer.write(tmp_path / "frames" / "s1")
+    return tmp_path / "frames"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Tokenizer:
+    fit_tokenizer(["do one", "do two"], 300, tmp_path / "tokenizer.json")
+    return Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+
+
+def test_what_is_written_is_read_back(cache: Path) -> None:
+    shards = open_cache([cache])
+    assert [len(shard.episodes) for shard in shards] == [2, 2]
+    row = shards[1].episodes[1]
+    assert (row.seed, row.ticks, row.images) == (3, 11, 6)
+    np.testing.assert_array_equal(shards[1].images["wrist"][row.image_start :, 0, 0, 0], 100 + np.arange(6))
+    np.testing.assert_allclose(shards[1].action[row.tick_start :, 0], np.arange(11) + 0.5)
+
+
+def test_a_half_written_shard_is_not_opened(cache: Path) -> None:
+    (cache / "s0").rename(cache / "s0.part")
+    assert len(open_cache([cache])) == 1
+
+
+def test_an_empty_cache_and_a_wrong_image_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"found none"):
+        open_cache([tmp_path])
+    wrong = CacheSpec(20, 2, (9, 9), SPEC.cameras, SPEC.joints, SPEC.labels)
+    with pytest.raises(CacheError, match=r"expected 6 images \(9, 9\)"):
+        ShardWriter(wrong).append(episode(0))
+
+
+def test_rows_marked_invalid_are_never_drawn_and_task_weights_count(cache: Path) -> None:
+    shards = open_cache([cache])
+    samples = list_samples(shards, ("one=0.0",))
+    ticks = [samples.tick[i] - shards[samples.shard[i]].episodes[samples.episode[i] % 2].tick_start for i in range(5)]
+    assert min(ticks) == 2
+    feed_weight = {int(e): float(samples.weight[samples.episode == e].sum()) for e in range(4)}
+    assert feed_weight == {0: 5.0, 1: 0.0, 2: 5.0, 3: 0.0}
+    with pytest.raises(CacheError, match="task=factor"):
+        list_samples(shards, ("one",))
+
+
+def test_held_out_episodes_are_whole_and_apart(cache: Path) -> None:
+    training, held = split_held_out(list_samples(open_cache([cache])), 0.25)
+    assert set(held.episode) == {3}
+    assert set(training.episode) == {0, 1, 2}
+
+
+def test_chunk_rows_are_targets_of_their_own_tick_relative_where_asked(cache: Path, words: Tokenizer) -> None:
+    shards = open_cache([cache])
+    samples = list_samples(shards)
+    feed = Feed(shards, samples, tiny_run(), words)
+    first = int(np.flatnonzero((samples.episode == 0) & (samples.tick == 4))[0])
+    state, actions, pad = feed.targets(first)
+    np.testing.assert_allclose(state, 4.0)
+    # Rows at ticks 4, 6, 8, 10: targets tick + 0.5, minus the state in joints 0 and 1.
+    np.testing.assert_allclose(actions[:, 0], [0.5, 2.5, 4.5, 6.5])
+    np.testing.assert_allclose(actions[:, 2], [4.5, 6.5, 8.5, 10.5])
+    assert not pad.any()
+    late = int(np.flatnonzero((samples.episode == 0) & (samples.tick == 8))[0])
+    np.testing.assert_array_equal(feed.targets(late)[2], [False, False, True, True])
+
+
+def test_a_batch_depends_on_seed_and_step_only(cache: Path, words: Tokenizer) -> None:
+    shards = open_cache([cache])
+    feed = Feed(shards, list_samples(shards), tiny_run(), words)
+    augment = AugmentConfig(shift_px=2, state_noise_rad=0.1)
+
+    def make(step: int):
+        rng = np.random.default_rng([0, step])
+        return feed.batch(feed.draw(rng, 4), rng, augment)
+
+    once, again, other = make(3), make(3), make(4)
+    np.testing.assert_array_equal(once.images, again.images)
+    np.testing.assert_array_equal(once.state, again.state)
+    assert not np.array_equal(once.state, other.state)
+
+
+def test_statistics_per_row_have_the_chunk_as_first_axis(cache: Path, words: Tokenizer) -> None:
+    shards = open_cache([cache])
+    feed = Feed(shards, list_samples(shards), tiny_run(), words)
+    by_row, by_joint = feed.statistics("step"), feed.statistics("joint")
+    assert by_row["action.mean"].shape == (4, 3)
+    assert by_joint["action.mean"].shape == (3,)
+    np.testing.assert_allclose(by_row["action.mean"][:, 0], [0.5, 2.5, 4.5, 6.5])
+    assert by_row["action.std"][0, 0] > 0  # a constant column must still be a divisor
+    with pytest.raises(CacheError, match="step or joint"):
+        feed.statistics("row")
+
+
+def test_an_error_of_the_producer_reaches_the_consumer() -> None:
+    def broken(step: int):
+        raise CacheError(f"no batch {step}")
+
+    prefetch = Prefetch(broken, 7)
+    with pytest.raises(CacheError, match="no batch 7"):
+        prefetch.get()
+    prefetch.close()
+
+
+def test_sentences_are_newline_ended_padded_and_cut_on_the_left(words: Tokenizer) -> None:
+    ids, mask = encode(words, "do one", 6)
+    assert mask.sum() == 3
+    assert list(ids[mask.sum() :]) == [2, 2, 2]
+    cut, _ = encode(words, "do one " * 9, 6)
+    assert cut[-1] == ids[2]  # the newline survives
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    writer = ShardWriter(SPEC)
+    for seed in range(6):
+        writer.append(episode(seed, ticks=21))
+    writer.write(tmp_path / "frames" / "s0")
+    return tmp_path / "frames"
+
+
+def configured(frames: Path, **changes):
+    base = tiny_run()
+    return replace(
+        base,
+        precision="fp32",
+        threads=1,
+        ema=0.9,
+        data=replace(base.data, frames=(str(frames),), held_out_share=0.2),
+        optimiser=OptimiserConfig(lr=3e-3, warmup_steps=1, steps=6, weight_decay=0.01, clip=1.0),
+        loss=replace(base.loss, repeats=2, auxiliary=0.1),
+        augment=replace(base.augment, shift_px=1, gain=0.1, state_noise_rad=0.01, camera_drop=0.1),
+        **changes,
+    )
+
+
+def run_steps(config, folder: Path, count: int) -> Run:
+    folder.mkdir(exist_ok=True)
+    run = Run(config, folder, World())
+    for _ in range(count):
+        run.step(run.raw_batch(run.progress.step))
+        run.progress = Progress(run.progress.step + 1)
+    return run
+
+
+def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    whole = run_steps(config, tmp_path / "whole", 4)
+    run_steps(config, tmp_path / "broken", 2).save()
+    resumed = run_steps(config, tmp_path / "broken", 2)
+    assert resumed.progress.step == 4
+    pairs = zip(whole.module.parameters(), resumed.module.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(torch.equal(whole.average.values[n], v) for n, v in resumed.average.values.items())
+
+
+def test_another_seed_gives_other_weights(frames: Path, tmp_path: Path) -> None:
+    one = run_steps(configured(frames), tmp_path / "one", 1)
+    two = run_steps(configured(frames, seed=1), tmp_path / "two", 1)
+    assert not torch.equal(one.module.policy.state_proj.weight, two.module.policy.state_proj.weight)
+
+
+def test_the_command_trains_logs_and_writes_a_checkpoint_that_loads(frames: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    values = json.loads(json.dumps(train_config_to_dict(configured(frames, validate_every_s=0.0))))
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert main(["--config", str(path), "--out", str(tmp_path / "run"), "--set", "optimiser.steps=5"]) == 0
+    loaded = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert loaded.config.relative_actions == (0, 1)
+    assert loaded.statistics["action.mean"].shape == (4, 3)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    validation = [row for row in rows if row["kind"] == "validation"]
+    assert validation[-1]["step"] == 5
+    assert set(validation[-1]["labels"]) == {"x", "y"}
+    # Finished runs stay finished.
+    assert main(["--config", str(path), "--out", str(tmp_path / "run"), "--set", "optimiser.steps=5"]) == 0
+    assert "step 5" in capsys.readouterr().err
+
+
+def test_the_loss_falls_on_frames_that_can_be_learned(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    config = replace(config, batch=8, optimiser=replace(config.optimiser, lr=1e-2, steps=40))
+    before = run_steps(config, tmp_path / "run", 0).validate()["flow"]
+    assert run_steps(config, tmp_path / "run", 40).validate()["flow"] < 0.85 * before
+
+
+def test_weights_that_no_gradient_reaches_are_left_out_of_the_optimiser(frames: Path, tmp_path: Path) -> None:
+    run = run_steps(configured(frames), tmp_path / "run", 0)
+    frozen = {n for n, p in run.module.named_parameters() if not p.requires_grad}
+    assert "policy.language.norm.weight" in frozen
+    assert not any(name.startswith(("policy.vision", "policy.sampler", "head")) for name in frozen)
+
+
+def test_the_state_of_another_model_is_refused(frames: Path, tmp_path: Path) -> None:
+    run_steps(configured(frames), tmp_path / "run", 1).save()
+    config = configured(frames)
+    smaller = replace(config, model=replace(config.model, expert=replace(config.model.expert, mlp=16)))
+    with pytest.raises(ResumeError, match="another model"):
+        Run(smaller, tmp_path / "run", World())
+    with pytest.raises(ResumeError, match="saved training state"):
+        load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), torch.optim.AdamW([torch.zeros(1)]), None)
+
+
+def test_the_rate_warms_up_then_falls_along_a_cosine() -> None:
+    config = OptimiserConfig(lr=1.0, final_lr=0.1, warmup_steps=10, steps=100)
+    assert learning_rate(0, 0.0, config) == pytest.approx(0.1)
+    assert learning_rate(10, 0.0, config) == pytest.approx(1.0)
+    assert learning_rate(50, 0.5, config) == pytest.approx(0.55)
+    assert learning_rate(100, 1.0, config) == pytest.approx(0.1)
+    assert share_done(Progress(step=25), config) == 0.25
+    assert share_done(Progress(step=25, elapsed_s=30), replace(config, minutes=1)) == 0.5
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configs_load_and_survive_a_round_trip(path: Path) -> None:
+    config = load_train_config(path)
+    assert train_config_from_dict(json.loads(json.dumps(train_config_to_dict(config)))) == config
+
+
+def test_there_is_a_full_size_config_with_the_papers_recipe() -> None:
+    config = load_train_config(CONFIGS[0].parent / "smolvla.yaml")
+    o = config.optimiser
+    assert (config.batch * config.processes, o.steps, config.model.chunk) == (16, 50_000, 50)
+    assert (o.lr, o.final_lr, o.warmup_steps, o.clip, o.weight_decay, o.betas) == (
+        1e-4,
+        2.5e-6,
+        1000,
+        10,
+        1e-10,
+        (0.9, 0.95),
+    )
+    assert (config.model.resize_hw, config.model.sampler.kind, config.model.sampler.tokens) == ((512, 512), "grids", 16)
+
+
+def test_an_unknown_field_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("data: {frames: [x]}\noptimiser: {learning_rate: 1}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="optimiser has unknown field 'learning_rate'"):
+        load_train_config(path)
+    assert main(["--config", str(path), "--out", str(tmp_path / "run")]) == 1
+    with pytest.raises(ConfigError, match=r"section\.field=value"):
+        load_train_config(CONFIGS[0], ("optimiser.lr",))
+
+
+def test_progress_is_also_written_where_tensorboard_is_missing(frames: Path, tmp_path: Path) -> None:
+    run = run_steps(configured(frames), tmp_path / "run", 0)
+    said: list[str] = []
+    log = Log(tmp_path / "run", replace(run.config, log_every_s=0.0), said.append)
+    losses, norm = run.step(run.raw_batch(0))
+    log.step(run, losses, norm)
+    assert "ETA" in said[0]
