@@ -35,6 +35,16 @@ def image_to_rgb(message) -> np.ndarray:
     return pixels[..., 2::-1] if message.encoding.startswith("bgr") else pixels[..., :3]
 
 
+def jpeg_to_rgb(message) -> np.ndarray:
+    """sensor_msgs/CompressedImage holding a JPEG → RGB uint8 (H, W, 3); ValueError for anything else."""
+    import simplejpeg
+
+    data = bytes(memoryview(message.data))
+    if not data.startswith(b"\xff\xd8"):
+        raise ValueError(f"compressed image: expected a JPEG, got format {message.format!r}")
+    return simplejpeg.decode_jpeg(data, colorspace="RGB")
+
+
 def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> None:
     """Put uint8 (H, W, C) into a sensor_msgs/Image. `frombytes` is the fast way that also passes field checks."""
     message.header = header

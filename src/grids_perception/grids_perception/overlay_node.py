@@ -65,7 +65,10 @@ class OverlayNode(Node):
         self._tokens = None
         self._instruction, self._mode, self._success = "", "", None
         self._cell: tuple[int, int] | None = None  # fixed by the first image: a video has one size
-        self._recorder = self._start_video() if p.video else None
+        self._recorder = self._samples_bag = None
+        if p.video:
+            self._recorder = self._start_video()
+            self._samples_bag = self._start_samples_bag()
         self._demand()
         self.create_timer(DEMAND_PERIOD_S, self._demand)
 
@@ -85,6 +88,16 @@ class OverlayNode(Node):
             return VideoRecorder(Path(self._params.video), self._sheet, self._params.video_fps)
         except OSError as error:
             raise SetupError(f"video: cannot write {self._params.video}: {error}") from error
+
+    def _start_samples_bag(self):
+        from grids_perception.samples_bag import SamplesBag
+
+        folder = Path(self._params.video).parent / "samples"
+        return SamplesBag(folder, self._params.cameras, self._params.task, self.get_logger().error)
+
+    def _keep(self, topic: str, message) -> None:
+        if self._samples_bag is not None:
+            self._samples_bag.add(topic, message, self.get_clock().now().nanoseconds)
 
     def _demand(self) -> None:
         """Subscribe to what somebody looks at, and to nothing else."""
@@ -114,6 +127,7 @@ class OverlayNode(Node):
 
     def _on_task_state(self, message: TaskState) -> None:
         self._success = bool(message.success)
+        self._keep("/twin/task_state", message)
         self._instruction = message.instruction or message.task
 
     def _on_driver_status(self, message: DriverStatus) -> None:
@@ -122,6 +136,7 @@ class OverlayNode(Node):
         )
 
     def _on_instruction(self, message: String) -> None:
+        self._keep("/policy/instruction", message)
         if self._success is None:  # the twin, where there is one, knows better
             self._instruction = message.data
 
@@ -138,6 +153,7 @@ class OverlayNode(Node):
             )
             return
         camera.samples = tuple(camera.history)
+        self._keep("/policy/sampled_tokens", message)
 
     def _recent(self, camera: _Camera, image_ns: int) -> tuple[tuple[Samples, ...], float | None]:
         """Samples young enough to draw on an image of that stamp, and the newest one's age in s."""
@@ -155,6 +171,8 @@ class OverlayNode(Node):
             return
         image_ns = stamp_ns(message.header.stamp)
         camera.image = (image, image_ns, time.monotonic())
+        if self._samples_bag is not None:
+            self._samples_bag.add_picture(camera.name, image, message.header, self.get_clock().now().nanoseconds)
         raw = camera.image_publisher.get_subscription_count() > 0
         jpeg = camera.jpeg_publisher.get_subscription_count() > 0
         if not (raw or jpeg):
@@ -207,6 +225,8 @@ class OverlayNode(Node):
 
     def destroy_node(self) -> None:
         """Finish the video before the node goes: this runs on SIGINT and SIGTERM too."""
+        if self._samples_bag is not None:
+            self._samples_bag.close()
         if self._recorder is not None:
             self._recorder.close()
             if self._recorder.error:

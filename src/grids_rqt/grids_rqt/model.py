@@ -12,7 +12,7 @@ import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
 from grids_perception.core.samples import Samples
-from grids_perception.messages import image_to_rgb, samples_from_message, stamp_ns
+from grids_perception.messages import image_to_rgb, jpeg_to_rgb, samples_from_message, stamp_ns
 
 TRAIL = 9
 JOINT_PERIOD_NS = 30_000_000
@@ -131,10 +131,10 @@ class Model:
         }
         for name in cameras:
             self._handlers[f"/{name}/color/image_raw"] = lambda m, t, name=name: self._image(name, m, t)
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        return tuple(self._handlers)
+        self.topics = tuple(self._handlers)  # live
+        for name in cameras:
+            self._handlers[f"/{name}/color/image_raw/compressed"] = lambda m, t, name=name: self._image(name, m, t)
+        self.bag_topics = tuple(self._handlers)  # recordings hold pictures as JPEG
 
     def take(self, topic: str, message, now_ns: int) -> None:
         """Store one message; a malformed one is counted and shown as a problem, never raised."""
@@ -165,7 +165,7 @@ class Model:
         self._arrivals[name].append(now_ns)
         self._state.cameras[name] = replace(
             self._state.cameras[name],
-            image=image_to_rgb(message),
+            image=jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message),
             image_ns=stamp_ns(message.header.stamp),
             rate_hz=_rate_hz(self._arrivals[name]),
         )
