@@ -164,6 +164,7 @@ _LINKS = (
 
 def build_arm(spec: mujoco.MjSpec, servo: ServoConfig, meshes: Mapping[str, Mesh] | None) -> None:
     """Add base, links, joints, pads and position actuators to a spec. Base frame = world: x ahead, y left, z up."""
+    spec.compiler.degree = False
     for name, mesh in (meshes or {}).items():
         spec.add_mesh(name=name, uservert=mesh.vertices.ravel(), userface=mesh.faces.ravel())
     base = spec.worldbody.add_body(name="base", quat=_about("z", _QUARTER))

@@ -55,7 +55,7 @@ class ExpertConfig:
     # Relative spread of speeds, absolute spread of the travelling height.
     speed_spread: float = 0.0
     height_spread_m: float = 0.0
-    # Share of first grasps that are made to miss by 18 to 32 mm, to show how to recover.
+    # Share of first grasps that are made to miss by 26 to 36 mm, to show how to recover.
     miss_share: float = 0.0
 
 
@@ -95,7 +95,7 @@ class Expert:
         config = self.config
         pace = config.speed * (1 + config.speed_spread * rng.uniform(-1, 1))
         base = Style()
-        angle, miss = rng.uniform(-math.pi, math.pi), rng.uniform(0.018, 0.032)
+        angle, miss = rng.uniform(-math.pi, math.pi), rng.uniform(0.026, 0.036)
         error = (miss * math.cos(angle), miss * math.sin(angle))
         misses = rng.random() < config.miss_share
         self._style = replace(

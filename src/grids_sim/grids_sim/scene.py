@@ -95,7 +95,6 @@ def standard_scene(scene: str) -> SceneConfig:
 def build_model(config: SceneConfig) -> mujoco.MjModel:
     """Compile the scene. About 0.1 s."""
     spec = mujoco.MjSpec()
-    spec.compiler.degree = False
     spec.option.timestep = 1.0 / PHYSICS_HZ
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
