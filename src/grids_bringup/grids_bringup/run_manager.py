@@ -46,6 +46,7 @@ class Run:
         self.failure = ""
         self.warnings: list[str] = []
         self.dead: set[str] = set()
+        self.at_rest = False
         self._exits_read = 0
         self._next_status = 0.0
         self._parent = os.getppid()
@@ -134,17 +135,32 @@ class Run:
         """Reverse order. A clean end brings the arm to rest; any other end leaves it holding with torque on."""
         for name in reversed([name for name in self.up if name not in self.dead]):
             if name == "driver" and not self.failure and self.ended_by != "stopped":
-                response = self.node.call(Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S)
-                if response is None or not response.success:
-                    self.warnings.append(
-                        f"the arm was not brought to rest: {response.message if response else 'no answer'}"
-                    )
+                self._rest()
             # cleanup closes the serial port (the servos keep holding), so its end is no fault of the driver's.
             steps = (("deactivate", Transition.TRANSITION_DEACTIVATE), ("clean up", Transition.TRANSITION_CLEANUP))
             for verb, number in steps:
                 if not self.node.transition(name, number, 5.0):
                     self.warnings.append(f"{name} did not {verb}")
                     break
+
+    def _rest(self) -> None:
+        """Rest pose at limited speed, then torque off; a warning says why when the arm does not get there."""
+        response = self.node.call(Trigger, "driver/rest", Trigger.Request(), SERVICE_WAIT_S)
+        if response is None or not response.success:
+            self.warnings.append(f"the arm was not brought to rest: {response.message if response else 'no answer'}")
+            return
+        deadline = time.monotonic() + REST_WAIT_S
+        moving = False
+        while time.monotonic() < deadline:
+            state = self.node.driver.state if self.node.driver else ""
+            moving |= state == "resting"
+            if state == "released":
+                self.at_rest = True
+                return
+            if moving and state != "resting":
+                break
+            time.sleep(0.05)
+        self.warnings.append(f"the arm was not brought to rest: {self.node.driver.reason if self.node.driver else ''}")
 
     def exit_code(self) -> int:
         if self.failure:
@@ -171,6 +187,7 @@ class Run:
             "warnings": self.warnings,
             "exit_code": self.exit_code(),
             "elapsed_s": round(elapsed, 3),
+            "arm": "at rest" if self.at_rest else "held",
             **statistics,
             "driver": driver_summary(driver),
             "policy_status": {
@@ -230,7 +247,7 @@ def conduct(run: Run) -> int:
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     verdict = run.failure or f"{run.ended_by}; task {'done' if summary['success'] else 'not done'}"
     run.say(f"{'FAILED: ' if run.failure else ''}{verdict}")
-    arm = "held with torque on" if run.failure or run.ended_by == "stopped" else "at rest"
+    arm = "at rest, torque off" if run.at_rest else "held with torque on"
     sys.stdout.write(f"\narm {arm} · {summary['chunks']} chunks · {path}\n")
     sys.stdout.flush()
     return summary["exit_code"]
