@@ -104,11 +104,12 @@ def unknown_distractors(count: int, rng: np.random.Generator) -> tuple[ObjectCon
     )
 
 
-def far_layout(layout: LayoutConfig, rng: np.random.Generator) -> LayoutConfig:
-    """Targets where no demonstration had them: further to one side, or nearer than ever."""
+def far_layout(scene: SceneConfig, layout: LayoutConfig, rng: np.random.Generator) -> LayoutConfig:
+    """What is picked, or the vessel it goes to, further to one side than in any demonstration."""
     side = rng.choice([-1.0, 1.0])
     wide = tuple(sorted((side * 1.10, side * 1.35)))
-    if rng.random() < 0.5:
+    vessel = any(item.kind in ("bowl", "cup") for item in scene.objects)
+    if not vessel or rng.random() < 0.5:
         return replace(layout, pick_region=Region((0.16, 0.27), wide))
     return replace(layout, place_region=Region((0.17, 0.26), wide))
 
@@ -153,7 +154,7 @@ def _distractors(scene, layout, _task, rng):
 
 
 def _spatial(scene, layout, _task, rng):
-    return scene, far_layout(layout, rng), ImageEffects()
+    return scene, far_layout(scene, layout, rng), ImageEffects()
 
 
 def _adversarial(scene, layout, task, rng):
@@ -164,7 +165,7 @@ def _compound(scene, layout, _task, rng):
     scene = novel_target(scene, rng)
     scene = clutter_background(scene, rng)
     scene = replace(scene, distractors=unknown_distractors(int(rng.integers(1, 4)), rng))
-    return scene, far_layout(layout, rng) if rng.random() < 0.34 else layout, ImageEffects()
+    return scene, far_layout(scene, layout, rng) if rng.random() < 0.34 else layout, ImageEffects()
 
 
 def _light(scene, layout, _task, rng):

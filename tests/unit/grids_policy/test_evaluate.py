@@ -1,0 +1,225 @@
+"""The evaluator against the real twin, with the scripted expert in the policy's place: what it says must be true."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import numpy as np
+import pytest
+
+from grids_policy.evaluate import conditions, main, parse_arguments
+from grids_policy.evaluate_actor import AbstractActor, ActorSpec, Seen, load_actor
+from grids_policy.evaluate_report import mark, write_report
+from grids_policy.evaluate_rollout import BLEND_ROWS, Chunks, EpisodeConfig, Rollouts, rms_jerk
+from grids_policy.evaluate_stats import markdown, summarise, wilson
+from grids_sim.expert import Expert, ExpertConfig
+from grids_sim.perturb import scenario
+
+HW = (24, 32)
+RESULT = dict(
+    task="pick_place", seed=1, success=True, time_s=7.0, failure="", jerk_rad_s3=10.0, inferences=9, retention=0.9,
+    coordinate_spread=0.01, moved_m={},
+)  # fmt: skip
+
+
+class ExpertActor(AbstractActor):
+    """The scripted expert behind the policy's interface; it looks at the world it is given, not at the frames."""
+
+    def __init__(self, task: str = "pick_place", rows: int = 10) -> None:
+        self.spec = ActorSpec("expert", ("front", "wrist"), (HW, HW), 0.05, rows, 1, 2)
+        self._expert = Expert(task, 0, ExpertConfig(horizon=rows, dt_s=0.05))
+        self.seen: list[Seen] = []
+        self.world = None
+
+    def attach(self, rollouts: Rollouts, task: str) -> None:
+        from grids_sim.world import WorldConfig
+
+        self.world = rollouts._world(WorldConfig(task=task), keep=True)
+
+    def act(self, seen: Seen) -> np.ndarray:
+        self.seen.append(seen)
+        if self.world.time_s < 0.01:
+            self._expert.reset(0)
+        return self._expert.chunk(self.world.truth(), self.world.position_rad, self.world.time_s)[0]
+
+    def sampled(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((2, 4, 2)), np.ones((2, 3, 4))
+
+
+class StillActor(ExpertActor):
+    """Never moves."""
+
+    def act(self, seen: Seen) -> np.ndarray:
+        self.seen.append(seen)
+        return np.tile(seen.position_rad, (self.spec.chunk, 1))
+
+
+def play(actor: ExpertActor, config: EpisodeConfig):
+    rollouts = Rollouts(actor)
+    actor.attach(rollouts, config.task)
+    return rollouts.run(config)
+
+
+def test_the_expert_succeeds_and_the_time_is_the_simulated_one() -> None:
+    result = play(ExpertActor(), EpisodeConfig(seed=3))
+    assert result.success
+    assert result.failure == ""
+    assert 4 < result.time_s < 12
+    assert result.moved_m["green_cube"] > 0.05
+
+
+def test_an_arm_that_does_not_move_fails_for_want_of_contact() -> None:
+    result = play(StillActor(), EpisodeConfig(seed=3, limit_s=1.0))
+    assert (result.success, result.failure) == (False, "no_contact")
+    assert result.time_s == pytest.approx(1.0)
+    assert result.jerk_rad_s3 < 60
+
+
+def test_an_episode_is_the_same_when_it_is_run_again_whatever_came_before() -> None:
+    actor = ExpertActor()
+    rollouts = Rollouts(actor)
+    actor.attach(rollouts, "pick_place")
+    config = EpisodeConfig(seed=5, limit_s=2.0)
+    first = rollouts.run(config)
+    rollouts.run(replace(config, seed=6))
+    assert rollouts.run(config) == first
+
+
+@pytest.mark.parametrize(
+    ("control", "check"),
+    [
+        ("grey_front", lambda s: (s.frames[0] == 127).all() and s.frames[1].std() > 5 and s.present == (True, True)),
+        ("black_wrist", lambda s: (s.frames[1] == 0).all() and s.frames[0].std() > 5),
+        ("mask_wrist", lambda s: s.present == (True, False)),
+        ("none", lambda s: s.present == (True, True) and s.frames[0].shape == (*HW, 3)),
+    ],
+)
+def test_a_control_changes_what_the_policy_sees(control: str, check) -> None:
+    actor = StillActor()
+    play(actor, EpisodeConfig(seed=3, control=control, limit_s=0.2))
+    assert check(actor.seen[-1])
+
+
+def test_frozen_state_and_other_episodes_reach_the_policy_too() -> None:
+    moving, other, plain = ExpertActor(), StillActor(), StillActor()
+    play(moving, EpisodeConfig(seed=3, control="frozen_state", limit_s=1.0))
+    np.testing.assert_array_equal(moving.seen[0].position_rad, moving.seen[-1].position_rad)
+    play(other, EpisodeConfig(seed=3, control="other_episode", limit_s=0.1))
+    play(plain, EpisodeConfig(seed=3, limit_s=0.1))
+    assert np.abs(other.seen[0].frames[0].astype(int) - plain.seen[0].frames[0]).max() > 50
+
+
+def test_with_a_delay_the_committed_rows_are_those_that_run_meanwhile() -> None:
+    actor = ExpertActor()
+    play(actor, EpisodeConfig(seed=3, delay_rows=2, execute_rows=4, switching="rtc", limit_s=1.0))
+    assert len(actor.seen[0].committed_rad) == 0  # nothing runs yet
+    assert all(len(seen.committed_rad) == 2 for seen in actor.seen[1:])
+
+
+def test_rows_are_executed_by_their_time_and_blended_where_asked() -> None:
+    def chunk(value: float) -> np.ndarray:
+        return value + np.arange(8)[:, None] * np.ones(6)
+
+    naive, blend = Chunks("naive"), Chunks("blend")
+    for chunks in (naive, blend):
+        chunks.replace(0, 0, chunk(0.0))
+        chunks.replace(2, 4, chunk(100.0))
+    assert naive.at(4)[0] == 102  # row 2 of the chunk asked for at tick 2
+    assert 4 < blend.at(4)[0] < 102
+    assert blend.at(4 + BLEND_ROWS)[0] == naive.at(4 + BLEND_ROWS)[0]
+    assert naive.at(99)[0] == 107  # holds its last row
+    np.testing.assert_array_equal(naive.ahead(4, 2)[:, 0], [102, 103])
+
+
+def test_a_lost_front_camera_is_masked_or_black_by_family() -> None:
+    for family, present, dark in (("front_masked", (False, True), False), ("front_black", (True, True), True)):
+        actor = StillActor()
+        play(actor, EpisodeConfig(seed=3, scenario=scenario(family, "pick_place", 0), limit_s=0.1))
+        assert actor.seen[0].present == present
+        assert (actor.seen[0].frames[0] == 0).all() == dark
+
+
+def test_wilson_agrees_with_published_values() -> None:
+    low, high = wilson(94, 100)
+    assert (round(low, 3), round(high, 3)) == (0.875, 0.972)
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 20)[0] == 0.0
+    assert wilson(20, 20)[1] == 1.0
+
+
+def test_jerk_of_a_cubic_is_its_third_derivative() -> None:
+    time = np.arange(30) * 0.05
+    path = [np.full(6, 2.0 * t**3) for t in time]
+    assert rms_jerk(path, 0.05) == pytest.approx(12.0)
+    assert rms_jerk(path[:3], 0.05) == 0.0
+
+
+def test_a_summary_counts_failures_and_writes_itself(tmp_path: Path) -> None:
+    from grids_policy.evaluate_rollout import EpisodeResult
+
+    good = EpisodeResult(**RESULT)
+    bad = replace(good, success=False, failure="dropped", time_s=18.0)
+    summary = summarise("in_distribution", [good, good, bad])
+    assert (summary.successes, summary.episodes, summary.failures) == (2, 3, {"dropped": 1})
+    assert summary.time_median_s == 7.0
+    text = markdown([summary, summarise("none", [bad])])
+    assert "2/3 = 67 %" in text
+    assert "1 dropped" in text
+    write_report(tmp_path / "out", {"success_rate": 2 / 3}, [summary], [good, good, bad])
+    assert len((tmp_path / "out" / "episodes.jsonl").read_text().splitlines()) == 3
+    assert (tmp_path / "out" / "success.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="at least one episode"):
+        summarise("empty", [])
+
+
+def test_conditions_share_their_seeds_and_the_compound_family_is_fixed() -> None:
+    arguments = parse_arguments(
+        ["x", "--episodes", "30", "--seed", "50", "--controls", "--ood", "compound", "--task", "stack_cubes"]
+    )
+    found = conditions(arguments, 0.1)
+    assert next(iter(found)) == ("in_distribution", "stack_cubes")
+    assert {len(configs) for configs in found.values()} == {30}
+    assert [c.seed for c in found["grey_front", "stack_cubes"]] == list(range(50, 80))
+    names = [c.scenario.name for c in found["ood_compound", "stack_cubes"]]
+    assert len(set(names)) == 21
+    assert names[0] == names[21]
+
+
+def test_delays_become_whole_rows_of_the_policy() -> None:
+    arguments = parse_arguments(["x", "--delay-ms", "0", "200", "--switching", "naive", "rtc", "--episodes", "1"])
+    found = conditions(arguments, 0.1)
+    assert [key[0] for key in found] == ["delay_0ms_naive", "delay_0ms_rtc", "delay_200ms_naive", "delay_200ms_rtc"]
+    assert found["delay_200ms_rtc", "pick_place"][0].delay_rows == 2
+
+
+def test_what_is_not_a_policy_is_refused_in_one_sentence(tmp_path: Path, capsys) -> None:
+    with pytest.raises(ValueError, match=r"expected a bundle \(policy.json\) or a checkpoint"):
+        load_actor(tmp_path)
+    assert main([str(tmp_path), "--episodes", "1", "--processes", "1"]) == 1
+    assert "expected a bundle" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="control: expected one of"):
+        EpisodeConfig(control="blind")
+    with pytest.raises(SystemExit):
+        parse_arguments(["x", "--ood", "gravity"])
+
+
+def test_sample_locations_are_drawn_where_they_are() -> None:
+    marked = mark(np.zeros((20, 40, 3), np.uint8), np.array([[0.5, 0.5]]))
+    assert marked[10, 20].sum() > 0
+    assert marked[0, 0].sum() == 0
+
+
+def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> None:
+    demo = Path(__file__).parents[3] / "models" / "demo"
+    if not (demo / "policy.json").is_file():
+        pytest.skip("models/demo is not there")
+    out = tmp_path / "out"
+    command = [str(demo), "--episodes", "2", "--processes", "2", "--out", str(out), "--json"]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert report["episodes"] == 2
+    assert len(report["interval"]) == 2
+    assert json.loads((out / "results.json").read_text())["success_rate"] == report["success_rate"]
