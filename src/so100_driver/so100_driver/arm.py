@@ -92,6 +92,7 @@ class Arm:
         self.engagement = 0
         self._ticked_ns = 0
         self._waiting = WAITING
+        self._asked: np.ndarray | None = None
 
     # -- lifecycle and requests (any thread, under the owner's lock) -------------------------------------------------
     def activate(self, now_ns: int, held: np.ndarray, mode: str) -> None:
@@ -243,7 +244,7 @@ class Arm:
         """What the bus said this tick; reacts to silence, heat, load and blockage."""
         self.seen = seen
         goal = self.motion.position if self.torque and self.motion is not None else None
-        self._health, self.verdict = self._health.update(now_ns, seen, goal, self.params)
+        self._health, self.verdict = self._health.update(now_ns, seen, goal, self._asked, self.params)
         if not self.active:
             return
         if self.verdict.fault:
@@ -262,7 +263,7 @@ class Arm:
             return Output(None, self.torque, "released", None, -1.0, 0)
         target, raw, source = self._target(now_ns)
         if not self.torque:
-            self.state = "released"
+            self.state, self._asked = "released", None
             return Output(None, False, "released", None, -1.0, 0)
         relieved = self._relieve(now_ns, target)
         if relieved is None:
@@ -271,9 +272,9 @@ class Arm:
         else:
             # The ramp looks at what the client asks: a blended target starts at the goal and is always near.
             speed = self._speed(now_ns, relieved if raw is None else raw)
-            self.motion, hits = limits.advance(self.limits, self.motion, relieved, dt_s, speed=speed)
+            self.motion, hits = limits.advance(self._bounds(), self.motion, relieved, dt_s, speed=speed)
             self.hits |= hits
-        self._following = target is not None
+        self._following, self._asked = target is not None, raw
         self.totals.limit_events += self.hits != 0
         return Output(self.motion.position, self.torque, source, raw, self.row, self.hits, self.engagement)
 
@@ -406,13 +407,22 @@ class Arm:
                 self.hits |= limits.HIT_RAMP
         return speed * self.verdict.speed
 
+    def _margin(self) -> np.ndarray:
+        """How far each goal may be from its joint: little where the joint is blocked or overloaded."""
+        yielding = np.array(self.verdict.relax) | self._slack
+        return np.where(yielding, RELAX_RAD, self.params.following_error)
+
+    def _bounds(self) -> Limits:
+        """The range, narrowed to what the joints can follow, so that braking before a blocked one begins in time."""
+        here, margin = self.seen.position, self._margin()
+        low = np.maximum(self.limits.low_rad, here - margin)
+        high = np.minimum(self.limits.high_rad, here + margin)
+        return replace(self.limits, low_rad=np.minimum(low, self.limits.high_rad), high_rad=np.maximum(high, low))
+
     def _relieve(self, now_ns: int, target: np.ndarray | None) -> np.ndarray | None:
         """`target` with blocked joints and a stalled gripper relieved; None stays None when nothing needs it."""
         wanted = self.motion.position if target is None else target
-        measured = self.seen.position
-        margin = np.where(self.verdict.relax, RELAX_RAD, self.params.following_error)
-        margin = np.where(self._slack, RELAX_RAD, margin)
-        out = limits.relaxed(wanted, measured, margin_rad=margin)
+        out = limits.relaxed(wanted, self.seen.position, margin_rad=self._margin())
         if any(self.verdict.relax):
             self.hits |= limits.HIT_DERATED
         out[GRIPPER] = self._grip(now_ns, float(out[GRIPPER]))

@@ -20,7 +20,7 @@ from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK
 from so100_driver import promises
 from so100_driver.params import DriverParams
 from so100_driver.promises import Allowed
-from so100_driver.rig import NodeProcess, Rig
+from so100_driver.rig import SWING_RAD, NodeProcess, Rig
 
 SETTLE_S = 0.35  # the log is flushed every 0.2 s
 EXIT_TIMEOUT_S = 12.0
@@ -138,15 +138,21 @@ def overloaded(rig: Rig, dice: random.Random) -> list[str]:
 
 def stuck(rig: Rig, dice: random.Random) -> list[str]:
     """A blocked joint: its goal stays near it, then a fault names it."""
-    joint = JOINT_NAMES[dice.randrange(4)]
+    index = dice.randrange(4)
+    joint, servo_id = JOINT_NAMES[index], index + 1
     mark = rig.twin.mark()
     rig.twin.fault("stuck_joint", target=joint)
-    faulted = rig.client.until(lambda s: s.mode == "fault", 12.0)
-    # A swing that stays within the following error of where the joint froze is no blockage to notice.
-    reason = rig.client.status.reason
-    found = _expect(not faulted or joint in reason, f"expected a reason that names {joint}, got {reason!r}")
+    rig.client.swinging(on=False)
+    pose = np.array(rig.client.joints.position)
+    pose[index] += math.copysign(1.2, SWING_RAD[index])
+    end = time.monotonic() + 9.0
+    while time.monotonic() < end and rig.client.status.mode != "fault":
+        rig.client.publish(rig.client.pose_chunk(pose))
+        time.sleep(0.1)
+    status = rig.client.status
+    found = _expect(status.mode == "fault", f"expected a fault, got {status.mode}: {status.reason}")
+    found += _expect(joint in status.reason, f"expected a reason that names {joint}, got {status.reason!r}")
     time.sleep(SETTLE_S)
-    servo_id = JOINT_NAMES.index(joint) + 1
     limit = DriverParams().following_error + 0.05
     gaps = [
         abs(r.value - r.present) * RAD_PER_TICK
@@ -168,9 +174,7 @@ def gripper_stalled(rig: Rig, dice: random.Random) -> list[str]:
     closed = np.array(rig.client.joints.position)
     closed[5] = -0.97
     for _ in range(40):
-        message = rig.client.swing_chunk()
-        message.positions = np.tile(closed, message.horizon).tolist()
-        rig.client.publish(message)
+        rig.client.publish(rig.client.pose_chunk(closed))
         time.sleep(0.1)
     time.sleep(SETTLE_S)
     goals = [r for r in rig.twin.records(mark) if r.kind == "goal" and r.servo_id == 6 and r.torque]
@@ -187,7 +191,7 @@ def overheated(rig: Rig, dice: random.Random) -> list[str]:
     """A servo warms up: slower, then to rest, and torque goes only there."""
     joint = dice.choice(JOINT_NAMES)
     mark = rig.twin.mark()
-    rig.twin.fault("overheat", target=joint, value=75)
+    rig.twin.fault("overheat", target=joint, value=68)  # the servo itself lets go at 70
     found = _expect(rig.client.until(lambda s: s.mode == "fault", 25.0), "expected a fault")
     reason = rig.client.status.reason
     found += _expect(joint in reason, f"expected a reason that names {joint}, got {reason!r}")

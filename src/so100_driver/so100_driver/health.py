@@ -3,7 +3,7 @@
 Turns snapshots into what the control loop may still do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from so100_driver.state import Snapshot
 RELAX_RAD = 0.05  # goal kept this close to a blocked or overloaded joint
 HEAT_CONFIRM_S = 0.5  # a single spoiled temperature byte must not release the arm
 OVERLOAD_CONFIRM_S = 0.05
+UNREACHED_RAD = 0.15  # a client's goal this far from a joint that gave way is still unreachable
 
 
 def servo(index: int) -> str:
@@ -43,41 +44,48 @@ class Health:
     loaded: tuple[Held, ...] = (Held(),) * 6
     overloaded: tuple[Held, ...] = (Held(),) * 6
     blocked: tuple[Held, ...] = (Held(),) * 6
+    relaxed: tuple[Held, ...] = (Held(),) * 6
 
     def update(
-        self, now_ns: int, seen: Snapshot, goal: np.ndarray | None, params: DriverParams
+        self, now_ns: int, seen: Snapshot, goal: np.ndarray | None, asked: np.ndarray | None, params: DriverParams
     ) -> tuple["Health", Verdict]:
-        """Advance the timers with one snapshot. `goal` None: torque is off, nothing can be blocked."""
+        """Advance the timers with one snapshot.
+
+        `goal`: what was sent, None with torque off: nothing can be blocked then. `asked`: what the client wants, None
+        while holding: a joint given way to stays so until the client asks for something it can reach.
+        """
         hot = (seen.temperature >= params.temperature_release) | ((seen.error_bits & STATUS_OVERHEAT) > 0)
-        overloaded = (seen.error_bits & STATUS_OVERLOAD) > 0
-        loaded = np.abs(seen.load) >= params.load_limit
+        loaded = (np.abs(seen.load) >= params.load_limit) & (goal is not None)
         error = np.zeros(6) if goal is None else np.abs(goal - seen.position)
         # The goal is kept within following_error of the joint, so a blocked joint sits just below it.
         blocked = error > 0.9 * params.following_error
-        timers = Health(
-            _update(self.hot, now_ns, hot),
-            _update(self.loaded, now_ns, loaded if goal is not None else np.zeros(6, bool)),
-            _update(self.overloaded, now_ns, overloaded),
-            _update(self.blocked, now_ns, blocked),
+        timers = replace(
+            self,
+            hot=_update(self.hot, now_ns, hot),
+            loaded=_update(self.loaded, now_ns, loaded),
+            overloaded=_update(self.overloaded, now_ns, (seen.error_bits & STATUS_OVERLOAD) > 0),
+            blocked=_update(self.blocked, now_ns, blocked),
         )
-        return timers, timers._judge(now_ns, seen, error, params)
-
-    def _judge(self, now_ns: int, seen: Snapshot, error: np.ndarray, params: DriverParams) -> Verdict:
-        relax = tuple(
-            self.loaded[i].lasted_s(now_ns) > params.load_time
-            or self.overloaded[i].lasted_s(now_ns) > OVERLOAD_CONFIRM_S
+        out_of_reach = np.zeros(6, bool) if asked is None else np.abs(asked - seen.position) > UNREACHED_RAD
+        relax = [
+            timers.loaded[i].lasted_s(now_ns) > params.load_time
+            or timers.overloaded[i].lasted_s(now_ns) > OVERLOAD_CONFIRM_S
+            or (self.relaxed[i].since_ns is not None and out_of_reach[i])
             for i in range(6)
-        )
+        ]
+        timers = replace(timers, relaxed=_update(self.relaxed, now_ns, np.array(relax)))
+        return timers, timers.judge(now_ns, seen, error, params)
+
+    def judge(self, now_ns: int, seen: Snapshot, error: np.ndarray, params: DriverParams) -> Verdict:
+        """What the timers allow; `error` is the distance of goal and joint, rad."""
         factors = derating(
-            np.nan_to_num(seen.temperature),
-            warn=params.temperature_warn,
-            release=params.temperature_release,
+            np.nan_to_num(seen.temperature), warn=params.temperature_warn, release=params.temperature_release
         )
         return Verdict(
             hold=_silence(now_ns, seen, params, fault=False),
             fault=_silence(now_ns, seen, params, fault=True) or self._stuck(now_ns, seen, error, params),
             cool_down=self._heat(now_ns, seen, params),
-            relax=relax,
+            relax=tuple(timer.since_ns is not None for timer in self.relaxed),
             speed=float(factors.min()),
             warnings=_warnings(seen, params),
         )
@@ -100,6 +108,8 @@ class Health:
                 )
             if self.blocked[i].lasted_s(now_ns) > params.overload_fault_time:
                 return f"{servo(i)} does not follow: goal and joint are {error[i]:.2f} rad apart: free the joint"
+            if self.relaxed[i].lasted_s(now_ns) > params.overload_fault_time:
+                return f"{servo(i)} does not follow: it pushed with {params.load_limit:.0%} load: free the joint"
         return ""
 
 

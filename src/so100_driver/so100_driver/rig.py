@@ -218,6 +218,12 @@ class Client:
         message.sequence, message.epoch = self.sequence, self.epoch
         return message
 
+    def pose_chunk(self, pose: np.ndarray) -> ActionChunk:
+        """One second of standing at `pose`."""
+        message = self.swing_chunk()
+        message.positions = np.tile(pose, message.horizon).tolist()
+        return message
+
     def publish(self, message: ActionChunk) -> None:
         self.chunks.publish(message)
 
