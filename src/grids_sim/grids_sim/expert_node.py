@@ -165,3 +165,7 @@ def _truth(task: TaskState, poses: dict[str, ObjectPose]) -> Truth:
 
 def main(args=None) -> int:
     return run_node(ExpertNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
