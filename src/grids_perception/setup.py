@@ -9,6 +9,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/urdf", ["urdf/so100.urdf"]),
     ],
     zip_safe=True,
     maintainer="GridS stack maintainers",
@@ -18,6 +19,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"camera = {NAME}.camera_node:main",
+            f"description = {NAME}.description_node:main",
             f"overlay = {NAME}.overlay_node:main",
         ]
     },
