@@ -1,13 +1,9 @@
 """`./grids demos`: the scripted expert fills a LeRobot dataset, in parallel, resumable, the same for the same seed."""
 
 import argparse
-import ctypes
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from grids_recorder.dataset import (
 )
 from grids_recorder.dataset_writer import DatasetWriter, EpisodeWriter
 from grids_recorder.demo_episode import POSE_NAMES, Demo, Demonstrator, DemoSettings
+from grids_recorder.parallel import run_jobs
 from grids_recorder.progress import Progress
 from grids_recorder.units import DEGREES, SYSTEMS, Units, units
 from grids_sim.scene import PHYSICS_HZ, TASKS
@@ -90,14 +87,13 @@ class _Worker:
 
     @classmethod
     def start(cls, spec: DatasetSpec, staging: Path, settings: DemoSettings, system: str) -> None:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: end with the parent, even when it is killed
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.environ.setdefault("LP_NUM_THREADS", "1")
         cls.spec, cls.staging, cls.settings = spec, staging, settings
         cls.joint_units, cls.demonstrators = units(system), {}
 
     @classmethod
-    def make(cls, task: str, seed: int, episode: int) -> Made:
+    def make(cls, job: tuple[str, int, int]) -> Made:
+        task, seed, episode = job
         if task not in cls.demonstrators:
             cls.demonstrators[task] = Demonstrator(task, cls.settings)
         key = f"ep-{episode:06d}"
@@ -125,20 +121,10 @@ def generate(
         have = set(dataset.staged())
         missing = [job for key, job in wanted.items() if key not in have]
         arguments = (spec, dataset.staging(), settings, system)
-        context = multiprocessing.get_context("spawn")
-        with (
-            Progress("demonstrations", episodes, done=episodes - len(missing)) as progress,
-            ProcessPoolExecutor(min(workers, len(missing)) or 1, context, _Worker.start, arguments) as pool,
-        ):
-            futures = [pool.submit(_Worker.make, *job) for job in missing]
-            try:
-                for future in as_completed(futures):
-                    made.append(future.result())
-                    progress.advance(f"{sum(m.tries for m in made)} tried")
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+        with Progress("demonstrations", episodes, done=episodes - len(missing)) as progress:
+            for one in run_jobs(_Worker.make, missing, workers=workers, start=_Worker.start, arguments=arguments):
+                made.append(one)
+                progress.advance(f"{sum(m.tries for m in made)} tried")
         return dataset.finish(list(wanted)), made
 
 

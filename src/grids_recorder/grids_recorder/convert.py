@@ -1,0 +1,218 @@
+"""`./grids convert BAGS… DATASET_DIR`: recorded episodes to a LeRobot dataset, in parallel, resumable."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grids_common.topics import CAMERAS
+from grids_recorder import cdr
+from grids_recorder.align import COMMANDS, Aligned, align
+from grids_recorder.bag_reader import Bag, find_bags
+from grids_recorder.check import check_bag, stored_level
+from grids_recorder.dataset import (
+    ACTION,
+    STATE,
+    SUCCESS,
+    DatasetSpec,
+    Feature,
+    VideoSettings,
+    image_key,
+    so100_features,
+)
+from grids_recorder.dataset_writer import DatasetWriter, EpisodeWriter
+from grids_recorder.demos import parse_size
+from grids_recorder.errors import RecorderError
+from grids_recorder.frame_cache import resized
+from grids_recorder.parallel import run_jobs
+from grids_recorder.progress import Progress
+from grids_recorder.series import read_series
+from grids_recorder.units import DEGREES, SYSTEMS, Units, units
+from grids_recorder.verdict import REJECT
+from so100_driver.calibration import Calibration, load, parse
+
+HUMAN = "human"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertSettings:
+    """`size` None keeps the recorded size. `command` is the stage of the command that becomes the action."""
+
+    fps: int = 30
+    size: tuple[int, int] | None = None
+    command: str = COMMANDS[0]
+    system: str = DEGREES
+    crf: int = 18
+
+
+def even(value: int) -> int:
+    return value - value % 2
+
+
+def picture_size(bag: Bag) -> tuple[int, int]:
+    """Recorded (height, width) of the first picture of any camera, made even for the codec."""
+    topics = [topic for topic, kind in bag.types.items() if kind in (cdr.IMAGE, cdr.COMPRESSED) and bag.counts[topic]]
+    for record in bag.records(topics):
+        height, width = cdr.picture(bag.decode(record), record.type).shape[:2]
+        return even(height), even(width)
+    raise RecorderError(f"{bag.folder}: expected pictures, found none")
+
+
+def bag_calibration(episode: dict, chosen: Calibration | None) -> Calibration | None:
+    """The one given on the command line, else the one recorded with the episode, else the nominal ranges."""
+    if chosen is not None:
+        return chosen
+    stored = episode.get("calibration")
+    return parse(json.dumps(stored), "calibration in episode.json") if stored else None
+
+
+def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibration | None) -> DatasetSpec:
+    """The dataset's description; all episodes must share one calibration."""
+    with Bag(bags[0]) as bag:
+        size = settings.size or picture_size(bag)
+        first = bag_calibration(bag.episode, chosen)
+    for path in bags[1:]:
+        with Bag(path) as bag:
+            if bag_calibration(bag.episode, chosen) != first:
+                raise RecorderError(
+                    f"{path.name} was recorded with another calibration than {bags[0].name}: convert them to separate "
+                    f"datasets, or name one file with --calibration"
+                )
+    extra = {SUCCESS: Feature("bool", (1,)), HUMAN: Feature("bool", (1,))}
+    source = {"kind": "bags", "command": settings.command}
+    notes = {"units": units(settings.system, first).as_json(), "source": source}
+    features = so100_features(*size, extra=extra)
+    return DatasetSpec(settings.fps, features, video=VideoSettings(crf=settings.crf), notes=notes)
+
+
+def _frames(bag: Bag, topic: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Pictures of a topic by ascending index, repeated where the index repeats."""
+    needed, index = iter(wanted), -1
+    target = next(needed, None)
+    for record in bag.records([topic]):
+        index += 1
+        if target is None or index < target:
+            continue
+        picture = cdr.picture(bag.decode(record), record.type)
+        while target == index:
+            yield picture
+            target = next(needed, None)
+
+
+def write_episode(bag: Bag, writer: EpisodeWriter, spec: DatasetSpec, joint_units: Units, command: str) -> int:
+    """One bag as one staged episode; returns its rows."""
+    series, episode = read_series(bag), bag.episode
+    rows: Aligned = align(series, spec.fps, command)
+    task = episode.get("task") or series.instruction
+    if not task:
+        raise RecorderError(f"{bag.folder}: expected a task text in episode.json, found none: give --task")
+    size = spec.features[image_key(CAMERAS[0])].shape[:2]
+    success = bool(episode.get("success") if episode.get("success") is not None else series.success)
+    streams = [_frames(bag, series.cameras[camera].topic, rows.frames[camera]) for camera in CAMERAS]
+    state, action = joint_units.from_rad(rows.state_rad), joint_units.from_rad(rows.action_rad)
+    last = len(rows.time_ns) - 1
+    for index, pictures in enumerate(zip(*streams, strict=True)):
+        frames = {image_key(camera): resized(picture, size) for camera, picture in zip(CAMERAS, pictures, strict=True)}
+        row = {
+            STATE: state[index],
+            ACTION: action[index],
+            SUCCESS: success and index == last,
+            HUMAN: bool(rows.human[index]),
+        }
+        writer.add(frames, row, task)
+    writer.close(bag=bag.folder.name, success=success, operator=str(episode.get("operator", "")))
+    return last + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One bag for a worker process."""
+
+    path: Path
+    key: str
+    spec: DatasetSpec
+    staging: Path
+    settings: ConvertSettings
+    chosen: Calibration | None
+
+
+def _convert_one(job: _Job) -> str:
+    writer = EpisodeWriter(job.spec, job.staging, job.key)
+    try:
+        with Bag(job.path) as bag:
+            joint_units = units(job.settings.system, bag_calibration(bag.episode, job.chosen))
+            rows = write_episode(bag, writer, job.spec, joint_units, job.settings.command)
+    except (RecorderError, ValueError) as error:
+        writer.discard()
+        raise RecorderError(f"{job.path.name}: {error}") from error
+    return f"{job.path.name}: {rows} rows"
+
+
+def usable(bags: list[Path], *, include_rejected: bool) -> tuple[list[Path], list[Path]]:
+    """(to convert, refused); bags without a verdict are judged first."""
+    refused = []
+    for path in bags:
+        level = stored_level(path) or check_bag(path, sheet=False)[0].level
+        if level == REJECT and not include_rejected:
+            refused.append(path)
+    return [path for path in bags if path not in refused], refused
+
+
+def convert(
+    bags: list[Path], folder: Path, settings: ConvertSettings, chosen: Calibration | None = None, *, workers: int = 1
+) -> Path:
+    """Convert `bags` in the given order; what an interrupted run finished is kept. Returns the dataset's folder."""
+    spec = convert_spec(bags, settings, chosen)
+    keys = {path: f"{index:06d}-{path.name}" for index, path in enumerate(bags)}
+    with DatasetWriter(folder, spec) as dataset:
+        have = set(dataset.staged())
+        jobs = [
+            _Job(path, keys[path], spec, dataset.staging(), settings, chosen) for path in bags if keys[path] not in have
+        ]
+        with Progress("converting", len(bags), done=len(bags) - len(jobs)) as progress:
+            for note in run_jobs(_convert_one, jobs, workers=workers):
+                progress.advance(note)
+        return dataset.finish(keys.values())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grids convert", description=__doc__)
+    add = parser.add_argument
+    add("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")
+    add("dataset", type=Path, metavar="DATASET_DIR", help="must not exist; run again to resume")
+    add("--fps", type=int, default=30, help="rows per second (default: 30)")
+    add("--size", type=parse_size, default=None, metavar="HxW", help="picture size (default: as recorded)")
+    add("--action", choices=COMMANDS, default=COMMANDS[0], help="which stage of the command is the action")
+    add("--units", choices=SYSTEMS, default=DEGREES, help="joint units, as LeRobot's (default: degrees)")
+    add("--calibration", type=Path, help="LeRobot calibration file (default: the one in the bag)")
+    add("--include-rejected", action="store_true", help="convert episodes with the verdict REJECT too")
+    add("--workers", type=int, default=0, help="processes (default: one per core)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """0 done, 2 refused, 130 interrupted (run again to resume)."""
+    arguments = build_parser().parse_args(argv)
+    settings = ConvertSettings(arguments.fps, arguments.size, arguments.action, arguments.units)
+    workers = arguments.workers or len(os.sched_getaffinity(0))
+    try:
+        bags, refused = usable(find_bags(arguments.bags), include_rejected=arguments.include_rejected)
+        for path in refused:
+            sys.stderr.write(f"left out {path.name}: REJECT (see its verdict.json; --include-rejected takes it)\n")
+        if not bags:
+            raise RecorderError("every episode was rejected: record again, or give --include-rejected")
+        chosen = load(arguments.calibration) if arguments.calibration else None
+        folder = convert(bags, arguments.dataset, settings, chosen, workers=workers)
+    except RuntimeError as error:
+        sys.stderr.write(f"grids convert: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
+        return 130
+    sys.stdout.write(f"{folder}: {len(bags)} episodes, {len(refused)} left out\n")
+    return 0
