@@ -183,3 +183,17 @@ def test_what_is_missing_or_wrong_ends_in_one_sentence(parameters, text, code, l
     said = log.read()
     assert text in said
     assert "Traceback" not in said
+
+
+def test_the_bench_measures_two_camera_nodes_and_leaves_nothing_running(tmp_path):
+    import psutil
+
+    from grids_perception.bench_cameras import measure
+
+    result = measure(1.5, tmp_path)
+    assert set(result["cameras"]) == {"front", "wrist"}
+    for row in result["cameras"].values():
+        assert row["age_ms"]["count"] > 5
+        assert row["cpu_percent"] > 0
+    left = [p for p in psutil.Process().children(recursive=True) if "camera_node" in " ".join(p.cmdline())]
+    assert not left

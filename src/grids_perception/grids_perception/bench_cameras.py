@@ -1,0 +1,202 @@
+"""Bench, part one: two camera nodes at 640 × 480 and 30 Hz, and a subscriber that stands where the policy would.
+
+The nodes play a recording of the RealSense SDK in real time (a video file where the SDK is not installed), so that
+their own work is the real one: SDK queue, copy, stamp, message, DDS.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+WIDTH, HEIGHT, FPS = 640, 480, 30
+RECORDING_S = 3.0
+# Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first.
+COPIES = (
+    "SDK buffer → frame (the SDK recycles its own)",
+    "frame → message",
+    "message → shared memory (serialization)",
+    "shared memory → subscriber's message; its array is a view",
+)
+
+
+def _pictures(count: int) -> Iterator[np.ndarray]:
+    """Noise over a moving gradient: compresses and hashes like a real picture."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 24, (HEIGHT, WIDTH, 3), np.uint8)
+    ramp = np.linspace(40, 200, WIDTH).astype(np.uint8)[None, :, None]
+    for k in range(count):
+        yield np.roll(ramp, 7 * k, axis=1) + np.roll(noise, k, axis=0)
+
+
+def record_device(path: Path, count: int = int(RECORDING_S * FPS)) -> Path:
+    """A .db3 as the SDK's recorder writes it, from a software device. Takes as long as it plays."""
+    from grids_perception.realsense import load_sdk
+
+    rs = load_sdk()
+    device = rs.software_device()
+    device.register_info(rs.camera_info.name, "Intel RealSense D435 (recorded)")
+    device.register_info(rs.camera_info.serial_number, "000000000001")
+    sensor = device.add_sensor("RGB Camera")
+    stream = rs.video_stream()
+    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
+    stream.width, stream.height, stream.fps, stream.bpp = WIDTH, HEIGHT, FPS, 3
+    lens = rs.intrinsics()
+    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = WIDTH, HEIGHT, 600.0, 600.0, 320.0, 240.0
+    lens.model = rs.distortion.inverse_brown_conrady
+    stream.intrinsics = lens
+    profile = sensor.add_video_stream(stream).as_video_stream_profile()
+    recorder = rs.recorder(str(path), device)
+    recorded = recorder.query_sensors()[0]
+    recorded.open(recorded.get_stream_profiles()[0])
+    recorded.start(rs.frame_queue(50))
+    begin = time.monotonic()
+    for k, pixels in enumerate(_pictures(count)):
+        time.sleep(max(0.0, begin + k / FPS - time.monotonic()))
+        frame = rs.software_video_frame()
+        frame.pixels, frame.stride, frame.bpp, frame.profile = pixels, WIDTH * 3, 3, profile
+        frame.timestamp, frame.domain = 1000.0 + k * 1000 / FPS, rs.timestamp_domain.hardware_clock
+        frame.frame_number = k + 1
+        sensor.on_video_frame(frame)
+    recorded.stop()
+    recorded.close()
+    return path
+
+
+def write_video(path: Path, count: int = int(RECORDING_S * FPS)) -> Path:
+    """The same pictures as an MP4."""
+    from grids_perception.video import Mp4Writer
+
+    writer = Mp4Writer(path, (WIDTH, HEIGHT), FPS)
+    for k, pixels in enumerate(_pictures(count)):
+        writer.write(pixels, k)
+    writer.close()
+    return path
+
+
+def make_recording(folder: Path) -> Path:
+    from grids_perception.source import SourceError
+
+    try:
+        return record_device(folder / "camera.db3")
+    except SourceError:
+        return write_video(folder / "camera.mp4")
+
+
+class Receiver:
+    """Subscribes like the policy node and notes the age of each image on arrival."""
+
+    def __init__(self, cameras: tuple[str, ...]) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from sensor_msgs.msg import Image
+
+        from grids_common import topics
+
+        rclpy.init()
+        self.node = rclpy.create_node("bench_receiver")
+        self.ages_ms: dict[str, list[float]] = {name: [] for name in cameras}
+        for name in cameras:
+            topics.subscription(self.node, f"/{name}/color/image_raw", Image, lambda m, name=name: self._note(name, m))
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def _note(self, name: str, message) -> None:
+        from grids_perception.messages import stamp_ns
+
+        now_ns = self.node.get_clock().now().nanoseconds
+        np.frombuffer(message.data, np.uint8)
+        self.ages_ms[name].append((now_ns - stamp_ns(message.header.stamp)) * 1e-6)
+
+    def close(self) -> None:
+        import rclpy
+
+        self._executor.shutdown(timeout_sec=2.0)
+        self._thread.join(2.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+
+@contextlib.contextmanager
+def camera_process(camera: str, recording: Path) -> Iterator[subprocess.Popen]:
+    program = "from grids_perception.camera_node import main; main()"
+    parameters = ("autostart:=true", f"camera:={camera}", "source:=file", f"device:={recording}", "loop:=true")
+    words = [word for item in parameters for word in ("-p", item)]
+    command = [sys.executable, "-c", program, "--ros-args", "-r", f"__node:={camera}_camera", *words]
+    process = subprocess.Popen(command, env=os.environ.copy(), stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """p50, p95, p99 and count; empty when there is nothing."""
+    if not values:
+        return {"count": 0}
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {"count": len(values), "p50": round(p50, 3), "p95": round(p95, 3), "p99": round(p99, 3)}
+
+
+def _last_health(topic_rows: list) -> dict[str, dict[str, str]]:
+    return {status.name: {v.key: v.value for v in status.values} for m in topic_rows for status in m.status}
+
+
+def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "wrist")) -> dict:
+    """Ages in ms, CPU in % of a core, losses; raises RuntimeError when a camera node does not deliver."""
+    import psutil
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    from grids_common import topics
+
+    recording = make_recording(folder)
+    receiver, health = Receiver(cameras), []
+    topics.subscription(receiver.node, "/diagnostics", DiagnosticArray, health.append)
+    try:
+        with contextlib.ExitStack() as stack:
+            processes = {c: stack.enter_context(camera_process(c, recording)) for c in cameras}
+            deadline = time.monotonic() + 30.0
+            while not all(len(ages) > FPS for ages in receiver.ages_ms.values()):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("expected images of both camera nodes within 30 s, got none or too few")
+                time.sleep(0.05)
+            for ages in receiver.ages_ms.values():
+                ages.clear()
+            watched = {c: psutil.Process(p.pid) for c, p in processes.items()}
+            before = {c: sum(p.cpu_times()[:2]) for c, p in watched.items()}
+            begin = time.monotonic()
+            time.sleep(seconds)
+            passed = time.monotonic() - begin
+            cpu = {c: 100 * (sum(p.cpu_times()[:2]) - before[c]) / passed for c, p in watched.items()}
+            ages = {c: list(values) for c, values in receiver.ages_ms.items()}
+    finally:
+        receiver.close()
+    values = _last_health(health)
+    return {
+        "source": recording.suffix,
+        "seconds": round(passed, 1),
+        "cameras": {
+            c: {
+                "rate_hz": round(len(ages[c]) / passed, 2),
+                "age_ms": percentiles(ages[c]),
+                "cpu_percent": round(cpu[c], 1),
+                "node_cost_p95_ms": float(values.get(f"camera {c}", {}).get("node_cost_p95_ms", "nan")),
+                "lost": int(values.get(f"camera {c}", {}).get("lost", 0)),
+            }
+            for c in cameras
+        },
+        "copies": list(COPIES),
+    }
