@@ -7,13 +7,12 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from grids_policy.train_cache import CacheError, Shard
-from grids_policy.train_config import AugmentConfig, DataConfig, TrainConfig
+from grids_policy.train_config import AugmentConfig, TrainConfig
 from grids_policy.train_tokens import encode
 
 _LEAST_STD = 1e-3
@@ -217,7 +216,3 @@ class Prefetch:
     def close(self) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
-
-
-def find_shards(data: DataConfig) -> list[Path]:
-    return [Path(folder) for folder in data.frames]

@@ -16,13 +16,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_sampler
+from grids_policy.config import ConfigError
 from grids_policy.initialise import init_weights
 from grids_policy.model import Policy
 from grids_policy.normalize import build_normalizer
-from grids_policy.train_cache import open_cache
+from grids_policy.train_cache import CacheError, Shard, open_cache
 from grids_policy.train_config import TrainConfig, train_config_to_dict
-from grids_policy.train_feed import Feed, Prefetch, RawBatch, find_shards, list_samples, split_held_out
+from grids_policy.train_dataset import open_lerobot
+from grids_policy.train_feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
+from grids_policy.train_lora import add_lora, merge_lora
 from grids_policy.train_loss import BatchMaker, Losses, PolicyLoss
 from grids_policy.train_state import (
     Average,
@@ -62,6 +65,20 @@ def seeded(seed: int, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
+def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
+    """All data of a run. Raises CacheError where its cameras are not the model's."""
+    data, shards = config.data, ()
+    if data.frames:
+        shards += open_cache([Path(folder) for folder in data.frames])
+    shards += tuple(open_lerobot(folder, config.model) for folder in data.dataset)
+    for shard in shards:
+        if shard.spec.cameras != config.model.cameras:
+            raise CacheError(f"expected cameras {config.model.cameras} as the model has, got {shard.spec.cameras}")
+        if shard.spec.labels != shards[0].spec.labels or shard.spec.image_hw != shards[0].spec.image_hw:
+            raise CacheError(f"data differ in labels or image size: {shards[0].spec} and {shard.spec}")
+    return shards
+
+
 class Run:
     """Everything of one process. `train` returns when the schedule is over."""
 
@@ -70,7 +87,7 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device, world.rank)
-        shards = open_cache(find_shards(config.data))
+        shards = open_shards(config)
         samples, held_out = split_held_out(list_samples(shards, config.data.task_weights), config.data.held_out_share)
         self.tokenizer = self._tokenizer(shards)
         model = config.model
@@ -112,10 +129,25 @@ class Run:
 
     def _policy(self) -> Policy:
         if self.config.start_from:
-            return load_checkpoint(self.config.start_from).policy.train()
-        policy = Policy(self.config.model).train()
-        init_weights(policy, self.config.seed)
+            policy = self._started()
+        else:
+            policy = Policy(self.config.model).train()
+            init_weights(policy, self.config.seed)
+        if self.config.lora.rank:
+            torch.manual_seed(self.config.seed)
+            add_lora(policy, self.config.lora)
         return policy
+
+    def _started(self) -> Policy:
+        """The weights to fine-tune, behind this run's sampler when the checkpoint has another one."""
+        loaded = load_checkpoint(self.config.start_from, cameras=self.config.model.cameras)
+        if loaded.config.sampler != self.config.model.sampler:
+            loaded = with_sampler(loaded, self.config.model.sampler, seed=self.config.seed)
+        found = replace(loaded.config, image_hw=self.config.model.image_hw)
+        if found != self.config.model:
+            differs = [f for f in found.__slots__ if getattr(found, f) != getattr(self.config.model, f)]
+            raise ConfigError(f"start_from: the checkpoint differs from the config's model in {', '.join(differs)}")
+        return loaded.policy.train()
 
     def _freeze(self) -> None:
         """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""
@@ -180,7 +212,7 @@ class Run:
     def train(self, log: "Log") -> None:
         config = self.config
         prefetch = Prefetch(self.raw_batch, self.progress.step)
-        last_save = last_check = time.monotonic()
+        last_save = last_check = last_loop = time.monotonic()
         try:
             while share_done(self.progress, config.optimiser) < 1:
                 begin = time.monotonic()
@@ -198,6 +230,9 @@ class Run:
                 if now - last_save > config.save_every_s:
                     self.save()
                     last_save = time.monotonic()
+                if config.closed_loop_every_s and now - last_loop > config.closed_loop_every_s:
+                    log.write("closed_loop", self.progress, self.closed_loop())
+                    last_loop = time.monotonic()
             if self.world.first:
                 if self.held_out is not None and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
@@ -236,6 +271,20 @@ class Run:
         chunk = policy.sample(noise.to(self.device), policy.encode(*batch[:5]))
         return chunk[..., : config.action_dim].float()
 
+    def closed_loop(self) -> dict[str, float]:
+        """Success of the averaged weights in the lock-step twin; the other processes wait meanwhile."""
+        from grids_policy.evaluate_pool import evaluate
+        from grids_policy.evaluate_rollout import EpisodeConfig
+        from grids_policy.evaluate_stats import summarise
+
+        config, spec = self.config, self.feed.shards[0].spec
+        save_checkpoint(self.folder / "checkpoint", self.checkpoint())
+        episodes = [EpisodeConfig(config.closed_loop_task, seed) for seed in range(config.closed_loop_episodes)]
+        fps = spec.fps / config.data.row_every
+        summary = summarise("closed_loop", evaluate(self.folder / "checkpoint", episodes, processes=2, fps=fps))
+        low, high = summary.interval
+        return {"success_rate": summary.success_rate, "low": low, "high": high, "episodes": float(summary.episodes)}
+
     def save(self) -> None:
         """State to go on from, and the averaged weights as a checkpoint."""
         save_state(self.folder / "state", self.module, self.optimiser, self.average, self.progress)
@@ -245,6 +294,7 @@ class Run:
         shards = self.feed.shards
         hw = shards[0].spec.image_hw
         policy = self.averaged().policy.cpu()
+        merge_lora(policy)
         policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
         statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
         raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
@@ -288,6 +338,8 @@ class Log:
             for name, value in values.items():
                 if isinstance(value, float):
                     self._board.add_scalar(f"{kind}/{name}", value, progress.step)
+        if kind == "closed_loop":
+            self._say(f"closed loop: success {values['success_rate']:.2f} ({values['low']:.2f}-{values['high']:.2f})")
         if kind == "validation":
             self.validated_at = progress.step
             labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())

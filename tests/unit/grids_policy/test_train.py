@@ -17,6 +17,7 @@ from grids_policy.train_cache import CacheError, CacheSpec, EpisodeFrames, Shard
 from grids_policy.train_config import (
     AugmentConfig,
     DataConfig,
+    LoraConfig,
     OptimiserConfig,
     TrainConfig,
     load_train_config,
@@ -24,6 +25,7 @@ from grids_policy.train_config import (
     train_config_to_dict,
 )
 from grids_policy.train_feed import Feed, Prefetch, list_samples, split_held_out
+from grids_policy.train_lora import add_lora
 from grids_policy.train_run import Log, Run, World
 from grids_policy.train_state import Progress, ResumeError, learning_rate, load_state, share_done
 from grids_policy.train_tokens import encode, fit_tokenizer
@@ -316,3 +318,42 @@ def test_progress_is_also_written_where_tensorboard_is_missing(frames: Path, tmp
     losses, norm = run.step(run.raw_batch(0))
     log.step(run, losses, norm)
     assert "ETA" in said[0]
+
+
+def test_lora_starts_as_the_model_trains_little_and_is_merged_in_the_checkpoint(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames, lora=LoraConfig(rank=2, also_train=("sampler.",)))
+    run = run_steps(config, tmp_path / "run", 0)
+    plain = run_steps(configured(frames), tmp_path / "plain", 0)
+    assert run.validate()["flow"] == pytest.approx(plain.validate()["flow"], abs=1e-6)
+    run = run_steps(config, tmp_path / "run", 2)
+    trained = {n for n, p in run.module.policy.named_parameters() if p.requires_grad}
+    assert {n.rsplit(".", 1)[-1] for n in trained if not n.startswith("sampler.")} == {"up", "down"}
+    run.save()
+    loaded = load_checkpoint(tmp_path / "run" / "checkpoint").policy
+    base = dict(plain.module.policy.named_parameters())
+    moved = [n for n, p in loaded.named_parameters() if not torch.equal(p, base[n].detach())]
+    assert moved
+    wrapped = tuple(f"{name}.weight" for name in LoraConfig().targets)
+    assert all(n.startswith("sampler.") or n.endswith(wrapped) for n in moved)
+    assert run_steps(config, tmp_path / "run", 1).progress.step == 3
+    with pytest.raises(ConfigError, match="match no linear layer"):
+        add_lora(torch.nn.Linear(2, 2), LoraConfig(rank=1, targets=("nothing",)))
+
+
+def test_fine_tuning_starts_from_a_checkpoint_and_names_what_differs(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    run_steps(config, tmp_path / "first", 1).save()
+    start = str(tmp_path / "first" / "checkpoint")
+    second = run_steps(replace(config, start_from=start, seed=5), tmp_path / "second", 0)
+    first = load_checkpoint(start).policy
+    assert torch.equal(second.module.policy.connector.proj.weight, first.connector.proj.weight)
+    other = replace(config, start_from=start, model=replace(config.model, num_steps=3))
+    with pytest.raises(ConfigError, match="differs from the config's model in num_steps"):
+        run_steps(other, tmp_path / "third", 0)
+
+
+def test_data_with_other_cameras_is_refused(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    keys = ("observation.images.top", "observation.images.wrist")
+    with pytest.raises(CacheError, match=r"expected cameras \('top', 'wrist'\)"):
+        run_steps(replace(config, model=replace(config.model, image_keys=keys)), tmp_path / "run", 0)
