@@ -23,12 +23,15 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.config import PolicyConfig
+from grids_policy.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
 from grids_policy.grids import retention_map
-from grids_policy.model import Policy, rope_angles, rotate, split_heads
+from grids_policy.model import Policy, Prefix, rope_angles
 from grids_policy.normalize import Normalizer
 from grids_policy.relative import from_relative, relative_mask, to_relative
 
 OPSET = 20
+_INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
+MASKED = torch.finfo(torch.float32).min
 
 
 class PreprocessGraph(nn.Module):
@@ -47,10 +50,19 @@ class VisionGraph(nn.Module):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self.policy = policy
+        vision = policy.vision
+        self.stem, self.patches, self.connector = vision.stem, vision.patch_embedding, policy.connector
+        self.activation, self.norm = vision.activation, vision.post_layernorm
+        self.register_buffer("where", vision.position_embedding(vision.positions).detach())
+        self.layers = nn.ModuleList(FusedVisionBlock(layer, policy.config.vision) for layer in vision.layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.policy.dense_tokens(images.unsqueeze(0))[0]  # (V, T, C)
+        for conv in self.stem:
+            images = self.activation(conv(images))
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.where  # (V, patches, W)
+        for layer in self.layers:
+            x = layer(x)
+        return self.connector(self.norm(x))  # (V, T, C)
 
 
 class PrefixGraph(nn.Module):
@@ -58,7 +70,12 @@ class PrefixGraph(nn.Module):
 
     def __init__(self, policy: Policy, state: Normalizer) -> None:
         super().__init__()
-        self.policy, self.state = policy, state
+        self.policy, self.state, config = policy, state, policy.config
+        last = config.expert_layers[-1]  # of it only keys and values are read
+        self.layers = nn.ModuleList(
+            FusedBlock(layer, config.text.head_dim, "kv" if i == last else "qkv")
+            for i, layer in enumerate(policy.language.layers[: last + 1])
+        )
 
     def forward(self, dense: Tensor, present: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor):
         policy, config = self.policy, self.policy.config
@@ -71,14 +88,30 @@ class PrefixGraph(nn.Module):
             tokens.unsqueeze(0),
             token_mask.unsqueeze(0),
         )
-        keys, values, _ = policy.prefill(prefix)
+        ready = self._expert_cache(*self._prefill(prefix))
         keep = config.sampler.kind != "dense"
         retention = retention_map(dense, sampled.features) if keep else torch.ones_like(dense[..., 0])
-        ready = self._expert_cache(keys, values)
         # The state token is always real, so the first action position is the number of valid tokens.
-        rows = prefix.pad.long().sum(1) + torch.arange(config.chunk)
+        rows = prefix.pad[0].long().sum() + torch.arange(config.chunk)
         cos, sin = rope_angles(rows, config.text.head_dim)
         return *ready, prefix.pad[0], cos, sin, sampled.coords[0], retention[0]
+
+    def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (P, G, D) of every language layer that an expert layer may read."""
+        config = self.policy.config
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(prefix.positions[0], config.text.head_dim))
+        mask = torch.where(prefix.visible[0], 0.0, MASKED)
+        x, keys, values = prefix.embeddings[0], [], []
+        for layer in self.layers:
+            heads, value = layer.heads_of(x, cos, sin)
+            query, key = heads[:, : -config.text.kv_heads], heads[:, -config.text.kv_heads :]
+            keys.append(key)
+            values.append(value)
+            if layer is self.layers[-1]:
+                break
+            attended = grouped_attention(query, key.transpose(0, 1), value.transpose(0, 1), mask)
+            x = layer.finish(x, attended)
+        return keys, values
 
     def _expert_cache(self, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         """k_i (G, P, D) and v_i (G, P, D) of each expert layer, in that order."""
@@ -86,10 +119,10 @@ class PrefixGraph(nn.Module):
         for block, i in zip(policy.expert.layers, config.expert_layers, strict=True):
             key, value = keys[i], values[i]
             if not config.is_self_layer(i):
-                flat = [x.transpose(1, 2).flatten(2) for x in (key, value)]  # (1, P, G*D)
-                key = split_heads(block.self_attn.k_proj(flat[0]), config.text.kv_heads)
-                value = split_heads(block.self_attn.v_proj(flat[1]), config.text.kv_heads)
-            ready += [key[0], value[0]]
+                heads = (-1, config.text.head_dim)
+                key = block.self_attn.k_proj(key.flatten(1)).unflatten(-1, heads)
+                value = block.self_attn.v_proj(value.flatten(1)).unflatten(-1, heads)
+            ready += [key.transpose(0, 1), value.transpose(0, 1)]
         return ready
 
 
@@ -104,71 +137,56 @@ class StepGraph(nn.Module):
 
     def __init__(self, policy: Policy, action: Normalizer) -> None:
         super().__init__()
-        self.policy, self.action = policy, action
-        config = policy.config
-        width = config.expert.width
-        into, mix = policy.action_in_proj, policy.action_time_mlp_in
+        self.action, self.config = action, policy.config
+        config, width = policy.config, policy.config.expert.width
+        into, mix, leave = policy.action_in_proj, policy.action_time_mlp_in, policy.action_out_proj
+        self.own = [config.is_self_layer(layer) for layer in config.expert_layers]
+        self.layers = nn.ModuleList(
+            FusedBlock(block, config.text.head_dim, "qkv" if own else "q")
+            for block, own in zip(policy.expert.layers, self.own, strict=True)
+        )
+        self.mix_out, self.norm = policy.action_time_mlp_out, policy.expert.norm
         with torch.no_grad():
             # mix([into(x), t]) = W_a into(x) + (W_t t + b): one small product, and a constant per step.
             by_action, by_time = mix.weight[:, :width], mix.weight[:, width:]
-            self.register_buffer("enter", by_action @ into.weight)  # (E, A)
+            self.register_buffer("enter", (by_action @ into.weight).T.contiguous())  # (A, E)
             table = policy.time_table @ by_time.T + mix.bias + by_action @ into.bias
             self.register_buffer("table", table)  # (num_steps + 1, E); the last row is flow time 0
-            weight, bias = policy.action_out_proj.weight, policy.action_out_proj.bias
-            self.register_buffer("leave", policy.step_size * weight)
-            self.register_buffer("leave_bias", policy.step_size * bias)
-        masked = torch.zeros(config.chunk, config.chunk).masked_fill_(
-            ~torch.ones(config.chunk, config.chunk, dtype=torch.bool).tril(), torch.finfo(torch.float32).min
-        )
-        self.register_buffer("causal", masked)
-        mask = relative_mask(config.relative_actions, config.action_dim)
-        self.register_buffer("relative", None if mask is None else torch.tensor(mask))
+            self.register_buffer("leave", (policy.step_size * leave.weight).T.contiguous())  # (E, A)
+            self.register_buffer("leave_bias", policy.step_size * leave.bias)
+        self.register_buffer("cross_cos", policy.cross_cos.unsqueeze(1))
+        self.register_buffer("cross_sin", policy.cross_sin.unsqueeze(1))
+        above = torch.ones(config.chunk, config.chunk, dtype=torch.bool).triu(1)
+        self.register_buffer("causal", torch.zeros(config.chunk, config.chunk).masked_fill_(above, MASKED))
 
     def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_rows: Tensor, *cache: Tensor):
-        policy, config = self.policy, self.policy.config
+        config = self.config
         fixed = (torch.arange(config.chunk) < committed_rows).unsqueeze(-1)  # (S, 1)
-        *cache, state = cache if self.relative is not None else (*cache, None)
-        clean = self.action.apply(to_relative(committed, state, self.relative)).to(torch.float32)
-        clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
+        clean = F.pad(self.action.apply(committed).to(torch.float32), (0, config.max_action_dim - config.action_dim))
         x = torch.where(fixed, clean, x)
         time = torch.where(fixed, self.table[-1:], self.table.index_select(0, step.reshape(1)))  # (S, E)
-        hidden = policy.action_time_mlp_out(F.silu(x @ self.enter.T + time))
-        delta = F.linear(self._expert(hidden.unsqueeze(0), cache), self.leave, self.leave_bias)
-        x_next = torch.where(fixed, clean, x + delta)
-        actions = self.action.invert(x_next[:, : config.action_dim])
-        return x_next, from_relative(actions, state, self.relative).to(torch.float32)
+        hidden = self._expert(self.mix_out(F.silu(x @ self.enter + time)), cache)
+        x_next = torch.where(fixed, clean, x + (hidden @ self.leave + self.leave_bias))
+        return x_next, self.action.invert(x_next[:, : config.action_dim]).to(torch.float32)
 
-    def _expert(self, x: Tensor, cache: Sequence[Tensor]) -> Tensor:
-        policy, config = self.policy, self.policy.config
-        pad, cos, sin = cache[-3:]
-        floor = torch.finfo(torch.float32).min
-        # Additive masks, made once: (S or 1, P) and (S, P + S).
-        across = torch.where(pad, 0.0, floor).unsqueeze(0)
-        both = torch.cat((across.expand(config.chunk, -1), self.causal), -1)
-        for i, (block, layer) in enumerate(zip(policy.expert.layers, config.expert_layers, strict=True)):
-            normed = block.input_layernorm(x)
-            query = block.self_attn.query(normed)
-            keys, values = cache[2 * i].unsqueeze(0), cache[2 * i + 1].unsqueeze(0)
-            if config.is_self_layer(layer):
-                own_keys, own_values = block.self_attn.keys_values(normed)
-                keys = torch.cat((keys, rotate(own_keys, cos, sin)), 2)
-                values = torch.cat((values, own_values), 2)
-                attended = attend(rotate(query, cos, sin), keys, values, both)
+    def _expert(self, x: Tensor, cache: tuple[Tensor, ...]) -> Tensor:
+        """(S, E) through the expert layers and the final norm."""
+        pad, cos, sin = cache[-3], cache[-2].unsqueeze(1), cache[-1].unsqueeze(1)
+        across = torch.where(pad, 0.0, MASKED).unsqueeze(0)  # (1, P)
+        both = torch.cat((across.expand(len(self.causal), -1), self.causal), -1)  # (S, P + S)
+        for i, (layer, own) in enumerate(zip(self.layers, self.own, strict=True)):
+            keys, values = cache[2 * i], cache[2 * i + 1]
+            if own:
+                heads, value = layer.heads_of(x, cos, sin)
+                query, key = heads[:, : layer.heads], heads[:, layer.heads :]
+                keys = torch.cat((keys, key.transpose(0, 1)), 1)
+                values = torch.cat((values, value.transpose(0, 1)), 1)
+                attended = grouped_attention(query, keys, values, both)
             else:
-                attended = attend(rotate(query, policy.cross_cos, policy.cross_sin), keys, values, across)
-            x = block.finish(x, attended)
-        return policy.expert.norm(x)[0]
-
-
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Grouped attention of (1, H, S, D) on (1, G, k, D) with an additive mask (S or 1, k) -> (1, S, H*D)."""
-    _, heads, rows, dim = query.shape
-    groups = keys.shape[1]
-    folded = (query * dim**-0.5).reshape(1, groups, heads // groups * rows, dim)
-    scores = folded @ keys.transpose(-1, -2)
-    scores = scores.reshape(1, groups, heads // groups, rows, -1) + mask
-    out = (scores.softmax(-1).flatten(2, 3) @ values).reshape(1, heads, rows, dim)
-    return out.transpose(1, 2).flatten(2)
+                query, _ = layer.heads_of(x, self.cross_cos, self.cross_sin)
+                attended = grouped_attention(query, keys, values, across)
+            x = layer.finish(x, attended)
+        return rms(self.norm, x)
 
 
 def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
@@ -179,7 +197,8 @@ def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
             module, tuple(inputs.values()), dynamo=True, opset_version=OPSET, optimize=True,
             input_names=list(inputs), output_names=outputs, verbose=False,
         )  # fmt: skip
-    large = sum(p.numel() * p.element_size() for p in module.parameters()) > 1 << 28
+    weights = program.model.graph.initializers.values()
+    large = sum(w.const_value.nbytes for w in weights if w.const_value is not None) > _INLINE_BYTES
     forget_origin(program.model)
     program.save(str(path), external_data=large)
 
