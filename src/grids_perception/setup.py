@@ -20,6 +20,7 @@ setup(
         "console_scripts": [
             f"camera = {NAME}.camera_node:main",
             f"description = {NAME}.description_node:main",
+            f"list_cameras = {NAME}.list_cameras:main",
             f"overlay = {NAME}.overlay_node:main",
         ]
     },
