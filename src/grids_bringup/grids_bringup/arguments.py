@@ -71,11 +71,23 @@ class TeleopArguments:
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
     leader_port: str = param("", "leader's serial device; empty: the twin's, or the site's arm.yaml")
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
+    record: bool = param(False, "record episodes")
+    recordings: str = param("recordings", "folder that receives the episodes")
+    episodes: int = param(0, "episodes wanted, 0: until stopped", lo=0, hi=100_000)
+    episode_s: float = param(0.0, "longest episode; 0: 30 s on the twin, else until stopped", unit="s", lo=0.0, hi=3600)
+    reset_s: float = param(-1.0, "time between episodes; below 0: 2 s on the twin, else as in record.yaml", unit="s")
+    sentence: str = param("", "task text stored with the episodes; empty: the twin's instruction")
+    person: str = param("", "who demonstrates, stored with the episodes")
+
+    @property
+    def scripted(self) -> bool:
+        """The twin demonstrates to itself: episodes need no keys."""
+        return self.hardware == "twin" and self.operator == "expert"
 
     @property
     def must_succeed(self) -> bool:
         """Only the scripted operator is asked to do the task."""
-        return self.hardware == "twin" and self.operator == "expert" and self.duration == 0.0
+        return self.scripted and self.duration == 0.0 and not self.record
 
     @property
     def limit_s(self) -> float:

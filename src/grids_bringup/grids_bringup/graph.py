@@ -29,11 +29,13 @@ class NodeSpec:
 def schemas() -> dict[str, dict[str, type]]:
     """Parameter schema of every node that a file under config/ may set, by file name and node name."""
     from grids_policy.params import PolicyParams
+    from grids_recorder.params import RecorderParams
     from so100_driver.params import DriverParams, LeaderParams
 
     return {
         "arm.yaml": {"driver": DriverParams, "leader": LeaderParams},
         "policy.yaml": {"policy": PolicyParams},
+        "record.yaml": {"recorder": RecorderParams},
     }
 
 
@@ -129,7 +131,38 @@ def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     twin = _twin(arguments.task, arguments.seed, arguments.operator) if hardware else []
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "teleop"} | _HOLD)
     leader = _arm("leader", arguments, arguments.leader_port, {})
-    return _run(arguments, folder, [*twin, driver, leader], f"teleop ({arguments.operator})")
+    recorder = [_recorder(arguments)] if arguments.record else []
+    nodes = _run(arguments, folder, [*twin, driver, leader, *recorder], f"teleop ({arguments.operator})")
+    nodes[-1].parameters["record"] = arguments.record
+    return nodes
+
+
+def _recorder(arguments: TeleopArguments) -> NodeSpec:
+    twin = arguments.hardware == "twin"
+    parameters = {
+        "folder": str(Path(arguments.recordings).expanduser().resolve()),
+        "episodes": arguments.episodes,
+        "episode_s": arguments.episode_s or (30.0 if arguments.scripted else 0.0),
+        "task": arguments.sentence,
+        "operator_name": arguments.person or ("scripted expert" if arguments.scripted else ""),
+        "automatic": arguments.scripted,
+        "twin": twin,
+    }
+    if arguments.reset_s >= 0 or twin:
+        parameters["reset_s"] = arguments.reset_s if arguments.reset_s >= 0 else 2.0
+    calibration = "" if twin else _follower_calibration()
+    if calibration:
+        parameters["calibration"] = calibration
+    return NodeSpec("recorder", "grids_recorder", "recorder", parameters, "record.yaml")
+
+
+def _follower_calibration() -> str:
+    """The file behind the site's `calibration` of the driver, so that it travels with every episode; "" without one."""
+    from so100_driver.calibration import find
+
+    chosen = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
+    path = Path(chosen).expanduser()
+    return "" if not chosen else str(path if path.suffix == ".json" or path.is_file() else find("follower", chosen))
 
 
 def check_config() -> None:

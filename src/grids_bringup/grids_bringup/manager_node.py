@@ -32,6 +32,7 @@ class ManagerParams:
     task: str = param("", "task name")
     seed: int = param(0, "scene seed")
     policy: str = param("", "policy as the user named it")
+    record: bool = param(False, "episodes are recorded: keys, and the session decides when the run is over")
 
 
 class RunManager(Node):

@@ -18,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from grids_bringup.manager_node import SERVICE_WAIT_S, RunManager
+from grids_bringup.record_session import RecordSession
 from grids_bringup.summary import driver_summary
 
 CONFIGURE_WAIT_S = 120.0  # a full-size bundle loads, builds engines and warms up here
@@ -35,8 +36,9 @@ class RunError(RuntimeError):
 class Run:
     """One run from bring-up to summary, in the main thread."""
 
-    def __init__(self, node: RunManager, stop: threading.Event) -> None:
+    def __init__(self, node: RunManager, stop: threading.Event, session: RecordSession | None = None) -> None:
         self.node = node
+        self.session = session
         self.params = node.params
         self.stop = stop
         self.up: list[str] = []
@@ -106,9 +108,17 @@ class Run:
                 return
             if os.getppid() != self._parent:
                 raise RunError("the process that started this run is gone")
+            if self.session is not None and self._session_over():
+                return
             self.status_line(elapsed)
             time.sleep(0.1)
         self.ended_by = "stopped"
+
+    def _session_over(self) -> bool:
+        if self.session.failure:
+            raise RunError(f"recorder: {self.session.failure}")
+        self.ended_by = self.session.poll()
+        return bool(self.ended_by)
 
     def _check_exits(self) -> None:
         path = self.node.folder / "exits.jsonl"
@@ -197,6 +207,7 @@ class Run:
             }
             if policy
             else {},
+            **({"recording": self.session.summary()} if self.session is not None else {}),
         }
 
     def say(self, text: str) -> None:
@@ -213,6 +224,9 @@ class Run:
         if now < self._next_status:
             return
         self._next_status = now + STATUS_PERIOD_S[sys.stdout.isatty()]
+        if self.session is not None:
+            self.say(self.session.line())
+            return
         with self.node.lock:
             driver, task = self.node.driver, self.node.task
             statistics = self.node.statistics
@@ -260,6 +274,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     node = RunManager()
+    session = RecordSession(node) if node.params.record else None
     executor = SingleThreadedExecutor()
     executor.add_node(node)
 
@@ -272,8 +287,10 @@ def main() -> int:
     thread = threading.Thread(target=spin, name="executor", daemon=True)
     thread.start()
     try:
-        return conduct(Run(node, stop))
+        return conduct(Run(node, stop, session))
     finally:
+        if session is not None:
+            session.close()
         executor.shutdown()
         thread.join(2.0)
         node.destroy_node()

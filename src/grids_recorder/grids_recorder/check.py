@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from grids_recorder.bag_reader import Bag, find_bags
 from grids_recorder.bag_writer import write_json
 from grids_recorder.errors import RecorderError
-from grids_recorder.series import Series, read_series
+from grids_recorder.series import JOINTS, Series, read_series
 from grids_recorder.verdict import REJECT, Limits, Verdict, judge
 
 VERDICT_FILE = "verdict.json"
@@ -41,18 +40,13 @@ def stored_level(folder: Path) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))["level"] if path.exists() else None
 
 
-def table(rows: list[tuple[Path, Verdict]]) -> Table:
-    """One line per episode."""
-    found = Table(box=None, header_style="bold")
-    for name in ("episode", "verdict", "s", "images", "joints", "reasons"):
-        found.add_column(name, overflow="fold")
-    for folder, verdict in rows:
-        images = [count for count in verdict.topics if "image" in count.topic and count.expected >= 0]
-        joints = [count for count in verdict.topics if count.topic == "/follower/joint_states"]
-        cells = [" + ".join(f"{c.recorded}/{c.expected}" for c in counts) for counts in (images, joints)]
-        level = f"[{_COLOUR[verdict.level]}]{verdict.level}[/]"
-        found.add_row(folder.name, level, f"{verdict.duration_s:.1f}", *cells, verdict.reasons)
-    return found
+def lines(folder: Path, verdict: Verdict) -> list[str]:
+    """An episode in the table: one line, then one per finding."""
+    images = [f"{c.recorded}/{c.expected}" for c in verdict.topics if "image" in c.topic and c.expected >= 0]
+    joints = [f"{c.recorded}/{c.expected}" for c in verdict.topics if c.topic == JOINTS]
+    level = f"[{_COLOUR[verdict.level]}]{verdict.level:6s}[/]"
+    counts = f"{verdict.duration_s:6.1f} s  images {' + '.join(images)}  joints {' '.join(joints)}"
+    return [f"{level} {folder.name}  {counts}", *(f"         {f.level.lower()}: {f.text}" for f in verdict.findings)]
 
 
 def main(argv: list[str]) -> int:
@@ -75,5 +69,7 @@ def main(argv: list[str]) -> int:
     except RecorderError as error:
         sys.stderr.write(f"grids check: {error}\n")
         return 2
-    Console().print(table(rows))
+    console = Console(highlight=False, soft_wrap=True)
+    for folder, verdict in rows:
+        console.print("\n".join(lines(folder, verdict)))
     return int(unreadable or any(verdict.level == REJECT for _, verdict in rows))

@@ -1,8 +1,9 @@
 """What the recorder hears: one raw subscription per recorded topic, with the QoS its publisher really offers."""
 
 import importlib
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -13,6 +14,8 @@ from grids_recorder import cdr
 
 # Enough for a writer that is held up for a moment; pictures are large, so fewer.
 DEPTH, IMAGE_DEPTH = 400, 12
+RECENT_S = 1.0
+LONGEST_WAIT_NS = 10 * 10**9
 
 
 def message_class(type_name: str) -> type:
@@ -24,12 +27,19 @@ def message_class(type_name: str) -> type:
 class Inputs:
     """Subscribes when a publisher appears. Callbacks run in the executor's thread."""
 
-    def __init__(self, node: Node, take: Callable[[Topic, bytes], None]) -> None:
+    def __init__(self, node: Node, take: Callable[[Topic, bytes, int], None]) -> None:
+        """`take(topic, raw, monotonic_ns)` gets each message with the time at which it reached this process."""
         self.lost: Counter[str] = Counter()
         self.heard: Counter[str] = Counter()
+        self._heard_s: dict[str, float] = {}
         self._node, self._take = node, take
         self._waiting = {topic.name: topic for topic in cdr.recorded_topics()}
         self._subscriptions = {}
+
+    def silent(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that were not heard within the last second."""
+        now_s = time.monotonic()
+        return [name for name in names if now_s - self._heard_s.get(name, -RECENT_S) > RECENT_S]
 
     def discover(self) -> None:
         """Call now and then: subscribes to topics that have a publisher by now."""
@@ -50,9 +60,12 @@ class Inputs:
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
 
-        def on_message(raw: bytes) -> None:
+        def on_message(raw: bytes, info: dict) -> None:
             self.heard[topic.name] += 1
-            self._take(topic, raw)
+            self._heard_s[topic.name] = time.monotonic()
+            # How long it waited for this callback; a clock set meanwhile must not turn into nonsense.
+            waited_ns = min(max(time.time_ns() - info["received_timestamp"], 0), LONGEST_WAIT_NS)
+            self._take(topic, raw, time.monotonic_ns() - waited_ns)
 
         def on_lost(event) -> None:
             self.lost[topic.name] += event.total_count_change

@@ -59,7 +59,7 @@ class RecorderNode(Node):
         self._reason, self._full, self._episode, self._task = "", "", "", ""
         self._latched: dict[str, bytes] = {}
         self._task_state: TaskState | None = None
-        self._clock_offset_ns = 0
+        self._started_ns = self._clock_offset_ns = 0
         self._resetting: Future | None = None
         self._scene_episode = -1
         self.inputs = Inputs(self, self._take)
@@ -75,12 +75,13 @@ class RecorderNode(Node):
         self.create_timer(STATUS_S, self._publish_status)
 
     # -- messages ----------------------------------------------------------------------------------------------------
-    def _take(self, topic: topics.Topic, raw: bytes) -> None:
+    def _take(self, topic: topics.Topic, raw: bytes, monotonic_ns: int) -> None:
         if topic.offered == "LATCHED":
             self._latched[topic.name] = raw
-        if self._recording is not None:
+        # What was waiting from before the start belongs to no episode.
+        if self._recording is not None and monotonic_ns >= self._started_ns:
             # The wall clock at the episode's start, carried on by the monotonic one: a set clock cannot disorder a bag.
-            self._recording.put(topic.name, topic.type, time.monotonic_ns() + self._clock_offset_ns, raw)
+            self._recording.put(topic.name, topic.type, monotonic_ns + self._clock_offset_ns, raw)
 
     def _on_task_state(self, message: TaskState) -> None:
         self._task_state = message
@@ -115,7 +116,8 @@ class RecorderNode(Node):
         quality = p.jpeg_quality if p.images == "jpeg" else None
         limits = {"queue_bytes": p.queue_mb << 20, "min_free_bytes": p.min_free_mb << 20}
         recording = Recording(bag, jpeg_quality=quality, **limits)
-        self._clock_offset_ns = time.time_ns() - time.monotonic_ns()
+        self._started_ns = time.monotonic_ns()
+        self._clock_offset_ns = time.time_ns() - self._started_ns
         for topic_name, raw in self._latched.items():
             recording.put(topic_name, topics.topic(topic_name).type, time.time_ns(), raw)
         self.inputs.lost.clear()
@@ -194,12 +196,16 @@ class RecorderNode(Node):
 
     def _ready(self) -> bool:
         """Everything an episode needs is arriving, and the twin shows a new scene."""
-        if any(self.inputs.heard[name] == 0 for name in NEEDED):
-            missing = [name for name in NEEDED if self.inputs.heard[name] == 0]
-            self._reason = f"waiting for {', '.join(missing)}"
+        missing = self.inputs.silent(NEEDED)
+        if missing:
+            if self.session.state == "idle":
+                self._reason = f"waiting for {', '.join(missing)}"
             return False
         if not self.params.twin:
             return True
+        if self.params.automatic and self._resetting is None:
+            # Whoever demonstrates has already begun with the scene that was there.
+            self._reset_scene()
         state = self._task_state
         return state is not None and not state.success and state.episode != self._scene_episode
 

@@ -43,7 +43,10 @@ class Camera:
 
 @dataclass(slots=True)
 class Series:
-    """Everything numeric about an episode. Joint arrays are (n, 6) rad in JOINT_NAMES order."""
+    """Everything numeric about an episode.
+
+    Joint arrays are (n, 6) rad in JOINT_NAMES order; `limits_hit` is the bit mask of grids_msgs/DriverStatus.
+    """
 
     streams: dict[str, Stream]
     cameras: dict[str, Camera]
@@ -52,6 +55,7 @@ class Series:
     limited: np.ndarray
     sent: np.ndarray
     human: np.ndarray
+    limits_hit: np.ndarray
     modes: list[str] = field(default_factory=list)
     instruction: str = ""
     success: bool | None = None
@@ -65,6 +69,7 @@ class _Collector:
         self.shapes: dict[str, tuple[int, int]] = {}
         self.rows: dict[str, list[np.ndarray]] = defaultdict(list)
         self.human: list[bool] = []
+        self.limits_hit: list[int] = []
         self.modes: dict[str, None] = {}
         self.instruction, self.success = "", None
 
@@ -81,6 +86,7 @@ class _Collector:
             for name in ("raw", "limited", "sent"):
                 self.rows[name].append(np.array(getattr(message, name), float))
             self.human.append(bool(message.human))
+            self.limits_hit.append(int(message.limits_hit))
         elif record.topic == STATUS:
             self.modes[bag.decode(record).mode] = None
         elif record.topic == TASK_STATE:
@@ -125,6 +131,7 @@ def read_series(bag: Bag) -> Series:
         cameras,
         *(rows.get(name, empty) for name in ("joints", "raw", "limited", "sent")),
         human=np.array(found.human, bool),
+        limits_hit=np.array(found.limits_hit, np.uint32),
         modes=list(found.modes),
         instruction=found.instruction,
         success=found.success,

@@ -9,6 +9,7 @@ from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_recorder.series import JOINTS, TRACE, Series, Stream, image_topics
 
+LIMIT_RANGE = 1  # grids_msgs/DriverStatus
 OK, WARN, REJECT = "OK", "WARN", "REJECT"
 _ORDER = (OK, WARN, REJECT)
 
@@ -240,7 +241,9 @@ def _skew(series: Series, limits: Limits) -> Iterator[Finding]:
 
 def _motion(series: Series, limits: Limits) -> Iterator[Finding]:
     if len(series.raw):
-        clipped = np.abs(series.raw - series.limited) > limits.clipped_rad
+        # Slowed or load-limited commands are the driver's business; only what was outside the range is lost for good.
+        outside = (series.limits_hit & LIMIT_RANGE > 0)[:, None]
+        clipped = outside & (np.abs(series.raw - series.limited) > limits.clipped_rad)
         share = clipped.mean(axis=0)
         for name, value in zip(JOINT_NAMES, share, strict=True):
             text = f"{name}: the command was clipped {100 * value:.0f} % of the time"

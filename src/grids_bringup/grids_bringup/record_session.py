@@ -1,0 +1,120 @@
+"""The operator's side of a recording: keys on the terminal, one status line, and when the session is over.
+
+The episodes themselves run in the recorder node; this only asks it to start and stop, and shows what it says.
+"""
+
+import select
+import sys
+import termios
+import threading
+import tty
+
+from grids_msgs.msg import EpisodeStatus
+from grids_msgs.srv import StartEpisode, StopEpisode
+from rclpy.node import Node
+
+from grids_common import topics
+
+KEYS = {
+    "\n": "start, or stop without a label",
+    " ": "the same",
+    "s": "stop: success",
+    "f": "stop: fail",
+    "d": "stop and discard",
+    "r": "stop, discard and redo",
+    "q": "end the session",
+}
+OUTCOMES = {"\n": "", " ": "", "s": "success", "f": "fail", "d": "discard", "r": "redo"}
+HELP = "keys: enter start/stop · s success · f fail · d discard · r redo · q quit"
+_BELL = "\a"
+
+
+class RecordSession:
+    """Callbacks run in the executor's thread, `poll` and `line` in the main thread, keys in their own."""
+
+    def __init__(self, node: Node) -> None:
+        self.status: EpisodeStatus | None = None
+        self._said = ""
+        self._quit = False
+        self._lock = threading.Lock()
+        self._was = ""
+        topics.subscription(node, "/recorder/status", EpisodeStatus, self._on_status)
+        self._start = node.create_client(StartEpisode, "recorder/start")
+        self._stop = node.create_client(StopEpisode, "recorder/stop")
+        self._terminal: list | None = None
+        if sys.stdin is not None and sys.stdin.isatty():
+            self._terminal = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin)
+            threading.Thread(target=self._read_keys, name="keys", daemon=True).start()
+
+    def close(self) -> None:
+        """Give the terminal back as it was."""
+        if self._terminal is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._terminal)
+
+    def _on_status(self, message: EpisodeStatus) -> None:
+        with self._lock:
+            self.status = message
+            self._was, was = message.state, self._was
+        if self._terminal is not None and "recording" in (was, message.state) and was != message.state:
+            sys.stdout.write(_BELL)
+
+    def _read_keys(self) -> None:
+        while not self._quit:
+            if select.select([sys.stdin], [], [], 0.2)[0]:
+                self.press(sys.stdin.read(1))
+
+    def press(self, key: str) -> None:
+        """What one key does; unknown keys show the help."""
+        recording = self.status is not None and self.status.state == "recording"
+        if key == "q":
+            self._quit = True
+        elif key not in OUTCOMES:
+            self._said = HELP
+        elif recording:
+            self._stop.call_async(StopEpisode.Request(outcome=OUTCOMES[key])).add_done_callback(self._answered)
+        elif key in ("\n", " "):
+            self._start.call_async(StartEpisode.Request()).add_done_callback(self._answered)
+        else:
+            self._said = "nothing is being recorded: enter starts an episode"
+
+    def _answered(self, done) -> None:
+        self._said = done.result().message
+
+    @property
+    def failure(self) -> str:
+        """Why recording cannot go on, or an empty string."""
+        with self._lock:
+            status = self.status
+        return status.reason if status is not None and status.state in ("full", "failed") else ""
+
+    def poll(self) -> str:
+        """Why the session is over, or an empty string."""
+        with self._lock:
+            status = self.status
+        if self._quit:
+            return "session ended"
+        good = sum(verdict != "REJECT" for verdict in status.verdicts) if status else 0
+        complete = status is not None and 0 < status.total <= good and status.state == "idle"
+        return "all episodes recorded" if complete else ""
+
+    def line(self) -> str:
+        """Episode, time left, verdicts so far, and the last answer or the keys."""
+        with self._lock:
+            status = self.status
+        if status is None:
+            return "waiting for the recorder"
+        of = f"/{status.total}" if status.total else ""
+        left = f", {status.remaining:.0f} s left" if status.remaining >= 0 else ""
+        parts = [f"{status.state} {status.index}{of} {status.elapsed:.0f} s{left}"]
+        if status.state == "recording":
+            parts.append(f"{status.messages} messages, {status.bytes / 1e6:.1f} MB, {status.lost} lost")
+        if status.verdicts:
+            parts.append(" ".join(status.verdicts[-8:]))
+        parts.append((self._said or status.reason)[:110] or (HELP if self._terminal is not None else ""))
+        return " | ".join(part for part in parts if part)
+
+    def summary(self) -> dict:
+        """For the run's summary."""
+        status = self.status
+        return {"verdicts": list(status.verdicts), "wanted": status.total} if status else {}
