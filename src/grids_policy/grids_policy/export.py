@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,15 @@ def _mean_std(normalizer: Normalizer, dim: int) -> dict[str, list[float]]:
     return {"mean": first.tolist(), "std": second.tolist()}
 
 
+def _position_statistics(state: dict, action: dict, relative: tuple[int, ...]) -> dict[str, list[float]]:
+    """Centre and scale of commanded positions; where actions are differences, those of state and action combined."""
+    mean, std = list(action["mean"]), list(action["std"])
+    for joint in relative:
+        mean[joint] += state["mean"][joint]
+        std[joint] = math.hypot(std[joint], state["std"][joint])
+    return {"mean": mean, "std": std}
+
+
 def _position_range(stats: dict[str, list[float]], units: Units) -> tuple[list[float], list[float]]:
     """Plausible positions in rad: what lies outside was never in the training data and is refused."""
     low, high = [], []
@@ -131,7 +141,8 @@ def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, li
     ]
     state = _mean_std(checkpoint.normalizer("observation.state"), config.state_dim)
     action = _mean_std(checkpoint.normalizer("action"), config.action_dim)
-    low, high = _position_range(action, options.action_units)
+    commanded = _position_statistics(state, action, config.relative_actions)
+    low, high = _position_range(commanded, options.action_units)
     return {
         "name": options.name,
         "precision": options.precision,
@@ -162,7 +173,7 @@ def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, li
             "instruction": options.instruction,
         },
         "cache": cache,
-        "normalisation": {"state": state, "action": action},
+        "normalisation": {"state": state, "action": action, "position": commanded},
         "sampler": dataclasses.asdict(config.sampler),
         "provenance": {**_provenance(), **options.provenance},
     }

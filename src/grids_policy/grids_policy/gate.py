@@ -35,7 +35,7 @@ def random_inputs(bundle: Bundle, vocabulary: int, seed: int) -> PolicyInputs:
         frames.append(np.ascontiguousarray(fine[: camera.height, : camera.width]))
     joints = len(bundle.joints)
     (state_mean, state_std), (mean, std) = (
-        (np.array(bundle.normalisation[name][key]) for key in ("mean", "std")) for name in ("state", "action")
+        (np.array(bundle.normalisation[name][key]) for key in ("mean", "std")) for name in ("state", "position")
     )
     state = state_mean + state_std * random.standard_normal(joints)
     rows = mean + std * random.standard_normal((bundle.chunk, joints))

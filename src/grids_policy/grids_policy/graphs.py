@@ -156,20 +156,25 @@ class StepGraph(nn.Module):
             self.register_buffer("leave_bias", policy.step_size * leave.bias)
         self.register_buffer("cross_cos", policy.cross_cos.unsqueeze(1))
         self.register_buffer("cross_sin", policy.cross_sin.unsqueeze(1))
+        mask = relative_mask(config.relative_actions, config.action_dim)
+        self.register_buffer("relative", None if mask is None else torch.tensor(mask))
         above = torch.ones(config.chunk, config.chunk, dtype=torch.bool).triu(1)
         self.register_buffer("causal", torch.zeros(config.chunk, config.chunk).masked_fill_(above, MASKED))
 
     def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_rows: Tensor, *cache: Tensor):
         config = self.config
         fixed = (torch.arange(config.chunk) < committed_rows).unsqueeze(-1)  # (S, 1)
-        clean = F.pad(self.action.apply(committed).to(torch.float32), (0, config.max_action_dim - config.action_dim))
+        *cache, state = cache if self.relative is not None else (*cache, None)
+        clean = self.action.apply(to_relative(committed, state, self.relative)).to(torch.float32)
+        clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
         x = torch.where(fixed, clean, x)
         time = torch.where(fixed, self.table[-1:], self.table.index_select(0, step.reshape(1)))  # (S, E)
         hidden = self._expert(self.mix_out(F.silu(x @ self.enter + time)), cache)
         x_next = torch.where(fixed, clean, x + (hidden @ self.leave + self.leave_bias))
-        return x_next, self.action.invert(x_next[:, : config.action_dim]).to(torch.float32)
+        actions = self.action.invert(x_next[:, : config.action_dim])
+        return x_next, from_relative(actions, state, self.relative).to(torch.float32)
 
-    def _expert(self, x: Tensor, cache: tuple[Tensor, ...]) -> Tensor:
+    def _expert(self, x: Tensor, cache: Sequence[Tensor]) -> Tensor:
         """(S, E) through the expert layers and the final norm."""
         pad, cos, sin = cache[-3], cache[-2].unsqueeze(1), cache[-1].unsqueeze(1)
         across = torch.where(pad, 0.0, MASKED).unsqueeze(0)  # (1, P)
