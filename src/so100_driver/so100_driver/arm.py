@@ -221,7 +221,7 @@ class Arm:
         return ""
 
     def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> bool:
-        """A leader sample; False when it was ignored."""
+        """A leader sample (joints,) rad; False when it was ignored."""
         position = np.asarray(position, float)  # a message hands over array.array
         if not self._leader.add(stamp_ns, position):
             return False

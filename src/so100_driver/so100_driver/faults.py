@@ -20,7 +20,7 @@ from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK
 from so100_driver import promises
 from so100_driver.params import DriverParams
 from so100_driver.promises import Allowed
-from so100_driver.rig import SWING_RAD, NodeProcess, Rig
+from so100_driver.rig import SWING_RAD, Mark, NodeProcess, Rig
 
 SETTLE_S = 0.35  # the log is flushed every 0.2 s
 EXIT_TIMEOUT_S = 12.0
@@ -39,7 +39,7 @@ class Scenario:
     fresh: bool = False
 
 
-def _settled(rig: Rig, mark: int, allowed: Allowed = promises.NEVER, *, moving: bool = True) -> list[str]:
+def _settled(rig: Rig, mark: Mark, allowed: Allowed = promises.NEVER, *, moving: bool = True) -> list[str]:
     """Standing promises over everything since `mark`."""
     time.sleep(SETTLE_S)
     records = rig.twin.records(mark)
@@ -248,8 +248,8 @@ def bad_inputs(rig: Rig) -> dict[str, Callable]:
 def bad_input(rig: Rig, dice: random.Random) -> list[str]:
     """Every malformed chunk, to an arm that holds: all refused with a reason, no goal moves."""
     rig.client.swinging(on=False)
+    time.sleep(1.5)  # the last good chunk is one second long
     rig.client.until(lambda s: s.state == "holding" and "ended" in s.reason, 4.0)
-    time.sleep(0.2)
     mark, found, cause = rig.twin.mark(), [], time.monotonic()
     changes = list(bad_inputs(rig).items())
     dice.shuffle(changes)
@@ -431,6 +431,7 @@ def dead_at_start(rig: Rig, dice: random.Random) -> list[str]:
     """A servo is missing when the driver starts: one sentence that names it, no goal, no torque."""
     joint = dice.choice(JOINT_NAMES)
     rig.twin.fault("dead_servo", target=joint)
+    time.sleep(SETTLE_S)  # what an earlier driver wrote has reached the servos
     mark = rig.twin.mark()
     driver = rig.launch()
     try:

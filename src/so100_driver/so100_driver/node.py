@@ -6,6 +6,7 @@ holds its measured pose and obeys its mode. deactivate: hold with torque on. cle
 
 import time
 
+import numpy as np
 from grids_msgs.msg import ActionChunk, PolicyStatus
 from grids_msgs.srv import SetMode
 from sensor_msgs.msg import JointState
@@ -152,7 +153,7 @@ class DriverNode(ManagedNode):
             return
         stamp_ns = self._clocks.monotonic_ns(message.header.stamp)
         with loop.lock:
-            loop.arm.leader(time.monotonic_ns(), stamp_ns, message.position)
+            loop.arm.leader(time.monotonic_ns(), stamp_ns, np.array(message.position))
 
     def _on_estop(self, message: Bool) -> None:
         if message.data and self._loop is not None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,14 @@ def swing(t_s: np.ndarray | float) -> np.ndarray:
     """The test motion (…, 6) rad at monotonic time t: out from the rest pose and back, smoothly, for ever."""
     t = np.asarray(t_s, float)[..., None]
     return np.array(REST_POSE_RAD) + SWING_RAD * (1 - np.cos(PHASE_RATE * t))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the twin's log: bytes, and monotonic seconds."""
+
+    offset: int
+    at_s: float
 
 
 class TwinProcess:
@@ -74,11 +82,11 @@ class TwinProcess:
     def torque(self) -> list[bool]:
         return self.ask({"state": True})["arms"]["follower"]["torque_on"]
 
-    def mark(self) -> int:
-        """Where the log ends now; hand it to `records`."""
-        return self.log.stat().st_size
+    def mark(self) -> Mark:
+        """Now, as a place in the log; hand it to `records`."""
+        return Mark(self.log.stat().st_size, time.monotonic())
 
-    def records(self, mark: int = 0) -> list:
+    def records(self, mark: "Mark") -> list:
         """The bus log since `mark`, as far as it has been flushed.
 
         The first goal of each servo counts as where it starts from, not as a step.
@@ -86,13 +94,14 @@ class TwinProcess:
         from grids_sim import bus_log
 
         with self.log.open("rb") as log:
-            log.seek(mark)
+            log.seek(mark.offset)
             tail = log.read()
-        if mark and not tail.startswith(b"{"):
+        if mark.offset and not tail.startswith(b"{"):
             tail = tail.partition(b"\n")[2]
         part = self.log.with_suffix(".part")
         part.write_bytes(tail)
-        records, seen = bus_log.load(part), set()
+        # What was written before the mark may reach the file after it.
+        records, seen = [r for r in bus_log.load(part) if r.t_s >= mark.at_s], set()
         for index, record in enumerate(records):
             if record.kind == "goal" and (record.arm, record.servo_id) not in seen:
                 seen.add((record.arm, record.servo_id))
@@ -107,9 +116,9 @@ class NodeProcess:
     """One of our nodes as a process, started by itself (`autostart`). Its output is kept for messages."""
 
     def __init__(self, module: str, folder: Path, parameters: dict[str, object]) -> None:
-        command = [sys.executable, "-m", module, "--ros-args", "-p", "autostart:=true"]
-        for name, value in parameters.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+        command = [sys.executable, "-m", module, "--ros-args"]
+        for name, value in ({"autostart": True} | parameters).items():
+            text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
             command += ["-p", f"{name}:={text}"]
         self._output = tempfile.NamedTemporaryFile("w+", dir=folder, suffix=f"-{module}.txt", delete=False)  # noqa: SIM115
         self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True)
