@@ -57,7 +57,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """repeats: (noise, time) draws per observation; auxiliary: weight of the labels' error, 0 = no such head."""
+    """repeats: (noise, time) draws per observation; auxiliary: weight of the labels' errors, 0 = no such heads."""
 
     reduction: str = "action_dims"
     repeats: int = 1

@@ -200,6 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mix", nargs="+", default=["pick_place=800"], metavar="TASK=EPISODES")
     parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--first", type=int, help="make only the first N of these episodes")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args(argv)
     choose_backend()
@@ -210,7 +211,8 @@ def main(argv: list[str] | None = None) -> int:
         seconds = time.monotonic() - started
         sys.stderr.write(f"\r{tried}/{total} tried, {kept} kept, {seconds:.0f} s")
 
-    tried, kept = make(arguments.out, job_list(mix, arguments.seed), processes=arguments.processes, say=say)
+    jobs = job_list(mix, arguments.seed)[: arguments.first]
+    tried, kept = make(arguments.out, jobs, processes=arguments.processes, say=say)
     sys.stderr.write(f"\n{kept} of {tried} episodes in {time.monotonic() - started:.0f} s\n")
     return 0
 

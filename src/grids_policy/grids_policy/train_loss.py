@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from grids_policy.config import PolicyConfig
 from grids_policy.flow import FlowDraw, TrainBatch, draw, reduce_errors, repeat_cache
+from grids_policy.grids import cell_coords
 from grids_policy.model import Policy, PrefixCache
 from grids_policy.normalize import Normalizer
 from grids_policy.train_config import AugmentConfig, LossConfig
@@ -22,6 +24,38 @@ class Losses(NamedTuple):
     labels: Tensor
 
 
+class SlotHead(nn.Module):
+    """Where things are, read from all dense tokens by attention whose expected positions are explicit.
+
+    For training only: it teaches the vision tower to tell objects apart and to say where they are, long before
+    actions would. Queries come from the sentence, so that "the cube" and "the pen" look for different things.
+    """
+
+    SLOTS, WIDTH, VALUES = 4, 32, 16
+
+    def __init__(self, config: PolicyConfig, labels: int) -> None:
+        super().__init__()
+        width, each = config.text.width, self.VALUES + 2
+        self.query = nn.Linear(width, self.SLOTS * self.WIDTH)
+        self.norm = nn.LayerNorm(width)
+        self.key, self.value = nn.Linear(width, self.WIDTH), nn.Linear(width, self.VALUES)
+        self.mix = nn.Linear(len(config.image_keys) * self.SLOTS * each + config.state_dim, 128)
+        self.out = nn.Linear(128, labels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.register_buffer("cells", cell_coords(config.grid, align_corners=False) * 2 - 1, persistent=False)
+
+    def forward(self, dense: Tensor, words: Tensor, image_mask: Tensor, state: Tensor) -> Tensor:
+        """dense (B, N, T, C), words (B, C) mean embedding of the sentence -> labels (B, l), normalised."""
+        tokens = self.norm(dense)
+        query = self.query(words).unflatten(-1, (1, self.SLOTS, self.WIDTH))  # (B, 1, slots, d)
+        scores = query @ self.key(tokens).transpose(-1, -2) * self.WIDTH**-0.5  # (B, N, slots, T)
+        weights = scores.softmax(-1)
+        read = weights @ torch.cat((self.value(tokens), self.cells.to(tokens.dtype).expand(*tokens.shape[:3], 2)), -1)
+        read = read * image_mask[:, :, None, None]
+        return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1))))
+
+
 class PolicyLoss(nn.Module):
     """Policy and, where labels are learned too, a linear head on the state token, which reads all others."""
 
@@ -29,7 +63,9 @@ class PolicyLoss(nn.Module):
         super().__init__()
         self.policy, self.loss = policy, loss
         labels = statistics.get("labels.mean", torch.zeros(0))
-        self.head = nn.Linear(policy.config.text.width, len(labels)) if loss.auxiliary and len(labels) else None
+        wanted = bool(loss.auxiliary) and len(labels) > 0
+        self.head = nn.Linear(policy.config.text.width, len(labels)) if wanted else None
+        self.slots = SlotHead(policy.config, len(labels)) if wanted else None
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
@@ -38,18 +74,23 @@ class PolicyLoss(nn.Module):
 
     def forward(self, batch: TrainBatch, labels: Tensor, random: FlowDraw) -> Losses:
         policy = self.policy
-        sampled = policy.sampler(policy.dense_tokens(batch.images))
+        dense = policy.dense_tokens(batch.images)
+        sampled = policy.sampler(dense)
         prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
         keys, values, hidden = policy.prefill(prefix)
         cache = policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # nobody reads the map here
         errors = velocity_errors(policy, cache, batch, random)
         flow = reduce_errors(policy, errors.float(), batch, random, self.loss.reduction)
-        if self.head is None:
+        if self.head is None or self.slots is None:
             zero = flow.new_zeros(())
             return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
         last = batch.token_mask.shape[1] + batch.image_mask.shape[1] * policy.config.image_tokens  # the state token
-        wrong = self.head(hidden[:, last]).float() - (labels - self.label_mean) / self.label_std
-        auxiliary = wrong.square().mean()
+        wanted = (labels - self.label_mean) / self.label_std
+        wrong = self.head(hidden[:, last]).float() - wanted
+        shown = batch.token_mask.unsqueeze(-1)
+        words = (policy.language.embed_tokens(batch.tokens) * shown).sum(1) / shown.sum(1)
+        seen = self.slots(dense, words, batch.image_mask, batch.state).float() - wanted
+        auxiliary = wrong.square().mean() + seen.square().mean()
         total = flow + self.loss.auxiliary * auxiliary
         metric = (wrong.detach().abs() * self.label_std).mean(0)
         return Losses(total, flow.detach(), auxiliary.detach(), metric)

@@ -1,0 +1,80 @@
+"""Demonstrations for training: the real expert in the real twin, a few episodes."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import numpy as np
+import pytest
+
+from grids_policy.train_cache import open_cache
+from grids_policy.train_demos import IMAGE_EVERY, Demonstrator, Recipe, job_list, labels_of, main
+
+
+@pytest.fixture(scope="module")
+def demonstrator() -> Demonstrator:
+    return Demonstrator(Recipe(noisy_share=1.0, miss_share=0.0, all_objects_share=0.0, far_start_share=0.0))
+
+
+def test_a_demonstration_ends_in_success_and_its_arrays_fit_together(demonstrator: Demonstrator) -> None:
+    episode = demonstrator.episode("pick_place", 3)
+    ticks = len(episode.state)
+    assert 60 < ticks < 360
+    assert len(episode.images["front"]) == len(episode.labels) == -(-ticks // IMAGE_EVERY)
+    assert episode.valid.all()
+    # In the end the cube lies in the bowl: the labels are the truth, not a guess.
+    last = episode.labels[-1]
+    assert np.hypot(last[0] - last[3], last[1] - last[4]) < 0.04
+    assert np.abs(last[6:]).max() <= 1.0
+
+
+def test_actions_are_clean_although_the_arm_is_disturbed(demonstrator: Demonstrator) -> None:
+    calm = Demonstrator(Recipe(noisy_share=0.0, miss_share=0.0, all_objects_share=0.0, far_start_share=0.0))
+    noisy, quiet = demonstrator.episode("pick_place", 4), calm.episode("pick_place", 4)
+    steps = [np.abs(np.diff(e.action[:, :5], n=2, axis=0)).mean() for e in (noisy, quiet)]
+    wobble = [np.abs(np.diff(e.state[:, :5], n=2, axis=0)).mean() for e in (noisy, quiet)]
+    assert wobble[0] > 1.3 * wobble[1]
+    assert steps[0] < wobble[0]
+
+
+def test_the_same_seed_gives_the_same_episode(demonstrator: Demonstrator) -> None:
+    one, two = demonstrator.episode("stack_cubes", 5), demonstrator.episode("stack_cubes", 5)
+    np.testing.assert_array_equal(one.action, two.action)
+    np.testing.assert_array_equal(one.images["wrist"], two.images["wrist"])
+
+
+def test_a_deliberate_miss_is_not_taught_but_the_recovery_is() -> None:
+    missing = Demonstrator(Recipe(noisy_share=0.0, miss_share=1.0, all_objects_share=0.0))
+    kept = [e for e in (missing.episode("pick_place", seed) for seed in (1, 2, 3)) if e is not None]
+    assert kept
+    for episode in kept:
+        first = int(np.argmax(episode.valid))
+        assert first > 30
+        assert episode.valid[first:].all()
+
+
+def test_jobs_are_mixed_in_a_fixed_order_with_seeds_of_their_own() -> None:
+    jobs = job_list({"pick_place": 4, "stack_cubes": 2}, 100)
+    assert sorted(seed for _, seed in jobs) == list(range(100, 106))
+    assert [task for task, _ in jobs][:3] == ["pick_place", "stack_cubes", "pick_place"]
+
+
+def test_labels_turn_with_the_cube_four_times_as_fast() -> None:
+    from grids_sim.world import World
+
+    world = World()
+    world.reset(2)
+    labels = labels_of(world.truth())
+    np.testing.assert_allclose(labels[:3], world.truth().objects["green_cube"].position_m)
+    assert np.hypot(*labels[6:]) == pytest.approx(1.0)
+
+
+def test_the_command_writes_a_cache_and_goes_on_where_it_was_interrupted(tmp_path: Path, capsys) -> None:
+    command = ["--out", str(tmp_path), "--mix", "pick_place=3", "--first", "2", "--processes", "1", "--seed", "9"]
+    assert main(command) == 0
+    count = sum(len(shard.episodes) for shard in open_cache([tmp_path]))
+    assert 1 <= count <= 2
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "0 of 0 episodes" in capsys.readouterr().err
