@@ -42,7 +42,7 @@ class Header(QtWidgets.QWidget):
 
     def __init__(self, controls: AbstractControls | None) -> None:
         super().__init__()
-        self._controls = controls
+        self._controls, self._said = controls, None
         self._mode = QtWidgets.QLabel("–")
         self._mode.setMinimumWidth(170)
         self._reason = QtWidgets.QLabel("waiting for /follower/status")
@@ -94,7 +94,8 @@ class Header(QtWidgets.QWidget):
         verdict = {True: "  ·  SUCCESS", None: "", False: ""}[state.success]
         self._mode.setText(f"{mode.upper()}  ·  {driver.state}{verdict}" if driver else "NO DRIVER")
         self._mode.setStyleSheet(f"color: {color.name()}; font-size: 14px; font-weight: bold")
-        if driver is not None and driver.reason:
+        if driver is not None and driver.reason != self._said:
+            self._said = driver.reason  # a button's answer stays until the driver says something new
             self._show_report(mode not in ("estop", "fault"), driver.reason)
         if not self._instruction.hasFocus() and not self._instruction.isModified():
             self._instruction.setText(state.instruction)
@@ -115,6 +116,7 @@ class Panel(QtWidgets.QWidget):
         self.setObjectName("GridsPanel")
         self.setWindowTitle("GridS")
         self.setStyleSheet(theme.STYLE_SHEET)
+        self.setAttribute(QtCore.Qt.WA_StyledBackground, True)  # inside rqt the parent's colour would show through
         self._model, self._now_ns = model, now_ns
         self._header = Header(controls)
         self._cameras = [CameraView(name) for name in cameras]

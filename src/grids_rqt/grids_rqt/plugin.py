@@ -1,8 +1,13 @@
 """The rqt plugin: the panel inside rqt, with its settings."""
 
 import json
+import os
 
+from python_qt_binding import QT_BINDING
 from rqt_gui_py.plugin import Plugin
+
+# The widgets use QtPy; it must take the binding that rqt has already loaded. rqt itself leaves another word here.
+os.environ["QT_API"] = {"pyqt": "pyqt5", "pyside": "pyside2"}.get(QT_BINDING, QT_BINDING)
 
 from grids_common.topics import CAMERAS
 from grids_rqt.model import Model

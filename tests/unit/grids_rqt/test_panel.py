@@ -1,6 +1,9 @@
 """The panel on Qt's offscreen platform: it paints every state, obeys its toggles, its buttons reach the controls."""
 
 import time
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +138,29 @@ def test_buttons_reach_the_controls_and_their_answer_the_screen(application):
     application.processEvents()
     assert recorder.asked == ["teleop", "Stack the cubes", "estop", "reset"]
     assert header._reason.text() == "emergency stop: no driver"
+
+
+def test_a_buttons_answer_stays_until_the_driver_says_something_new(application):
+    recorder = Recorder()
+    panel = make_panel(recorder)
+    panel.show_state(full_state())
+    recorder.report(True, "mode teleop: done")
+    application.processEvents()
+    panel.show_state(full_state())
+    assert panel._header._reason.text() == "mode teleop: done"
+    driver = replace(full_state().driver, reason="holding: no chunk")
+    panel.show_state(replace(full_state(), driver=driver))
+    assert panel._header._reason.text() == "holding: no chunk"
+
+
+def test_the_plugin_description_names_the_class_rqt_will_load():
+    folder = Path(__file__).parents[3] / "src" / "grids_rqt"
+    plugin = ET.parse(folder / "plugin.xml").getroot().find("class")
+    module, name = plugin.get("type").rsplit(".", 1)
+    source = (folder / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    assert f"class {name}(Plugin):" in source
+    export = ET.parse(folder / "package.xml").getroot().find("export/rqt_gui")
+    assert export.get("plugin") == "${prefix}/plugin.xml"
 
 
 def test_without_controls_the_buttons_are_dead(application):
