@@ -182,6 +182,20 @@ class Arm:
         if self.mode is Mode.FAULT:
             self.reason = f"{self.reason}; it is back: call ~/estop_reset to go on"
 
+    def rejoin(self, index: int, goal: float) -> None:
+        """A servo that was silent answers again and holds `goal` (NaN unknown): its joint starts from there."""
+        if self.motion is None:
+            return
+        held = np.full(6, np.nan)
+        held[index] = goal
+        here = np.arange(6) == index
+        start = self._seed(held)
+        self.motion = Motion(
+            np.where(here, start, self.motion.position),
+            np.where(here, 0.0, self.motion.velocity),
+            np.where(here, start, self.motion.reference),
+        )
+
     def _seed(self, held: np.ndarray) -> np.ndarray:
         """Where to start from: a torqued servo's own goal when it stands close to it, else where it is."""
         here = self.seen.position

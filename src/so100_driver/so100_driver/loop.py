@@ -132,8 +132,11 @@ class ControlLoop:
         reading = self.bus.read_state(budget_s=0.4 * self.params.period_s)
         seen = update(self.arm.seen, reading, self.bus.ids, self.joints)
         self._check_control(seen)
+        returned = (self.arm.seen.misses >= self.params.miss_hold) & seen.valid
         with self.lock:
             self.arm.observe(time.monotonic_ns(), seen)
+        if self._torque and returned.any():
+            self._rejoin(np.flatnonzero(returned))
         self._report(output, sent)
 
     @staticmethod
@@ -188,6 +191,14 @@ class ControlLoop:
         self.held[index] = self.joints.to_rad(np.full(6, goal))[index] if on else np.nan
         if self._torque and not on:
             self._fault(f"servo {servo_id} has no torque although it was switched on: it restarted (supply or plug?)")
+
+    def _rejoin(self, indices: np.ndarray) -> None:
+        """Servos that were silent answer again: go on from the goals they really have, so that none of them jumps."""
+        for index in indices.tolist():
+            control = self.bus.read_control(self.bus.ids[index])
+            goal = self.joints.to_rad(np.full(6, control[1]))[index] if control and control[0] else np.nan
+            with self.lock:
+                self.arm.rejoin(index, float(goal))
 
     def _fault(self, why: str) -> None:
         with self.lock:

@@ -65,6 +65,16 @@ def held(records: list, cause_s: float, until_s: float) -> list[str]:
     return []
 
 
+def unmoved(records: list) -> list[str]:
+    """No goal took another value at all."""
+    goals: dict[int, set[int]] = {}
+    for record in records:
+        if record.kind == "goal":
+            goals.setdefault(record.servo_id, set()).add(record.value)
+    changed = [servo_id for servo_id, values in goals.items() if len(values) > 1]
+    return [f"the goals of servos {changed} changed while the arm had to hold"] if changed else []
+
+
 def moved(records: list, at_least_rad: float = 0.05) -> list[str]:
     """The arm was commanded to move at all: a scenario on a standing arm proves nothing."""
     goals: dict[int, list[int]] = {}

@@ -278,6 +278,17 @@ def test_a_silent_servo_holds_the_arm_then_faults_by_name():
     assert bench.arm.reset(bench.now, bench.position)[0]
 
 
+def test_a_servo_that_answers_again_goes_on_from_the_goal_it_has():
+    bench = moving_bench()
+    others = bench.arm.motion
+    bench.arm.rejoin(2, float(bench.position[2] - 0.03))
+    assert bench.arm.motion.position[2] == pytest.approx(bench.position[2] - 0.03)
+    assert bench.arm.motion.velocity[2] == 0
+    assert bench.arm.motion.position[[0, 1, 3, 4, 5]] == pytest.approx(others.position[[0, 1, 3, 4, 5]])
+    bench.arm.rejoin(2, float("nan"))
+    assert bench.arm.motion.position[2] == pytest.approx(bench.position[2])
+
+
 def test_a_hot_servo_slows_the_arm_and_a_too_hot_one_brings_it_to_rest():
     bench = moving_bench()
     warm = np.full(6, 30.0)
