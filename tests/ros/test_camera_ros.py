@@ -185,6 +185,36 @@ def test_what_is_missing_or_wrong_ends_in_one_sentence(parameters, text, code, l
     assert "Traceback" not in said
 
 
+def test_up_and_down_twice_delivers_each_time_and_leaves_no_thread(tmp_path):
+    import threading
+
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from rclpy.parameter import Parameter
+
+    from grids_perception.camera_node import CameraNode
+
+    path = write_video(tmp_path / "clip.mp4")
+    values = {"camera": "front", "source": "file", "device": str(path), "loop": True, "fps": 20}
+    rclpy.init(args=["--ros-args", *(w for k, v in values.items() for w in ("-p", f"{k}:={str(v).lower()}"))])
+    camera, ok = CameraNode(), TransitionCallbackReturn.SUCCESS
+    try:
+        assert camera.get_parameter("loop").type_ == Parameter.Type.BOOL
+        for _ in range(2):
+            assert camera.trigger_configure() == ok
+            assert camera.trigger_activate() == ok
+            end = time.monotonic() + 20
+            while camera._loop.health().received < 5:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            assert camera.trigger_deactivate() == ok
+            assert camera.trigger_cleanup() == ok
+            assert not [t for t in threading.enumerate() if t.name == "capture"]
+    finally:
+        camera.make_safe()
+        camera.destroy_node()
+        rclpy.try_shutdown()
+
+
 def test_the_bench_measures_two_camera_nodes_and_leaves_nothing_running(tmp_path):
     import psutil
 

@@ -156,6 +156,25 @@ def test_the_video_is_complete_after_a_signal_and_works_without_samples(node, lo
     assert frames[-1][100:350, 500:900].std() > 1, "the camera without images should say so"
 
 
+def test_a_run_with_a_policy_leaves_a_bag_of_samples_that_the_figures_read(node, log, tmp_path):
+    from grids_perception.figure_data import load_episode
+
+    robot, path = Robot(node), tmp_path / "overlay.mp4"
+    with overlay_process(f"video:={path}", "task:=pick_place", log=log) as process:
+        wait_for(node, lambda: robot.image.get_subscription_count() == 1)
+        wait_for(node, lambda: robot.tokens.get_subscription_count() == 1)
+        robot.task.publish(TaskState(task="pick_place", instruction="Pick up the cube"))
+        deadline = time.monotonic() + 2.0
+        wait_for(node, lambda: time.monotonic() > deadline, step=lambda: robot.send_tokens(robot.send_image()))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0, log.seek(0) or log.read()
+    episode = load_episode(tmp_path / "samples")
+    assert episode.task == "pick_place"
+    assert len(episode.samples["front"]) > 5
+    assert 1 <= len(episode.pictures["front"]) <= 6
+    np.testing.assert_allclose(episode.samples["front"][-1].coordinates, [[0.5, 0.75]])
+
+
 def test_malformed_tokens_are_reported_and_the_node_goes_on(node, log):
     robot, got = Robot(node), []
     with overlay_process(log=log):

@@ -170,7 +170,7 @@ class RealSenseSource(AbstractSource):
         described = _describe(rs, device)
         notes = device_notes(described)
         if self._playback is None:
-            notes += self._set_options(device)
+            notes += apply_options(rs, _color_sensor(device), self._request)
         stream = profile.get_stream(rs.stream.color).as_video_stream_profile()
         return SourceInfo(
             described.name,
@@ -204,42 +204,6 @@ class RealSenseSource(AbstractSource):
             if p.stream_type() == rs.stream.color and p.format() == rs.format.rgb8
         ]
         return {f"{p.width()} × {p.height()} @ {p.fps()}" for p in color}
-
-    def _color_sensor(self, device):
-        try:
-            return device.first_color_sensor()
-        except RuntimeError:
-            return device.first_depth_sensor()  # D405: colour comes from the stereo module
-
-    def _set_options(self, device) -> tuple[str, ...]:
-        """Apply the request's options; a sentence per option the sensor does not have."""
-        rs, request, missing = self._rs, self._request, []
-        sensor = self._color_sensor(device)
-
-        def put(name: str, value: float) -> None:
-            option = getattr(rs.option, name)
-            if not sensor.supports(option):
-                missing.append(f"this camera has no option {name}")
-                return
-            try:
-                sensor.set_option(option, value)
-            except RuntimeError as error:
-                limits = sensor.get_option_range(option)
-                missing.append(f"{name}: expected {limits.min} to {limits.max}, got {value} ({error})")
-
-        put("global_time_enabled", float(request.global_time))
-        manual = request.exposure_us is not None or request.gain is not None
-        put("enable_auto_exposure", float(not manual))
-        if request.exposure_us is not None:
-            # The RGB sensor counts in 100 us, the stereo module in 1 us.
-            rgb = "RGB" in sensor.get_info(rs.camera_info.name)
-            put("exposure", request.exposure_us / (100.0 if rgb else 1.0))
-        if request.gain is not None:
-            put("gain", request.gain)
-        if request.white_balance_k is not None:
-            put("enable_auto_white_balance", 0.0)
-            put("white_balance", request.white_balance_k)
-        return tuple(missing)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._pipeline is None:
@@ -277,6 +241,42 @@ class RealSenseSource(AbstractSource):
                 for device in rs.context().query_devices():
                     if not self._serial or _info(rs, device, "serial_number") == self._serial:
                         device.hardware_reset()
+
+
+def _color_sensor(device):
+    try:
+        return device.first_color_sensor()
+    except RuntimeError:
+        return device.first_depth_sensor()  # D405: colour comes from the stereo module
+
+
+def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
+    """Set the request's options; a sentence for each that the sensor does not have or whose value it refuses.
+
+    Exposure on the RGB sensor counts in 100 µs, on the stereo module in 1 µs. A fixed exposure or gain switches the
+    automatics off, a fixed white balance those of the colour.
+    """
+    step_us = 100.0 if "RGB" in sensor.get_info(rs.camera_info.name) else 1.0
+    manual = request.exposure_us is not None or request.gain is not None
+    wanted = {"global_time_enabled": float(request.global_time), "enable_auto_exposure": float(not manual)}
+    if request.exposure_us is not None:
+        wanted["exposure"] = request.exposure_us / step_us
+    if request.gain is not None:
+        wanted["gain"] = request.gain
+    if request.white_balance_k is not None:
+        wanted |= {"enable_auto_white_balance": 0.0, "white_balance": request.white_balance_k}
+    notes = []
+    for name, value in wanted.items():
+        option = getattr(rs.option, name)
+        if not sensor.supports(option):
+            notes.append(f"this camera has no option {name}")
+            continue
+        try:
+            sensor.set_option(option, value)
+        except RuntimeError as error:
+            limits = sensor.get_option_range(option)
+            notes.append(f"{name}: expected {limits.min:g} to {limits.max:g}, got {value:g} ({error})")
+    return tuple(notes)
 
 
 def _intrinsics(i) -> Intrinsics:

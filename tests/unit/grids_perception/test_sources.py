@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from grids_perception.opencv_source import UvcSource, VideoFileSource
-from grids_perception.realsense import ColorRequest, Device, RealSenseSource, device_notes, list_devices, version_tuple
+from grids_perception.realsense import (
+    ColorRequest,
+    Device,
+    RealSenseSource,
+    apply_options,
+    device_notes,
+    list_devices,
+    version_tuple,
+)
 from grids_perception.source import EndOfStreamError, Intrinsics, SourceError
 
 WIDTH, HEIGHT, FPS, FRAMES = 64, 48, 30, 12
@@ -154,6 +162,45 @@ def test_notes_name_old_firmware_and_usb_2_only():
     assert "5.9.1.0 is older than 5.16.0.1" in old[0]
     assert version_tuple("5.9.1.0") < version_tuple("5.16.0.1")
     assert version_tuple("unknown") == ()
+
+
+def sensor_with(rs, name: str, **ranges):
+    """A sensor of the SDK's software device with writable options, each (min, max, default)."""
+    device = rs.software_device()
+    sensor = device.add_sensor(name)
+    for option, (low, high, default) in ranges.items():
+        limits = rs.option_range()
+        limits.min, limits.max, limits.step, limits.default = low, high, 1.0, default
+        sensor.add_option(getattr(rs.option, option), limits, True)
+    return device, sensor
+
+
+AUTOMATICS = {"global_time_enabled": (0.0, 1.0, 0.0), "enable_auto_exposure": (0.0, 1.0, 1.0)}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("RGB Camera", 80.0), ("Stereo Module", 8000.0)])
+def test_a_fixed_exposure_is_written_in_the_sensors_own_unit_and_ends_the_automatics(rs, name, expected):
+    _device, sensor = sensor_with(rs, name, **AUTOMATICS, exposure=(1.0, 10000.0, 156.0), gain=(0.0, 128.0, 64.0))
+    notes = apply_options(rs, sensor, ColorRequest(exposure_us=8000.0, gain=32.0))
+    assert notes == ()
+    assert sensor.get_option(rs.option.exposure) == expected
+    assert sensor.get_option(rs.option.gain) == 32.0
+    assert sensor.get_option(rs.option.enable_auto_exposure) == 0.0
+    assert sensor.get_option(rs.option.global_time_enabled) == 1.0
+
+
+def test_without_fixed_values_the_automatics_stay_on(rs):
+    _device, sensor = sensor_with(rs, "RGB Camera", **AUTOMATICS, exposure=(1.0, 10000.0, 156.0))
+    assert apply_options(rs, sensor, ColorRequest()) == ()
+    assert sensor.get_option(rs.option.enable_auto_exposure) == 1.0
+    assert sensor.get_option(rs.option.exposure) == 156.0
+
+
+def test_missing_options_and_refused_values_are_said(rs):
+    _device, sensor = sensor_with(rs, "RGB Camera", **AUTOMATICS, gain=(0.0, 128.0, 64.0))
+    notes = apply_options(rs, sensor, ColorRequest(gain=500.0, white_balance_k=4600.0))
+    assert any("gain: expected 0 to 128, got 500" in note for note in notes)
+    assert "this camera has no option white_balance" in notes
 
 
 @pytest.fixture(scope="session")
