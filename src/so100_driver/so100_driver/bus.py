@@ -206,13 +206,13 @@ class ServoBus:
         self._ticks += 1
         began = time.monotonic_ns()
         asked = self._due()
-        got = self._sync_read(asked)
+        got = self.sync_read(asked, STATE_ADDRESS, STATE_SIZE)
         middle = (began + time.monotonic_ns()) // 2
         missing = [i for i in asked if i not in got and self.misses[i] < DEAD_AFTER_MISSES]
         if missing and (time.monotonic_ns() - began) * 1e-9 < budget_s:
             for servo_id in missing:
                 self.counters[servo_id].retries += 1
-            got |= self._sync_read(missing)
+            got |= self.sync_read(missing, STATE_ADDRESS, STATE_SIZE)
         for servo_id in self.ids:
             self.misses[servo_id] = 0 if servo_id in got else self.misses[servo_id] + 1
         states = {i: decode_state(data) for i, (_, data) in got.items()}
@@ -223,12 +223,13 @@ class ServoBus:
         alive = [i for i in self.ids if probing or self.misses[i] < DEAD_AFTER_MISSES]
         return alive or ([self.ids[self._ticks // 2 % len(self.ids)]] if self._ticks % 2 else [])
 
-    def _sync_read(self, ids: list[int]) -> dict[int, tuple[int, list[int]]]:
+    def sync_read(self, ids: list[int], address: int, size: int) -> dict[int, tuple[int, list[int]]]:
+        """One request, (status error byte, data) of every servo that answered; the silent are counted."""
         if not ids:
             return {}
-        packet = _packet(BROADCAST_ID, INST_SYNC_READ, [STATE_ADDRESS, STATE_SIZE, *ids])
-        sent = self._send(packet, len(ids) * (STATE_SIZE + OVERHEAD))
-        got = self._receive(set(ids), STATE_SIZE) if sent else {}
+        packet = _packet(BROADCAST_ID, INST_SYNC_READ, [address, size, *ids])
+        sent = self._send(packet, len(ids) * (size + OVERHEAD))
+        got = self._receive(set(ids), size) if sent else {}
         for servo_id in ids:
             if servo_id not in got:
                 self._count_lost(servo_id)

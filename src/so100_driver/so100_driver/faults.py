@@ -20,7 +20,8 @@ from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK
 from so100_driver import promises
 from so100_driver.params import DriverParams
 from so100_driver.promises import Allowed
-from so100_driver.rig import SWING_RAD, Mark, NodeProcess, Rig
+from so100_driver.rig import SWING_RAD, NodeProcess, Rig
+from so100_driver.twin_process import Mark
 
 SETTLE_S = 0.35  # the log is flushed every 0.2 s
 EXIT_TIMEOUT_S = 12.0

@@ -4,7 +4,6 @@ Everything is real but the motors: the twin's serial line, the driver node in it
 twin's own log of goals and torque is the judge.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from std_srvs.srv import Trigger
 
 from grids_common import topics
 from grids_common.so100 import JOINT_NAMES, REST_POSE_RAD
+from so100_driver.twin_process import TwinProcess
 
 START_TIMEOUT_S = 40.0
 # Travel of each joint from the rest pose, inwards; 2 rad/s of phase makes 1 rad/s at most.
@@ -38,78 +37,6 @@ def swing(t_s: np.ndarray | float) -> np.ndarray:
     """The test motion (…, 6) rad at monotonic time t: out from the rest pose and back, smoothly, for ever."""
     t = np.asarray(t_s, float)[..., None]
     return np.array(REST_POSE_RAD) + SWING_RAD * (1 - np.cos(PHASE_RATE * t))
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the twin's log: bytes, and monotonic seconds."""
-
-    offset: int
-    at_s: float
-
-
-class TwinProcess:
-    """`python -m grids_sim.twin` with a bus log. Commands go to its stdin, one JSON answer each."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.log = folder / "bus.log"
-        command = [sys.executable, "-m", "grids_sim.twin", "--json", "--plant", "simple", "--configured"]
-        command += ["--link-dir", str(folder / "links"), "--bus-log", str(self.log), *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the twin ended with code {self.process.wait(5)} before it was ready")
-        self.paths = json.loads(line)
-
-    def ask(self, command: dict) -> dict:
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        if not answer.get("ok"):
-            raise RuntimeError(f"the twin refused {command}: {answer.get('message')}")
-        return answer
-
-    def fault(self, kind: str, target: str = "", value: float = 0.0, duration_s: float = 0.0) -> None:
-        self.ask({"fault": kind, "target": target, "value": value, "duration": duration_s})
-
-    def clear(self) -> None:
-        self.ask({"fault": ""})
-
-    def positions(self, arm: str = "follower") -> np.ndarray:
-        """True joint angles, rad."""
-        return np.array(self.ask({"state": True})["arms"][arm]["position_rad"])
-
-    def torque(self) -> list[bool]:
-        return self.ask({"state": True})["arms"]["follower"]["torque_on"]
-
-    def mark(self) -> Mark:
-        """Now, as a place in the log; hand it to `records`."""
-        return Mark(self.log.stat().st_size, time.monotonic())
-
-    def records(self, mark: "Mark") -> list:
-        """The bus log since `mark`, as far as it has been flushed.
-
-        The first goal of each servo counts as where it starts from, not as a step.
-        """
-        from grids_sim import bus_log
-
-        with self.log.open("rb") as log:
-            log.seek(mark.offset)
-            tail = log.read()
-        if mark.offset and not tail.startswith(b"{"):
-            tail = tail.partition(b"\n")[2]
-        part = self.log.with_suffix(".part")
-        part.write_bytes(tail)
-        # What was written before the mark may reach the file after it.
-        records, seen = [r for r in bus_log.load(part) if r.t_s >= mark.at_s], set()
-        for index, record in enumerate(records):
-            if record.kind == "goal" and (record.arm, record.servo_id) not in seen:
-                seen.add((record.arm, record.servo_id))
-                records[index] = replace(record, torque=0)
-        return records
-
-    def close(self) -> None:
-        _end(self.process)
 
 
 class NodeProcess:
@@ -143,20 +70,6 @@ class NodeProcess:
             self.send(signal.SIGKILL)
             self.process.wait(5)
         self._output.close()
-
-
-def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(5)
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
 
 
 class Client:
