@@ -1,5 +1,6 @@
 """A short run of the stack for `./grids view --demo`: the twin and a policy, in a ROS domain of their own."""
 
+import json
 import os
 import random
 import signal
@@ -31,8 +32,16 @@ class DemoRun:
         """Why the run ended early, "" while it runs."""
         if self._process.poll() is None:
             return ""
+        return f"the demo run ended with code {self._process.returncode}: {self._reason()}"
+
+    def _reason(self) -> str:
+        """The failure the run wrote into its summary, else its last words."""
+        try:
+            summary = json.loads((Path(self._folder.name) / "run" / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            summary = {}  # it ended before there was one
         lines = self.log.read_text(encoding="utf-8").strip().splitlines()
-        return f"the demo run ended with code {self._process.returncode}: {lines[-1] if lines else 'no output'}"
+        return summary.get("failure") or " / ".join(lines[-3:]) or "no output"
 
     def close(self) -> None:
         if self._process.poll() is None:

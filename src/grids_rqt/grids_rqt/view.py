@@ -34,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _pass_on(_kind, _context, message: str) -> None:
+    """Qt's messages without the two that only say that there is no desktop."""
+    if not message.startswith(("QStandardPaths: ", "This plugin does not support propagateSizeHints")):
+        sys.stderr.write(f"qt: {message}\n")
+
+
 def make_application(*, offscreen: bool):
     """The QApplication; offscreen needs no display. RuntimeError says what is missing."""
     if offscreen:
@@ -41,9 +47,11 @@ def make_application(*, offscreen: bool):
     elif sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise RuntimeError("expected a screen (DISPLAY or WAYLAND_DISPLAY), found none: use --snapshot picture.png")
     try:
-        from qtpy import QtGui, QtWidgets
+        from qtpy import QtCore, QtGui, QtWidgets
     except ImportError as error:
         raise RuntimeError(f"the viewer needs Qt: pip install -r requirements/view.txt ({error})") from error
+    if offscreen:
+        QtCore.qInstallMessageHandler(_pass_on)
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["grids"])
     # Qt 5 lists families through the instance, Qt 6 through the class; 5 accepts both since 5.15's bindings.
     database = QtGui.QFontDatabase() if hasattr(QtGui.QFontDatabase, "addApplicationFont") else QtGui.QFontDatabase
