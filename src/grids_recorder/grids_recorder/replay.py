@@ -1,0 +1,35 @@
+"""`./grids replay EPISODE --to arm|policy`: recorded commands to the driver, or recorded observations to a bundle."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grids replay", description=__doc__)
+    add = parser.add_argument
+    add("episode", type=Path, help="a recorded episode")
+    add("--to", choices=("arm", "policy"), required=True, help="where to play it")
+    add("--bundle", type=Path, help="policy: bundle folder (default: the one in ./models named like the recorded one)")
+    add("--engine", default="auto", help="policy: engine, as the policy node's parameter (default: auto)")
+    add("--speed", type=float, default=1.0, help="arm: 0.1 to 1.0 of the recorded speed (default: 1)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """0 played (arm) or equal bit for bit (policy), 1 different or ended early, 2 refused."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if not 0.1 <= arguments.speed <= 1.0:
+        parser.error(f"--speed: expected 0.1 to 1.0, got {arguments.speed}")
+    try:
+        if arguments.to == "arm":
+            from grids_recorder.replay_arm import replay_arm
+
+            return replay_arm(arguments.episode, arguments.speed)
+        from grids_recorder.replay_policy import replay_policy
+
+        return replay_policy(arguments.episode, arguments.bundle, arguments.engine)
+    except RuntimeError as error:
+        sys.stderr.write(f"grids replay: {error}\n")
+        return 2
