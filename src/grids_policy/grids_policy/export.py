@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import math
 import shutil
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -242,27 +244,54 @@ def export_bundle(
     if options.precision not in PRECISIONS:
         raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {options.precision!r}")
     options = dataclasses.replace(options, name=options.name or folder.name)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with _whole_or_nothing(folder) as partial:
         shutil.copyfile(checkpoint.tokenizer, partial / bundles.TOKENIZER)
         # The converter warns about its own internals on every call.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, say))
-        bundles.seal(partial, {**values, "parity": {"passed": True}})
-        parity = run_gate(checkpoint, partial, options.precision)
-        say(f"parity: {parity}")
-        if not parity["passed"]:
-            raise ExportError(f"the exported graphs differ from the torch model, nothing was written: {parity}")
-        bundles.seal(partial, {**values, "parity": parity})
+        _pass_gate(checkpoint, partial, values, say)
+    return bundles.read_manifest(folder)
+
+
+def reduce_bundle(
+    checkpoint: Checkpoint, source: Path, folder: Path, precision: str, say: Callable[[str], None] = lambda _: None
+) -> Bundle:
+    """A bundle of lower precision from the fp32 bundle `source` of the same checkpoint, behind the same gate."""
+    bundles.load_bundle(source)
+    with _whole_or_nothing(Path(folder)) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        for name in bundles.GRAPHS:
+            convert(partial / f"{name}.onnx", precision)
+        written = json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8"))
+        values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest", "parity")}
+        _pass_gate(checkpoint, partial, {**values, "precision": precision}, say)
+    return bundles.read_manifest(folder)
+
+
+@contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends, and vanishes when it raises."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return bundles.read_manifest(folder)
+
+
+def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Seal, compare, and seal again with the result. Raises ExportError when it is not good enough."""
+    bundles.seal(partial, {**values, "parity": {"passed": True}})
+    parity = run_gate(checkpoint, partial, values["precision"])
+    say(f"parity: {parity}")
+    if not parity["passed"]:
+        raise ExportError(f"the exported graphs differ from the torch model, nothing was written: {parity}")
+    bundles.seal(partial, {**values, "parity": parity})
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -1,0 +1,140 @@
+"""Tables and the plot of `./grids bench policy`, from its JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+STAGES = ("preprocess", "vision", "prefix", "denoise", "total")
+
+
+def reference_row(report: dict[str, Any]) -> dict[str, Any]:
+    """What speed-ups are relative to: torch eager, dense, batch 1; else the first row."""
+    rows = report["rows"]
+    dense = max(row["tokens"] for row in rows)
+    eager = [r for r in rows if r["label"] == "torch eager" and r["tokens"] == dense and r["batch"] == 1]
+    return (eager or rows)[0]
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    return "  ".join(
+        cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join([_line(head, widths), *(_line(row, widths) for row in rows)]) + "\n"
+
+
+def stage_floor_s(report: dict[str, Any], row: dict[str, Any], stage: str) -> float:
+    """The least time fp32 could take: products at the measured peak, or the expert's weights read once per step."""
+    compute = row["flops"][stage] * row["batch"] / (report["peaks"]["fp32_gflops"] * 1e9)
+    if stage != "denoise":
+        return compute
+    steps = 10 if report["size"] == "full" else 8
+    return max(compute, steps * report["expert_bytes_per_step"] / (report["peaks"]["read_gb_s"] * 1e9))
+
+
+def stage_table(report: dict[str, Any]) -> str:
+    """Milliseconds per stage, the whole as p50/p95/p99, speed-up, and the distance from the measured floor."""
+    reference = reference_row(report)
+    base = reference["seconds"]["total"]["p50"] / reference["batch"]
+    rows = []
+    for row in report["rows"]:
+        seconds = row["seconds"]
+        cells = [f"{row['label']}, {row['tokens']} tokens", str(row["batch"])]
+        cells += [f"{seconds[stage]['p50'] * 1e3:.1f}" for stage in STAGES[:-1]]
+        cells.append("/".join(f"{seconds['total'][q] * 1e3:.0f}" for q in ("p50", "p95", "p99")))
+        cells.append(f"{base / (seconds['total']['p50'] / row['batch']):.2f}x")
+        floors = [
+            seconds[s]["p50"] / max(stage_floor_s(report, row, s), 1e-12) for s in ("vision", "prefix", "denoise")
+        ]
+        cells.append(" ".join(f"{floor:.2f}" for floor in floors))
+        rows.append(cells)
+    head = ["variant", "batch", *(f"{s} ms" for s in STAGES[:-1]), "p50/p95/p99 ms", "speed", "x fp32 floor (v p d)"]
+    peaks = report["peaks"]
+    note = (
+        f"{report['device']}, {report['threads']} threads: {peaks['fp32_gflops']:.0f} GFLOP/s fp32, "
+        f"{peaks['read_gb_s']:.1f} GB/s read; {report['rows'][0]['runs']} runs each, taking turns\n"
+    )
+    return note + _table(head, rows)
+
+
+def table1(report: dict[str, Any]) -> str:
+    """The efficiency columns of the paper's Table 1."""
+    rows = [
+        [r["label"], str(r["tokens"]), f"{r['flops']['total'] / 1e9:.2f}", f"{r['seconds']['total']['p50']:.3f}"]
+        for r in report["rows"]
+        if r["batch"] == 1
+    ]
+    return _table(["model", "vis. tokens/camera", "FLOPs (G)", "time (s)"], rows)
+
+
+def table4(report: dict[str, Any]) -> str:
+    """Training time per step, shaped like the paper's Table 4; empty without --train."""
+    found = report.get("train", [])
+    if not found:
+        return ""
+    times = [min(row["seconds"]) for row in found]
+    rows = [
+        [f"{row['tokens']} tokens", str(row["batch"]), f"{t:.2f}", f"{times[0] / t:.2f}x"]
+        for row, t in zip(found, times, strict=True)
+    ]
+    return _table(["training step", "batch", "s/step", "speed"], rows)
+
+
+def figure(report: dict[str, Any], path: Path) -> Path:
+    """Latency (left) and operations (right) over batch size, dense against 16 tokens, with their ratio."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    labels = sorted({row["label"] for row in report["rows"]})
+    dense = max(row["tokens"] for row in report["rows"])
+    panels, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    colours = {label: f"C{i}" for i, label in enumerate(labels)}
+    ratios = [axis.twinx() for axis in axes]
+    for label in labels:
+        lines = {
+            tokens: sorted(
+                (r for r in report["rows"] if (r["label"], r["tokens"]) == (label, tokens)), key=lambda r: r["batch"]
+            )
+            for tokens in (dense, 16)
+        }
+        for values, axis, ratio in ((_latency, axes[0], ratios[0]), (_operations, axes[1], ratios[1])):
+            for tokens, style in ((dense, "-o"), (16, "--s")):
+                if line := lines[tokens]:
+                    name = "dense" if tokens == dense else "GridS 16"
+                    axis.plot(
+                        [r["batch"] for r in line],
+                        [values(r) for r in line],
+                        style,
+                        color=colours[label],
+                        label=f"{label}, {name}",
+                    )
+            pairs = {r["batch"]: r for r in lines[16]}
+            both = [(r["batch"], values(r) / values(pairs[r["batch"]])) for r in lines[dense] if r["batch"] in pairs]
+            if both:
+                ratio.plot(*zip(*both, strict=True), ":^", color=colours[label], alpha=0.6)
+    for axis, ratio, title in zip(axes, ratios, ("latency per batch (s)", "operations per batch (GFLOP)"), strict=True):
+        axis.set_xlabel("batch size")
+        axis.set_ylabel(title)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        ratio.set_ylabel("dense / GridS 16 (dotted)")
+    axes[0].legend(fontsize=7)
+    panels.suptitle(f"{report['device']}, {report['size']} size")
+    panels.tight_layout()
+    panels.savefig(path, dpi=120)
+    pyplot.close(panels)
+    return path
+
+
+def _latency(row: dict[str, Any]) -> float:
+    return row["seconds"]["total"]["p50"]
+
+
+def _operations(row: dict[str, Any]) -> float:
+    return row["flops"]["total"] * row["batch"] / 1e9
