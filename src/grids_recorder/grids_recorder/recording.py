@@ -13,6 +13,7 @@ from grids_recorder.series import TRACE
 CHUNKS = "/policy/action_chunk"
 _DISK_CHECK_S = 0.5
 _IDLE_S = 0.1
+_WRITES_KEPT = 100_000
 
 
 class Recording:
@@ -24,7 +25,7 @@ class Recording:
         self.failure = ""
         self.full = False
         self.longest_queue = 0
-        self.write_s: list[float] = []
+        self.write_s: deque[float] = deque(maxlen=_WRITES_KEPT)
         self._bag, self._quality = bag, jpeg_quality
         self._limit, self._least_free = queue_bytes, min_free_bytes
         self._queue: deque[tuple[str, str, int, bytes]] = deque()
@@ -127,6 +128,8 @@ class Recording:
             "human_spans_s": self._human,
             "sources": list(self._sources),
             "bundle_ids": [name for name in self._bundles if name],
+            "longest_queue": self.longest_queue,
+            "write_p99_ms": 1000 * sorted(self.write_s)[int(0.99 * len(self.write_s))] if self.write_s else 0.0,
         }
         try:
             return self._bag.close(**notes, **changes)
