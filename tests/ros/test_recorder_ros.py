@@ -257,3 +257,27 @@ def test_leftovers_of_a_crash_are_recovered_at_the_next_start(tmp_path):
         assert found.episode["recovered"] is True
     assert not list(tmp_path.glob("*.partial"))
     assert os.listdir(tmp_path) == ["crashed"]
+
+
+def test_keys_start_label_and_end_a_session(tmp_path):
+    from grids_bringup.record_session import HELP, RecordSession
+
+    with graph(tmp_path, episodes=1) as one:
+        session = RecordSession(one.client)
+        one.until(lambda: session.status is not None)
+        session.press("s")
+        assert "nothing is being recorded: enter starts an episode" in session.line()
+        session.press("x")
+        assert HELP in session.line()
+        session.press("\n")
+        one.until(lambda: session.status.state == "recording" and session.status.elapsed > 2.5)
+        assert "recording 1/1" in session.line()
+        assert session.poll() == ""
+        session.press("s")
+        one.until(lambda: session.status.state in ("idle", "resetting"))
+        assert session.failure == ""
+        session.press("q")
+        assert session.poll() == "session ended"
+    (folder,) = find_bags([tmp_path])
+    with Bag(folder) as bag:
+        assert bag.episode["outcome"] == "success"
