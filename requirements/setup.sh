@@ -56,6 +56,7 @@ check_system() {
     has_library libxkbcommon.so.0 || missing+=(libxkbcommon0)
     has_library libfontconfig.so.1 || missing+=(libfontconfig1)
     has_library libdbus-1.so.3 || missing+=(libdbus-1-3)
+    [ -n "$(find /usr/share/fonts -iname '*.ttf' -print -quit 2>/dev/null)" ] || missing+=(fonts-dejavu-core)
   fi
   [ ${#missing[@]} -eq 0 ] && return
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
@@ -76,11 +77,9 @@ make_venv() {
 
 install_locked() { VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
 
-use_gpu_runtime() {  # the same version, built for CUDA; both packages share one import name
-  local version
-  version=$(sed -n 's/^onnxruntime==\([0-9.]*\).*/\1/p' requirements/runtime.txt)
+use_gpu_runtime() {  # both packages share one import name, so the CPU build has to go
   VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip uninstall -q onnxruntime
-  VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --no-deps "onnxruntime-gpu==$version"
+  VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --no-deps -r requirements/gpu.txt
 }
 
 patch_wheels() {  # the wheels' CMake exports carry two paths of the machine that built them

@@ -30,6 +30,7 @@ class DeployArguments:
     seed: int = param(0, "scene and noise seed", lo=0, hi=2**31 - 1)
     instruction: str = param("", "sentence for the policy; empty: the task's own")
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
+    cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
 
     @property
@@ -70,6 +71,7 @@ class TeleopArguments:
     seed: int = param(0, "scene seed", lo=0, hi=2**31 - 1)
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
     leader_port: str = param("", "leader's serial device; empty: the twin's, or the site's arm.yaml")
+    cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
     record: bool = param(False, "record episodes")
     recordings: str = param("recordings", "folder that receives the episodes")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from grids_bringup.arguments import DeployArguments, TeleopArguments, resolve_policy, share
 from grids_common.params import ParameterError, load_file
+from grids_common.topics import CAMERAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class NodeSpec:
 
 def schemas() -> dict[str, dict[str, type]]:
     """Parameter schema of every node that a file under config/ may set, by file name and node name."""
+    from grids_perception.params import SCHEMAS
     from grids_policy.params import PolicyParams
     from grids_recorder.params import RecorderParams
     from so100_driver.params import DriverParams, LeaderParams
 
     return {
         "arm.yaml": {"driver": DriverParams, "leader": LeaderParams},
+        "perception.yaml": SCHEMAS,
         "policy.yaml": {"policy": PolicyParams},
         "record.yaml": {"recorder": RecorderParams},
     }
@@ -97,10 +100,40 @@ def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
     return NodeSpec(name, "so100_driver", name, parameters | real | serial, "arm.yaml", managed=True)
 
 
+def _cameras(arguments) -> list[NodeSpec]:
+    """The real cameras: our nodes, or those of the package realsense2_camera under the same topic names."""
+    if arguments.hardware == "twin":
+        return []
+    names = [f"{camera}_camera" for camera in CAMERAS]
+    if arguments.cameras == "ours":
+        return [NodeSpec(name, "grids_perception", "camera", {}, "perception.yaml", managed=True) for name in names]
+    site = load_file(share() / "config" / "perception.yaml", schemas()["perception.yaml"])
+    return [_realsense_ros(camera, site[name]) for camera, name in zip(CAMERAS, names, strict=True)]
+
+
+def _realsense_ros(camera: str, site) -> NodeSpec:
+    """realsense2_camera's node; a D405 has no RGB module and calls its colour picture image_rect_raw."""
+    profile = f"{site.width}x{site.height}x{site.fps}"
+    parameters = {
+        "serial_no": site.serial,
+        "enable_depth": False,
+        "enable_infra1": False,
+        "enable_infra2": False,
+        "rgb_camera.color_profile": profile,
+        "depth_module.color_profile": profile,
+    }
+    remappings = ((f"/{camera}/color/image_rect_raw", f"/{camera}/color/image_raw"),)
+    return NodeSpec(camera, "realsense2_camera", "realsense2_camera_node", parameters, remappings=remappings)
+
+
 def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[NodeSpec]:
     """`sources` with what every run has: the overlay, and the manager that watches it all (last)."""
     video = {"video": str(folder / "overlay.mp4"), "task": arguments.task}
-    nodes = [*sources, NodeSpec("overlay", "grids_perception", "overlay", video, required=False, nice=5)]
+    nodes = [
+        *sources,
+        NodeSpec("overlay", "grids_perception", "overlay", video, "perception.yaml", required=False, nice=5),
+        NodeSpec("description", "grids_perception", "description", required=False),
+    ]
     parameters = {
         "run_dir": str(folder),
         "managed": [node.name for node in nodes if node.managed],
@@ -122,7 +155,7 @@ def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a deploy run in start order; `folder` is the run's folder."""
     twin = _twin(arguments.task, arguments.seed) if arguments.hardware == "twin" else []
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | _HOLD)
-    return _run(arguments, folder, [*twin, driver, _policy(arguments)], arguments.policy)
+    return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.policy)
 
 
 def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
@@ -132,7 +165,9 @@ def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "teleop"} | _HOLD)
     leader = _arm("leader", arguments, arguments.leader_port, {})
     recorder = [_recorder(arguments)] if arguments.record else []
-    nodes = _run(arguments, folder, [*twin, driver, leader, *recorder], f"teleop ({arguments.operator})")
+    nodes = _run(
+        arguments, folder, [*twin, driver, leader, *_cameras(arguments), *recorder], f"teleop ({arguments.operator})"
+    )
     nodes[-1].parameters["record"] = arguments.record
     return nodes
 
