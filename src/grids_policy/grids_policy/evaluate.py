@@ -52,12 +52,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--videos", type=int, default=0, metavar="N", help="write videos of the first N failures to --out"
     )
+    parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     arguments = parser.parse_args(argv)
     if arguments.ood is not None and (unknown := sorted(set(arguments.ood) - set(ALL_FAMILIES))):
         parser.error(f"--ood: expected {', '.join(ALL_FAMILIES)}, got {unknown[0]!r}")
     if arguments.videos and arguments.out is None:
         parser.error("--videos needs --out")
+    if arguments.through_ros and arguments.out is None:
+        parser.error("--through-ros needs --out: every run leaves its folder there")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
     return arguments
@@ -128,9 +131,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"\r{done}/{total} episodes, {good} successes, {left:.0f} s left   ")
         sys.stderr.flush()
 
-    results = evaluate(
-        arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps, nice=arguments.nice, say=say
-    )
+    if arguments.through_ros:
+        from grids_policy.evaluate_ros import evaluate_through_ros
+
+        results = evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
+    else:
+        results = evaluate(
+            arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps, nice=arguments.nice, say=say
+        )
     seconds = time.monotonic() - began
     sys.stderr.write("\n")
     summaries, start = [], 0

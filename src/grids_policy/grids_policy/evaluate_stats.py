@@ -78,9 +78,10 @@ def markdown(summaries: Sequence[Summary]) -> str:
     for s in summaries:
         failures = ", ".join(f"{count} {name}" for name, count in s.failures.items()) or "–"
         time = "–" if math.isnan(s.time_median_s) else f"{s.time_median_s:.1f}"
+        jerk = "–" if math.isnan(s.jerk_median_rad_s3) else f"{s.jerk_median_rad_s3:.0f}"
         low, high = s.interval
         lines.append(
             f"| {s.condition} | {s.task} | {s.successes}/{s.episodes} = {100 * s.success_rate:.0f} % | "
-            f"{100 * low:.0f}–{100 * high:.0f} | {time} | {s.jerk_median_rad_s3:.0f} | {failures} |"
+            f"{100 * low:.0f}–{100 * high:.0f} | {time} | {jerk} | {failures} |"
         )
     return "\n".join(lines) + "\n"

@@ -223,3 +223,22 @@ def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> 
     assert report["episodes"] == 2
     assert len(report["interval"]) == 2
     assert json.loads((out / "results.json").read_text())["success_rate"] == report["success_rate"]
+
+
+def test_a_run_of_the_graph_becomes_an_episode_and_a_broken_run_an_error(tmp_path: Path) -> None:
+    from grids_policy.evaluate_pool import EvaluationError
+    from grids_policy.evaluate_ros import deploy_command, evaluate_through_ros, result_of
+
+    config = EpisodeConfig("stack_cubes", 7, instruction="stack the green cube on the blue cube")
+    command = deploy_command(tmp_path, config, tmp_path / "run")
+    assert command[-4:-1] == ["task:=stack_cubes", "seed:=7", f"output:={tmp_path / 'run'}"]
+    summary = {"success": True, "success_time_s": 6.5, "elapsed_s": 9.0, "chunks": 12, "ended_by": "success"}
+    assert result_of(summary, config).time_s == 6.5
+    missed = result_of({**summary, "success": False, "success_time_s": None}, config)
+    assert (missed.success, missed.failure, missed.time_s) == (False, "not_done", 9.0)
+    with pytest.raises(EvaluationError, match="the graph failed: no follower"):
+        result_of({**summary, "ended_by": "failure", "failure": "no follower"}, config)
+    with pytest.raises(EvaluationError, match="standard scene only"):
+        evaluate_through_ros(tmp_path, [replace(config, delay_rows=1)], tmp_path)
+    with pytest.raises(SystemExit):
+        parse_arguments(["x", "--through-ros"])
