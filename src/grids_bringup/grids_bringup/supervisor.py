@@ -27,7 +27,7 @@ def command(node: NodeSpec) -> list[str]:
         prefix = Path(get_package_prefix(node.package))
     except PackageNotFoundError as error:
         raise ParameterError(
-            f"{node.name}: expected the ROS package {node.package}; install it with apt, or run ./grids again to rebuild"
+            f"{node.name}: expected the ROS package {node.package}: install it with apt or rebuild"
         ) from error
     executable = prefix / "lib" / node.package / node.executable
     if not executable.is_file():
