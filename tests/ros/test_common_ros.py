@@ -8,12 +8,13 @@ rclpy = pytest.importorskip("rclpy")
 
 from dataclasses import dataclass  # noqa: E402
 
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.qos import QoSCompatibility, qos_check_compatible  # noqa: E402
+
 from grids_common import qos  # noqa: E402
 from grids_common.lifecycle import ManagedNode, SetupError  # noqa: E402
 from grids_common.params import ParameterError, declare, param  # noqa: E402
 from grids_common.topics import TOPICS  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.qos import QoSCompatibility, qos_check_compatible  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

@@ -11,7 +11,9 @@ START, END = "<!-- topics:", "<!-- /topics -->"
 
 def table() -> str:
     rows = ["## Topics", "| topic | type | recorded | meaning |", "|---|---|---|---|"]
-    rows += [f"| `{t.name}` | `{t.type.replace('/msg/', '/')}` | {'yes' if t.recorded else ''} | {t.note} |" for t in TOPICS]
+    for row in TOPICS:
+        kind = row.type.replace("/msg/", "/")
+        rows.append(f"| `{row.name}` | `{kind}` | {'yes' if row.recorded else ''} | {row.note} |")
     return "\n".join(rows)
 
 

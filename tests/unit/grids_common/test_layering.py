@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from grids_common.topics import TOPICS, topic
 
 ROOT = Path(__file__).parents[3]
@@ -18,8 +19,8 @@ def core_modules() -> list[str]:
         for path in sorted((folder / folder.name).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             top = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
-            ros = any(line.split()[1].split(".")[0].endswith(("rclpy", "_msgs", "_srvs", "_interfaces")) for line in top)
-            if not ros:
+            roots = [line.split()[1].split(".")[0] for line in top]
+            if not any(root.endswith(("rclpy", "_msgs", "_srvs", "_interfaces")) for root in roots):
                 names.append(".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"))
     return names
 

@@ -1,6 +1,7 @@
 """Pacing: absolute deadlines, whole missed periods counted and skipped."""
 
 import pytest
+
 from grids_common.latest import Latest
 from grids_common.pacing import Pacer, next_deadline
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+
 from grids_common.params import ParameterError, build, load_file, markdown_table, param
 
 
