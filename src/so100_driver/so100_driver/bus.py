@@ -103,29 +103,31 @@ class ServoBus:
         self.port.expect(len(packet) + reply_size)
         return sent
 
-    def _receive(self, wanted: set[int], size: int) -> dict[int, tuple[int, list[int]]]:
+    def _receive(self, wanted: list[int], size: int) -> dict[int, tuple[int, list[int]]]:
         """Replies by id until all `wanted` answered or the line has been silent too long.
 
-        An id heard twice in one exchange means that one of the two wrote a wrong id: neither is believed.
+        Servos answer in the order asked. A reply with another id, out of order or twice means that one of them wrote a
+        wrong id or that an old answer came late: then nothing of this exchange is believed.
         """
         got: dict[int, tuple[int, list[int]]] = {}
-        twice: set[int] = set()
+        order, last, trusted = {servo_id: place for place, servo_id in enumerate(wanted)}, -1, True
         while len(got) < len(wanted):
             packet, result = self._sdk.rxPacket(self.port)
             if result == COMM_SUCCESS:
                 servo_id = packet[2]
-                if servo_id in wanted and servo_id not in got and packet[3] == size + 2:
+                if order.get(servo_id, -1) > last and packet[3] == size + 2:
+                    last = order[servo_id]
                     got[servo_id] = (packet[4], packet[5 : 5 + size])
                 else:
                     self._count_foreign(servo_id, wanted)
-                    twice |= {servo_id} & set(got)
+                    trusted = False
             elif result == COMM_RX_CORRUPT and not self.port.isPacketTimeout():
-                self._count_corrupt(packet, wanted - set(got))
+                self._count_corrupt(packet, set(wanted) - set(got))
             else:
                 break
-        return {i: reply for i, reply in got.items() if i not in twice}
+        return got if trusted or len(wanted) == 1 else {}
 
-    def _count_foreign(self, servo_id: int, wanted: set[int]) -> None:
+    def _count_foreign(self, servo_id: int, wanted: list[int]) -> None:
         blamed = servo_id if servo_id in self.counters else min(wanted)
         if blamed in self.counters:
             self.counters[blamed].foreign += 1
@@ -146,7 +148,7 @@ class ServoBus:
             if attempt and servo_id in self.counters:
                 self.counters[servo_id].retries += 1
             if self._send(packet, size + OVERHEAD):
-                got = self._receive({servo_id}, size)
+                got = self._receive([servo_id], size)
                 if servo_id in got:
                     return got[servo_id][1]
             self._count_lost(servo_id)
@@ -229,7 +231,7 @@ class ServoBus:
             return {}
         packet = _packet(BROADCAST_ID, INST_SYNC_READ, [address, size, *ids])
         sent = self._send(packet, len(ids) * (size + OVERHEAD))
-        got = self._receive(set(ids), size) if sent else {}
+        got = self._receive(ids, size) if sent else {}
         for servo_id in ids:
             if servo_id not in got:
                 self._count_lost(servo_id)

@@ -1,0 +1,194 @@
+"""Bus, port, preparation and calibration against the twin's serial line (no ROS): real packets, real faults."""
+
+import time
+
+import numpy as np
+import pytest
+
+from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, SERVO_IDS
+from so100_driver import calibrate, prepare
+from so100_driver import calibration as cal
+from so100_driver import registers as reg
+from so100_driver.bus import ServoBus
+from so100_driver.errors import DriverError, NoReplyError, PortError
+from so100_driver.twin_process import TwinProcess
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    process = TwinProcess(tmp_path_factory.mktemp("twin"), "--operator", "topic")
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def bus(twin):
+    opened = ServoBus(twin.paths["follower"], SERVO_IDS, reply_timeout_s=0.02)
+    opened.open()
+    yield opened
+    twin.clear()
+    opened.close()
+
+
+def test_every_servo_answers_and_is_the_right_model(bus):
+    prepare.find_servos(bus)
+    assert sorted(bus.read_state(budget_s=0.1).states) == list(SERVO_IDS)
+
+
+def test_signed_registers_survive_the_servo(bus):
+    bus.write_eeprom(3, [(reg.HOMING_OFFSET, -700)])
+    assert bus.read(3, reg.HOMING_OFFSET) == -700
+    assert bus.write_eeprom(3, [(reg.HOMING_OFFSET, -700)]) == []
+    assert bus.write_eeprom(3, [(reg.HOMING_OFFSET, 0)]) == ["Homing_Offset -700 -> 0"]
+    assert bus.read(3, reg.LOCK) == 1
+
+
+def test_a_late_reply_never_answers_a_later_question(bus, twin):
+    twin.fault("late_reply", target="shoulder_pan", value=0.045)
+    with pytest.raises(NoReplyError, match="servo 1: expected a reply to a read of Present_Position"):
+        bus.read(1, reg.PRESENT_POSITION, tries=1)
+    time.sleep(0.06)
+    assert bus.read(1, reg.PRESENT_TEMPERATURE, tries=1) == pytest.approx(25, abs=5)
+
+
+def test_a_dead_servo_is_missing_alone_and_is_left_out_of_most_reads(bus, twin):
+    twin.fault("dead_servo", target="elbow_flex")
+    for _ in range(12):
+        states = bus.read_state().states
+        assert sorted(states) == [1, 2, 4, 5, 6]
+    lost = bus.counters[3].lost
+    for _ in range(9):
+        bus.read_state()
+    assert bus.counters[3].lost - lost <= 1
+    twin.clear()
+    for _ in range(11):
+        states = bus.read_state().states
+    assert 3 in states
+
+
+@pytest.mark.parametrize("kind", ["corrupt_checksum", "wrong_id", "reply_loss"])
+def test_spoiled_replies_are_counted_and_never_believed(bus, twin, kind):
+    truth = bus.read_state(budget_s=0.1).states
+    before = sum(c.errors for c in bus.counters.values())
+    twin.fault(kind, value=0.2)
+    for _ in range(60):
+        for servo_id, state in bus.read_state(budget_s=0.1).states.items():
+            assert abs(state.position - truth[servo_id].position) <= 2
+    assert sum(c.errors for c in bus.counters.values()) > before
+
+
+def test_a_second_opener_is_refused_and_the_port_is_free_again_after_close(bus, twin):
+    second = ServoBus(twin.paths["follower"], SERVO_IDS)
+    with pytest.raises(PortError, match="in use by another process"):
+        second.open()
+    bus.close()
+    second.open()
+    second.close()
+    bus.open()
+
+
+def test_an_unplugged_adapter_raises_one_error_and_can_be_reopened(bus, twin):
+    twin.fault("unplug")
+    time.sleep(0.05)
+    with pytest.raises(PortError, match="went away"):
+        bus.read_state()
+    bus.close()
+    with pytest.raises(PortError, match="no such file"):
+        bus.open()
+    twin.clear()
+    time.sleep(0.1)
+    bus.open()
+    assert sorted(bus.read_state(budget_s=0.1).states) == list(SERVO_IDS)
+
+
+def test_missing_servos_are_named_with_their_joint(bus, twin):
+    twin.fault("dead_servo", target="wrist_flex")
+    with pytest.raises(DriverError, match=r"no answer from wrist_flex \(id 4\)"):
+        prepare.find_servos(bus)
+    twin.clear()
+
+
+def test_settings_are_written_only_where_they_differ_and_never_under_torque(bus):
+    prepare.apply_settings(bus, follower=True, write=True)
+    assert prepare.apply_settings(bus, follower=True, write=True) == []
+    bus.write_eeprom(2, [(reg.P_GAIN, 32)])
+    bus.set_torque({2: True})
+    notes = prepare.apply_settings(bus, follower=True, write=True)
+    assert notes == ["shoulder_lift (id 2): not set because torque is on: P_Coefficient 16"]
+    assert bus.read(2, reg.P_GAIN) == 32
+    bus.set_torque({2: False})
+    assert "P_Coefficient 32 -> 16" in prepare.apply_settings(bus, follower=True, write=True)[0]
+
+
+def test_a_calibration_that_differs_is_refused_and_written_only_when_agreed(bus, twin, tmp_path):
+    path = tmp_path / "arm.json"
+    cal.save(cal.uncalibrated(), path)
+    with pytest.raises(
+        DriverError, match=r"shoulder_pan: file has offset 0, range .*; servo has offset 0, range 0\.\.4095"
+    ):
+        prepare.load_calibration(bus, "follower", str(path), required=True)
+    bus.close()
+    said = []
+
+    def run(answer, *arguments):
+        person = calibrate.Person(lambda _: answer, said.append, lambda _: None)
+        common = ["--arm", "follower", "--serial-port", twin.paths["follower"], "--file", str(path)]
+        return calibrate.main([*common, *arguments], person)
+
+    assert run("n", "--check") == 1
+    assert run("n", "--write") == 1
+    assert run("y", "--write") == 0
+    assert run("n", "--check") == 0
+    bus.open()
+    joints = prepare.load_calibration(bus, "follower", str(path), required=True)
+    assert joints.low_rad == pytest.approx(np.array(JOINT_LIMITS_RAD)[:, 0], abs=2e-3)
+    bus.close()
+    path.unlink()
+    assert run("y", "--read") == 0
+    assert cal.load(path) == cal.uncalibrated()
+    bus.open()
+    for servo_id in SERVO_IDS:
+        bus.write_eeprom(servo_id, [(reg.MIN_POSITION, 0), (reg.MAX_POSITION, 4095)])
+
+
+def test_a_guided_calibration_recovers_the_arms_range_and_resumes_after_an_interruption(twin, tmp_path):
+    path = tmp_path / "leader.json"
+    said, asked = [], []
+
+    def hand(pose):
+        twin.ask({"hand": [float(v) for v in pose]})
+        end = time.monotonic() + 15
+        while np.abs(twin.positions("leader") - pose).max() > 0.01 and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def quit_in_the_sweep(question):
+        if "both stops" not in question:
+            return answer(question)
+        time.sleep(1.0)  # the first look at the joints comes meanwhile, and with it the interruption
+        return "y"
+
+    def answer(question):
+        asked.append(question)
+        low, high = np.array(JOINT_LIMITS_RAD).T
+        if "middle" in question:
+            hand(np.zeros(6))
+        elif "both stops" in question:
+            turning = np.arange(6) == JOINT_NAMES.index("wrist_roll")
+            for pose in (low, high, np.zeros(6)):
+                hand(np.where(turning, 0.0, pose))
+        elif "gripper" in question:
+            hand([0, 0, 0, 0, 0, high[5]])
+        return "y"
+
+    arguments = ["--arm", "leader", "--serial-port", twin.paths["leader"], "--file", str(path)]
+    quitter = calibrate.Person(quit_in_the_sweep, said.append, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert calibrate.main(arguments, quitter) == 1, said
+    assert not path.exists()
+    assert calibrate.main(arguments, calibrate.Person(answer, said.append, lambda _: None)) == 0, said
+    assert sum("middle" in question for question in asked) == 1
+    made = cal.load(path)
+    for name, (low, high) in zip(JOINT_NAMES, JOINT_LIMITS_RAD, strict=True):
+        if name != "wrist_roll":
+            span = (made[name].range_max - made[name].range_min) * 2 * np.pi / 4096
+            assert span == pytest.approx(high - low, abs=0.05)
+    twin.ask({"hand": None})
