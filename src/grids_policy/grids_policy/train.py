@@ -1,9 +1,12 @@
 """./grids train --config config/train/demo.yaml --out runs/demo: train or fine-tune a policy; run again to resume.
 
-Writes RUN/checkpoint (LeRobot's layout), RUN/log.jsonl, TensorBoard events and the state to go on from. Ctrl-C saves.
+Writes RUN/checkpoint (LeRobot's layout), log.jsonl, TensorBoard events and the state to go on from. Ctrl-C saves, too.
 """
 
 import argparse
+import multiprocessing
+import os
+import signal
 import socket
 import sys
 import time
@@ -11,6 +14,8 @@ from pathlib import Path
 
 from grids_policy.config import ConfigError
 from grids_policy.train_config import TrainConfig, load_train_config
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -36,18 +41,45 @@ def _process(rank: int, config: TrainConfig, out: str, port: int) -> None:
         sys.stderr.flush()
 
     run = Run(config, folder, world)
+
+    def wish(_signal, _frame) -> None:
+        run.stopping = True
+
+    for number in _SIGNALS:
+        signal.signal(number, wish)
     if world.first:
         trained = sum(p.numel() for p in run.module.parameters() if p.requires_grad)
         say(f"{len(run.feed.samples)} frames, {trained / 1e6:.2f} M parameters, step {run.progress.step}, {run.device}")
     log = Log(folder, config, say) if world.first else None
-    try:
-        run.train(log)
-    except KeyboardInterrupt:
-        if world.first:
-            run.save()
-            say(f"stopped and saved at step {run.progress.step}; run the same command to go on")
+    run.train(log)
+    if world.first and run.stopping:
+        say(f"stopped and saved at step {run.progress.step}; run the same command to go on")
     if world.size > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _together(config: TrainConfig, out: str) -> None:
+    """All processes of a run; a signal to this one reaches each of them. Raises ValueError when one fails."""
+    context, port = multiprocessing.get_context("spawn"), _free_port()
+    workers = [context.Process(target=_process, args=(rank, config, out, port)) for rank in range(config.processes)]
+
+    def forward(number, _frame) -> None:
+        for worker in workers:
+            if worker.is_alive():
+                os.kill(worker.pid, number)
+
+    for worker in workers:
+        worker.start()
+    for number in _SIGNALS:
+        signal.signal(number, forward)
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(0.2)
+        if any(worker.exitcode not in (None, 0) for worker in workers):
+            for worker in workers:  # the others would wait for the lost one for ever
+                worker.terminate()
+                worker.join(timeout=30)
+            codes = [worker.exitcode for worker in workers]
+            raise ValueError(f"a training process ended with exit codes {codes}; its message is above")
 
 
 def _free_port() -> int:
@@ -64,11 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.processes == 1:
             _process(0, config, str(arguments.out), 0)
         else:
-            from torch import multiprocessing
-
-            multiprocessing.spawn(
-                _process, (config, str(arguments.out), _free_port()), nprocs=config.processes, join=True
-            )
+            _together(config, str(arguments.out))
     except (ConfigError, ValueError, OSError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 1

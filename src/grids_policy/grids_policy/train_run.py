@@ -84,6 +84,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, folder: Path, world: World) -> None:
         self.config, self.folder, self.world = config, folder, world
+        self.stopping = False  # set by a signal; the step that runs is finished and saved
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device, world.rank)
@@ -201,23 +202,24 @@ class Run:
             self.average.update(self.module, number)
         return losses, float(norm)
 
-    def _agree_on_time(self, elapsed_s: float) -> float:
-        """The first process's clock counts, so that all stop at the same step."""
+    def _agree(self, elapsed_s: float) -> tuple[float, bool]:
+        """(elapsed, stop): the first process's clock and wish count, so that all stop at the same step."""
         if self.world.size == 1:
-            return elapsed_s
-        shared = torch.tensor([elapsed_s], dtype=torch.float64)
+            return elapsed_s, self.stopping
+        shared = torch.tensor([elapsed_s, float(self.stopping)], dtype=torch.float64, device=self.device)
         dist.broadcast(shared, 0)
-        return float(shared[0])
+        return float(shared[0]), bool(shared[1])
 
     def train(self, log: "Log") -> None:
         config = self.config
         prefetch = Prefetch(self.raw_batch, self.progress.step)
         last_save = last_check = last_loop = time.monotonic()
         try:
-            while share_done(self.progress, config.optimiser) < 1:
+            stop = False
+            while not stop and share_done(self.progress, config.optimiser) < 1:
                 begin = time.monotonic()
                 losses, norm = self.step(prefetch.get())
-                elapsed = self._agree_on_time(self.progress.elapsed_s + time.monotonic() - begin)
+                elapsed, stop = self._agree(self.progress.elapsed_s + time.monotonic() - begin)
                 done = config.batch * self.world.size
                 self.progress = Progress(self.progress.step + 1, elapsed, self.progress.samples + done)
                 if not self.world.first:
@@ -234,7 +236,7 @@ class Run:
                     log.write("closed_loop", self.progress, self.closed_loop())
                     last_loop = time.monotonic()
             if self.world.first:
-                if self.held_out is not None and log.validated_at != self.progress.step:
+                if self.held_out is not None and not stop and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
                 self.save()
         finally:

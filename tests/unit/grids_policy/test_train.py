@@ -1,6 +1,10 @@
 """The trainer as a user runs it, and what it reads: frame caches, what is drawn from them, the tokenizer."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -357,3 +361,24 @@ def test_data_with_other_cameras_is_refused(frames: Path, tmp_path: Path) -> Non
     keys = ("observation.images.top", "observation.images.wrist")
     with pytest.raises(CacheError, match=r"expected cameras \('top', 'wrist'\)"):
         run_steps(replace(config, model=replace(config.model, image_keys=keys)), tmp_path / "run", 0)
+
+
+@pytest.mark.e2e
+def test_two_processes_stop_together_on_a_signal_with_their_state_saved(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames, processes=2, log_every_s=0.0, validate_every_s=1e9)
+    values = json.loads(json.dumps(train_config_to_dict(config)))
+    values["optimiser"]["steps"] = 1_000_000
+    path, out = tmp_path / "two.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "grids_policy.train", "--config", str(path), "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        said = next((line for line in iter(process.stderr.readline, "") if "step 3 " in line or "rror" in line), "")
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert "step 3 " in said
+    assert process.returncode == 0
+    assert "stopped and saved" in rest
+    step = json.loads((out / "state" / "progress.json").read_text())["step"]
+    assert step >= 3
+    assert load_checkpoint(out / "checkpoint").config.chunk == 4
