@@ -21,6 +21,8 @@ def init_weights(policy: Policy, seed: int = 0) -> None:
         depth = depths.get(name.split(".")[0], policy.config.expert.depth)
         scale = (2 * max(depth, 1)) ** -0.5 if name.endswith(_RESIDUAL) else 1.0
         _init_module(module, scale, generator)
+    # Beside patches of unit gain 0.02 is next to nothing: cube position 57 instead of 41 mm off after 150 steps.
+    nn.init.normal_(policy.vision.position_embedding.weight, std=0.2, generator=generator)
     nn.init.zeros_(policy.action_out_proj.weight)
     init_sampler(policy, seed)
 
