@@ -5,7 +5,7 @@ Every random number comes from (seed, process, step), so a resumed run continues
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,10 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """B samples as numpy. images (B, N, h, w, 3) uint8; actions already relative where asked for, in rad."""
+    """B samples as numpy; actions already relative where asked for, in rad.
+
+    images are (B, N, h, w, 3) uint8, or dense tokens (B, N, T, C) float16 where the vision tower is frozen.
+    """
 
     images: np.ndarray
     state: np.ndarray  # (B, J)
@@ -103,6 +106,7 @@ class Feed:
             for shard in self.shards
         ]
         self._first = np.cumsum([0, *(len(shard.episodes) for shard in self.shards)])
+        self.features: Sequence[Mapping[str, np.ndarray]] | None = None  # set to read these instead of images
         self._state = [np.asarray(shard.state) for shard in self.shards]
         self._action = [np.asarray(shard.action) for shard in self.shards]
         self._valid = [np.asarray(shard.valid) for shard in self.shards]
@@ -125,18 +129,9 @@ class Feed:
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None, augment: AugmentConfig) -> RawBatch:
         """Assemble; with `rng`, images are shifted and the state is disturbed."""
         s = self.samples
-        cameras = self.shards[0].spec.cameras
-        height, width = self.shards[0].spec.image_hw
-        images = np.empty((len(rows), len(cameras), height, width, 3), np.uint8)
         parts = [self.targets(row) for row in rows]
         state = np.stack([p[0] for p in parts])
-        for i, row in enumerate(rows):
-            shard = self.shards[s.shard[row]]
-            for n, camera in enumerate(cameras):
-                shift = (0, 0)
-                if rng is not None and augment.shift_px:
-                    shift = tuple(rng.integers(-augment.shift_px, augment.shift_px + 1, 2))
-                _copy_shifted(shard.images[camera][s.image[row]], images[i, n], *shift)
+        images = self._pictures(rows, rng, augment.shift_px) if self.features is None else self._tokens(rows)
         if rng is not None and augment.state_noise_rad:
             state = state + augment.state_noise_rad * rng.standard_normal(state.shape).astype(np.float32)
         words = [self._words[s.shard[r]][s.episode[r] - self._first[s.shard[r]]] for r in rows]
@@ -149,6 +144,21 @@ class Feed:
             np.stack([w[1] for w in words]),
             np.stack([np.asarray(self.shards[s.shard[r]].labels[s.image[r]]) for r in rows]),
         )
+
+    def _pictures(self, rows: np.ndarray, rng: np.random.Generator | None, shift_px: int) -> np.ndarray:
+        s, spec = self.samples, self.shards[0].spec
+        images = np.empty((len(rows), len(spec.cameras), *spec.image_hw, 3), np.uint8)
+        for i, row in enumerate(rows):
+            for n, camera in enumerate(spec.cameras):
+                shift = (0, 0)
+                if rng is not None and shift_px:
+                    shift = tuple(rng.integers(-shift_px, shift_px + 1, 2))
+                _copy_shifted(self.shards[s.shard[row]].images[camera][s.image[row]], images[i, n], *shift)
+        return images
+
+    def _tokens(self, rows: np.ndarray) -> np.ndarray:
+        s, cameras = self.samples, self.shards[0].spec.cameras
+        return np.stack([[self.features[s.shard[r]][c][s.image[r]] for c in cameras] for r in rows])
 
     def statistics(self, mode: str) -> dict[str, np.ndarray]:
         """Mean, std, min and max of state and (relative) action; labels too. "step": action ones are (S, J)."""

@@ -12,6 +12,7 @@ from grids_policy.grids import cell_coords
 from grids_policy.model import Policy, PrefixCache
 from grids_policy.normalize import Normalizer
 from grids_policy.train_config import AugmentConfig, LossConfig
+from grids_policy.train_features import black_tokens
 from grids_policy.train_feed import RawBatch
 
 
@@ -22,6 +23,15 @@ class Losses(NamedTuple):
     flow: Tensor
     auxiliary: Tensor
     labels: Tensor
+
+
+def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCache]:
+    """Dense tokens (B, N, T, C), hidden prefix (B, P, C) and the cache. `images` may already be dense tokens."""
+    dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
+    sampled = policy.sampler(dense)
+    prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
+    keys, values, hidden = policy.prefill(prefix)
+    return dense, hidden, policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # no map needed here
 
 
 class SlotHead(nn.Module):
@@ -74,11 +84,7 @@ class PolicyLoss(nn.Module):
 
     def forward(self, batch: TrainBatch, labels: Tensor, random: FlowDraw) -> Losses:
         policy = self.policy
-        dense = policy.dense_tokens(batch.images)
-        sampled = policy.sampler(dense)
-        prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
-        keys, values, hidden = policy.prefill(prefix)
-        cache = policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # nobody reads the map here
+        dense, hidden, cache = encode(policy, batch)
         errors = velocity_errors(policy, cache, batch, random)
         flow = reduce_errors(policy, errors.float(), batch, random, self.loss.reduction)
         if self.head is None or self.slots is None:
@@ -124,10 +130,11 @@ class BatchMaker:
         device = self.policy.time_table.device
         images = torch.from_numpy(raw.images).to(device)
         count, cameras = images.shape[:2]
-        pixels = self.policy.preprocess([images[:, n] for n in range(cameras)])  # (B, N, 3, H, W)
+        tokens = images.dtype != torch.uint8
+        pixels = images.float() if tokens else self.policy.preprocess([images[:, n] for n in range(cameras)])
         mask = torch.ones(count, cameras, dtype=torch.bool)
         if training:
-            pixels = self._colours(pixels, generator)
+            pixels = pixels if tokens else self._colours(pixels, generator)
             pixels, mask = self._lose_cameras(pixels, mask, generator)
         batch = TrainBatch(
             pixels,
@@ -168,5 +175,6 @@ class BatchMaker:
         rows = torch.arange(count)
         mask = mask.clone()
         mask[rows[lost & ~black], which[lost & ~black]] = False
-        pixels[rows[lost & black], which[lost & black]] = -1.0
+        dark = -1.0 if pixels.ndim == 5 else black_tokens(self.policy)
+        pixels[rows[lost & black], which[lost & black]] = dark
         return pixels, mask

@@ -24,9 +24,10 @@ from grids_policy.normalize import build_normalizer
 from grids_policy.train_cache import CacheError, Shard, open_cache
 from grids_policy.train_config import TrainConfig, train_config_to_dict
 from grids_policy.train_dataset import open_lerobot
+from grids_policy.train_features import open_features, refuse_image_changes
 from grids_policy.train_feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
 from grids_policy.train_lora import add_lora, merge_lora
-from grids_policy.train_loss import BatchMaker, Losses, PolicyLoss
+from grids_policy.train_loss import BatchMaker, Losses, PolicyLoss, encode
 from grids_policy.train_state import (
     Average,
     Progress,
@@ -153,7 +154,7 @@ class Run:
     def _freeze(self) -> None:
         """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""
         if self.config.freeze_vision:
-            self.module.policy.vision.requires_grad_(requires_grad=False)
+            self._freeze_vision()
         raw = self.feed.batch(np.arange(2), None, self.config.augment)
         state = build_normalizer("observation.state", "MEAN_STD", self.statistics, self.config.model.state_dim)
         action = build_normalizer("action", "MEAN_STD", self.statistics, self.config.model.action_dim)
@@ -164,6 +165,22 @@ class Run:
             if parameter.grad is None:
                 parameter.requires_grad_(requires_grad=False)
             parameter.grad = None
+
+    def _freeze_vision(self) -> None:
+        """Vision tower and connector stay as they are: the first process sends each image through them, once."""
+        policy = self.module.policy
+        refuse_image_changes(self.config.augment)
+        policy.vision.requires_grad_(requires_grad=False)
+        policy.connector.requires_grad_(requires_grad=False)
+        folder, build = self.folder / "features", self.world.first
+        if self.world.size > 1 and not build:
+            dist.barrier()
+        features = open_features(policy, self.feed.shards, folder, build=build)
+        if self.world.size > 1 and build:
+            dist.barrier()
+        self.feed.features = features
+        if self.held_out is not None:
+            self.held_out.features = features
 
     def _optimiser(self) -> torch.optim.Optimizer:
         o = self.config.optimiser
@@ -270,7 +287,7 @@ class Run:
     def _sample(self, policy: Policy, batch, number: int) -> Tensor:
         config = policy.config
         noise = torch.randn(len(batch.state), config.chunk, config.max_action_dim, generator=seeded(2, number))
-        chunk = policy.sample(noise.to(self.device), policy.encode(*batch[:5]))
+        chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])
         return chunk[..., : config.action_dim].float()
 
     def closed_loop(self) -> dict[str, float]:

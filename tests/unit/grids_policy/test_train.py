@@ -382,3 +382,23 @@ def test_two_processes_stop_together_on_a_signal_with_their_state_saved(frames: 
     step = json.loads((out / "state" / "progress.json").read_text())["step"]
     assert step >= 3
     assert load_checkpoint(out / "checkpoint").config.chunk == 4
+
+
+def test_a_frozen_vision_tower_is_asked_once_per_image_and_gives_the_same_loss(frames: Path, tmp_path: Path) -> None:
+    plain = configured(frames)
+    still = replace(plain, augment=AugmentConfig(state_noise_rad=0.01, camera_drop=0.2))
+    frozen = replace(still, freeze_vision=True)
+    cached, live = run_steps(frozen, tmp_path / "frozen", 0), run_steps(still, tmp_path / "live", 0)
+    assert cached.validate()["flow"] == pytest.approx(live.validate()["flow"], rel=2e-3)  # half precision
+    before = {n: p.detach().clone() for n, p in cached.module.policy.named_parameters()}
+    cached.step(cached.raw_batch(0))
+    moved = {n for n, p in cached.module.policy.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert not any(name.startswith(("vision.", "connector.")) for name in moved)
+    files = sorted((tmp_path / "frozen" / "features").rglob("*.npy"))
+    assert len(files) == 2
+    stamp = files[0].stat().st_mtime_ns
+    run_steps(frozen, tmp_path / "frozen", 1)
+    assert files[0].stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match=r"set augment\.shift_px to 0"):
+        run_steps(replace(plain, freeze_vision=True), tmp_path / "augmented", 0)
