@@ -371,9 +371,13 @@ class Arm:
         target = rest.target(now_ns)
         self.state = "resting"
         near = np.abs(self.seen.position - rest.end).max() < self.params.ramp_tolerance * 3
-        if self.verdict.hold or (rest.overdue(now_ns) and not near):
+        if self.verdict.hold:
+            # Begin again from where the arm stands once every servo answers; long silence becomes a fault.
+            self._rest = Rest.plan(now_ns, self.motion.position, rest.end, self.params.rest_velocity)
+            return None, None, "hold"
+        if rest.overdue(now_ns) and not near:
             self._rest = None
-            self.reason = f"rest pose not reached: {self.verdict.hold or 'the arm is blocked'}: holding with torque on"
+            self.reason = "rest pose not reached: the arm is blocked: holding with torque on"
             return None, None, "hold"
         if rest.arrived(now_ns) and near and self.motion.still:
             self._rest = None

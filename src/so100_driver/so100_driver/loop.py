@@ -66,6 +66,7 @@ class ControlLoop:
         self._on_tick, self._on_event = on_tick, on_event
         self._lateness: deque[float] = deque(maxlen=max(1, round(LATENESS_WINDOW_S * params.rate_hz)))
         self._torque = False
+        self._away = np.zeros(6, bool)  # servos that fell silent and have not been rejoined
         self._engagement = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="so100-loop", daemon=True)
@@ -126,17 +127,18 @@ class ControlLoop:
         sent = None
         if output.goal is not None and self._torque:
             ticks = self._clip(self.joints.to_ticks(output.goal))
-            self.bus.write_goals(dict(zip(self.bus.ids, ticks.tolist(), strict=True)))
+            goals = zip(self.bus.ids, ticks.tolist(), self._away.tolist(), strict=True)
+            present = {servo_id: goal for servo_id, goal, away in goals if not away}
+            if present:
+                self.bus.write_goals(present)
             sent = self.joints.to_rad(ticks)
         self._sent_ns = now_ns
         reading = self.bus.read_state(budget_s=0.4 * self.params.period_s)
         seen = update(self.arm.seen, reading, self.bus.ids, self.joints)
         self._check_control(seen)
-        returned = (self.arm.seen.misses >= self.params.miss_hold) & seen.valid
         with self.lock:
             self.arm.observe(time.monotonic_ns(), seen)
-        if self._torque and returned.any():
-            self._rejoin(np.flatnonzero(returned))
+        self._rejoin(seen)
         self._report(output, sent)
 
     @staticmethod
@@ -192,13 +194,23 @@ class ControlLoop:
         if self._torque and not on:
             self._fault(f"servo {servo_id} has no torque although it was switched on: it restarted (supply or plug?)")
 
-    def _rejoin(self, indices: np.ndarray) -> None:
-        """Servos that were silent answer again: go on from the goals they really have, so that none of them jumps."""
-        for index in indices.tolist():
+    def _rejoin(self, seen: Snapshot) -> None:
+        """Servos that were silent and answer again go on from the goal they really have, so that none of them jumps.
+
+        Until that goal has been read they get none: the arm has braked without them meanwhile.
+        """
+        self._away |= seen.misses >= self.params.miss_hold
+        if not self._torque:
+            self._away[:] = False
+        for index in np.flatnonzero(self._away & seen.valid).tolist():
             control = self.bus.read_control(self.bus.ids[index])
-            goal = self.joints.to_rad(np.full(6, control[1]))[index] if control and control[0] else np.nan
+            if control is None:
+                continue
+            on, ticks = control
+            goal = self.joints.to_rad(np.full(6, ticks))[index] if on else np.nan
             with self.lock:
                 self.arm.rejoin(index, float(goal))
+            self._away[index] = False
 
     def _fault(self, why: str) -> None:
         with self.lock:

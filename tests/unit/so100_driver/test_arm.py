@@ -227,6 +227,24 @@ def test_rest_that_is_blocked_holds_instead_of_dropping_the_arm():
     assert not bench.arm.resting
 
 
+def test_rest_pauses_while_a_servo_is_silent_and_still_arrives():
+    bench = Bench(start=np.array([1.0, 1.0, -1.0, -1.0, -1.0, 0.5]))
+    bench.tick(5)
+    bench.arm.go_rest(bench.now, "test")
+    bench.tick(100)
+    bench.alter["valid"] = np.array([True, True, False, True, True, True])
+    bench.tick(50)
+    stopped = bench.goals[-1].copy()
+    bench.tick(10)
+    assert bench.goals[-1] == pytest.approx(stopped)
+    assert bench.arm.resting
+    bench.alter.clear()
+    while bench.tick().torque and len(bench.goals) < 2000:
+        pass
+    assert bench.goals[-1] == pytest.approx(REST_POSE_RAD, abs=0.02)
+    assert bench.speeds.max() <= 1.5 * bench.params.rest_velocity
+
+
 def test_deactivate_holds_with_torque_and_refuses_commands():
     bench = Bench(ramp_time=0.1, ramp_open=0.05)
     bench.tick(30)
