@@ -26,9 +26,8 @@ from grids_recorder.dataset import (
     so100_features,
 )
 from grids_recorder.dataset_writer import DatasetWriter, EpisodeWriter
-from grids_recorder.demos import parse_size
 from grids_recorder.errors import RecorderError
-from grids_recorder.frame_cache import resized
+from grids_recorder.frame_cache import parse_size, resized
 from grids_recorder.parallel import run_jobs
 from grids_recorder.progress import Progress
 from grids_recorder.series import read_series

@@ -1,6 +1,7 @@
 """`./grids demos`: the scripted expert fills a LeRobot dataset, in parallel, resumable, the same for the same seed."""
 
 import argparse
+import atexit
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from grids_recorder.dataset import (
 )
 from grids_recorder.dataset_writer import DatasetWriter, EpisodeWriter
 from grids_recorder.demo_episode import POSE_NAMES, Demo, Demonstrator, DemoSettings
+from grids_recorder.frame_cache import parse_size
 from grids_recorder.parallel import run_jobs
 from grids_recorder.progress import Progress
 from grids_recorder.units import DEGREES, SYSTEMS, Units, units
@@ -90,6 +92,13 @@ class _Worker:
         os.environ.setdefault("LP_NUM_THREADS", "1")
         cls.spec, cls.staging, cls.settings = spec, staging, settings
         cls.joint_units, cls.demonstrators = units(system), {}
+        atexit.register(cls.stop)
+
+    @classmethod
+    def stop(cls) -> None:
+        """Free the OpenGL contexts before the interpreter takes OpenGL apart."""
+        while cls.demonstrators:
+            cls.demonstrators.popitem()[1].close()
 
     @classmethod
     def make(cls, job: tuple[str, int, int]) -> Made:
@@ -126,14 +135,6 @@ def generate(
                 made.append(one)
                 progress.advance(f"{sum(m.tries for m in made)} tried")
         return dataset.finish(list(wanted)), made
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`128` or `96x128` (height x width)."""
-    parts = [int(part) for part in text.lower().split("x")]
-    if len(parts) not in (1, 2) or min(parts) < 16:
-        raise argparse.ArgumentTypeError(f"expected a size like 128 or 96x128, got {text!r}")
-    return parts[0], parts[-1]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """Decodes a camera of a dataset once into one memory-mapped uint8 array; training reads frames at disk speed."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -26,6 +27,14 @@ def fingerprint(dataset: Dataset, camera: str, size: tuple[int, int]) -> str:
     lengths = [episode.length for episode in dataset.episodes]
     text = json.dumps([str(dataset.folder.resolve()), files, lengths, camera, size])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`128` or `96x128` (height x width)."""
+    parts = [int(part) for part in text.lower().split("x")]
+    if len(parts) not in (1, 2) or min(parts) < 16:
+        raise argparse.ArgumentTypeError(f"expected a size like 128 or 96x128, got {text!r}")
+    return parts[0], parts[-1]
 
 
 def resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

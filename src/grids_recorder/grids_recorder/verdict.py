@@ -10,6 +10,7 @@ from grids_common.topics import CAMERAS
 from grids_recorder.series import JOINTS, TRACE, Series, Stream, image_topics
 
 LIMIT_RANGE = 1  # grids_msgs/DriverStatus
+_CLOCK_WINDOW_NS = 1_000_000_000
 OK, WARN, REJECT = "OK", "WARN", "REJECT"
 _ORDER = (OK, WARN, REJECT)
 
@@ -164,13 +165,15 @@ def _clock(topic: str, stream: Stream, limits: Limits) -> Iterator[Finding]:
     """Stamps that leap against the recorder's monotonic time: a clock was set while recording."""
     age = (stream.received_ns - stream.stamp_ns) * 1e-9
     leap = np.diff(age)
-    # A late message raises the age and the next one lowers it again; a set clock changes it for good.
+    # A stall makes messages late, which passes; a set clock shifts even the promptest message for good.
     for index in np.flatnonzero(np.abs(leap) > limits.clock_jump_s):
-        after, before = age[index + 1 : index + 6], age[max(index - 4, 0) : index + 1]
-        jump = float(np.median(after) - np.median(before))
+        at = stream.received_ns[index]
+        before = age[: index + 1][stream.received_ns[: index + 1] >= at - _CLOCK_WINDOW_NS]
+        after = age[index + 1 :][stream.received_ns[index + 1 :] <= stream.received_ns[index + 1] + _CLOCK_WINDOW_NS]
+        jump = float(after.min() - before.min())
         if abs(jump) > limits.clock_jump_s:
-            at = (stream.received_ns[index] - stream.received_ns[0]) * 1e-9
-            yield Finding(REJECT, f"{topic}: the clock jumped by {-jump:+.2f} s at {at:.1f} s")
+            since = (at - stream.received_ns[0]) * 1e-9
+            yield Finding(REJECT, f"{topic}: the clock jumped by {-jump:+.2f} s at {since:.1f} s")
             return
 
 

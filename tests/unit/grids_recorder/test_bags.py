@@ -375,6 +375,20 @@ def test_a_clock_set_while_recording_is_found_and_the_bag_stays_in_order(tmp_pat
     assert order == sorted(order)
 
 
+def test_a_stalled_machine_is_not_a_clock_that_was_set(tmp_path):
+    """All messages of 0.4 s arrive together, late."""
+
+    def receive(sample: Sample) -> int:
+        at = seconds(sample)
+        late = round((2.4 - at) * 1e9) if 2.0 <= at < 2.4 else 4_000_000
+        return sample.stamp_ns + late
+
+    folder = record(tmp_path / "episode", samples(4.0), receive=receive)
+    verdict, _ = check_bag(folder)
+    assert "clock" not in verdict.reasons
+    assert "silent for 0.4" in verdict.reasons
+
+
 def test_lost_messages_and_short_episodes_are_named(tmp_path):
     folder = record(tmp_path / "episode", samples(1.0))
     episode = json.loads((folder / "episode.json").read_text())

@@ -1,11 +1,14 @@
 """When episodes start and stop, with time passed in."""
 
 import io
+from pathlib import Path
 
 import pytest
 
+from grids_common.params import load_file
 from grids_recorder.align import align
 from grids_recorder.errors import RecorderError
+from grids_recorder.params import RecorderParams
 from grids_recorder.progress import Progress
 from grids_recorder.series import Series
 from grids_recorder.session import AFTER_SUCCESS_S, DISCARD, FAIL, REDO, SUCCESS, Plan, Session
@@ -82,6 +85,12 @@ def test_a_halted_session_saves_but_starts_nothing_until_somebody_does():
     session.stopping()
     session.saved(102.0, "", "OK")
     assert tick(session, 103.0).do == "start"
+
+
+def test_the_site_file_fits_the_parameters():
+    root = Path(__file__).resolve().parents[3]
+    filled = load_file(root / "config" / "record.yaml", {"recorder": RecorderParams})
+    assert filled["recorder"].min_free_mb >= 1
 
 
 def test_progress_in_a_log_is_a_line_per_tenth():
