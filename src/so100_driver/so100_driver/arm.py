@@ -33,6 +33,8 @@ class Output:
     raw: np.ndarray | None
     row: float
     hits: int
+    sequence: int = 0  # of the chunk this goal comes from, 0 for none
+    epoch: int = 0
     engagement: int = 0  # another number than last tick: write goals and switch torque on again
 
 
@@ -291,7 +293,18 @@ class Arm:
             self.hits |= hits
         self._following, self._asked = target is not None, raw
         self.totals.limit_events += self.hits != 0
-        return Output(self.motion.position, self.torque, source, raw, self.row, self.hits, self.engagement)
+        running = self.plan.chunk if self.row >= 0 and self.plan is not None else None
+        return Output(
+            self.motion.position,
+            self.torque,
+            source,
+            raw,
+            self.row,
+            self.hits,
+            running.sequence if running else 0,
+            running.epoch if running else 0,
+            self.engagement,
+        )
 
     def _target(self, now_ns: int) -> tuple[np.ndarray | None, np.ndarray | None, str]:
         """(target or None for hold, the client's raw request, source)."""

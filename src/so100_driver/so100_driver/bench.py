@@ -131,7 +131,7 @@ class LoopBench:
         self.events.append(text)
 
     def _ticked(self, record: Record) -> None:
-        offered = self._offered.pop(record.sequence, None)
+        offered = self._offered.pop(record.output.sequence, None)
         if offered is not None and record.sent is not None:
             self._ages_s.append((record.sent_ns - offered) * 1e-9)
 

@@ -40,8 +40,6 @@ class Record:
     seen: Snapshot
     mode: str
     human: bool
-    sequence: int
-    epoch: int
 
 
 class ControlLoop:
@@ -70,7 +68,7 @@ class ControlLoop:
         self._engagement = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="so100-loop", daemon=True)
-        self._sent_ns = 0
+        self._sent_ns = self._written_ns = 0
         self._reopen_ns = 0
         self._turn = 0
         self._woke_ns = 0
@@ -131,6 +129,7 @@ class ControlLoop:
             present = {servo_id: goal for servo_id, goal, away in goals if not away}
             if present:
                 self.bus.write_goals(present)
+            self._written_ns = time.monotonic_ns()
             sent = self.joints.to_rad(ticks)
         self._sent_ns = now_ns
         reading = self.bus.read_state(budget_s=0.4 * self.params.period_s)
@@ -148,17 +147,14 @@ class ControlLoop:
     def _report(self, output: Output, sent: np.ndarray | None) -> None:
         with self.lock:
             arm = self.arm
-            plan = arm.plan.chunk if arm.plan is not None else None
             record = Record(
                 self._woke_ns,
-                self._sent_ns,
+                self._written_ns,
                 output,
                 sent,
                 arm.seen,
                 str(arm.mode),
                 arm.human,
-                plan.sequence if plan else 0,
-                plan.epoch if plan else 0,
             )
         self._on_tick(record)
 

@@ -57,7 +57,7 @@ def command_trace(stamp, record: Record) -> CommandTrace:
     output, message = record.output, CommandTrace(joint_names=NAMES)
     message.header.stamp = stamp
     message.source = output.source
-    message.sequence, message.epoch = record.sequence, record.epoch
+    message.sequence, message.epoch = output.sequence, output.epoch
     message.row = output.row
     message.raw = output.goal.tolist() if output.raw is None else np.asarray(output.raw).tolist()
     message.limited = output.goal.tolist()

@@ -111,6 +111,14 @@ def test_a_smooth_chunk_is_executed_by_time_once_the_ramp_is_open():
     assert bench.goals[-1] == pytest.approx(np.full(6, 0.5 * row / 59), abs=2e-3)
 
 
+def test_each_goal_names_the_chunk_it_comes_from():
+    bench = Bench(ramp_time=0.1, ramp_open=0.05)
+    assert (bench.tick(30).sequence, bench.outputs[-1].source) == (0, "hold")
+    bench.chunk(ramp_rows(np.full(6, 0.5)), sequence=7, epoch=2)
+    output = bench.tick()
+    assert (output.sequence, output.epoch, output.source) == (7, 2, "policy")
+
+
 def test_rows_already_past_are_skipped():
     bench = Bench(ramp_time=0.1, ramp_open=0.05)
     bench.tick(60)
