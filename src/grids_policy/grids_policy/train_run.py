@@ -96,7 +96,9 @@ class Run:
         self.feed = Feed(shards, samples, config, self.tokenizer)
         self.held_out = Feed(shards, held_out, config, self.tokenizer) if len(held_out) else None
         self.statistics = self._statistics()
-        self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # heads and LoRA draw their first weights from torch's own generator
+            self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
         self._freeze()
         self.optimiser = self._optimiser()
         self.average = Average(self.module, config.ema) if config.ema and world.first else None
@@ -136,7 +138,6 @@ class Run:
             policy = Policy(self.config.model).train()
             init_weights(policy, self.config.seed)
         if self.config.lora.rank:
-            torch.manual_seed(self.config.seed)
             add_lora(policy, self.config.lora)
         return policy
 
