@@ -47,6 +47,7 @@ class SamplerConfig:
     input_norm: bool = False  # LayerNorm before the predictor
     margin: float = 0.0  # coordinates squeezed into [margin, 1 - margin]
     lattice_init: bool = False  # the K points start on a uniform lattice instead of the centre
+    after_layer: int = -1  # grids only: sample inside the vision tower after this many layers; -1: behind the connector
     kernel: str = "matmul"  # matmul (tent weights) | grid_sample: same numbers, other operators
     seed: int = 0  # which fixed cells kind=random keeps at inference
 
@@ -199,6 +200,8 @@ class PolicyConfig:
             problems.append(f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}")
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
+        if self.sampler.after_layer > self.vision.depth:
+            problems.append(f"sampler.after_layer must be in -1..{self.vision.depth}, got {self.sampler.after_layer}")
         shared = min(self.state_dim, self.action_dim)
         if not all(0 <= joint < shared for joint in self.relative_actions):
             problems.append(f"relative_actions must be in 0..{shared - 1}; got {self.relative_actions}")
@@ -225,6 +228,17 @@ class PolicyConfig:
     @property
     def dense_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @property
+    def early(self) -> bool:
+        """Whether images are sampled inside the vision tower (early.py)."""
+        return self.sampler.kind == "grids" and self.sampler.after_layer >= 0
+
+    @property
+    def vision_shape(self) -> tuple[int, int]:
+        """What the vision side hands over per camera: dense tokens (T, C), or sampled ones with their (x, y)."""
+        width = self.text.width
+        return (self.sampler.tokens, width + 2) if self.early else (self.dense_tokens, width)
 
     @property
     def image_tokens(self) -> int:

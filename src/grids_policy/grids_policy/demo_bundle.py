@@ -2,7 +2,7 @@
 
     python -m grids_policy.demo_bundle models/untrained
 
-It has never seen a task. A minute of training teaches it one thing only: from wherever the joints are, sway gently
+It has never seen a task. A few minutes of training teach it one thing only: from wherever the joints are, sway gently
 around the home pose, so that a fresh installation moves without anybody having trained anything.
 """
 
@@ -33,9 +33,10 @@ SENTENCES = (
 )
 FPS = 30.0
 # Sway of each joint, rad; and how fast a displaced arm drifts home, s.
-AMPLITUDE_RAD = (0.25, 0.10, 0.10, 0.12, 0.20, 0.20)
+AMPLITUDE_RAD = (0.18, 0.07, 0.07, 0.09, 0.14, 0.14)
 HOMING_S = 1.5
-STATE_STD_RAD = 0.25
+STATE_STD_RAD = 0.25  # of the poses it starts from
+ACTION_STD_RAD = 0.12  # what is left of the noise after training is a fraction of this
 
 
 def demo_config() -> PolicyConfig:
@@ -124,12 +125,12 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
     demo_tokenizer(config.text.vocab, tokenizer)
     policy = Policy(config)
     init_weights(policy, seed)
-    home, spread = torch.tensor(HOME_POSE_RAD), torch.full((6,), STATE_STD_RAD)
+    home = torch.tensor(HOME_POSE_RAD)
     stats = {
         "observation.state.mean": home,
-        "observation.state.std": spread,
+        "observation.state.std": torch.full((6,), STATE_STD_RAD),
         "action.mean": home,
-        "action.std": spread,
+        "action.std": torch.full((6,), ACTION_STD_RAD),
     }
     loss = train_sway(policy, stats, steps, seed)
     checkpoint = Checkpoint(policy, stats, {"n_action_steps": config.chunk}, tokenizer=tokenizer)
@@ -146,7 +147,7 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="grids_policy.demo_bundle", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="folder to write, e.g. models/untrained")
-    parser.add_argument("--steps", type=int, default=700, help="training steps (default 700)")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps (default 1500)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     began = time.monotonic()

@@ -200,7 +200,7 @@ def write_graphs(
     cameras = parse_cameras(options.cameras, config)
     frames = {f"image_{n}": torch.zeros(h, w, 3, dtype=torch.uint8) for n, _, w, h in cameras}
     pixels = torch.zeros(1 if options.per_camera else len(cameras), 3, *config.resize_hw)
-    dense = torch.zeros(len(cameras), config.dense_tokens, config.text.width)
+    dense = torch.zeros(len(cameras), *config.vision_shape)
     observed = {
         "dense": dense,
         "present": torch.ones(len(cameras), dtype=torch.bool),

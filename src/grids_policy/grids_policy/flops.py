@@ -57,19 +57,30 @@ def _vision(config: PolicyConfig) -> int:
         total += _linear(height * width, channels * kernel**2, out)
         channels = out
     patches = height * width
-    block = 4 * _linear(patches, vision.width, vision.width)
-    block += 2 * _linear(patches, vision.width, vision.mlp)
-    return total + vision.depth * (block + _attention(patches, patches, vision.width))
+    whole = _vision_block(config, patches)
+    if not config.early:
+        return total + vision.depth * whole
+    kept = config.sampler.tokens * vision.shuffle**2
+    before = config.sampler.after_layer
+    total += _linear(kept, patches, vision.width)  # reading the blocks
+    return total + before * whole + (vision.depth - before) * _vision_block(config, kept)
+
+
+def _vision_block(config: PolicyConfig, patches: int) -> int:
+    vision = config.vision
+    products = 4 * _linear(patches, vision.width, vision.width) + 2 * _linear(patches, vision.width, vision.mlp)
+    return products + _attention(patches, patches, vision.width)
 
 
 def _sampler(config: PolicyConfig) -> int:
     """One camera; pooling by convolution included, the few additions of pooling not."""
     sampler, width, kept = config.sampler, config.text.width, config.sampler.tokens
+    seen = config.vision.width if config.early else width
     if sampler.kind != "grids":
         return 0
     hidden = sampler.hidden * sampler.predictor_scale
-    total = _linear(1, width, hidden) + _linear(1, hidden, 2 * kept)
-    if sampler.pooling == "conv":
+    total = _linear(1, seen, hidden) + _linear(1, hidden, 2 * kept)
+    if sampler.pooling == "conv" and not config.early:
         inner, (rows, columns) = max(1, width // 4), config.grid
         for channels in (width, inner):
             rows, columns = -(-rows // 2), -(-columns // 2)
@@ -78,7 +89,7 @@ def _sampler(config: PolicyConfig) -> int:
     if sampler.coord_embedding:
         total += _linear(kept, 2, sampler.coord_hidden)
         total += _linear(kept, sampler.coord_hidden, width)
-    if sampler.kernel == "matmul":
+    if sampler.kernel == "matmul" and not config.early:
         total += _linear(kept, config.dense_tokens, width)
     return total
 
@@ -130,7 +141,7 @@ def count_flops(
     shuffled = config.vision.width * config.vision.shuffle**2
     return Flops(
         vision=cameras * _vision(config),
-        connector=cameras * _linear(config.dense_tokens, shuffled, config.text.width),
+        connector=cameras * _linear(config.vision_shape[0], shuffled, config.text.width),
         sampler=cameras * _sampler(config),
         prefix=prefix,
         step=_expert(config, rows, as_lerobot=as_lerobot),

@@ -2,6 +2,7 @@
 
     preprocess    image_<camera> (h, w, 3) uint8 ...              -> images (N, 3, H, W)
     vision        images (V, 3, H, W)                             -> dense (V, T, C)
+                  (with early sampling (V, K, C + 2): sampled tokens and their coordinates)
     prefix        dense, present, state, tokens, token_mask       -> cache ..., coordinates, retention
     denoise_step  x (S, D), step, committed, committed_rows, cache -> x_next (S, D), actions (S, J)
                   (and state, last, where actions are relative to it)
@@ -53,6 +54,7 @@ class VisionGraph(nn.Module):
         vision = policy.vision
         self.stem, self.patches, self.connector = vision.stem, vision.patch_embedding, policy.connector
         self.activation, self.norm = vision.activation, vision.post_layernorm
+        self.early = policy.sampler if policy.config.early else None
         self.register_buffer("where", vision.position_embedding(vision.positions).detach())
         self.layers = nn.ModuleList(FusedVisionBlock(layer, policy.config.vision) for layer in vision.layers)
 
@@ -60,6 +62,8 @@ class VisionGraph(nn.Module):
         for conv in self.stem:
             images = self.activation(conv(images))
         x = self.patches(images).flatten(2).transpose(1, 2) + self.where  # (V, patches, W)
+        if self.early is not None:
+            return self.early.see(x, self.layers, self.norm, self.connector.proj)  # (V, K, C + 2)
         for layer in self.layers:
             x = layer(x)
         return self.connector(self.norm(x))  # (V, T, C)
@@ -89,8 +93,10 @@ class PrefixGraph(nn.Module):
             token_mask.unsqueeze(0),
         )
         ready = self._expert_cache(*self._prefill(prefix))
-        keep = config.sampler.kind != "dense"
-        retention = retention_map(dense, sampled.features) if keep else torch.ones_like(dense[..., 0])
+        if config.sampler.kind == "dense" or config.early:  # everything is kept, or there is nothing to compare with
+            retention = torch.full((1, len(config.image_keys), config.dense_tokens), float(not config.early))
+        else:
+            retention = retention_map(dense, sampled.features)
         # The state token is always real, so the first action position is the number of valid tokens.
         rows = prefix.pad[0].long().sum() + torch.arange(config.chunk)
         cos, sin = rope_angles(rows, config.text.head_dim)

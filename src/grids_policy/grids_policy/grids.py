@@ -244,6 +244,10 @@ def build_sampler(config: PolicyConfig) -> nn.Module:
     match sampler.kind:
         case "dense":
             return DenseSampler(grid, sampler)
+        case "grids" if config.early:
+            from grids_policy.early import EarlySampler  # imports this module
+
+            return EarlySampler(config)
         case "grids" if sampler.shared:
             return SharedGrids(width, grid, sampler)
         case "grids":

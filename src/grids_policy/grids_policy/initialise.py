@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from grids_policy.early import EarlySampler
 from grids_policy.grids import GridSampler
 from grids_policy.model import Policy, RmsNorm
 
@@ -50,5 +51,5 @@ def init_sampler(policy: Policy, seed: int = 0) -> None:
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
     for module in policy.sampler.modules():
-        if isinstance(module, GridSampler) and module.config.lattice_init:
+        if isinstance(module, GridSampler | EarlySampler) and module.config.lattice_init:
             module.start_on_lattice()

@@ -115,9 +115,11 @@ def sample_messages(result: Result, bundle: Bundle, *, retention: bool) -> list[
         msg.input_width, msg.input_height = bundle.input_width, bundle.input_height
         msg.resized_width, msg.resized_height = camera.resized_width, camera.resized_height
         msg.pad_left, msg.pad_top = camera.pad_left, camera.pad_top
-        if retention:
-            msg.retention = _floats("f", result.outputs.retention[i])
-        msg.mean_retention = float(result.outputs.retention[i].mean())
+        # Sampling inside the vision tower leaves no dense tokens to compare with.
+        if bundle.sampler.get("after_layer", -1) < 0:
+            msg.mean_retention = float(result.outputs.retention[i].mean())
+            if retention:
+                msg.retention = _floats("f", result.outputs.retention[i])
         messages.append(msg)
     return messages
 

@@ -253,11 +253,15 @@ class Vision(nn.Module):
         self.layers = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
         self.post_layernorm = nn.LayerNorm(config.width, config.eps)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, patches, W), before the first block."""
         for conv in self.stem:
             images = self.activation(conv(images))
-        x = self.patch_embedding(images).flatten(2).transpose(1, 2)  # (B, patches, W)
-        x = x + self.position_embedding(self.positions)
+        x = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        return x + self.position_embedding(self.positions)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
         for layer in self.layers:
             x = layer(x)
         return self.post_layernorm(x)
@@ -313,8 +317,13 @@ class Policy(nn.Module):
         return torch.stack([preprocess_image(f, self.config.resize_hw) for f in frames], 1)
 
     def dense_tokens(self, images: Tensor) -> Tensor:
-        """(B, N, 3, H, W) -> (B, N, T, C), all cameras in one pass of the vision tower."""
-        return self.connector(self.vision(images.flatten(0, 1))).unflatten(0, images.shape[:2])
+        """(B, N, 3, H, W) -> (B, N, T, C), all cameras in one pass; what `sampler` takes (see early.py)."""
+        flat, vision = images.flatten(0, 1), self.vision
+        if self.config.early:
+            found = self.sampler.see(vision.embed(flat), vision.layers, vision.post_layernorm, self.connector.proj)
+        else:
+            found = self.connector(vision(flat))
+        return found.unflatten(0, images.shape[:2])
 
     def embed_prefix(
         self, sampled: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
@@ -405,7 +414,7 @@ class Policy(nn.Module):
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
         keys, values, _ = self.prefill(prefix)
         # The map is for people; while training it would only cost time.
-        off = self.training or self.config.sampler.kind == "dense"
+        off = self.training or self.config.sampler.kind == "dense" or self.config.early
         ones = dense.new_ones(dense.shape[:3])
         retention = ones if off else retention_map(dense, sampled.features)
         return self.cache(prefix, keys, values, (sampled.coords, retention))

@@ -35,6 +35,8 @@ def open_features(
     policy: Policy, shards: Sequence[Shard], folder: Path, *, build: bool, say: Callable[[str], None] = lambda _: None
 ) -> list[Mapping[str, np.ndarray]]:
     """Per shard and camera, (I, T, C) float16, memory-mapped; with `build`, whatever is missing is computed first."""
+    if policy.config.early:
+        raise ConfigError("freeze_vision keeps dense tokens, but sampler.after_layer samples before there are any")
     folder = folder / fingerprint(policy)
     found = []
     for number, shard in enumerate(shards):
