@@ -64,17 +64,15 @@ def test_rows_before_the_last_attempt_of_a_missed_grasp_are_not_valid():
     assert all(valid[first:])
 
 
-def test_an_interrupted_run_is_resumed_to_the_dataset_an_uninterrupted_one_makes(tmp_path):
+def test_an_interrupted_run_is_resumed_to_the_dataset_an_uninterrupted_one_makes(tmp_path, demonstrator):
     options = {"episodes": 2, "seed": 5, "settings": SMALL, "system": "degrees"}
     whole, made = generate(tmp_path / "whole", ["pick_place"], workers=2, **options)
     assert len(made) == 2
     spec = demo_spec(["pick_place"], 5, SMALL, "degrees")
     with DatasetWriter(tmp_path / "again", spec) as begun:
-        one = Demonstrator("pick_place", SMALL)
         tries = (scene_seed(5, 0, k) for k in range(9))
-        number, demo = next((s, d) for s, d in ((s, one.episode(s)) for s in tries) if d)
+        number, demo = next((s, d) for s, d in ((s, demonstrator.episode(s)) for s in tries) if d)
         write_demo(demo, begun.episode("ep-000000"), units("degrees"), scene_seed=number, task="pick_place")
-        one.close()
     again, made = generate(tmp_path / "again", ["pick_place"], workers=1, **options)
     assert [m.key for m in made] == ["ep-000001"]
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
