@@ -208,7 +208,7 @@ def test_an_automatic_session_labels_resets_and_counts_by_itself(tmp_path):
         one.until(lambda: one.status.state == "recording" and one.status.elapsed > 2.5)
         one.robot.success = True
         one.robot.tell()
-        one.until(lambda: one.robot.episode >= 2)
+        one.until(lambda: one.robot.episode >= 3)
         one.until(lambda: one.recorder.session.complete, 60)
         one.until(lambda: list(one.status.verdicts).count("REJECT") < len(one.status.verdicts))
         assert one.status.total == 2

@@ -31,6 +31,7 @@ from grids_recorder.verdict import Limits
 
 TICK_S = 0.1
 STATUS_S = 0.2
+RESET_WAIT_S = 5.0
 NEEDED = (
     *(f"/{camera}/color/image_raw" for camera in topics.CAMERAS),
     "/follower/joint_states",
@@ -60,8 +61,8 @@ class RecorderNode(Node):
         self._latched: dict[str, bytes] = {}
         self._task_state: TaskState | None = None
         self._started_ns = self._clock_offset_ns = 0
-        self._resetting: Future | None = None
-        self._scene_episode = -1
+        self._old_scene: int | None = None
+        self._asked_s = 0.0
         self.inputs = Inputs(self, self._take)
         self.node_parameters = NodeParameters(self)
         self._status = topics.publisher(self, "/recorder/status", EpisodeStatus)
@@ -85,6 +86,8 @@ class RecorderNode(Node):
 
     def _on_task_state(self, message: TaskState) -> None:
         self._task_state = message
+        if self._old_scene not in (None, message.episode):
+            self._tick()
 
     @property
     def success(self) -> bool | None:
@@ -116,6 +119,7 @@ class RecorderNode(Node):
         quality = p.jpeg_quality if p.images == "jpeg" else None
         limits = {"queue_bytes": p.queue_mb << 20, "min_free_bytes": p.min_free_mb << 20}
         recording = Recording(bag, jpeg_quality=quality, **limits)
+        self._old_scene = None
         self._started_ns = time.monotonic_ns()
         self._clock_offset_ns = time.time_ns() - self._started_ns
         for topic_name, raw in self._latched.items():
@@ -185,29 +189,32 @@ class RecorderNode(Node):
             self.session.saved(time.monotonic(), outcome, saved.level)
             where = saved.folder.name if saved.folder else self._episode
             self.get_logger().info(f"{where}: {saved.level} {saved.note}")
-            if self.params.automatic and self.params.twin and not self.session.complete:
-                self._reset_scene()
         future.set_result(saved)
 
-    def _reset_scene(self) -> None:
-        """Put the next scene on the twin's table; the next episode waits until the judge speaks of it."""
-        self._scene_episode = self._task_state.episode if self._task_state else -1
-        self._resetting = self._reset_client.call_async(TwinReset.Request(keep_seed=True))
+    def _scene_is_new(self) -> bool:
+        """On an automatic twin: a scene nobody has touched, asked for as late as possible.
+
+        Whoever demonstrates begins at once when a scene appears, so recording has to begin with it.
+        """
+        state, now_s = self._task_state, time.monotonic()
+        if not (self.params.twin and self.params.automatic) or state is None:
+            return True
+        if self._old_scene is not None and state.episode != self._old_scene and not state.success:
+            return True
+        if self._old_scene is None or now_s - self._asked_s > RESET_WAIT_S:
+            self._old_scene, self._asked_s = state.episode, now_s
+            self._reset_client.call_async(TwinReset.Request(keep_seed=True))
+            self._reason = "waiting for the twin's next scene"
+        return False
 
     def _ready(self) -> bool:
-        """Everything an episode needs is arriving, and the twin shows a new scene."""
+        """Everything an episode needs is arriving."""
         missing = self.inputs.silent(NEEDED)
         if missing:
             if self.session.state == "idle":
                 self._reason = f"waiting for {', '.join(missing)}"
             return False
-        if not self.params.twin:
-            return True
-        if self.params.automatic and self._resetting is None:
-            # Whoever demonstrates has already begun with the scene that was there.
-            self._reset_scene()
-        state = self._task_state
-        return state is not None and not state.success and state.episode != self._scene_episode
+        return not self.params.twin or self._task_state is not None
 
     def _tick(self) -> None:
         self.inputs.discover()
@@ -221,7 +228,7 @@ class RecorderNode(Node):
             return
         step = self.session.tick(time.monotonic(), ready=self._ready(), success=bool(self.success))
         try:
-            if step.do == "start":
+            if step.do == "start" and self._scene_is_new():
                 self.start_episode("", "", {})
             elif step.do == "stop":
                 self.stop_episode(step.outcome)
