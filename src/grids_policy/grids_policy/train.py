@@ -45,13 +45,16 @@ def _process(rank: int, config: TrainConfig, out: str, port: int) -> None:
     def wish(_signal, _frame) -> None:
         run.stopping = True
 
-    for number in _SIGNALS:
-        signal.signal(number, wish)
+    before = {number: signal.signal(number, wish) for number in _SIGNALS}
     if world.first:
         trained = sum(p.numel() for p in run.module.parameters() if p.requires_grad)
         say(f"{len(run.feed.samples)} frames, {trained / 1e6:.2f} M parameters, step {run.progress.step}, {run.device}")
     log = Log(folder, config, say) if world.first else None
-    run.train(log)
+    try:
+        run.train(log)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if world.first and run.stopping:
         say(f"stopped and saved at step {run.progress.step}; run the same command to go on")
     if world.size > 1 and torch.distributed.is_initialized():
@@ -93,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_train_config(arguments.config, tuple(arguments.set))
         arguments.out.mkdir(parents=True, exist_ok=True)
-        if config.processes == 1:
+        if "RANK" in os.environ:  # started by torchrun, on this or several machines
+            _process(int(os.environ["RANK"]), config, str(arguments.out), 0)
+        elif config.processes == 1:
             _process(0, config, str(arguments.out), 0)
         else:
             _together(config, str(arguments.out))

@@ -376,8 +376,10 @@ def _tensorboard(folder: Path):
 
 
 def join(rank: int, size: int, port: int) -> World:
-    """Enter the group of processes; gloo on the CPU, nccl on GPUs."""
+    """Enter the group of processes; gloo on the CPU, nccl on GPUs. torchrun's environment wins over the arguments."""
+    size = int(os.environ.get("WORLD_SIZE", size))
     if size > 1:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(port))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=size)
     return World(rank, size)
