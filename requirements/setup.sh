@@ -159,9 +159,11 @@ once runtime "pinned wheels" install_locked "${locks[@]}"
 once meshes "SO-100 meshes" install_locked requirements/meshes.txt
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then once gpu "ONNX Runtime for the GPU" use_gpu_runtime; fi
 [ "$ros" = wheels ] && once patch "wheel paths" patch_wheels
-if [ "$level" != runtime ] && [ "$level" != data ] && [ -f requirements/view.txt ]; then once view "viewer" install_locked requirements/view.txt; fi
-if [ "$level" = data ] || [ "$level" = dev ]; then once data "dataset tools" install_locked requirements/data.txt; fi
-if [ "$level" = dev ]; then
+wants() { [ "$level" = "$1" ] || [ "$level" = dev ]; }
+if wants hardware; then once hardware "camera drivers" install_locked requirements/hardware.txt; fi
+if wants data; then once data "dataset tools" install_locked requirements/data.txt; fi
+if wants view; then once view "viewer" install_locked requirements/view.txt; fi
+if wants dev; then
   once dev "test and export tools" install_locked requirements/dev.txt
   once torch "torch" "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$(cat requirements/torch.txt)"
 fi

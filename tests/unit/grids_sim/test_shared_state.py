@@ -1,6 +1,7 @@
 """The snapshot in shared memory."""
 
 import multiprocessing
+import time
 
 import numpy as np
 import pytest
@@ -60,7 +61,8 @@ def test_a_reader_beside_a_writer_at_full_speed_sees_only_whole_and_newer_record
     try:
         assert until(lambda: path.exists() and StateReader(path).read() is not None, 20.0)
         reader, last, seen = StateReader(path), 0, 0
-        for _ in range(20_000):
+        deadline = time.monotonic() + 30.0  # a machine with one free core switches between the two rarely
+        while seen <= 20 and time.monotonic() < deadline:
             got = reader.read(newer_than=last)
             if got is None:
                 continue
