@@ -3,7 +3,7 @@
 # Called by ./grids; every step is skipped when it is already done and repeated when it was left half-finished.
 #   setup.sh runtime|view|data|dev
 set -euo pipefail
-level=${1:-runtime}
+levels=("${@:-runtime}")
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
 UV_VERSION=0.13.9
@@ -40,7 +40,9 @@ if [ -n "${ROS_DISTRO:-}" ]; then
   ros=jazzy
 fi
 
-has_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
+wants() { [[ " ${levels[*]} " == *" $1 "* || " ${levels[*]} " == *" dev "* ]]; }
+libraries=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null || true)
+has_library() { [[ $libraries == *"$1"* ]]; }
 check_system() {
   local missing=()
   command -v g++ >/dev/null || missing+=(g++)
@@ -50,7 +52,7 @@ check_system() {
   [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing+=(python3-dev)
   has_library libOSMesa.so || has_library libEGL.so || missing+=(libosmesa6)
   has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
-  if [ "$level" = view ] || [ "$level" = dev ]; then
+  if wants view; then
     # What Qt loads for a window; the offscreen platform needs libGL and libxkbcommon only.
     has_library libGL.so.1 || missing+=(libgl1)
     has_library libxkbcommon.so.0 || missing+=(libxkbcommon0)
@@ -159,7 +161,6 @@ once runtime "pinned wheels" install_locked "${locks[@]}"
 once meshes "SO-100 meshes" install_locked requirements/meshes.txt
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then once gpu "ONNX Runtime for the GPU" use_gpu_runtime; fi
 [ "$ros" = wheels ] && once patch "wheel paths" patch_wheels
-wants() { [ "$level" = "$1" ] || [ "$level" = dev ]; }
 if wants hardware; then once hardware "camera drivers" install_locked requirements/hardware.txt; fi
 if wants data; then once data "dataset tools" install_locked requirements/data.txt; fi
 if wants view; then once view "viewer" install_locked requirements/view.txt; fi
@@ -170,7 +171,7 @@ fi
 step "build" build
 write_environment
 echo "$ROOT $ros" >"$STATE/built"
-echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"
-[ "$level" = dev ] && for other in hardware data view; do echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$other.done"; done
-echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/runtime.done"
+for level in runtime hardware data view dev; do
+  if [ "$level" = runtime ] || wants "$level"; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"; fi
+done
 say "ready after $((SECONDS - started)) s"

@@ -44,7 +44,9 @@ def schemas() -> dict[str, dict[str, type]]:
 
 def link_folder() -> Path:
     """Where the twin puts its serial links: one folder per user and ROS domain, so that stacks do not meet."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    # su, sudo -E and WSL leave a variable that points to somebody else's folder.
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = Path(runtime if runtime and os.access(runtime, os.W_OK) else "/tmp")
     return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}"
 
 
@@ -54,8 +56,12 @@ def claim_domain():
     An flock, so a killed run never blocks the next one. Raises ParameterError when another run holds it.
     """
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    path = link_folder().parent / f"grids-run-{os.getuid()}-{domain}.lock"
-    handle = path.open("a+", encoding="utf-8")
+    # Always the same folder: a login shell and a cron job must see each other's claim.
+    path = Path("/tmp") / f"grids-run-{os.getuid()}-{domain}.lock"
+    try:
+        handle = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ParameterError(f"{path}: expected a file that can be written: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -8,11 +8,20 @@ from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from grids_bringup.arguments import convert, documentation
 from grids_bringup.command import RunKind, prepare
 from grids_bringup.graph import NodeSpec, config_path, record_exit
 from grids_common.params import build
+
+
+def _typed(parameters: dict) -> dict:
+    """Strings marked as such: launch_ros reads a plain one as YAML, and a serial number becomes an integer."""
+    return {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
 
 
 def _action(node: NodeSpec) -> Node:
@@ -22,7 +31,7 @@ def _action(node: NodeSpec) -> Node:
         name=node.name,
         package=node.package,
         executable=node.executable,
-        parameters=[*([str(config_path(node))] if node.config else []), node.parameters],
+        parameters=[*([str(config_path(node))] if node.config else []), _typed(node.parameters)],
         remappings=list(node.remappings),
         prefix=" ".join(prefix) or None,
         output="screen" if node.name == "run_manager" else "log",

@@ -4,12 +4,14 @@ It behaves the same under ros2 launch and under `./grids deploy`. Whoever starte
 exits.jsonl; hangs are noticed by missing heartbeats. Exit codes: 0 fine, 1 something failed, 3 the task was not done.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 
 import rclpy
 from lifecycle_msgs.msg import Transition
@@ -143,7 +145,10 @@ class Run:
 
     def tear_down(self) -> None:
         """Reverse order. A clean end brings the arm to rest; any other end leaves it holding with torque on."""
-        for name in reversed([name for name in self.up if name not in self.dead]):
+        names = [name for name in reversed(self.up) if name not in self.dead]
+        if self.failure:
+            names.sort(key=lambda name: name != "driver")  # hold first, whatever else takes its time
+        for name in names:
             if name == "driver" and not self.failure and self.ended_by != "stopped":
                 self._rest()
             # cleanup closes the serial port (the servos keep holding), so its end is no fault of the driver's.
@@ -210,13 +215,12 @@ class Run:
             **({"recording": self.session.summary()} if self.session is not None else {}),
         }
 
-    def say(self, text: str) -> None:
-        """One line; redrawn in place on a terminal."""
-        if sys.stdout.isatty():
-            sys.stdout.write(f"\r\033[K{text}")
-        else:
-            sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+    def say(self, text: str, *, end: bool = False) -> None:
+        """One line, redrawn in place on a terminal until `end`. A closed terminal does not end the run."""
+        start, stop = ("\r\033[K", "\n" if end else "") if sys.stdout.isatty() else ("", "\n")
+        with contextlib.suppress(OSError):
+            sys.stdout.write(start + text + stop)
+            sys.stdout.flush()
 
     def status_line(self, elapsed_s: float) -> None:
         """Time, mode, chunks, ages, camera rates: everything an operator glances at, in one line."""
@@ -255,15 +259,16 @@ def conduct(run: Run) -> int:
             run.ended_by = "stopped"
     except RunError as failure:
         run.failure = str(failure)
+    except Exception as error:  # a bug here must still end in a held arm and a summary
+        run.failure = "".join(traceback.format_exception(error)).strip()
     run.tear_down()
     summary = run.summary()
     path = run.node.folder / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     verdict = run.failure or f"{run.ended_by}; task {'done' if summary['success'] else 'not done'}"
-    run.say(f"{'FAILED: ' if run.failure else ''}{verdict}")
+    run.say(f"{'FAILED: ' if run.failure else ''}{verdict}", end=True)
     arm = "at rest, torque off" if run.at_rest else "held with torque on"
-    sys.stdout.write(f"\narm {arm} · {summary['chunks']} chunks · {path}\n")
-    sys.stdout.flush()
+    run.say(f"arm {arm} · {summary['chunks']} chunks · {path}", end=True)
     return summary["exit_code"]
 
 

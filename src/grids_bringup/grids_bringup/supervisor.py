@@ -107,13 +107,23 @@ class Supervisor:
         return 1
 
     def _stop_all(self) -> None:
-        """Reverse order, so that the twin outlives what talks to it; each step waits for the processes to end."""
+        """Everybody is asked at once, so that the driver holds before anything slow ends; the twin outlives them."""
         self._stopping = True
+        for node in self._nodes:
+            if not node.package.endswith("_sim"):
+                self._signal(node, signal.SIGINT)
         waves = ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERMINATE_S), (signal.SIGKILL, 1.0))
         for node in reversed(self._nodes):
             process = self._running.get(node.name)
             for number, patience_s in waves:
                 if process is None or process.poll() is not None:
                     break
-                process.send_signal(number)
+                # A second SIGINT would tell a node that is ending in order to hurry.
+                if number != signal.SIGINT or node.package.endswith("_sim"):
+                    self._signal(node, number)
                 psutil.wait_procs([process], timeout=patience_s)
+
+    def _signal(self, node: NodeSpec, number: int) -> None:
+        process = self._running.get(node.name)
+        if process is not None and process.poll() is None:
+            process.send_signal(number)
