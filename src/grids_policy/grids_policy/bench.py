@@ -27,13 +27,15 @@ from grids_policy.bench_variants import (
     counted_flops,
     full_config,
     measure_peaks,
+    parse_sampler,
     random_policy,
+    sampler_name,
     small_config,
     stage_percentiles,
     training_step_s,
-    with_tokens,
+    with_sampler,
 )
-from grids_policy.config import PolicyConfig
+from grids_policy.config import PolicyConfig, SamplerConfig
 from grids_policy.export import PRECISIONS
 from grids_policy.flops import count_flops
 from grids_policy.runtime.onnx import EngineOptions
@@ -42,9 +44,11 @@ from grids_policy.runtime.onnx import EngineOptions
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or the shipped bundle's")
-    parser.add_argument("--tokens", default="dense,16,8,4", help="per camera, comma separated")
+    parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
     parser.add_argument("--engines", default="torch,onnx", help="torch, onnx")
-    parser.add_argument("--onnx-tokens", default="dense,16", help="variants to export (a minute or two each, kept)")
+    parser.add_argument(
+        "--onnx-tokens", default="dense,16,16@4", help="variants to export (a minute or two each, kept)"
+    )
     parser.add_argument("--precisions", default="fp32,int8", help=f"of the exported bundles: {', '.join(PRECISIONS)}")
     parser.add_argument("--batches", default="1", help="torch batch sizes, e.g. 1,2,4 or up to 128")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs per variant (default 5)")
@@ -56,8 +60,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _tokens(text: str) -> list[int | None]:
-    return [None if word == "dense" else int(word) for word in text.split(",") if word]
+def _samplers(text: str) -> list[SamplerConfig]:
+    return [parse_sampler(word) for word in text.split(",") if word]
 
 
 def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> tuple[list[Variant], dict[str, Any]]:
@@ -67,21 +71,21 @@ def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> 
     variants: list[Variant] = []
     base = random_policy(config)
     say(f"{sum(p.numel() for p in base.parameters()) / 1e6:.1f} M random weights ready")
+    folders = list(arguments.bundle)
+    if "onnx" in engines:
+        for sampler in _samplers(arguments.onnx_tokens):
+            for precision in arguments.precisions.split(","):
+                folder, export_s = cached_bundle(with_sampler(base, sampler), precision, arguments.cache, say)
+                folders.append(folder)
+                notes[folder.name] = {"export_s": export_s}
     if "torch" in engines:
-        for tokens in _tokens(arguments.tokens):
-            policy = with_tokens(base, tokens)
+        for sampler in _samplers(arguments.tokens):
+            policy = with_sampler(base, sampler)
             for batch in (int(b) for b in arguments.batches.split(",")):
                 variants.append(TorchVariant(policy, batch, device=device))
                 if device == "cuda":
                     variants.append(TorchVariant(policy, batch, device=device, captured=True))
     options = EngineOptions(threads=arguments.threads)
-    folders = list(arguments.bundle)
-    if "onnx" in engines:
-        for tokens in _tokens(arguments.onnx_tokens):
-            for precision in arguments.precisions.split(","):
-                folder, export_s = cached_bundle(with_tokens(base.to("cpu"), tokens), precision, arguments.cache, say)
-                folders.append(folder)
-                notes[folder.name] = {"export_s": export_s}
     for folder in folders:
         began = time.monotonic()
         variants.append(OnnxVariant(folder, options))
@@ -99,16 +103,19 @@ def measure(variants: list[Variant], rounds: int, say) -> list[dict[str, Any]]:
             kept.append(variant.run())
         say(f"round {number + 1} of {rounds}")
     return [
-        {"label": v.label, "tokens": v.tokens, "batch": v.batch, "runs": len(kept), "seconds": stage_percentiles(kept)}
+        {
+            "label": v.label,
+            "sampler": sampler_name(v.sampler),
+            "batch": v.batch,
+            "runs": len(kept),
+            "seconds": stage_percentiles(kept),
+        }
         for v, kept in zip(variants, runs, strict=True)
     ]
 
 
-def stage_flops(config: PolicyConfig, tokens: int) -> dict[str, float]:
-    """Analytic operations of one chunk per stage, and the bytes of expert weights that every step reads."""
-    sampler = config.sampler
-    if tokens != config.dense_tokens:
-        sampler = dataclasses.replace(sampler, kind="grids", tokens=tokens)
+def stage_flops(config: PolicyConfig, sampler: SamplerConfig) -> dict[str, float]:
+    """Analytic operations of one chunk per stage."""
     counted = count_flops(dataclasses.replace(config, sampler=sampler))
     return {
         "preprocess": 0.0,
@@ -132,11 +139,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     peaks = measure_peaks(device)
     rows = measure(variants, arguments.rounds, say)
     for row in rows:
-        row["flops"] = stage_flops(config, row["tokens"])
+        row["flops"] = stage_flops(config, parse_sampler(row["sampler"]))
     report: dict[str, Any] = {
         "bench": "policy",
         "size": arguments.size,
         "threads": arguments.threads,
+        "steps": config.num_steps,
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "peaks": dataclasses.asdict(peaks),
         "expert_bytes_per_step": 4 * _expert_weights(variants),
@@ -145,17 +153,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
     }
     if checked := next((v for v in variants if isinstance(v, TorchVariant) and v.batch == 1), None):
-        analytic = stage_flops(config, checked.tokens)["total"]
+        analytic = stage_flops(config, checked.sampler)["total"]
         report["flops_by_torch_over_analytic"] = counted_flops(checked) / analytic
     if arguments.train:
         base = random_policy(config)
         report["train"] = [
             {
-                "tokens": p.config.image_tokens,
+                "sampler": sampler_name(sampler),
                 "batch": arguments.train,
-                "seconds": training_step_s(p, arguments.train, 3),
+                "seconds": training_step_s(with_sampler(base, sampler), arguments.train, 3),
             }
-            for p in (with_tokens(base, tokens) for tokens in _tokens(arguments.tokens)[:2])
+            for sampler in _samplers(arguments.tokens)
         ]
     return report
 

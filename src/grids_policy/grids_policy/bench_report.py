@@ -11,8 +11,7 @@ STAGES = ("preprocess", "vision", "prefix", "denoise", "total")
 def reference_row(report: dict[str, Any]) -> dict[str, Any]:
     """What speed-ups are relative to: torch eager, dense, batch 1; else the first row."""
     rows = report["rows"]
-    dense = max(row["tokens"] for row in rows)
-    eager = [r for r in rows if r["label"] == "torch eager" and r["tokens"] == dense and r["batch"] == 1]
+    eager = [r for r in rows if r["label"] == "torch eager" and r["sampler"] == "dense" and r["batch"] == 1]
     return (eager or rows)[0]
 
 
@@ -32,8 +31,7 @@ def stage_floor_s(report: dict[str, Any], row: dict[str, Any], stage: str) -> fl
     compute = row["flops"][stage] * row["batch"] / (report["peaks"]["fp32_gflops"] * 1e9)
     if stage != "denoise":
         return compute
-    steps = 10 if report["size"] == "full" else 8
-    return max(compute, steps * report["expert_bytes_per_step"] / (report["peaks"]["read_gb_s"] * 1e9))
+    return max(compute, report["steps"] * report["expert_bytes_per_step"] / (report["peaks"]["read_gb_s"] * 1e9))
 
 
 def stage_table(report: dict[str, Any]) -> str:
@@ -43,7 +41,7 @@ def stage_table(report: dict[str, Any]) -> str:
     rows = []
     for row in report["rows"]:
         seconds = row["seconds"]
-        cells = [f"{row['label']}, {row['tokens']} tokens", str(row["batch"])]
+        cells = [f"{row['label']}, {row['sampler']}", str(row["batch"])]
         cells += [f"{seconds[stage]['p50'] * 1e3:.1f}" for stage in STAGES[:-1]]
         cells.append("/".join(f"{seconds['total'][q] * 1e3:.0f}" for q in ("p50", "p95", "p99")))
         cells.append(f"{base / (seconds['total']['p50'] / row['batch']):.2f}x")
@@ -64,7 +62,7 @@ def stage_table(report: dict[str, Any]) -> str:
 def table1(report: dict[str, Any]) -> str:
     """The efficiency columns of the paper's Table 1."""
     rows = [
-        [r["label"], str(r["tokens"]), f"{r['flops']['total'] / 1e9:.2f}", f"{r['seconds']['total']['p50']:.3f}"]
+        [r["label"], r["sampler"], f"{r['flops']['total'] / 1e9:.2f}", f"{r['seconds']['total']['p50']:.3f}"]
         for r in report["rows"]
         if r["batch"] == 1
     ]
@@ -78,7 +76,7 @@ def table4(report: dict[str, Any]) -> str:
         return ""
     times = [min(row["seconds"]) for row in found]
     rows = [
-        [f"{row['tokens']} tokens", str(row["batch"]), f"{t:.2f}", f"{times[0] / t:.2f}x"]
+        [row["sampler"], str(row["batch"]), f"{t:.2f}", f"{times[0] / t:.2f}x"]
         for row, t in zip(found, times, strict=True)
     ]
     return _table(["training step", "batch", "s/step", "speed"], rows)
@@ -92,30 +90,23 @@ def figure(report: dict[str, Any], path: Path) -> Path:
     from matplotlib import pyplot
 
     labels = sorted({row["label"] for row in report["rows"]})
-    dense = max(row["tokens"] for row in report["rows"])
     panels, axes = pyplot.subplots(1, 2, figsize=(10, 4))
     colours = {label: f"C{i}" for i, label in enumerate(labels)}
     ratios = [axis.twinx() for axis in axes]
     for label in labels:
         lines = {
-            tokens: sorted(
-                (r for r in report["rows"] if (r["label"], r["tokens"]) == (label, tokens)), key=lambda r: r["batch"]
+            name: sorted(
+                (r for r in report["rows"] if (r["label"], r["sampler"]) == (label, name)), key=lambda r: r["batch"]
             )
-            for tokens in (dense, 16)
+            for name in ("dense", "16")
         }
         for values, axis, ratio in ((_latency, axes[0], ratios[0]), (_operations, axes[1], ratios[1])):
-            for tokens, style in ((dense, "-o"), (16, "--s")):
-                if line := lines[tokens]:
-                    name = "dense" if tokens == dense else "GridS 16"
-                    axis.plot(
-                        [r["batch"] for r in line],
-                        [values(r) for r in line],
-                        style,
-                        color=colours[label],
-                        label=f"{label}, {name}",
-                    )
-            pairs = {r["batch"]: r for r in lines[16]}
-            both = [(r["batch"], values(r) / values(pairs[r["batch"]])) for r in lines[dense] if r["batch"] in pairs]
+            for name, style in (("dense", "-o"), ("16", "--s")):
+                if line := lines[name]:
+                    points = [r["batch"] for r in line], [values(r) for r in line]
+                    axis.plot(*points, style, color=colours[label], label=f"{label}, {name}")
+            pairs = {r["batch"]: r for r in lines["16"]}
+            both = [(r["batch"], values(r) / values(pairs[r["batch"]])) for r in lines["dense"] if r["batch"] in pairs]
             if both:
                 ratio.plot(*zip(*both, strict=True), ":^", color=colours[label], alpha=0.6)
     for axis, ratio, title in zip(axes, ratios, ("latency per batch (s)", "operations per batch (GFLOP)"), strict=True):

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from grids_policy import bundle as bundles
-from grids_policy import fused, graphs
+from grids_policy import early, fused, graphs
 from grids_policy.checkpoint import Checkpoint
-from grids_policy.config import PolicyConfig, SamplerConfig
+from grids_policy.config import PolicyConfig, SamplerConfig, part_from_dict
 from grids_policy.demo_bundle import demo_tokenizer
 from grids_policy.export import ExportOptions, export_bundle, reduce_bundle
 from grids_policy.gate import random_inputs
@@ -34,7 +34,7 @@ class Variant(Protocol):
     """`run` does one batch of chunks and returns seconds per stage."""
 
     label: str
-    tokens: int  # per camera that reach the language model
+    sampler: SamplerConfig
     batch: int
 
     def run(self) -> dict[str, float]: ...
@@ -56,16 +56,36 @@ def random_policy(config: PolicyConfig) -> Policy:
     """Random weights with an output that depends on everything; for speed only."""
     policy = Policy(config)
     init_weights(policy, 0)
-    torch.nn.init.normal_(policy.action_out_proj.weight, std=config.expert.width**-0.5)
+    # Seeded: a kept bundle must be the one this very policy would give.
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(policy.action_out_proj.weight, std=config.expert.width**-0.5, generator=generator)
     return policy.eval().requires_grad_(False)
 
 
-def with_tokens(policy: Policy, tokens: int | None) -> Policy:
-    """The same weights behind a GridS sampler of K tokens (None: dense); nothing large is copied."""
-    kind = SamplerConfig() if tokens is None else SamplerConfig("grids", tokens, input_norm=True, lattice_init=True)
+def parse_sampler(word: str) -> SamplerConfig:
+    """ "dense", "16" (GridS behind the connector) or "16@4" (behind vision layer 4). Raises ValueError."""
+    if word == "dense":
+        return SamplerConfig()
+    count, _, layer = word.partition("@")
+    try:
+        after = int(layer) if layer else -1
+        return SamplerConfig("grids", int(count), input_norm=True, lattice_init=True, after_layer=after)
+    except ValueError as error:
+        raise ValueError(f"expected dense, a number of tokens, or tokens@layer, got {word!r}: {error}") from error
+
+
+def sampler_name(sampler: SamplerConfig) -> str:
+    """Inverse of `parse_sampler`."""
+    if sampler.kind == "dense":
+        return "dense"
+    return f"{sampler.tokens}" + (f"@{sampler.after_layer}" if sampler.after_layer >= 0 else "")
+
+
+def with_sampler(policy: Policy, sampler: SamplerConfig) -> Policy:
+    """The same weights behind another sampler; nothing large is copied."""
     other = copy.copy(policy)
     other._modules = dict(policy._modules)  # noqa: SLF001 - copy.copy shares the dict of children
-    other.config = dataclasses.replace(policy.config, sampler=kind)
+    other.config = dataclasses.replace(policy.config, sampler=sampler)
     other.sampler = build_sampler(other.config)
     init_sampler(other)
     return other.eval().requires_grad_(False)
@@ -86,7 +106,7 @@ class TorchVariant:
 
     def __init__(self, policy: Policy, batch: int, *, device: str = "cpu", captured: bool = False) -> None:
         self.config, self.batch = policy.config, batch
-        self.tokens = policy.config.image_tokens
+        self.sampler = policy.config.sampler
         self.label = "torch CUDA graph" if captured else "torch eager"
         self._policy, self._device = policy.to(device), device
         self._inputs = self._random_inputs()
@@ -165,7 +185,7 @@ class OnnxVariant:
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self._runtime = OnnxRuntime(folder, options)
         bundle = self._runtime.bundle
-        self.tokens, self.batch = bundle.tokens, 1
+        self.sampler, self.batch = part_from_dict(SamplerConfig, bundle.sampler, "sampler"), 1
         engine = self._runtime.provider.removesuffix("ExecutionProvider")
         self.label = f"onnx {engine} {bundle.precision}"
         self._inputs = random_inputs(bundle, 300, 0)
@@ -177,13 +197,13 @@ class OnnxVariant:
 
 def cached_bundle(policy: Policy, precision: str, root: Path, say: Callable[[str], None]) -> tuple[Path, float]:
     """The exported bundle of `policy` (random weights), made once per code version; and the seconds it took."""
-    code = "".join(Path(module.__file__).read_text() for module in (graphs, fused, bundles))
+    code = "".join(Path(module.__file__).read_text() for module in (graphs, fused, early, bundles))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
-    key = f"{policy.config.image_tokens}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+    key = f"{sampler_name(policy.config.sampler)}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     full, folder = root / f"{key}-fp32", root / f"{key}-{precision}"
     if (folder / bundles.MANIFEST).is_file():
         return folder, 0.0
-    say(f"exporting {policy.config.image_tokens} tokens, {precision} (kept in {folder})")
+    say(f"exporting {sampler_name(policy.config.sampler)}, {precision} (kept in {folder})")
     began = time.monotonic()
     checkpoint = random_checkpoint(policy, root)
     if precision != "fp32" and (full / bundles.MANIFEST).is_file():

@@ -108,12 +108,12 @@ class PrefixGraph(nn.Module):
         cos, sin = (a.unsqueeze(1) for a in rope_angles(prefix.positions[0], config.text.head_dim))
         mask = torch.where(prefix.visible[0], 0.0, MASKED)
         x, keys, values = prefix.embeddings[0], [], []
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
             heads, value = layer.heads_of(x, cos, sin)
             query, key = heads[:, : -config.text.kv_heads], heads[:, -config.text.kv_heads :]
             keys.append(key)
             values.append(value)
-            if layer is self.layers[-1]:
+            if i == len(self.layers) - 1:  # not `is`: the tracer hands out wrappers
                 break
             attended = grouped_attention(query, key.transpose(0, 1), value.transpose(0, 1), mask)
             x = layer.finish(x, attended)
