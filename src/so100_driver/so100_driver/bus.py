@@ -162,16 +162,16 @@ class ServoBus:
             return False
         return True
 
-    def read_bytes(self, servo_id: int, address: int, size: int, *, tries: int = 3) -> bytes:
+    def read_bytes(self, servo_id: int, address: int, size: int, *, tries: int = 6) -> bytes:
         packet = _packet(servo_id, INST_READ, [address, size])
         return bytes(self._ask(servo_id, packet, size, f"a read of {size} bytes at {address}", tries))
 
-    def read(self, servo_id: int, register: Register, *, tries: int = 3) -> int:
+    def read(self, servo_id: int, register: Register, *, tries: int = 6) -> int:
         packet = _packet(servo_id, INST_READ, [register.address, register.size])
         data = self._ask(servo_id, packet, register.size, f"a read of {register.name}", tries)
         return decode(register, data)
 
-    def write(self, servo_id: int, register: Register, value: int, *, tries: int = 3) -> None:
+    def write(self, servo_id: int, register: Register, value: int, *, tries: int = 6) -> None:
         """Acknowledged write; the servo's status error bits do not make it fail."""
         packet = _packet(servo_id, INST_WRITE, [register.address, *encode(register, value)])
         self._ask(servo_id, packet, 0, f"a write of {register.name}", tries)
