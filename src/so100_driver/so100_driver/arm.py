@@ -87,6 +87,7 @@ class Arm:
         self._clutch: np.ndarray | None = None
         self._ramp = Ramp(0)
         self._rest: Rest | None = None
+        self._cooled = False  # the way to rest because of heat was begun since the last reset
         self._heartbeat = (0, float("inf"))  # last instant ns, mean interval s
         self._grip_state = Grip()
         self._following = False
@@ -125,6 +126,7 @@ class Arm:
 
     def estop(self, now_ns: int, why: str) -> None:
         """Latch the emergency stop: brake as hard as allowed and hold. Torque stays on: off would drop the arm."""
+        self._rest = None
         if self.mode is not Mode.ESTOP:
             self._enter(now_ns, Mode.ESTOP, f"emergency stop: {why}")
 
@@ -145,7 +147,7 @@ class Arm:
         mode, problem = arbiter.reset(self.mode, cause=cause)
         if problem:
             return False, problem
-        self._health = Health()
+        self._health, self._cooled = Health(), False
         if self.torque and self.motion is not None:
             keeps = np.isfinite(held)
             self.motion = Motion.at(np.where(keeps, self.motion.position, self.seen.position))
@@ -154,7 +156,9 @@ class Arm:
         return True, "reset: the arm is idle"
 
     def go_rest(self, now_ns: int, why: str) -> tuple[bool, str]:
-        """Move to the rest pose at limited speed, then release torque."""
+        """Move to the rest pose at limited speed, then release torque. Refused while the emergency stop is latched."""
+        if self.mode is Mode.ESTOP:
+            return False, "the emergency stop is latched: call ~/estop_reset first"
         if not self.torque or self.motion is None:
             return False, "torque is off: nothing to bring to rest"
         if not self.seen.complete or self.verdict.hold:
@@ -266,9 +270,10 @@ class Arm:
             return
         if self.verdict.fault:
             self.fault(now_ns, self.verdict.fault)
-        elif self.verdict.cool_down and self.torque and not self.resting:
+        elif self.verdict.cool_down and self.torque and not self.resting and not self._cooled:
             self.fault(now_ns, self.verdict.cool_down)
-            self.go_rest(now_ns, self.verdict.cool_down)
+            # Once: an arm that could not reach its rest pose is not driven against the obstacle again and again.
+            self._cooled, _ = self.go_rest(now_ns, self.verdict.cool_down)
 
     def tick(self, now_ns: int, dt_s: float) -> Output:
         """The next goal. `dt_s`: since the last goal was written, bounded by the caller."""

@@ -1,0 +1,97 @@
+"""What survives which request: emergency stop, fault, heat, a new life cycle. The servos reach each goal at once."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from grids_common.so100 import JOINT_LIMITS_RAD
+from so100_driver.arbiter import Mode
+from so100_driver.arm import Arm
+from so100_driver.params import DriverParams
+from so100_driver.state import Snapshot
+
+LOW, HIGH = np.array(JOINT_LIMITS_RAD).T
+AWAY = np.array([1.0, 1.0, -1.0, -1.0, -1.0, 0.5])
+NOTHING_HELD = np.full(6, np.nan)
+
+
+class Plant:
+    """An arm away from its rest pose, servos that can be stuck and heated, and a clock that the test turns."""
+
+    def __init__(self, mode="policy", **changes):
+        self.arm = Arm(DriverParams(**changes), LOW, HIGH)
+        self.now, self.position = 1_000_000_000, AWAY.copy()
+        self.stuck, self.degrees = np.zeros(6, bool), 30.0
+        self.goals = []
+        self.look()
+        if mode is not None:
+            self.activate(mode)
+
+    def activate(self, mode="policy", held=NOTHING_HELD):
+        self.arm.activate(self.now, held, mode)
+
+    def look(self):
+        now = np.full(6, self.now)
+        known = {"position": self.position.copy(), "temperature": np.full(6, self.degrees), "seen_ns": now}
+        seen = replace(Snapshot.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known)
+        self.arm.observe(self.now, seen)
+
+    def tick(self, count=1):
+        for _ in range(count):
+            self.now += 10_000_000
+            output = self.arm.tick(self.now, 0.01)
+            if output.goal is not None:
+                self.goals.append(output.goal)
+                self.position = np.where(self.stuck, self.position, output.goal)
+            self.look()
+        return output
+
+    def travelled(self, ticks):
+        """rad, the furthest that any goal moves within `ticks`."""
+        begin = self.tick().goal
+        self.tick(ticks)
+        return float(np.abs(self.goals[-1] - begin).max())
+
+
+# -- the emergency stop and heat ---------------------------------------------------------------------------------------
+
+
+def test_heat_does_not_move_an_arm_whose_emergency_stop_is_latched():
+    plant = Plant()
+    plant.arm.estop(plant.now, "test")
+    plant.degrees = 70.0
+    assert plant.travelled(200) == 0
+    assert plant.arm.mode == Mode.ESTOP
+    assert plant.arm.torque
+    granted, why = plant.arm.go_rest(plant.now, "asked")
+    assert not granted
+    assert "~/estop_reset" in why
+
+
+def test_the_emergency_stop_ends_the_way_to_rest_of_a_hot_arm_for_good():
+    plant = Plant()
+    plant.degrees = 70.0
+    plant.tick(100)
+    assert plant.arm.resting
+    plant.arm.estop(plant.now, "test")
+    plant.tick(10)
+    assert plant.travelled(200) == 0
+    assert not plant.arm.resting
+
+
+def test_a_hot_arm_that_cannot_reach_its_rest_pose_tries_once_until_it_is_reset():
+    plant = Plant()
+    plant.stuck[1] = True
+    plant.degrees = 70.0
+    plant.tick(100)
+    assert plant.arm.resting
+    plant.tick(800)
+    assert not plant.arm.resting
+    assert plant.travelled(300) == 0
+    assert plant.arm.torque
+    plant.degrees, plant.stuck[1] = 30.0, False
+    plant.tick(5)
+    assert plant.arm.reset(plant.now, plant.position)[0]
+    plant.degrees = 70.0
+    plant.tick(100)
+    assert plant.arm.resting
