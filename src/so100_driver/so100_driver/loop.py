@@ -243,7 +243,8 @@ class ControlLoop:
         self.connected = True
         with self.lock:
             self.arm.resume(now_ns, seen, self.held)
-        self._torque = bool(np.isfinite(self.held).all())
+            # As found: servos that hold although the arm was never armed must not be let go by a replug.
+            self._torque = self.arm.torque
         self._on_event("info", f"{self.bus.path}: the serial device is back and every servo answers")
         return True
 

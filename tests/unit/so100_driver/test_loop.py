@@ -1,0 +1,77 @@
+"""The control loop on the twin's serial line (no ROS): torque is cut when asked, and only then."""
+
+import time
+
+import pytest
+
+from grids_common.so100 import SERVO_IDS
+from so100_driver import prepare
+from so100_driver.arm import Arm
+from so100_driver.bus import ServoBus
+from so100_driver.loop import ControlLoop
+from so100_driver.params import DriverParams
+from so100_driver.registers import GOAL_POSITION, PRESENT_POSITION, TORQUE_ENABLE
+from so100_driver.twin_process import TwinProcess
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    process = TwinProcess(tmp_path_factory.mktemp("twin"), "--operator", "topic")
+    yield process
+    process.close()
+
+
+class Running:
+    """A loop that runs, and what it said and reported."""
+
+    def __init__(self, path):
+        self.bus = ServoBus(path, SERVO_IDS, reply_timeout_s=0.02)
+        self.bus.open()
+        for servo_id in SERVO_IDS:
+            self.bus.write(servo_id, GOAL_POSITION, self.bus.read(servo_id, PRESENT_POSITION))
+        self.bus.set_torque(dict.fromkeys(SERVO_IDS, True))
+        joints = prepare.load_calibration(self.bus, "follower", "", required=False)
+        params = DriverParams(serial_port=path)
+        self.arm = Arm(params, joints.low_rad, joints.high_rad)
+        self.events, self.ticks = [], 0
+        self.loop = ControlLoop(
+            self.bus, self.arm, joints, params, on_tick=self._ticked, on_event=lambda *said: self.events.append(said)
+        )
+        self.loop.read_held()
+        self.loop.start()
+
+    def _ticked(self, _record):
+        self.ticks += 1
+
+    def wait_ticks(self, count):
+        end = self.ticks + count
+        assert until(lambda: self.ticks >= end)
+
+
+def until(condition, timeout_s=10.0):
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.fixture
+def running(twin):
+    started = Running(twin.paths["follower"])
+    yield started
+    twin.clear()
+    started.loop.stop()
+    started.bus.close()
+
+
+def test_a_replug_while_inactive_leaves_the_torque_as_it_was_found(running, twin):
+    running.wait_ticks(10)
+    assert all(twin.torque())
+    twin.fault("unplug")
+    assert until(lambda: not running.loop.connected)
+    twin.clear()
+    assert until(lambda: running.loop.connected)
+    running.wait_ticks(20)
+    assert all(twin.torque())
+    running.loop.stop()
+    assert [running.bus.read(i, TORQUE_ENABLE) for i in SERVO_IDS] == [1] * 6
