@@ -99,16 +99,22 @@ class Arm:
 
     # -- lifecycle and requests (any thread, under the owner's lock) -------------------------------------------------
     def activate(self, now_ns: int, held: np.ndarray, mode: str) -> None:
-        """Arm at the measured pose. `held`: goal of each servo whose torque is already on, NaN for the others."""
+        """Arm at the measured pose. `held`: goal of each servo whose torque is already on, NaN for the others.
+
+        A latched stop or fault stays: a new life cycle is no reset.
+        """
         self.motion = Motion.at(self._seed(held))
         self.active, self.torque = True, True
         self.engagement += 1
         self._health, self.verdict = Health(), Verdict()
-        self._enter(now_ns, Mode(mode), "activated")
+        latched = self.mode in arbiter.LATCHED
+        self._enter(now_ns, self.mode if latched else Mode(mode), self.reason if latched else "activated")
 
     def deactivate(self, now_ns: int) -> None:
         """Come to rest where the arm is and hold with torque on; commands are refused from now on."""
-        self._enter(now_ns, Mode.IDLE, "deactivated: holding with torque on")
+        latched = self.mode in arbiter.LATCHED
+        reason = self.reason if latched else "deactivated: holding with torque on"
+        self._enter(now_ns, self.mode if latched else Mode.IDLE, reason)
         self.active = False
 
     def set_mode(self, now_ns: int, wanted: str) -> tuple[bool, str]:

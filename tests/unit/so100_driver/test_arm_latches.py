@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from grids_common.so100 import JOINT_LIMITS_RAD
 from so100_driver.arbiter import Mode
@@ -95,3 +96,30 @@ def test_a_hot_arm_that_cannot_reach_its_rest_pose_tries_once_until_it_is_reset(
     plant.degrees = 70.0
     plant.tick(100)
     assert plant.arm.resting
+
+
+# -- a new life cycle --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latch", ["estop", "fault"])
+def test_a_latched_mode_survives_deactivation_and_activation_until_it_is_reset(latch):
+    plant = Plant()
+    plant.tick(5)
+    getattr(plant.arm, latch)(plant.now, "a hand in the way")
+    plant.arm.deactivate(plant.now)
+    plant.tick(5)
+    assert plant.arm.mode == latch
+    plant.activate("policy", plant.position)
+    plant.tick(5)
+    assert plant.arm.mode == latch
+    assert "a hand in the way" in plant.arm.reason
+    assert not plant.arm.set_mode(plant.now, "policy")[0]
+    assert plant.arm.reset(plant.now, plant.position)[0]
+    assert plant.arm.set_mode(plant.now, "policy")[0]
+
+
+def test_an_emergency_stop_before_the_first_activation_stays_latched_after_it():
+    plant = Plant(mode=None)
+    plant.arm.estop(plant.now, "test")
+    plant.activate("teleop")
+    assert plant.arm.mode == Mode.ESTOP
