@@ -249,7 +249,7 @@ class Arm:
     def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> bool:
         """A leader sample (joints,) rad; False when it was ignored."""
         position = np.asarray(position, float)  # a message hands over array.array
-        if not self._leader.add(stamp_ns, position):
+        if not self._leader.add(now_ns, stamp_ns, position):
             return False
         band = self.params.takeover_threshold
         pushed = self._takeover.displacement(position) > band

@@ -11,6 +11,7 @@ import numpy as np
 from grids_common.so100 import JOINT_NAMES
 
 GRIPPER = JOINT_NAMES.index("gripper")
+FUTURE_NS = 50_000_000  # a sample stamped further ahead than this is from a clock that is not ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,16 @@ class LeaderTrack:
     def __init__(self, delay_s: float) -> None:
         self.delay_ns = round(delay_s * 1e9)
         self._samples: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
+        self._arrived_ns = 0
 
-    def add(self, stamp_ns: int, position: np.ndarray) -> bool:
-        """False (and ignored) for a non-finite or out-of-order sample."""
-        if not np.isfinite(position).all():
+    def add(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> bool:
+        """A sample that arrives now; False (and ignored) if it is non-finite, out of order or from the future."""
+        if not np.isfinite(position).all() or stamp_ns > now_ns + FUTURE_NS:
             return False
         if self._samples and stamp_ns <= self._samples[-1][0]:
             return False
         self._samples.append((stamp_ns, np.asarray(position, float)))
+        self._arrived_ns = now_ns
         return True
 
     def clear(self) -> None:
@@ -58,7 +61,10 @@ class LeaderTrack:
         return self._samples[-1][1] if self._samples else None
 
     def age_s(self, now_ns: int) -> float:
-        return (now_ns - self._samples[-1][0]) * 1e-9 if self._samples else float("inf")
+        """Since the newest sample arrived, or since its stamp if that is longer ago; no stamp makes it younger."""
+        if not self._samples:
+            return float("inf")
+        return (now_ns - min(self._arrived_ns, self._samples[-1][0])) * 1e-9
 
     def sample(self, now_ns: int) -> np.ndarray | None:
         """Leader pose at `now - delay`, linear between samples, the newest when it is older than that."""

@@ -18,7 +18,7 @@ def test_an_inverted_joint_and_an_inverted_gripper_follow_their_sign():
 def test_the_leader_is_interpolated_a_fixed_delay_in_the_past():
     track = LeaderTrack(0.01)
     for i in range(5):
-        track.add(i * 10_000_000, np.full(6, i * 0.1))
+        track.add(i * 10_000_000, i * 10_000_000, np.full(6, i * 0.1))
     assert track.sample(35_000_000) == pytest.approx(np.full(6, 0.25))
     assert track.sample(99_000_000) == pytest.approx(np.full(6, 0.4))
 
@@ -26,10 +26,24 @@ def test_the_leader_is_interpolated_a_fixed_delay_in_the_past():
 @pytest.mark.parametrize("bad", [np.nan, np.inf], ids=str)
 def test_a_non_finite_or_older_sample_is_ignored(bad):
     track = LeaderTrack(0.0)
-    assert track.add(10, np.zeros(6))
-    assert not track.add(20, np.full(6, bad))
-    assert not track.add(10, np.ones(6))
+    assert track.add(10, 10, np.zeros(6))
+    assert not track.add(20, 20, np.full(6, bad))
+    assert not track.add(20, 10, np.ones(6))
     assert track.newest == pytest.approx(np.zeros(6))
+
+
+def test_a_sample_from_the_future_is_ignored_and_none_outlives_its_arrival():
+    track = LeaderTrack(0.0)
+    assert not track.add(0, 50_000_001, np.ones(6))
+    assert track.age_s(0) == float("inf")
+    assert track.add(0, 50_000_000, np.zeros(6))
+    assert track.age_s(300_000_000) == pytest.approx(0.3)
+
+
+def test_a_sample_that_was_old_when_it_arrived_is_no_sign_of_life():
+    track = LeaderTrack(0.0)
+    assert track.add(1_000_000_000, 200_000_000, np.zeros(6))
+    assert track.age_s(1_000_000_000) == pytest.approx(0.8)
 
 
 def squeeze(times, *, open_part=0.9):
