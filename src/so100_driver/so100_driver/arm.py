@@ -103,6 +103,9 @@ class Arm:
 
         A latched stop or fault stays: a new life cycle is no reset.
         """
+        if self.torque and self.motion is not None:
+            # What a servo holds is read every half second; what was sent last is known exactly.
+            held = np.where(np.isfinite(held), self.motion.position, np.nan)
         self.motion = Motion.at(self._seed(held))
         self.active, self.torque = True, True
         self.engagement += 1

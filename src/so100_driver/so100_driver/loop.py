@@ -170,6 +170,7 @@ class ControlLoop:
                 self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
         failed = self.bus.set_torque(dict.fromkeys(self.bus.ids, output.torque))
         self._torque = output.torque
+        self.held = self.joints.to_rad(ticks) if output.torque else np.full(6, np.nan)
         if failed:
             self._fault(f"servos {failed} did not confirm torque {'on' if output.torque else 'off'}")
 

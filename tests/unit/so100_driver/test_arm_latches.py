@@ -123,3 +123,18 @@ def test_an_emergency_stop_before_the_first_activation_stays_latched_after_it():
     plant.arm.estop(plant.now, "test")
     plant.activate("teleop")
     assert plant.arm.mode == Mode.ESTOP
+
+
+def test_activation_right_after_deactivation_goes_on_from_the_goal_in_force():
+    plant = Plant()
+    plant.tick(5)
+    plant.position = plant.position - 0.03  # gravity: the joints hang a little below their goals
+    plant.stuck[:] = True
+    goal = plant.tick().goal
+    plant.arm.deactivate(plant.now)
+    plant.tick(5)
+    half_a_second_old = goal - 0.1
+    half_a_second_old[3] = np.nan  # read back as without torque: starts from where it is
+    plant.activate("policy", half_a_second_old)
+    expected = np.where(np.arange(6) == 3, plant.position, goal)
+    assert plant.tick().goal == pytest.approx(expected)
