@@ -21,7 +21,7 @@ from so100_driver.bus import ServoBus
 from so100_driver.calibration import JointMap
 from so100_driver.errors import DriverError, PortError
 from so100_driver.params import DriverParams
-from so100_driver.registers import GOAL_POSITION
+from so100_driver.registers import GOAL_POSITION, TORQUE_ENABLE
 from so100_driver.state import Snapshot, update
 
 REOPEN_EVERY_S = 0.5
@@ -64,6 +64,7 @@ class ControlLoop:
         self._on_tick, self._on_event = on_tick, on_event
         self._lateness: deque[float] = deque(maxlen=max(1, round(LATENESS_WINDOW_S * params.rate_hz)))
         self._torque = False
+        self._clinging: set[int] = set()  # servos told to let go that have not confirmed it
         self._away = np.zeros(6, bool)  # servos that fell silent and have not been rejoined
         self._engagement = 0
         self._stop = threading.Event()
@@ -82,6 +83,15 @@ class ControlLoop:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2.0)
+
+    def let_go(self) -> None:
+        """Torque off on every servo, also where it was found on. The caller holds `lock` and has released the arm."""
+        self._clinging = set(self.bus.ids)
+
+    @property
+    def clinging(self) -> bool:
+        """Torque was asked off and some servo has not confirmed it yet."""
+        return bool(self._clinging)
 
     def lateness_p99_s(self) -> float:
         values = sorted(self._lateness.copy())
@@ -160,19 +170,37 @@ class ControlLoop:
 
     def _apply_torque(self, output: Output) -> None:
         """Bring the servos' torque to what the arm wants; goals are written, acknowledged, before torque goes on."""
-        renewed = output.torque and output.engagement != self._engagement
-        if output.torque == self._torque and not renewed:
+        if not output.torque:
+            self._release(first=self._torque)
             return
-        if output.torque:
-            self._engagement = output.engagement
-            ticks = self._clip(self.joints.to_ticks(output.goal))
-            for servo_id, goal in zip(self.bus.ids, ticks.tolist(), strict=True):
-                self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
-        failed = self.bus.set_torque(dict.fromkeys(self.bus.ids, output.torque))
-        self._torque = output.torque
-        self.held = self.joints.to_rad(ticks) if output.torque else np.full(6, np.nan)
+        if self._torque and output.engagement == self._engagement:
+            return
+        self._engagement, self._clinging = output.engagement, set()
+        ticks = self._clip(self.joints.to_ticks(output.goal))
+        for servo_id, goal in zip(self.bus.ids, ticks.tolist(), strict=True):
+            self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
+        failed = self.bus.set_torque(dict.fromkeys(self.bus.ids, True))
+        self._torque = True
+        self.held = np.where(np.isin(self.bus.ids, failed), np.nan, self.joints.to_rad(ticks))
         if failed:
-            self._fault(f"servos {failed} did not confirm torque {'on' if output.torque else 'off'}")
+            self._fault(f"servos {failed} did not confirm torque on")
+
+    def _release(self, *, first: bool) -> None:
+        """Torque off, asked of each servo every tick until it confirms; a silent one is told without waiting for it."""
+        if first:
+            # Remembered before anything is sent: the port may go away in the middle.
+            self._torque, self.held, self._clinging = False, np.full(6, np.nan), set(self.bus.ids)
+        if not self._clinging:
+            return
+        silent = set(np.array(self.bus.ids)[self.arm.seen.misses >= self.params.miss_hold].tolist())
+        asked = sorted(self._clinging if first else self._clinging - silent)
+        if self._clinging & silent:
+            self.bus.sync_write(TORQUE_ENABLE, dict.fromkeys(sorted(self._clinging & silent), 0))
+        failed = self.bus.set_torque(dict.fromkeys(asked, False)) if asked else []
+        with self.lock:
+            self._clinging = self._clinging - (set(asked) - set(failed))
+        if failed and first:
+            self._fault(f"servos {failed} did not confirm torque off: asking again until they do")
 
     def _check_control(self, seen: Snapshot) -> None:
         """Slow round-robin: a servo that lost its torque by itself has restarted (brown-out, loose plug)."""

@@ -122,6 +122,7 @@ class DriverNode(ManagedNode):
         if moving:
             self._wait(lambda: not loop.arm.resting, REST_TIMEOUT_S)
             time.sleep(3 * self.params.period_s)  # torque off goes out with the next tick
+            self._wait(lambda: not loop.clinging, STOP_TIMEOUT_S)
         else:
             self._wait(lambda: loop.arm.motion is None or loop.arm.motion.still, STOP_TIMEOUT_S)
 
@@ -185,7 +186,8 @@ class DriverNode(ManagedNode):
     @staticmethod
     def _release(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
         loop.arm.release(now_ns, "torque was released by ~/release")
-        return True, "torque is off: the arm moves freely"
+        loop.let_go()
+        return True, "switching torque off"
 
     @staticmethod
     def _rest(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:

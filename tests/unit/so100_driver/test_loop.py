@@ -75,3 +75,30 @@ def test_a_replug_while_inactive_leaves_the_torque_as_it_was_found(running, twin
     assert all(twin.torque())
     running.loop.stop()
     assert [running.bus.read(i, TORQUE_ENABLE) for i in SERVO_IDS] == [1] * 6
+
+
+def test_a_servo_that_missed_the_release_is_asked_again_until_it_lets_go(running, twin):
+    running.wait_ticks(10)
+    with running.loop.lock:
+        running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
+    running.wait_ticks(10)
+    twin.fault("dead_servo", target="elbow_flex")
+    with running.loop.lock:
+        running.arm.release(time.monotonic_ns(), "test")
+    assert until(lambda: sum(twin.torque()) == 1)
+    running.wait_ticks(30)
+    assert running.loop.clinging
+    assert any("did not confirm torque off" in text for _, text in running.events)
+    twin.clear()
+    assert until(lambda: not running.loop.clinging)
+    assert not any(twin.torque())
+
+
+def test_a_release_also_frees_servos_whose_torque_was_found_on(running, twin):
+    running.wait_ticks(10)
+    assert all(twin.torque())
+    with running.loop.lock:
+        running.arm.release(time.monotonic_ns(), "test")
+        running.loop.let_go()
+    assert until(lambda: not running.loop.clinging)
+    assert not any(twin.torque())
