@@ -1,13 +1,21 @@
 """`./grids deploy` on the twin, through DDS and serial packets, as a user starts it."""
 
+import fcntl
 import json
+import os
+import resource
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import av
 import psutil
 import pytest
+
+from grids_bringup.arguments import resolve_policy
+from grids_sim import bus_log
 
 pytestmark = pytest.mark.e2e
 
@@ -53,27 +61,32 @@ def test_a_bundle_keeps_chunks_flowing_for_ten_seconds(deploy):
     assert summary["ended_by"] == "time limit"
     assert summary["chunks"] >= 8
     assert summary["driver"]["chunks_accepted"] >= 0.9 * summary["chunks"] - 2
-    assert summary["driver"]["empty_ticks"] < 0.5 * summary["driver"]["ticks"]
     assert summary["latency_ms"]["observation_to_chunk"]["count"] == summary["chunks"]
 
 
-def test_killing_the_policy_in_motion_ends_in_a_held_arm_and_a_clear_summary(deploy):
-    run = deploy("policy:=expert", "seed:=2")
+@pytest.mark.parametrize("policy", ["expert", "untrained"])
+def test_killing_the_policy_in_motion_holds_the_arm_at_once_and_ends_in_a_clear_summary(deploy, policy):
+    run = deploy(f"policy:={policy}", "seed:=2", "duration:=60")
     wait_for(lambda: "arm executing" in tail(run), 60, "motion")
-    run.node("policy").kill()
+    time.sleep(1.0)
+    victim = run.node("policy")
+    killed = time.monotonic()
+    victim.kill()
     assert run.wait(40) == 1
     summary = run.summary()
     assert "policy was killed by SIGKILL" in summary["failure"]
-    assert summary["driver"]["state"] == "holding"
+    assert summary["driver"]["state"] in ("holding", "inactive")
+    assert summary["arm"] == "held"
+    # The servos themselves say when they got their last new goal: 0.3 s, and the stop at limited deceleration.
+    goals = bus_log.load(run.folder / "bus.jsonl")
+    assert bus_log.last_goal_change_s(goals) - killed < 0.3 + 0.2
+    assert bus_log.torque_offs(goals) == []
     assert (run.folder / "overlay.mp4").stat().st_size > 1000
     assert no_process_left(run)
 
 
 def tail(run) -> str:
     """What the run printed so far (the pipe is read without blocking)."""
-    import fcntl
-    import os
-
     handle = run.process.stdout.fileno()
     flags = fcntl.fcntl(handle, fcntl.F_GETFL)
     fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_NONBLOCK)
@@ -131,10 +144,6 @@ def test_bad_input_is_one_sentence_and_starts_nothing(deploy, arguments, message
 
 
 def test_a_bundle_with_one_byte_changed_is_refused_before_anything_moves(deploy, tmp_path):
-    import shutil
-
-    from grids_bringup.arguments import resolve_policy
-
     broken = tmp_path / "broken"
     shutil.copytree(resolve_policy("untrained"), broken)
     victim = next(broken.glob("*.onnx"))
@@ -157,15 +166,15 @@ def test_a_second_stack_in_the_same_domain_is_refused_and_the_first_goes_on(depl
     assert first.summary()["driver"]["chunks_refused"] == 0
 
 
-def test_the_entry_script_starts_without_noticeable_overhead():
-    import os
+def cpu_s(words: list[str]) -> float:
+    """Processor seconds of one command: unlike its duration, not a matter of what else runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
+
+def test_the_entry_script_adds_little_to_what_it_starts():
     script = os.path.join(os.environ["GRIDS_ROOT"], "grids")
-    times = []
-    for _ in range(3):
-        begin = time.monotonic()
-        subprocess.run([script, "--help"], check=True, capture_output=True, timeout=60)
-        times.append(time.monotonic() - begin)
-    begin = time.monotonic()
-    subprocess.run(["python", "-c", "import rclpy"], check=True, timeout=60)
-    assert min(times) < 5 * (time.monotonic() - begin)
+    rounds = [(cpu_s([script, "--help"]), cpu_s([sys.executable, "-c", "import rclpy"])) for _ in range(3)]
+    assert min(script_s for script_s, _ in rounds) < 2 * min(import_s for _, import_s in rounds)

@@ -77,12 +77,13 @@ def claim_domain():
     return handle
 
 
-def _twin(task: str, seed: int, operator: str = "") -> list[NodeSpec]:
+def _twin(arguments, folder: Path, operator: str = "") -> list[NodeSpec]:
     """The twin and its renderer; `operator` moves a leader arm, empty: no leader."""
     shared = {"link_dir": str(link_folder())}
+    scene = {"task": arguments.task, "seed": arguments.seed, "bus_log": str(folder / "bus.jsonl")}
     leader = {"leader": bool(operator)} | ({"operator": operator} if operator else {})
     return [
-        NodeSpec("twin", "grids_sim", "twin", shared | {"task": task, "seed": seed} | leader),
+        NodeSpec("twin", "grids_sim", "twin", shared | scene | leader),
         NodeSpec("twin_cameras", "grids_sim", "twin_cameras", shared),
     ]
 
@@ -159,7 +160,7 @@ _HOLD = {"on_shutdown": "hold"}
 
 def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a deploy run in start order; `folder` is the run's folder."""
-    twin = _twin(arguments.task, arguments.seed) if arguments.hardware == "twin" else []
+    twin = _twin(arguments, folder) if arguments.hardware == "twin" else []
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | _HOLD)
     return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.policy)
 
@@ -167,7 +168,7 @@ def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
 def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a teleoperation run in start order."""
     hardware = arguments.hardware == "twin"
-    twin = _twin(arguments.task, arguments.seed, arguments.operator) if hardware else []
+    twin = _twin(arguments, folder, arguments.operator) if hardware else []
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "teleop"} | _HOLD)
     leader = _arm("leader", arguments, arguments.leader_port, {})
     recorder = [_recorder(arguments)] if arguments.record else []

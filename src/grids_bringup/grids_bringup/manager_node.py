@@ -49,6 +49,7 @@ class RunManager(Node):
         self.task: TaskState | None = None
         self.said: list[str] = []
         self._beats: dict[str, float] = {}
+        self._clients_by_name: dict = {}
         self._listen()
 
     def _listen(self) -> None:
@@ -103,7 +104,9 @@ class RunManager(Node):
 
     def call(self, kind, name: str, request, patience_s: float):
         """Call a service from the main thread; None when it does not answer in time."""
-        client = self.create_client(kind, name)
+        if name not in self._clients_by_name:  # kept: discovering a service again would cost a tenth of a second
+            self._clients_by_name[name] = self.create_client(kind, name)
+        client = self._clients_by_name[name]
         if not client.wait_for_service(timeout_sec=min(patience_s, SERVICE_WAIT_S)):
             return None
         done = threading.Event()

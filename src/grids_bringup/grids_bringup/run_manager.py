@@ -51,6 +51,7 @@ class Run:
         self.warnings: list[str] = []
         self.dead: set[str] = set()
         self.at_rest = False
+        self.held = False
         self._exits_read = 0
         self._next_status = 0.0
         self._parent = os.getppid()
@@ -113,7 +114,7 @@ class Run:
             if self.session is not None and self._session_over():
                 return
             self.status_line(elapsed)
-            time.sleep(0.1)
+            time.sleep(0.03)
         self.ended_by = "stopped"
 
     def _session_over(self) -> bool:
@@ -132,13 +133,20 @@ class Run:
             code = row["code"]
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             if row["required"]:
+                self._hold()
                 raise RunError(self._sentence(row["name"], f"{row['name']} {how}"))
             self.warnings.append(f"{row['name']} {how}")
+
+    def _hold(self) -> None:
+        """The driver holds from here on: the first thing to do when something is wrong."""
+        if "driver" in self.up and "driver" not in self.dead and not self.held:
+            self.held = self.node.transition("driver", Transition.TRANSITION_DEACTIVATE, 2.0)
 
     def _check_heartbeats(self) -> None:
         for name, patience_s in HEARTBEAT_S.items():
             silence_s = self.node.silent_for(name)
             if silence_s is not None and silence_s > patience_s:
+                self._hold()
                 raise RunError(
                     f"{name} has been silent for {silence_s:.1f} s (expected every {patience_s:.0f} s at most)"
                 )
@@ -153,7 +161,7 @@ class Run:
                 self._rest()
             # cleanup closes the serial port (the servos keep holding), so its end is no fault of the driver's.
             steps = (("deactivate", Transition.TRANSITION_DEACTIVATE), ("clean up", Transition.TRANSITION_CLEANUP))
-            for verb, number in steps:
+            for verb, number in steps[1:] if name == "driver" and self.held else steps:
                 if not self.node.transition(name, number, 5.0):
                     self.warnings.append(f"{name} did not {verb}")
                     break

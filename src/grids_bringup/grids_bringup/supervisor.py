@@ -15,7 +15,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from grids_bringup.graph import NodeSpec, record_exit, ros_arguments
 from grids_common.params import ParameterError
 
-POLL_S = 0.05
+POLL_S = 0.02
 # The driver may need this long to bring the arm to rest at limited speed.
 INTERRUPT_S = 10.0
 TERMINATE_S = 2.0
