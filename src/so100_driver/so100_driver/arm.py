@@ -275,7 +275,7 @@ class Arm:
         self.seen = seen
         goal = self.motion.position if self.torque and self.motion is not None else None
         self._health, self.verdict = self._health.update(now_ns, seen, goal, self._asked, self.params)
-        if not self.active:
+        if not (self.active or self.torque):
             return
         if self.verdict.fault:
             self.fault(now_ns, self.verdict.fault)

@@ -138,3 +138,27 @@ def test_activation_right_after_deactivation_goes_on_from_the_goal_in_force():
     plant.activate("policy", half_a_second_old)
     expected = np.where(np.arange(6) == 3, plant.position, goal)
     assert plant.tick().goal == pytest.approx(expected)
+
+
+def test_a_deactivated_arm_that_still_holds_goes_to_rest_when_it_gets_too_hot():
+    plant = Plant()
+    plant.tick(5)
+    plant.arm.deactivate(plant.now)
+    plant.degrees = 70.0
+    plant.tick(100)
+    assert plant.arm.mode == Mode.FAULT
+    assert plant.arm.resting
+    plant.tick(800)
+    assert not plant.arm.torque
+    assert "degC" in plant.arm.reason
+
+
+def test_a_deactivated_arm_that_still_holds_reports_a_joint_that_does_not_follow():
+    plant = Plant()
+    plant.tick(5)
+    plant.arm.deactivate(plant.now)
+    plant.position[2] += 1.0
+    plant.stuck[2] = True
+    plant.tick(600)
+    assert plant.arm.mode == Mode.FAULT
+    assert "elbow_flex" in plant.arm.reason
