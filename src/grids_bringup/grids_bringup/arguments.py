@@ -97,6 +97,15 @@ class TeleopArguments:
         return self.duration or (DEFAULT_LIMIT_S if self.must_succeed else 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class RestArguments:
+    """An arm that holds is let down."""
+
+    hardware: str = param("real", "where the arm is; twin: one that `./grids twin` runs", choices=("twin", "real"))
+    serial_port: str = param("", "follower's serial device; empty: the site's arm.yaml")
+    output: str = param("", "folder for summary and logs; empty: runs/<time>")
+
+
 def share() -> Path:
     """The installed copy of launch/, config/ and models/."""
     return Path(get_package_share_directory("grids_bringup"))
@@ -146,6 +155,11 @@ def check_deploy(arguments: DeployArguments) -> None:
         raise ParameterError("policy: the expert reads the twin's ground truth; expected a bundle for hardware:=real")
     if not arguments.expert:
         resolve_policy(arguments.policy)
+    check_port("serial_port", arguments.serial_port)
+
+
+def check_rest(arguments: RestArguments) -> None:
+    """A named device must exist; raises ParameterError."""
     check_port("serial_port", arguments.serial_port)
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
         "run the digital twin alone; prints its serial paths as one JSON line",
     ),
     "teleop": ("grids_bringup.teleop", "move the follower with the leader arm"),
+    "rest": ("grids_bringup.rest", "bring an arm that was left holding to rest, then release its torque"),
     "record": ("grids_bringup.record", "teleoperate and record episodes"),
     "check": ("grids_recorder.check", "judge recorded episodes"),
     "recover": ("grids_recorder.recover", "finish bags a crash left behind"),

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from grids_bringup.arguments import (
     DeployArguments,
+    RestArguments,
     TeleopArguments,
     check_deploy,
+    check_rest,
     check_teleop,
     documentation,
     parse,
     run_folder,
 )
-from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes, teleop_nodes
+from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes, rest_nodes, teleop_nodes
 from grids_bringup.supervisor import Supervisor
 from grids_common.params import ParameterError
 
@@ -33,6 +35,9 @@ class RunKind:
 
 DEPLOY = RunKind(
     "deploy", "Bring up cameras, policy and arm, and run a task.", DeployArguments, check_deploy, deploy_nodes
+)
+REST = RunKind(
+    "rest", "Bring an arm that holds to its rest pose, then release it.", RestArguments, check_rest, rest_nodes
 )
 TELEOP = RunKind("teleop", "Move the follower with the leader arm.", TeleopArguments, check_teleop, teleop_nodes)
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grids_bringup.arguments import DeployArguments, TeleopArguments, resolve_policy, share
+from grids_bringup.arguments import DeployArguments, RestArguments, TeleopArguments, resolve_policy, share
 from grids_common.params import ParameterError, load_file
 from grids_common.topics import CAMERAS
 
@@ -177,6 +177,14 @@ def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     )
     nodes[-1].parameters["record"] = arguments.record
     return nodes
+
+
+def rest_nodes(arguments: RestArguments, folder: Path) -> list[NodeSpec]:
+    """The driver alone: activated where the arm stands, then at once brought to rest as after any clean run."""
+    driver = _arm("driver", arguments, arguments.serial_port, {"mode": "idle"} | _HOLD)
+    parameters = {"run_dir": str(folder), "managed": ["driver"], "limit_s": 0.1, "must_succeed": False}
+    quiet = {"twin": False, "policy": "rest"}
+    return [driver, NodeSpec("run_manager", "grids_bringup", "run_manager", parameters | quiet)]
 
 
 def _recorder(arguments: TeleopArguments) -> NodeSpec:

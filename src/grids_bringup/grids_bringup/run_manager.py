@@ -273,7 +273,8 @@ def conduct(run: Run) -> int:
     summary = run.summary()
     path = run.node.folder / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    verdict = run.failure or f"{run.ended_by}; task {'done' if summary['success'] else 'not done'}"
+    task = {True: "; task done", False: "; task not done", None: ""}[summary["success"]]
+    verdict = run.failure or f"{run.ended_by}{task}"
     run.say(f"{'FAILED: ' if run.failure else ''}{verdict}", end=True)
     arm = "at rest, torque off" if run.at_rest else "held with torque on"
     run.say(f"arm {arm} · {summary['chunks']} chunks · {path}", end=True)
