@@ -99,6 +99,10 @@ def run_node(make_node, args=None) -> int:
     except (SetupError, ValueError) as error:
         rclpy.logging.get_logger("main").fatal(str(error))
         return 2
+    except RuntimeError:
+        # A signal may invalidate the context while a message is being taken; anything else is a real fault.
+        if rclpy.ok():
+            raise
     except SystemExit as error:
         return int(error.code or 0)
     finally:
