@@ -85,7 +85,7 @@ class Arm:
         self._leader = LeaderTrack(params.leader_delay)
         self._takeover = Takeover()
         self._clutch: np.ndarray | None = None
-        self._ramp = Ramp(0)
+        self._ramp = Ramp()
         self._rest: Rest | None = None
         self._cooled = False  # the way to rest because of heat was begun since the last reset
         self._heartbeat = (0, float("inf"))  # last instant ns, mean interval s
@@ -245,7 +245,7 @@ class Arm:
         asked, _, _ = accepted.sample(at_ns)
         apart = float(np.abs(asked - self.motion.position).max())
         if not self._following and apart > self.params.jump_tolerance:
-            self._ramp = Ramp(now_ns)
+            self._ramp = Ramp()
         self.plan = chunk.join(accepted, at_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
         return ""
 
@@ -301,8 +301,7 @@ class Arm:
             self.motion = limits.stop(self.limits, self.motion, dt_s)
             self.state = "holding" if self.motion.still else "stopping"
         else:
-            # The ramp looks at what the client asks: a blended target starts at the goal and is always near.
-            speed = self._speed(now_ns, relieved if raw is None else raw)
+            speed = self._speed(now_ns, relieved, raw)
             self.motion, hits = limits.advance(self._bounds(), self.motion, relieved, dt_s, speed=speed)
             self.hits |= hits
         self._following, self._asked = target is not None, raw
@@ -326,7 +325,7 @@ class Arm:
             return self._resting(now_ns)
         if self.verdict.hold and self.active:
             self.reason = self.verdict.hold
-            self._ramp = Ramp(now_ns)
+            self._ramp = Ramp()
             return None, None, "hold"
         if self.active and self.mode is Mode.POLICY:
             return self._policy_target(now_ns)
@@ -362,7 +361,7 @@ class Arm:
         leader = self._leader.sample(now_ns)
         if leader is None or age_s > self.params.leader_timeout:
             self._clutch = None
-            self._ramp = Ramp(now_ns)
+            self._ramp = Ramp()
             silent = f"the leader has been silent for {age_s:.1f} s"
             self.reason = "waiting for the leader" if leader is None else silent
             return None, None, "hold"
@@ -417,7 +416,7 @@ class Arm:
         """Every change of mode forgets what was being executed and starts a new ramp."""
         self.mode, self.reason, self._waiting = mode, why, WAITING
         self.human, self.plan, self._clutch, self._rest = False, None, None, None
-        self._ramp = Ramp(now_ns)
+        self._ramp = Ramp()
         self._intake = replace(self._intake, not_before_ns=now_ns)
         self._takeover = Takeover(self._leader.newest, now_ns)
         self._following = False
@@ -437,15 +436,20 @@ class Arm:
         if self.motion is not None:
             self.motion = Motion.at(self.motion.position)
 
-    def _speed(self, now_ns: int, asked: np.ndarray) -> float:
-        """The velocity limit now: rest speed, start ramp and derating."""
+    def _speed(self, now_ns: int, target: np.ndarray, raw: np.ndarray | None) -> float:
+        """The velocity limit now: rest speed, start ramp and derating. `raw` None: no client asks for anything."""
         p = self.params
         if self.verdict.speed < 1.0:
             self.hits |= limits.HIT_DERATED
         if self._rest is not None:
             return 1.5 * p.rest_velocity
-        error = float(np.abs(np.clip(asked, self.limits.low_rad, self.limits.high_rad) - self.motion.position).max())
-        self._ramp = self._ramp.update(now_ns, error, tolerance_rad=p.ramp_tolerance, slow_s=p.ramp_time)
+        # A policy's blended target starts at the goal and is always near, a clutched leader's raw pose never is.
+        policy = self.mode is Mode.POLICY and raw is not None
+        asked = np.clip(raw if policy else target, self.limits.low_rad, self.limits.high_rad)
+        error = float(np.abs(asked - self.motion.position).max())
+        if raw is not None:
+            slow_s = p.ramp_time if policy else None  # a leader is waited for, however far away it is
+            self._ramp = self._ramp.update(now_ns, error, tolerance_rad=p.ramp_tolerance, slow_s=slow_s)
         speed = self._ramp.speed(now_ns, slow=p.ramp_velocity, full=p.velocity_limit, open_s=p.ramp_open)
         if not self._ramp.done(now_ns, p.ramp_open):
             self.state = "ramping"

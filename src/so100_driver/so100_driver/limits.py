@@ -132,16 +132,21 @@ def _step(
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """Gentle start: slow until the command is caught up (or `slow_s` passed), then opening over `open_s`."""
+    """Gentle start: slow until the command is caught up, then opening over `open_s`."""
 
-    began_ns: int
     opened_ns: int | None = None
+    nearest_rad: float = float("inf")
+    nearest_ns: int = 0
 
-    def update(self, now_ns: int, error_rad: float, *, tolerance_rad: float, slow_s: float) -> "Ramp":
+    def update(self, now_ns: int, error_rad: float, *, tolerance_rad: float, slow_s: float | None) -> "Ramp":
+        """`slow_s`: opens too when the arm has come no nearer for so long: the command runs away. None: never."""
         if self.opened_ns is not None:
             return self
-        caught_up = error_rad <= tolerance_rad
-        if caught_up or now_ns - self.began_ns >= slow_s * 1e9:
+        if error_rad <= tolerance_rad:
+            return replace(self, opened_ns=now_ns)
+        if error_rad < self.nearest_rad - 0.1 * tolerance_rad:
+            return replace(self, nearest_rad=error_rad, nearest_ns=now_ns)
+        if slow_s is not None and now_ns - self.nearest_ns >= slow_s * 1e9:
             return replace(self, opened_ns=now_ns)
         return self
 

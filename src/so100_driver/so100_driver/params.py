@@ -31,7 +31,7 @@ class DriverParams:
     stop_deceleration: float = param(40.0, "for holds and the emergency stop", unit="rad/s^2", lo=0.5, hi=200.0)
     range_margin: float = param(0.0, "kept from both ends of the calibrated range", unit="rad", lo=0.0, hi=0.3)
     ramp_velocity: float = param(0.5, "limit while the first command is being caught up", unit="rad/s", lo=0.05, hi=2.0)
-    ramp_time: float = param(2.0, "longest catching-up at ramp_velocity", unit="s", lo=0.1, hi=10.0)
+    ramp_time: float = param(2.0, "a policy no nearer for so long ends the ramp", unit="s", lo=0.1, hi=10.0)
     ramp_open: float = param(1.0, "from ramp_velocity to velocity_limit", unit="s", lo=0.05, hi=10.0)
     ramp_tolerance: float = param(0.05, "distance at which a command counts as caught up", unit="rad", lo=0.01, hi=0.5)
     jump_tolerance: float = param(

@@ -87,7 +87,7 @@ def test_a_lower_speed_limit_takes_effect_with_bounded_deceleration():
 
 
 def test_the_ramp_stays_slow_until_caught_up_and_then_opens():
-    ramp = Ramp(0)
+    ramp = Ramp()
     ramp = ramp.update(int(0.5e9), 0.4, tolerance_rad=0.05, slow_s=2.0)
     assert ramp.speed(int(0.5e9), slow=0.5, full=3.0, open_s=1.0) == 0.5
     ramp = ramp.update(int(1e9), 0.01, tolerance_rad=0.05, slow_s=2.0)
@@ -96,9 +96,21 @@ def test_the_ramp_stays_slow_until_caught_up_and_then_opens():
     assert ramp.done(int(2e9), 1.0)
 
 
-def test_the_ramp_opens_after_its_longest_time_even_when_never_caught_up():
-    ramp = Ramp(0).update(int(2.1e9), 1.0, tolerance_rad=0.05, slow_s=2.0)
-    assert ramp.opened_ns == int(2.1e9)
+def ramped(errors, *, slow_s):
+    """A ramp after one error per 0.1 s, the first at 5 s."""
+    ramp = Ramp()
+    for i, error in enumerate(errors):
+        ramp = ramp.update(int(5e9 + i * 1e8), error, tolerance_rad=0.05, slow_s=slow_s)
+    return ramp
+
+
+def test_the_ramp_stays_slow_however_long_the_way_is_while_it_gets_shorter():
+    assert ramped(np.linspace(3.0, 0.1, 60), slow_s=2.0).opened_ns is None
+
+
+def test_the_ramp_opens_by_time_when_the_command_runs_away_and_only_if_it_may():
+    assert ramped(np.linspace(0.5, 3.0, 21), slow_s=2.0).opened_ns == int(7e9)
+    assert ramped(np.linspace(0.5, 3.0, 100), slow_s=None).opened_ns is None
 
 
 def test_derating_falls_from_one_to_its_least_between_warning_and_release():
