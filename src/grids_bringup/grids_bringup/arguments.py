@@ -19,7 +19,7 @@ class DeployArguments:
 
     hardware: str = param("twin", "where the arm and cameras are", choices=("twin", "real"))
     task: str = param("pick_place", "scene the twin sets up and judges", choices=TASKS)
-    policy: str = param("untrained", "bundle folder, a name under models/, or expert (twin only)")
+    policy: str = param("expert", "expert (the twin's scripted policy), a bundle folder, or a name under models/")
     duration: float = param(
         0.0,
         "how long to run; 0: until the task is done, at most 60 s on the twin, until Ctrl-C otherwise",
