@@ -102,9 +102,10 @@ def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
     link = {"driver": "follower", "leader": "leader"}[name]
     if not port and arguments.hardware == "twin":
         port = str(link_folder() / link)
-    real = {"require_calibration": True} if arguments.hardware == "real" else {}
+    # Bytes on a pseudo-terminal wait for an ordinary kernel worker: on a busy computer longer than on any wire.
+    place = {"require_calibration": True} if arguments.hardware == "real" else {"reply_timeout_ms": 20.0}
     serial = {"serial_port": port} if port else {}
-    return NodeSpec(name, "so100_driver", name, parameters | real | serial, "arm.yaml", managed=True)
+    return NodeSpec(name, "so100_driver", name, parameters | place | serial, "arm.yaml", managed=True)
 
 
 def _cameras(arguments) -> list[NodeSpec]:

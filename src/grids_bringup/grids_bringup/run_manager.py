@@ -97,6 +97,7 @@ class Run:
         while not self.stop.is_set():
             self._check_exits()
             self._check_heartbeats()
+            self._check_driver()
             elapsed = time.monotonic() - self.began
             with self.node.lock:
                 success = bool(self.node.task and self.node.task.success)
@@ -141,6 +142,13 @@ class Run:
         """The driver holds from here on: the first thing to do when something is wrong."""
         if "driver" in self.up and "driver" not in self.dead and not self.held:
             self.held = self.node.transition("driver", Transition.TRANSITION_DEACTIVATE, 2.0)
+
+    def _check_driver(self) -> None:
+        """A driver that latched a fault moves no more until somebody resets it: waiting would be pointless."""
+        with self.node.lock:
+            driver = self.node.driver
+        if driver is not None and driver.mode == "fault":
+            raise RunError(self._sentence("driver", f"driver: {driver.reason}"))
 
     def _check_heartbeats(self) -> None:
         for name, patience_s in HEARTBEAT_S.items():
