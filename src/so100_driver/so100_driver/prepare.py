@@ -3,6 +3,7 @@
 Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo or changes torque.
 """
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,19 @@ from so100_driver.errors import DriverError
 from so100_driver.health import servo
 
 FULL_RANGE = (0, 4095)
+LOOKS = 5
+LOOK_PAUSE_S = 0.4
 
 
 def find_servos(bus: ServoBus) -> None:
     """Every expected servo answers and is an STS3215; DriverError names those that do not."""
-    missing = [i for i in range(len(SERVO_IDS)) if not bus.ping(SERVO_IDS[i], tries=4)]
+    missing = list(range(len(SERVO_IDS)))
+    for look in range(LOOKS):
+        # Servos that have just been powered, or a twin that is still starting, answer a moment later.
+        time.sleep(LOOK_PAUSE_S if look else 0.0)
+        missing = [i for i in missing if not bus.ping(SERVO_IDS[i], tries=4)]
+        if not missing:
+            break
     if len(missing) == len(SERVO_IDS):
         raise DriverError(
             f"{bus.path}: expected servos {list(SERVO_IDS)}, none answered: check the supply, the bus cable "
