@@ -68,4 +68,6 @@ def test_squeezing_the_leaders_gripper_three_times_stops_the_arm(teleop):
         if teleop.client.until(lambda s: s.mode == "estop", 0.05):
             break
     assert teleop.client.until(lambda s: s.mode == "estop", 3), teleop.client.status.reason
-    assert teleop.client.call("estop_reset").success
+    # Squeezing may have tripped the follower's own overload protection, which only torque off clears.
+    assert teleop.client.call("release").success
+    assert teleop.client.until(lambda s: teleop.client.call("estop_reset").success, 5)

@@ -134,7 +134,8 @@ def test_chunks_flow_with_samples_and_status_and_no_torch(tmp_path, robot):
     assert len(chunk.positions) == bundle.chunk * 6
     assert chunk.dt == pytest.approx(bundle.dt)
     assert "denoise" in list(chunk.stage_names)
-    assert np.abs(np.array(chunk.positions[:6]) - HOME_POSE_RAD).max() < 0.3, "starts near the arm"
+    # The first one: later chunks go on from rows they count as executed, which this still robot does not do.
+    assert np.abs(np.array(chunks[0].positions[:6]) - HOME_POSE_RAD).max() < 0.3, "starts near the arm"
     spacing = np.diff([c.header.stamp.sec + c.header.stamp.nanosec * 1e-9 for c in chunks])
     assert (spacing > 0.45 * bundle.execute_rows * bundle.dt).all(), "one inference per half chunk"
     sample = robot.samples[-1]
