@@ -35,7 +35,7 @@ class VideoWriter:
         self._ticks = ticks_per_frame(fps)
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps * self._ticks)
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
-        stream.codec_context.thread_count = 1  # parallel over episodes; also makes the bytes repeatable
+        stream.codec_context.thread_count = 1  # parallel over episodes; the bytes repeat (from 64 px up)
         stream.options = {"crf": str(settings.crf), "preset": settings.preset}
         self._stream = stream
         self._shape = (height, width, 3)

@@ -11,7 +11,8 @@ from grids_recorder.demo_episode import Demonstrator, DemoSettings
 from grids_recorder.demos import POSES, demo_spec, generate, main, scene_seed, write_demo
 from grids_recorder.units import units, units_from_json
 
-SMALL = DemoSettings(fps=10, size=(32, 32), noisy_share=1.0, miss_share=0.0)
+# Not 32 x 32: about one in a hundred of x264's encodings of so small a picture differs (macroblock tree).
+SMALL = DemoSettings(fps=10, size=(64, 64), noisy_share=1.0, miss_share=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,8 @@ def test_an_interrupted_run_is_resumed_to_the_dataset_an_uninterrupted_one_makes
     again, made = generate(tmp_path / "again", ["pick_place"], workers=1, **options)
     assert [m.key for m in made] == ["ep-000001"]
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
-    assert all((whole / path).read_bytes() == (again / path).read_bytes() for path in files)
+    differing = [str(path) for path in files if (whole / path).read_bytes() != (again / path).read_bytes()]
+    assert not differing
     check_contents(open_dataset(whole))
     with pytest.raises(DatasetError, match="already exists"):
         generate(whole, ["pick_place"], workers=1, **options)
