@@ -5,6 +5,7 @@ A cache is a folder of shards; a shard is a folder of .npy files (no pickle) and
     <camera>.npy  (I, height, width, 3) uint8 rgb, every `image_every`-th tick
     state.npy     (N, J) float32, measured joints in rad          action.npy  (N, J) float32, clean targets in rad
     labels.npy    (I, L) float32, truth for the auxiliary loss    valid.npy   (N,) bool, usable as a target
+    pixels.npy    (I, cameras, P, 2) float32, where `points` are in each picture: x, y in [0, 1]; outside: not in view
     weight.npy    (I,) float32, how often to draw this image
 
 Ticks are 1/fps apart. Images and labels of episode e begin at `image_start[e]`, ticks at `tick_start[e]`.
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 SHARD_FILE = "shard.json"
-SCHEMA = "grids-frames/1"
+SCHEMA = "grids-frames/2"
 
 
 class CacheError(ValueError):
@@ -36,6 +37,7 @@ class CacheSpec:
     cameras: tuple[str, ...]
     joints: tuple[str, ...]
     labels: tuple[str, ...]
+    points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class EpisodeFrames:
     action: np.ndarray  # (n, J)
     valid: np.ndarray  # (n,) bool
     labels: np.ndarray  # (i, L)
+    pixels: np.ndarray  # (i, cameras, P, 2)
     weight: np.ndarray  # (i,)
 
 
@@ -94,7 +97,8 @@ class ShardWriter:
             tick, image = tick + len(e.state), image + len(e.weight)
         for camera in self.spec.cameras:
             np.save(part / f"{camera}.npy", np.concatenate([e.images[camera] for e in self._episodes]))
-        for name, kind in (("state", "f4"), ("action", "f4"), ("labels", "f4"), ("weight", "f4"), ("valid", "?")):
+        for name in ("state", "action", "labels", "pixels", "weight", "valid"):
+            kind = "?" if name == "valid" else "f4"
             np.save(part / f"{name}.npy", np.concatenate([getattr(e, name) for e in self._episodes]).astype(kind))
         text = json.dumps(
             {"schema": SCHEMA, "spec": dataclasses.asdict(self.spec), "episodes": [dataclasses.asdict(r) for r in rows]}
@@ -114,6 +118,7 @@ class Shard:
     state: np.ndarray
     action: np.ndarray
     labels: np.ndarray
+    pixels: np.ndarray
     valid: np.ndarray
     weight: np.ndarray
 
@@ -126,7 +131,7 @@ def open_shard(folder: Path) -> Shard:
     spec = CacheSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["spec"].items()})
     read = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in (*spec.cameras, "state", "action", "labels", "valid", "weight")
+        for name in (*spec.cameras, "state", "action", "labels", "pixels", "valid", "weight")
     }
     images = {camera: read.pop(camera) for camera in spec.cameras}
     return Shard(spec, tuple(EpisodeRow(**row) for row in values["episodes"]), images, **read)

@@ -55,4 +55,5 @@ def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[in
     )
     spec = CacheSpec(dataset.fps, 1, hw, model.cameras, joints, names)
     weight = np.ones(len(dataset), np.float32)
-    return Shard(spec, rows, images, state, action, labels, valid.astype(bool), weight)
+    pixels = np.zeros((len(dataset), len(model.cameras), 0, 2), np.float32)
+    return Shard(spec, rows, images, state, action, labels, pixels, valid.astype(bool), weight)

@@ -31,6 +31,7 @@ IMAGE_EVERY = 2
 IMAGE_HW = (96, 128)
 CAMERAS = ("front", "wrist")
 LABELS = ("object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z", "cos_yaw", "sin_yaw")
+POINTS = ("object", "goal")
 # A cube looks the same after a quarter turn, a pen grasped across after a half turn.
 _SYMMETRY = {"pick_place": 4, "stack_cubes": 4, "transfer_pen": 2}
 _NOISE_GAIN = {"descend": 0.5, "settle": 0.1, "close": 0.1, "squeeze": 0.1, "lower": 0.5, "rest": 0.2, "open": 0.2}
@@ -56,7 +57,7 @@ class Recipe:
 
 
 def spec() -> CacheSpec:
-    return CacheSpec(FPS, IMAGE_EVERY, IMAGE_HW, CAMERAS, JOINT_NAMES, LABELS)
+    return CacheSpec(FPS, IMAGE_EVERY, IMAGE_HW, CAMERAS, JOINT_NAMES, LABELS, POINTS)
 
 
 def labels_of(truth) -> np.ndarray:
@@ -67,6 +68,15 @@ def labels_of(truth) -> np.ndarray:
     axis = axis_x(truth.objects[moved].quaternion)
     yaw = _SYMMETRY[truth.task] * np.arctan2(axis[1], axis[0])
     return np.array([*truth.objects[moved].position_m, *truth.objects[goal].position_m, np.cos(yaw), np.sin(yaw)])
+
+
+def pixels_of(world: World, truth) -> np.ndarray:
+    """Where POINTS are in each camera's picture, (cameras, 2, 2): x, y in [0, 1] inside the picture."""
+    from grids_sim.judge import RULES
+
+    moved, goal, _ = RULES[truth.task]
+    points = np.stack([truth.objects[name].position_m for name in (moved, goal)])
+    return np.stack([world.project(camera, points, IMAGE_HW[1] / IMAGE_HW[0]) for camera in CAMERAS])
 
 
 class Demonstrator:
@@ -125,7 +135,7 @@ class Demonstrator:
     def _run(self, env, expert, sigma: float, rng, *, misses: bool) -> tuple[dict, dict]:
         """Arrays of one episode: (rows, images by camera)."""
         world, recipe, task = env.world, self.recipe, expert.task
-        rows: dict[str, list] = {"state": [], "action": [], "valid": [], "labels": [], "weight": []}
+        rows: dict[str, list] = {n: [] for n in ("state", "action", "valid", "labels", "pixels", "weight")}
         images: dict[str, list] = {camera: [] for camera in CAMERAS}
         noise, end_s = np.zeros(5), _LIMIT_S[task]
         while world.time_s < end_s:
@@ -135,6 +145,7 @@ class Demonstrator:
                 for camera in CAMERAS:
                     images[camera].append(world.render(camera, *IMAGE_HW))
                 rows["labels"].append(labels_of(truth))
+                rows["pixels"].append(pixels_of(world, truth))
                 rows["weight"].append(_DRAW_WEIGHT.get(expert.phase, 1.0))
             rows["state"].append(position)
             rows["action"].append(action)

@@ -51,6 +51,7 @@ class RawBatch:
     tokens: np.ndarray  # (B, L)
     token_mask: np.ndarray  # (B, L)
     labels: np.ndarray  # (B, l)
+    pixels: np.ndarray  # (B, N, P, 2), moved with the images
 
 
 def parse_weights(items: Sequence[str]) -> dict[str, float]:
@@ -131,7 +132,13 @@ class Feed:
         s = self.samples
         parts = [self.targets(row) for row in rows]
         state = np.stack([p[0] for p in parts])
-        images = self._pictures(rows, rng, augment.shift_px) if self.features is None else self._tokens(rows)
+        shifts = np.zeros((len(rows), len(self.shards[0].spec.cameras), 2), int)
+        if rng is not None and augment.shift_px:
+            shifts = rng.integers(-augment.shift_px, augment.shift_px + 1, shifts.shape)
+        images = self._pictures(rows, shifts) if self.features is None else self._tokens(rows)
+        size = np.array(self.shards[0].spec.image_hw)
+        pixels = np.stack([np.asarray(self.shards[s.shard[r]].pixels[s.image[r]]) for r in rows])
+        pixels = pixels - (shifts / size)[:, :, None, ::-1].astype(np.float32)  # (down, right) to (x, y)
         if rng is not None and augment.state_noise_rad:
             state = state + augment.state_noise_rad * rng.standard_normal(state.shape).astype(np.float32)
         words = [self._words[s.shard[r]][s.episode[r] - self._first[s.shard[r]]] for r in rows]
@@ -143,17 +150,16 @@ class Feed:
             np.stack([w[0] for w in words]),
             np.stack([w[1] for w in words]),
             np.stack([np.asarray(self.shards[s.shard[r]].labels[s.image[r]]) for r in rows]),
+            pixels,
         )
 
-    def _pictures(self, rows: np.ndarray, rng: np.random.Generator | None, shift_px: int) -> np.ndarray:
+    def _pictures(self, rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """(B, N, h, w, 3); shifts (B, N, 2) in pixels, down and right."""
         s, spec = self.samples, self.shards[0].spec
         images = np.empty((len(rows), len(spec.cameras), *spec.image_hw, 3), np.uint8)
         for i, row in enumerate(rows):
             for n, camera in enumerate(spec.cameras):
-                shift = (0, 0)
-                if rng is not None and shift_px:
-                    shift = tuple(rng.integers(-shift_px, shift_px + 1, 2))
-                _copy_shifted(self.shards[s.shard[row]].images[camera][s.image[row]], images[i, n], *shift)
+                _copy_shifted(self.shards[s.shard[row]].images[camera][s.image[row]], images[i, n], *shifts[i, n])
         return images
 
     def _tokens(self, rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from grids_policy.train_feed import RawBatch
 
 
 class Losses(NamedTuple):
-    """Scalars; `labels` is (l,), mean absolute error per label in its own unit."""
+    """Scalars; `labels` is (l,), the slot head's mean absolute error per label in its own unit."""
 
     total: Tensor
     flow: Tensor
@@ -38,7 +38,8 @@ class SlotHead(nn.Module):
     """Where things are, read from all dense tokens by attention whose expected positions are explicit.
 
     For training only: it teaches the vision tower to tell objects apart and to say where they are, long before
-    actions would. Queries come from the sentence, so that "the cube" and "the pen" look for different things.
+    actions would. Queries come from the sentence, so that "the cube" and "the pen" look for different things. The
+    first slots are told which point of the picture to look at, where the data knows (`point_loss`).
     """
 
     SLOTS, WIDTH, VALUES = 4, 32, 16
@@ -53,17 +54,36 @@ class SlotHead(nn.Module):
         self.out = nn.Linear(128, labels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.grid = config.grid
         self.register_buffer("cells", cell_coords(config.grid, align_corners=False) * 2 - 1, persistent=False)
 
-    def forward(self, dense: Tensor, words: Tensor, image_mask: Tensor, state: Tensor) -> Tensor:
-        """dense (B, N, T, C), words (B, C) mean embedding of the sentence -> labels (B, l), normalised."""
+    def forward(self, dense: Tensor, words: Tensor, image_mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """dense (B, N, T, C), words (B, C) mean embedding of the sentence.
+
+        Returns labels (B, l), normalised, and the logarithm of the attention (B, N, slots, T).
+        """
         tokens = self.norm(dense)
         query = self.query(words).unflatten(-1, (1, self.SLOTS, self.WIDTH))  # (B, 1, slots, d)
         scores = query @ self.key(tokens).transpose(-1, -2) * self.WIDTH**-0.5  # (B, N, slots, T)
-        weights = scores.softmax(-1)
+        looks = scores.float().log_softmax(-1)
+        weights = looks.exp().to(scores.dtype)
         read = weights @ torch.cat((self.value(tokens), self.cells.to(tokens.dtype).expand(*tokens.shape[:3], 2)), -1)
         read = read * image_mask[:, :, None, None]
-        return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1))))
+        return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1)))), looks
+
+    def point_loss(self, looks: Tensor, pixels: Tensor, image_mask: Tensor) -> Tensor:
+        """Cross entropy of the first P slots' attention against the cells around the true points (B, N, P, 2)."""
+        points = pixels.shape[2]
+        inside = ((pixels >= 0) & (pixels <= 1)).all(-1) & image_mask.unsqueeze(-1)  # (B, N, P)
+        size = pixels.new_tensor(self.grid[::-1])  # columns, rows
+        position = torch.minimum((pixels * size - 0.5).clamp(min=0), size - 1)
+        across, down = (
+            (1 - (position[..., axis, None] - torch.arange(count, device=pixels.device)).abs()).clamp(min=0)
+            for axis, count in ((0, self.grid[1]), (1, self.grid[0]))
+        )
+        wanted = (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2)  # (B, N, P, T)
+        errors = -(wanted * looks[:, :, :points]).sum(-1)
+        return (errors * inside).sum() / inside.sum().clamp(min=1)
 
 
 class PolicyLoss(nn.Module):
@@ -82,7 +102,7 @@ class PolicyLoss(nn.Module):
         self.register_buffer("label_mean", labels, persistent=False)
         self.register_buffer("label_std", statistics.get("labels.std", torch.ones(0)), persistent=False)
 
-    def forward(self, batch: TrainBatch, labels: Tensor, random: FlowDraw) -> Losses:
+    def forward(self, batch: TrainBatch, labels: Tensor, pixels: Tensor, random: FlowDraw) -> Losses:
         policy = self.policy
         dense, hidden, cache = encode(policy, batch)
         errors = velocity_errors(policy, cache, batch, random)
@@ -95,10 +115,13 @@ class PolicyLoss(nn.Module):
         wrong = self.head(hidden[:, last]).float() - wanted
         shown = batch.token_mask.unsqueeze(-1)
         words = (policy.language.embed_tokens(batch.tokens) * shown).sum(1) / shown.sum(1)
-        seen = self.slots(dense, words, batch.image_mask, batch.state).float() - wanted
+        found, looks = self.slots(dense, words, batch.image_mask, batch.state)
+        seen = found.float() - wanted
         auxiliary = wrong.square().mean() + seen.square().mean()
+        if pixels.shape[2]:
+            auxiliary = auxiliary + self.slots.point_loss(looks, pixels, batch.image_mask)
         total = flow + self.loss.auxiliary * auxiliary
-        metric = (wrong.detach().abs() * self.label_std).mean(0)
+        metric = (seen.detach().abs() * self.label_std).mean(0)  # the state token knows where the arm points
         return Losses(total, flow.detach(), auxiliary.detach(), metric)
 
 
@@ -126,7 +149,7 @@ class BatchMaker:
         self.augment, self.loss = augment, loss
 
     def __call__(self, raw: RawBatch, generator: torch.Generator, *, training: bool) -> tuple:
-        """(TrainBatch, labels, FlowDraw) on the policy's device."""
+        """(TrainBatch, labels, pixels, FlowDraw) on the policy's device."""
         device = self.policy.time_table.device
         images = torch.from_numpy(raw.images).to(device)
         count, cameras = images.shape[:2]
@@ -147,7 +170,7 @@ class BatchMaker:
         )
         random = draw(self.policy, count, repeats=self.loss.repeats, generator=generator)
         moved = FlowDraw(*(None if t is None else t.to(device) for t in random))
-        return batch, torch.from_numpy(raw.labels).to(device), moved
+        return batch, torch.from_numpy(raw.labels).to(device), torch.from_numpy(raw.pixels).to(device), moved
 
     def _colours(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Brightness, colour balance and offset, one draw per image; pixels are in [-1, 1]."""

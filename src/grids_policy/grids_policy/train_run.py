@@ -274,9 +274,9 @@ class Run:
         flow, labels, action = [], [], []
         for number in range(_VALIDATION_BATCHES):
             raw = self.held_out.batch(self.held_out.draw(rng, 32), None, self.config.augment)
-            batch, wanted, random = self.make(raw, seeded(1, number), training=False)
+            batch, wanted, pixels, random = self.make(raw, seeded(1, number), training=False)
             with self.autocast():
-                losses = module(batch, wanted, random)
+                losses = module(batch, wanted, pixels, random)
                 chunk = self._sample(module.policy, batch, number)
             flow.append(float(losses.flow))
             labels.append(losses.labels.float().cpu())

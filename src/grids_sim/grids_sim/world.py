@@ -264,6 +264,21 @@ class World:
         renderer.update_scene(self.data, camera=camera)
         return renderer.render()
 
+    def project(self, camera: str, points_m: np.ndarray, aspect: float) -> np.ndarray:
+        """Where points (n, 3), in m in the base frame, appear in a picture of width / height `aspect`.
+
+        (n, 2) as x, y: 0 to 1 inside the picture, y downwards; (-1, -1) for a point behind the camera.
+        """
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        number = self.model.camera(camera).id
+        axes = self.data.cam_xmat[number].reshape(3, 3)  # columns: right, up, backwards
+        right, up, back = ((np.asarray(points_m) - self.data.cam_xpos[number]) @ axes).T
+        half = np.tan(np.radians(self.model.cam_fovy[number]) / 2)
+        depth = np.where(back < 0, -back, np.nan)
+        found = 0.5 + 0.5 * np.stack([right / (depth * half * aspect), -up / (depth * half)], axis=1)
+        return np.where(np.isnan(found), -1.0, found)
+
     def close(self) -> None:
         """Free the OpenGL contexts."""
         for renderer in self._renderers.values():

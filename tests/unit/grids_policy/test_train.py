@@ -30,12 +30,13 @@ from grids_policy.train_config import (
 )
 from grids_policy.train_feed import Feed, Prefetch, list_samples, split_held_out
 from grids_policy.train_lora import add_lora
+from grids_policy.train_loss import SlotHead
 from grids_policy.train_run import Log, Run, World
 from grids_policy.train_state import Progress, ResumeError, learning_rate, load_state, share_done
 from grids_policy.train_tokens import encode, fit_tokenizer
 
 CONFIGS = sorted((Path(__file__).parents[3] / "config" / "train").glob("*.yaml"))
-SPEC = CacheSpec(20, 2, (8, 8), ("front", "wrist"), ("a", "b", "c"), ("x", "y"))
+SPEC = CacheSpec(20, 2, (8, 8), ("front", "wrist"), ("a", "b", "c"), ("x", "y"), ("object",))
 
 
 def episode(seed: int, ticks: int = 11, task: str = "one") -> EpisodeFrames:
@@ -45,7 +46,8 @@ def episode(seed: int, ticks: int = 11, task: str = "one") -> EpisodeFrames:
     pictures = np.broadcast_to(np.arange(images, dtype=np.uint8)[:, None, None, None], (images, 8, 8, 3))
     return EpisodeFrames(
         f"do {task}", task, seed, {"front": pictures, "wrist": pictures + 100}, ramp, ramp + 0.5,
-        np.arange(ticks) >= 2, np.full((images, 2), seed, np.float32), np.ones(images, np.float32),
+        np.arange(ticks) >= 2, np.full((images, 2), seed, np.float32), np.full((images, 2, 1, 2), 0.5, np.float32),
+        np.ones(images, np.float32),
     )  # fmt: skip
 
 
@@ -151,6 +153,39 @@ def test_a_batch_depends_on_seed_and_step_only(cache: Path, words: Tokenizer) ->
     np.testing.assert_array_equal(once.images, again.images)
     np.testing.assert_array_equal(once.state, again.state)
     assert not np.array_equal(once.state, other.state)
+
+
+def test_points_move_with_the_shifted_image(tmp_path: Path, words: Tokenizer) -> None:
+    writer, made = ShardWriter(SPEC), episode(1)
+    dot = np.zeros((6, 8, 8, 3), np.uint8)
+    dot[:, 4, 3] = 255
+    at = np.broadcast_to(np.float32([(3 + 0.5) / 8, (4 + 0.5) / 8]), (6, 2, 1, 2))
+    writer.append(replace(made, images={"front": dot, "wrist": dot}, pixels=at))
+    writer.write(tmp_path / "one")
+    shards = open_cache([tmp_path])
+    feed = Feed(shards, list_samples(shards), tiny_run(), words)
+    batch = feed.batch(np.array([0, 1, 2, 3]), np.random.default_rng(0), AugmentConfig(shift_px=2))
+    assert len(np.unique(batch.pixels[..., 0])) > 1
+    for images, pixels in zip(batch.images, batch.pixels, strict=True):
+        for image, ((x, y),) in zip(images, pixels, strict=True):
+            assert image[int(y * 8), int(x * 8)].tolist() == [255, 255, 255]
+
+
+def test_slots_are_told_which_cell_to_look_at_and_only_where_it_is_in_view() -> None:
+    head = SlotHead(tiny_run().model, 2)
+    cells = len(head.cells)
+    pixels = torch.tensor([[[[0.3, 0.2]], [[1.2, 0.5]]]])  # (1, 2 cameras, 1 point, 2): the second is out of view
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    blind = torch.zeros(1, 2, head.SLOTS, cells).log_softmax(-1)
+    assert head.point_loss(blind, pixels, mask) == pytest.approx(np.log(cells), rel=1e-5)
+    assert head.point_loss(blind, pixels, torch.tensor([[False, True]])) == 0
+    looks = torch.zeros(1, 2, head.SLOTS, cells, requires_grad=True)
+    for _ in range(200):
+        loss = head.point_loss(looks.log_softmax(-1), pixels, mask)
+        (slope,) = torch.autograd.grad(loss, looks)
+        looks = (looks - slope).detach().requires_grad_()
+    mean = looks.softmax(-1)[0, 0, 0] @ (head.cells + 1) / 2
+    np.testing.assert_allclose(mean.detach(), [0.3, 0.25], atol=0.02)  # y is nearer the border than a cell's centre
 
 
 def test_statistics_per_row_have_the_chunk_as_first_axis(cache: Path, words: Tokenizer) -> None:

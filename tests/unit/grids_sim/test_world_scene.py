@@ -60,6 +60,22 @@ def test_snapshot_restores_into_another_world_and_continues_bit_for_bit(world):
     twin.close()
 
 
+@pytest.mark.parametrize("camera", ["front", "wrist"])
+def test_a_projected_point_is_where_its_object_is_drawn(world, camera):
+    seen = 0
+    for seed in range(12):
+        world.reset(seed)
+        picture = world.render(camera, 96, 128).astype(int)
+        x, y = world.project(camera, [world.truth().objects["green_cube"].position_m], 128 / 96)[0]
+        if not (0.05 < x < 0.95 and 0.05 < y < 0.95):
+            continue
+        red, green, blue = picture[int(y * 96), int(x * 128)]
+        seen += green > 1.5 * max(red, blue)
+    assert seen >= 2
+    behind = np.array([[-5.0, 0.0, 5.0]]) if camera == "wrist" else world.data.camera("front").xpos[None] * 2
+    np.testing.assert_array_equal(world.project(camera, behind, 128 / 96), [[-1.0, -1.0]])
+
+
 def test_snapshot_of_another_scene_is_refused_with_both_sizes(world):
     with pytest.raises(ValueError, match=f"expected {world.snapshot_size} values"):
         world.restore(np.zeros(10))
