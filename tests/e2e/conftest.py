@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,8 @@ _next_domain = itertools.cycle(range(_BASE + 1, 102))  # a domain of an ended ru
 
 
 @dataclass
-class Deploy:
-    """A running `./grids deploy`; `folder` receives its files."""
+class Command:
+    """A running `./grids` command that takes output:=; `folder` receives its files."""
 
     folder: Path
     process: subprocess.Popen
@@ -47,14 +48,14 @@ class Deploy:
 
 
 @pytest.fixture
-def deploy(tmp_path):
-    """Starts deploys; whatever is still alive at the end is killed."""
-    started: list[Deploy] = []
+def launch(tmp_path):
+    """Starts commands; whatever is still alive at the end is killed."""
+    started: list[Command] = []
 
-    def start(*arguments: str, environment: dict | None = None) -> Deploy:
+    def start(name: str, *arguments: str, environment: dict | None = None) -> Command:
         domain = next(_next_domain)
         folder = tmp_path / f"run{len(started)}"
-        words = [sys.executable, "-m", "grids_bringup.cli", "deploy", f"output:={folder}", *arguments]
+        words = [sys.executable, "-m", "grids_bringup.cli", name, f"output:={folder}", *arguments]
         process = subprocess.Popen(
             words,
             stdout=subprocess.PIPE,
@@ -63,7 +64,7 @@ def deploy(tmp_path):
             env=os.environ | {"ROS_DOMAIN_ID": str(domain)} | (environment or {}),
             start_new_session=True,
         )
-        started.append(Deploy(folder, process, domain))
+        started.append(Command(folder, process, domain))
         return started[-1]
 
     yield start
@@ -73,3 +74,8 @@ def deploy(tmp_path):
                 child.kill()
             run.process.kill()
             run.process.wait(5)
+
+
+@pytest.fixture
+def deploy(launch):
+    return partial(launch, "deploy")
