@@ -10,7 +10,7 @@ recovery is. The expert sees the truth; the labels keep a part of it for the aux
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
 from grids_policy.train_cache import CacheSpec, EpisodeFrames, ShardWriter
+from grids_recorder.parallel import run_jobs
 from grids_sim.gl import choose_backend
 
 if TYPE_CHECKING:
@@ -161,42 +162,41 @@ class Demonstrator:
         return stacked, {camera: np.stack(frames) for camera, frames in images.items()}
 
 
-def _work(number: int, jobs: list[tuple[str, int]], out: str, per_shard: int, counts) -> None:
-    """Make the jobs of one process; shards that exist are skipped, so an interrupted run goes on."""
-    demonstrator, writer, shard = Demonstrator(Recipe()), ShardWriter(spec()), 0
-    for begin in range(0, len(jobs), per_shard):
-        folder = Path(out) / f"p{number}_{shard:03d}"
-        shard += 1
-        if folder.exists():
-            continue
-        for task, seed in jobs[begin : begin + per_shard]:
-            episode = demonstrator.episode(task, seed)
-            with counts.get_lock():
-                counts[0] += 1
-                counts[1] += episode is not None
+class _Worker:
+    """State of one worker process."""
+
+    demonstrator: Demonstrator
+
+    @classmethod
+    def start(cls) -> None:
+        choose_backend()
+        cls.demonstrator = Demonstrator(Recipe())
+
+    @classmethod
+    def make(cls, job: tuple[Path, list[tuple[str, int]]]) -> tuple[int, int]:
+        """One shard: (tried, kept)."""
+        folder, episodes = job
+        shutil.rmtree(folder.with_name(folder.name + ".part"), ignore_errors=True)
+        writer = ShardWriter(spec())
+        for task, seed in episodes:
+            episode = cls.demonstrator.episode(task, seed)
             if episode is not None:
                 writer.append(episode)
+        kept = len(writer)
         writer.write(folder)
+        return len(episodes), kept
 
 
 def make(out: Path, jobs: list[tuple[str, int]], *, processes: int, per_shard: int = 50, say=None) -> tuple[int, int]:
-    """Run all jobs (task, seed); returns (tried, kept)."""
-    context = multiprocessing.get_context("spawn")
-    counts = context.Array("i", [0, 0])
-    workers = [
-        context.Process(target=_work, args=(n, jobs[n::processes], str(out), per_shard, counts))
-        for n in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(1.0)
+    """Run all jobs (task, seed), a shard at a time; a shard that exists is skipped. Returns (tried, kept)."""
+    parts = [(out / f"{k:04d}", jobs[i : i + per_shard]) for k, i in enumerate(range(0, len(jobs), per_shard))]
+    missing = [part for part in parts if not part[0].exists()]
+    tried, kept, total = 0, 0, sum(len(episodes) for _, episodes in missing)
+    for each, good in run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start):
+        tried, kept = tried + each, kept + good
         if say is not None:
-            say(counts[0], counts[1], len(jobs))
-    failed = [worker.exitcode for worker in workers if worker.exitcode]
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {processes} processes ended with {failed}; see their messages above")
-    return counts[0], counts[1]
+            say(tried, kept, total)
+    return tried, kept
 
 
 def job_list(mix: dict[str, int], seed: int) -> list[tuple[str, int]]:
