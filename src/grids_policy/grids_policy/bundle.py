@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-SCHEMA = "grids-policy-bundle/1"
+SCHEMA = "grids-policy-bundle/2"
 MANIFEST = "policy.json"
 TOKENIZER = "tokenizer.json"
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
@@ -116,6 +116,11 @@ class Bundle:
     provenance: dict[str, object]
     files: dict[str, File]
     digest: str
+
+    @property
+    def early(self) -> bool:
+        """Tokens are sampled inside the vision tower: there are no dense ones to compare with."""
+        return self.sampler.get("after_layer", -1) >= 0
 
     @property
     def bundle_id(self) -> str:

@@ -29,7 +29,16 @@ from grids_policy.bundle import Bundle, Units
 from grids_policy.checkpoint import Checkpoint, load_checkpoint
 from grids_policy.config import PolicyConfig
 from grids_policy.gate import TOLERANCES, run_gate
-from grids_policy.graphs import OPSET, PrefixGraph, PreprocessGraph, StepGraph, VisionGraph, cache_names, export_onnx
+from grids_policy.graphs import (
+    OPSET,
+    PrefixGraph,
+    PreprocessGraph,
+    StepGraph,
+    VisionGraph,
+    cache_names,
+    export_onnx,
+    seen_names,
+)
 from grids_policy.normalize import Normalizer
 from grids_policy.precision import convert
 from grids_policy.units import KINDS, build_units, rad_units
@@ -223,7 +232,7 @@ def write_graphs(
     for name, module, inputs, outputs in (
         ("preprocess", PreprocessGraph(policy), frames, ["images"]),
         ("vision", VisionGraph(policy), {"images": pixels}, ["dense"]),
-        ("prefix", prefix, observed, [*names, "coordinates", "retention"]),
+        ("prefix", prefix, observed, [*names, *seen_names(config)]),
         ("denoise_step", StepGraph(policy, action), stepped, ["x_next", "actions"]),
     ):
         began = time.monotonic()

@@ -3,7 +3,7 @@
     preprocess    image_<camera> (h, w, 3) uint8 ...              -> images (N, 3, H, W)
     vision        images (V, 3, H, W)                             -> dense (V, T, C)
                   (with early sampling (V, K, C + 2): sampled tokens and their coordinates)
-    prefix        dense, present, state, tokens, token_mask       -> cache ..., coordinates, retention
+    prefix        dense, present, state, tokens, token_mask       -> cache ..., coordinates, retention, self_similarity
     denoise_step  x (S, D), step, committed, committed_rows, cache -> x_next (S, D), actions (S, J)
                   (and state, last, where actions are relative to it)
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from grids_policy.config import PolicyConfig
 from grids_policy.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
-from grids_policy.grids import retention_map
+from grids_policy.grids import retention_map, self_similarity
 from grids_policy.model import Policy, Prefix, rope_angles
 from grids_policy.normalize import Normalizer
 from grids_policy.relative import from_relative, relative_mask, to_relative
@@ -97,10 +97,13 @@ class PrefixGraph(nn.Module):
             retention = torch.full((1, len(config.image_keys), config.dense_tokens), float(not config.early))
         else:
             retention = retention_map(dense, sampled.features)
+        seen = [sampled.coords[0], retention[0]]
+        if not config.early:
+            seen.append(self_similarity(dense[0]))
         # The state token is always real, so the first action position is the number of valid tokens.
         rows = prefix.pad[0].long().sum() + torch.arange(config.chunk)
         cos, sin = rope_angles(rows, config.text.head_dim)
-        return *ready, prefix.pad[0], cos, sin, sampled.coords[0], retention[0]
+        return *ready, prefix.pad[0], cos, sin, *seen
 
     def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (P, G, D) of every language layer that an expert layer may read."""
@@ -136,6 +139,11 @@ def cache_names(config: PolicyConfig) -> list[str]:
     """Names of the tensors that prefix hands to denoise_step, in order."""
     layers = [f"{kind}_{i}" for i in range(len(config.expert_layers)) for kind in ("k", "v")]
     return [*layers, "prefix_pad", "suffix_cos", "suffix_sin"]
+
+
+def seen_names(config: PolicyConfig) -> list[str]:
+    """What prefix tells an operator about each camera, in order."""
+    return ["coordinates", "retention"] + ([] if config.early else ["self_similarity"])
 
 
 class StepGraph(nn.Module):

@@ -40,6 +40,12 @@ def retention_map(dense: Tensor, features: Tensor) -> Tensor:
     return similarity.amax(-1)
 
 
+def self_similarity(dense: Tensor) -> Tensor:
+    """Cosine similarity of every dense token (.., T, C) to every other: (.., T, T). The paper's Fig. 7, left."""
+    unit = F.normalize(dense, dim=-1)
+    return unit @ unit.transpose(-1, -2)
+
+
 def cell_positions(coords: Tensor, grid: tuple[int, int], *, align_corners: bool) -> Tensor:
     """Coordinates (x, y) in [0, 1] to continuous (column, row) cell positions."""
     rows, columns = grid

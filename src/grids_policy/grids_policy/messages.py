@@ -99,7 +99,7 @@ def trajectory_message(chunk: ActionChunk) -> JointTrajectory:
     return msg
 
 
-def sample_messages(result: Result, bundle: Bundle, *, retention: bool) -> list[SampledTokens]:
+def sample_messages(result: Result, bundle: Bundle, *, retention: bool, similarity: bool) -> list[SampledTokens]:
     """One message per camera that was seen, stamped like its image."""
     messages = []
     for i, (camera, frame) in enumerate(zip(bundle.cameras, result.observation.frames, strict=True)):
@@ -116,10 +116,12 @@ def sample_messages(result: Result, bundle: Bundle, *, retention: bool) -> list[
         msg.resized_width, msg.resized_height = camera.resized_width, camera.resized_height
         msg.pad_left, msg.pad_top = camera.pad_left, camera.pad_top
         # Sampling inside the vision tower leaves no dense tokens to compare with.
-        if bundle.sampler.get("after_layer", -1) < 0:
+        if not bundle.early:
             msg.mean_retention = float(result.outputs.retention[i].mean())
             if retention:
                 msg.retention = _floats("f", result.outputs.retention[i])
+            if similarity:
+                msg.self_similarity = _floats("f", result.outputs.self_similarity[i])
         messages.append(msg)
     return messages
 

@@ -232,8 +232,8 @@ class PolicyNode(ManagedNode):
         self._chunks.publish(chunk)
         if self._trajectory is not None:
             self._trajectory.publish(messages.trajectory_message(chunk))
-        retention = self._params.publish_retention
-        for sample in messages.sample_messages(result, bundle, retention=retention):
+        wanted = {"retention": self._params.publish_retention, "similarity": self._params.publish_self_similarity}
+        for sample in messages.sample_messages(result, bundle, **wanted):
             self._samples.publish(sample)
 
     # Status.

@@ -41,3 +41,4 @@ class PolicyParams:
     )
     publish_trajectory: bool = param(False, "also publish policy/joint_trajectory")
     publish_retention: bool = param(True, "send the retention map with the sample locations")
+    publish_self_similarity: bool = param(True, "send the similarity of all dense tokens to each other, too")

@@ -63,7 +63,7 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
     with pytest.raises(BundleError, match="expected JSON"):
         load_bundle(tmp_path)
     (tmp_path / "policy.json").write_text('{"schema": "something/9"}')
-    with pytest.raises(BundleError, match="expected schema 'grids-policy-bundle/1', got 'something/9'"):
+    with pytest.raises(BundleError, match="expected schema 'grids-policy-bundle/2', got 'something/9'"):
         load_bundle(tmp_path)
 
 

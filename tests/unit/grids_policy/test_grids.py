@@ -16,6 +16,7 @@ from grids_policy.grids import (
     retention_map,
     sample_grid,
     sample_matmul,
+    self_similarity,
 )
 
 WIDTH, GRID = 24, (8, 8)
@@ -108,6 +109,15 @@ def test_retention_of_dense_is_one_and_of_one_token_its_cosine():
     one = dense[:, :, 10:11]
     expected = torch.cosine_similarity(dense, one.expand_as(dense), dim=-1)
     torch.testing.assert_close(retention_map(dense, one), expected)
+
+
+def test_self_similarity_is_one_with_itself_and_blind_to_length():
+    dense = torch.randn(2, 64, 16)
+    found = self_similarity(dense)
+    torch.testing.assert_close(found.diagonal(dim1=-2, dim2=-1), torch.ones(2, 64))
+    torch.testing.assert_close(found, self_similarity(dense * torch.rand(2, 64, 1).add(0.1)))
+    expected = torch.cosine_similarity(dense[1, 3], dense[1, 40], dim=0)
+    torch.testing.assert_close(found[1, 3, 40], expected)
 
 
 def test_retention_ignores_the_coordinate_embedding():

@@ -50,6 +50,9 @@ def test_every_stage_is_timed_and_results_are_plausible(runtime, inputs):
     assert np.isfinite(outputs.actions).all()
     assert ((outputs.coordinates >= 0) & (outputs.coordinates <= 1)).all()
     assert (np.abs(outputs.retention) <= 1 + 1e-5).all()
+    cells = runtime.bundle.grid_height * runtime.bundle.grid_width
+    np.testing.assert_allclose(outputs.self_similarity[:, range(cells), range(cells)], 1.0, atol=1e-5)
+    assert np.ptp(outputs.self_similarity) > 0.01
 
 
 def test_the_same_inputs_give_the_same_bits_and_another_seed_others(runtime, inputs):

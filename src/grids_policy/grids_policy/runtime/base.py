@@ -32,14 +32,17 @@ class PolicyOutputs:
     actions: np.ndarray  # (S, J) float32, bundle units
     coordinates: np.ndarray  # (N, K, 2) float32, (x, y) in [0, 1]
     retention: np.ndarray  # (N, grid_height, grid_width) float32
+    self_similarity: np.ndarray  # (N, cells, cells) float32; no cells where there are no dense tokens
 
     @staticmethod
     def empty(bundle: Bundle) -> "PolicyOutputs":
         cameras, joints = len(bundle.cameras), len(bundle.joints)
+        cells = 0 if bundle.early else bundle.grid_height * bundle.grid_width
         return PolicyOutputs(
             np.zeros((bundle.chunk, joints), np.float32),
             np.zeros((cameras, bundle.tokens, 2), np.float32),
             np.zeros((cameras, bundle.grid_height, bundle.grid_width), np.float32),
+            np.zeros((cameras, cells, cells), np.float32),
         )
 
 

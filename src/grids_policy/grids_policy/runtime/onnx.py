@@ -192,6 +192,8 @@ class OnnxRuntime(AbstractRuntime):
             add(name, *types[name])
         add("coordinates", (cameras, b.tokens, 2), np.float32)
         add("retention", (cameras, b.grid_height * b.grid_width), np.float32)
+        if not b.early:
+            add("self_similarity", *types["self_similarity"])
         add("committed", (b.chunk, joints), np.float32)
         add("committed_rows", (), np.int64)
         add("x_0", (b.chunk, b.noise_dim), np.float32)
@@ -257,6 +259,8 @@ class OnnxRuntime(AbstractRuntime):
         self._buffers.get("actions", outputs.actions)
         self._buffers.get("coordinates", outputs.coordinates)
         self._buffers.get("retention", outputs.retention)
+        if not self._bundle.early:
+            self._buffers.get("self_similarity", outputs.self_similarity)
         done = time.perf_counter()
         marks = (start, preprocessed, seen, encoded, done)
         return {s: b - a for s, a, b in zip(STAGES, marks, marks[1:], strict=False)}
