@@ -118,6 +118,7 @@ class RealSenseSource(AbstractSource):
         """`model` ("D435", "D405") must be part of the device's name; "" accepts any."""
         self._request, self._clock_ns = request, clock_ns
         self._serial, self._model, self._file, self._loop = serial, model, file, loop
+        self._opened = serial  # serial of the device that is ours: the one asked for, or the one open() picked
         self._pipeline = self._queue = self._playback = None
         self._rs = load_sdk()
 
@@ -127,7 +128,8 @@ class RealSenseSource(AbstractSource):
         if self._file is not None:
             config.enable_device_from_file(str(self._file), repeat_playback=self._loop)
         else:
-            config.enable_device(self._pick().serial)
+            self._opened = self._pick().serial
+            config.enable_device(self._opened)
         config.enable_stream(rs.stream.color, request.width, request.height, rs.format.rgb8, request.fps)
         return config
 
@@ -235,11 +237,12 @@ class RealSenseSource(AbstractSource):
         self._pipeline = self._queue = self._playback = None
 
     def reset(self) -> None:
-        if self._file is None:
+        """Restart the device that was open; without one nothing happens, since another camera may be meant."""
+        if self._file is None and self._opened:
             rs = self._rs
             with contextlib.suppress(RuntimeError):  # gone meanwhile: open will say so
                 for device in rs.context().query_devices():
-                    if not self._serial or _info(rs, device, "serial_number") == self._serial:
+                    if _info(rs, device, "serial_number") == self._opened:
                         device.hardware_reset()
 
 
