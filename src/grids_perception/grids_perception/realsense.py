@@ -7,7 +7,7 @@ that the request can be resolved. Colour options live on the RGB sensor where th
 import contextlib
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,19 +153,32 @@ class RealSenseSource(AbstractSource):
     def open(self) -> SourceInfo:
         if self._file is not None and not Path(self._file).is_file():
             raise SourceError(f"expected a RealSense recording (.db3), found no file {self._file}")
+        try:
+            with self._sdk_errors():
+                return self._start()
+        except SourceError:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def _sdk_errors(self) -> Iterator[None]:
+        """The SDK says everything, an unplugged camera included, with a bare RuntimeError."""
+        try:
+            yield
+        except SourceError:
+            raise
+        except RuntimeError as error:
+            raise SourceError(f"{self._what()}: {error}") from error
+
+    def _start(self) -> SourceInfo:
         rs = self._rs
         pipeline = rs.pipeline()
-        try:
-            config = self._config()
-            if not config.can_resolve(rs.pipeline_wrapper(pipeline)):
-                raise SourceError(self._unresolved())
-            # A queue: the pipeline alone keeps one frameset, and a thread that wakes late by a frame loses it.
-            queue = rs.frame_queue(QUEUE_FRAMES)
-            profile = pipeline.start(config, queue)
-        except RuntimeError as error:
-            if isinstance(error, SourceError):
-                raise
-            raise SourceError(f"{self._what()}: {error}") from error
+        config = self._config()
+        if not config.can_resolve(rs.pipeline_wrapper(pipeline)):
+            raise SourceError(self._unresolved())
+        # A queue: the pipeline alone keeps one frameset, and a thread that wakes late by a frame loses it.
+        queue = rs.frame_queue(QUEUE_FRAMES)
+        profile = pipeline.start(config, queue)
         self._pipeline, self._queue = pipeline, queue
         device = profile.get_device()
         self._playback = device.as_playback() if self._file is not None else None
@@ -210,6 +223,10 @@ class RealSenseSource(AbstractSource):
     def read(self, timeout_s: float) -> Frame | None:
         if self._pipeline is None:
             raise SourceError(f"{self._what()}: read before open")
+        with self._sdk_errors():
+            return self._read(timeout_s)
+
+    def _read(self, timeout_s: float) -> Frame | None:
         deadline = time.monotonic() + timeout_s
         while True:
             remaining_ms = max(1, round((deadline - time.monotonic()) * 1e3))

@@ -7,6 +7,7 @@ import pytest
 
 from grids_perception import realsense
 from grids_perception.realsense import ColorRequest, RealSenseSource
+from grids_perception.source import SourceError
 
 REQUEST = ColorRequest(8, 6, 30)
 
@@ -114,3 +115,21 @@ def test_a_camera_that_was_never_found_resets_nobody(sdk):
 def test_a_camera_asked_for_by_serial_is_reset_without_having_been_opened(sdk):
     RealSenseSource(REQUEST, lambda: 0, serial="11").reset()
     assert [device.resets for device in sdk.devices] == [1, 0]
+
+
+@pytest.mark.parametrize("faults", [{"get_device"}, {"set_option", "get_option_range"}, {"get_intrinsics"}])
+def test_a_camera_that_goes_while_it_is_opened_is_an_ordinary_loss_and_is_stopped(sdk, faults):
+    sdk.devices[0].faults = faults
+    with pytest.raises(SourceError, match=r"RealSense D435: .*No such device"):
+        RealSenseSource(REQUEST, lambda: 0, model="D435").open()
+    assert sdk.devices[0].stopped == 1
+
+
+@pytest.mark.parametrize("fault", ["get_color_frame", "get_data"])
+def test_a_camera_that_goes_while_a_frame_is_read_is_an_ordinary_loss(sdk, fault):
+    source = RealSenseSource(REQUEST, lambda: 7, model="D435")
+    source.open()
+    assert source.read(0.1).arrival_ns == 7
+    sdk.devices[0].faults = {fault}
+    with pytest.raises(SourceError, match=f"RealSense D435: {fault}: No such device"):
+        source.read(0.1)
