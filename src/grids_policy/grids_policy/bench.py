@@ -38,6 +38,7 @@ from grids_policy.bench_variants import (
 from grids_policy.config import PolicyConfig, SamplerConfig
 from grids_policy.export import PRECISIONS
 from grids_policy.flops import count_flops
+from grids_policy.model import Expert
 from grids_policy.runtime.onnx import EngineOptions
 
 
@@ -54,7 +55,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="measured runs per variant (default 5)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bundle", type=Path, action="append", default=[], help="also measure this bundle")
-    parser.add_argument("--train", type=int, default=0, metavar="BATCH", help="also time training steps of this batch")
+    parser.add_argument(
+        "--train", type=int, default=0, metavar="BATCH", help="also time forward + backward of this batch"
+    )
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/grids/bench").expanduser())
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for the plot and the JSON")
     return parser.parse_args(argv)
@@ -138,8 +141,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     peaks = measure_peaks(device)
     rows = measure(variants, arguments.rounds, say)
-    for row in rows:
-        row["flops"] = stage_flops(config, parse_sampler(row["sampler"]))
+    others = {id(v) for v in variants if isinstance(v, OnnxVariant) and v.folder in arguments.bundle}
+    for row, variant in zip(rows, variants, strict=True):
+        # A bundle named by the user may be of any size: nothing is known of its operations.
+        row["flops"] = None if id(variant) in others else stage_flops(config, parse_sampler(row["sampler"]))
     report: dict[str, Any] = {
         "bench": "policy",
         "size": arguments.size,
@@ -147,7 +152,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "steps": config.num_steps,
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "peaks": dataclasses.asdict(peaks),
-        "expert_bytes_per_step": 4 * _expert_weights(variants),
+        "expert_bytes_per_step": 4 * sum(p.numel() for p in Expert(config).parameters()),
         "rss_gb": psutil.Process().memory_info().rss / 1e9,
         "bundles": notes,
         "rows": rows,
@@ -161,16 +166,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             {
                 "sampler": sampler_name(sampler),
                 "batch": arguments.train,
-                "seconds": training_step_s(with_sampler(base, sampler), arguments.train, 3),
+                "seconds": training_step_s(with_sampler(base, sampler), arguments.train, 3, device),
             }
             for sampler in _samplers(arguments.tokens)
         ]
     return report
-
-
-def _expert_weights(variants: list[Variant]) -> int:
-    policies = [v._policy for v in variants if isinstance(v, TorchVariant)]  # noqa: SLF001
-    return sum(p.numel() for p in policies[0].expert.parameters()) if policies else 0
 
 
 def _cpu_name() -> str:

@@ -45,10 +45,9 @@ def stage_table(report: dict[str, Any]) -> str:
         cells += [f"{seconds[stage]['p50'] * 1e3:.1f}" for stage in STAGES[:-1]]
         cells.append("/".join(f"{seconds['total'][q] * 1e3:.0f}" for q in ("p50", "p95", "p99")))
         cells.append(f"{base / (seconds['total']['p50'] / row['batch']):.2f}x")
-        floors = [
-            seconds[s]["p50"] / max(stage_floor_s(report, row, s), 1e-12) for s in ("vision", "prefix", "denoise")
-        ]
-        cells.append(" ".join(f"{floor:.2f}" for floor in floors))
+        stages = ("vision", "prefix", "denoise") if row["flops"] else ()
+        floors = [seconds[s]["p50"] / max(stage_floor_s(report, row, s), 1e-12) for s in stages]
+        cells.append(" ".join(f"{floor:.2f}" for floor in floors) or "–")
         rows.append(cells)
     head = ["variant", "batch", *(f"{s} ms" for s in STAGES[:-1]), "p50/p95/p99 ms", "speed", "x fp32 floor (v p d)"]
     peaks = report["peaks"]
@@ -64,7 +63,7 @@ def table1(report: dict[str, Any]) -> str:
     rows = [
         [r["label"], r["sampler"], f"{r['flops']['total'] / 1e9:.2f}", f"{r['seconds']['total']['p50']:.3f}"]
         for r in report["rows"]
-        if r["batch"] == 1
+        if r["batch"] == 1 and r["flops"]
     ]
     return _table(["model", "vis. tokens/camera", "FLOPs (G)", "time (s)"], rows)
 
@@ -79,7 +78,7 @@ def table4(report: dict[str, Any]) -> str:
         [row["sampler"], str(row["batch"]), f"{t:.2f}", f"{times[0] / t:.2f}x"]
         for row, t in zip(found, times, strict=True)
     ]
-    return _table(["training step", "batch", "s/step", "speed"], rows)
+    return _table(["forward + backward", "batch", "s/step", "speed"], rows)
 
 
 def figure(report: dict[str, Any], path: Path) -> Path:
@@ -96,7 +95,8 @@ def figure(report: dict[str, Any], path: Path) -> Path:
     for label in labels:
         lines = {
             name: sorted(
-                (r for r in report["rows"] if (r["label"], r["sampler"]) == (label, name)), key=lambda r: r["batch"]
+                (r for r in report["rows"] if (r["label"], r["sampler"]) == (label, name) and r["flops"]),
+                key=lambda r: r["batch"],
             )
             for name in ("dense", "16")
         }

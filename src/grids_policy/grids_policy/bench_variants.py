@@ -183,6 +183,7 @@ class OnnxVariant:
     """A bundle on ONNX Runtime, batch 1: what the robot runs."""
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
+        self.folder = folder
         self._runtime = OnnxRuntime(folder, options)
         bundle = self._runtime.bundle
         self.sampler, self.batch = part_from_dict(SamplerConfig, bundle.sampler, "sampler"), 1
@@ -255,21 +256,22 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def training_step_s(policy: Policy, batch: int, repeats: int) -> list[float]:
-    """Seconds of forward and backward of the whole policy, random data."""
-    from grids_policy.flow import TrainBatch, draw, flow_loss
+def training_step_s(policy: Policy, batch: int, repeats: int, device: str = "cpu") -> list[float]:
+    """Seconds of forward and backward of the whole policy, random data; the optimiser is left out."""
+    from grids_policy.flow import FlowDraw, TrainBatch, draw, flow_loss
 
-    variant = TorchVariant(policy, batch)
+    variant = TorchVariant(policy, batch, device=device)
     given = variant._inputs  # noqa: SLF001 - the same random data
     images = policy.preprocess(given["frames"])
-    actions = torch.zeros(batch, policy.config.chunk, policy.config.action_dim)
+    actions = torch.zeros(batch, policy.config.chunk, policy.config.action_dim, device=device)
     data = TrainBatch(images, given["mask"], given["state"], given["tokens"], given["token_mask"], actions)
     policy.train().requires_grad_(True)
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
-        flow_loss(policy, data, draw(policy, batch)).backward()
-        seconds.append(time.perf_counter() - start)
+        random = FlowDraw(*(None if t is None else t.to(device) for t in draw(policy, batch)))
+        start = _now(device)
+        flow_loss(policy, data, random).backward()
+        seconds.append(_now(device) - start)
         policy.zero_grad(set_to_none=True)
     policy.eval().requires_grad_(False)
     return seconds

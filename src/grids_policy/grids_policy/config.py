@@ -60,6 +60,14 @@ class SamplerConfig:
         _positive("sampler", tokens=self.tokens, hidden=self.hidden, predictor_scale=self.predictor_scale)
         if not 0.0 <= self.margin < 0.5:
             raise ConfigError(f"sampler.margin must be in [0, 0.5); got {self.margin}")
+        if self.after_layer >= 0:
+            # What early.py does is fixed; an option that changed nothing would be a lie in the config.
+            fixed = {"kind": "grids", "shared": True, "pooling": "mean", "interpolation": "bilinear",
+                     "align_corners": False, "kernel": "matmul"}  # fmt: skip
+            for name, value in fixed.items():
+                if getattr(self, name) != value:
+                    found = getattr(self, name)
+                    raise ConfigError(f"sampler.after_layer needs sampler.{name} = {value!r}; got {found!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -200,7 +208,7 @@ class PolicyConfig:
             problems.append(f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}")
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
-        if self.sampler.after_layer > self.vision.depth:
+        if not -1 <= self.sampler.after_layer <= self.vision.depth:
             problems.append(f"sampler.after_layer must be in -1..{self.vision.depth}, got {self.sampler.after_layer}")
         shared = min(self.state_dim, self.action_dim)
         if not all(0 <= joint < shared for joint in self.relative_actions):

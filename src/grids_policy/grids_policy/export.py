@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from grids_common.topics import CAMERAS
 from grids_policy import bundle as bundles
 from grids_policy.bundle import Bundle, Units
 from grids_policy.checkpoint import Checkpoint, load_checkpoint
@@ -89,10 +90,22 @@ def parse_cameras(text: str, config: PolicyConfig) -> list[tuple[str, str, int, 
                 raise ExportError(f"--cameras {item}: expected WIDTHxHEIGHT, got {size!r}") from None
         if width < 2 or height < 2:
             raise ExportError(f"--cameras {item}: expected a size above 1x1, got {width}x{height}")
+        if name in (other for other, *_ in wanted.values()):
+            raise ExportError(f"--cameras: the robot's {name!r} is named twice; each shows one of the checkpoint's")
         wanted[source] = (name, width, height)
     if missing := sorted(set(own) - set(wanted)):
         raise ExportError(f"--cameras: the checkpoint also needs {missing}; name every camera")
     return [(wanted[source][0], own[source][0], *wanted[source][1:]) for source in own]
+
+
+def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
+    """A bundle whose cameras this robot does not have could never run. Raises ExportError with what to write."""
+    names = [name for name, *_ in parse_cameras(text, config)]
+    if any(name not in CAMERAS for name in names):
+        example = ",".join(f"{ours}:{theirs}" for ours, theirs in zip(CAMERAS, config.cameras, strict=False))
+        raise ExportError(
+            f"--cameras: this robot has {', '.join(CAMERAS)}, got {', '.join(names)}; say --cameras {example}"
+        )
 
 
 def placement(width: int, height: int, resize_hw: tuple[int, int]) -> dict[str, int]:
@@ -343,6 +356,7 @@ def main(argv: list[str] | None = None) -> int:
         if bad := [m for m in modes if m not in ("mask", "black")]:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
+        refuse_unknown_cameras(arguments.cameras, checkpoint.config)
         say(f"checkpoint {arguments.checkpoint} loaded")
         options = ExportOptions(
             precision=arguments.precision,

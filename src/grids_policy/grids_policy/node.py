@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
-from grids_common.topics import publisher, subscription
+from grids_common.topics import CAMERAS, publisher, subscription
 from grids_policy import messages
 from grids_policy.language import SentenceEncoder
 from grids_policy.observation import SyncLimits
@@ -33,6 +33,7 @@ from grids_policy.worker import PolicyWorker, Result, Snapshot, WorkerOptions
 _HEARTBEAT_PERIOD_S = 0.05
 _STATUS_EVERY = 10  # heartbeats per status with fresh latency percentiles and diagnostics
 _FAILURE_GRACE_S = 1.0  # status and diagnostics get out before the process ends
+_REMAP = "export it again with --cameras NAME:CHECKPOINT_CAMERA=WIDTHxHEIGHT"
 
 
 class PolicyNode(ManagedNode):
@@ -52,6 +53,7 @@ class PolicyNode(ManagedNode):
         self._beats = 0
         self._last_status: PolicyStatus | None = None
         self._hang_s = float("inf")
+        self._last_epoch = 0
         self._status = publisher(self, "/policy/status", PolicyStatus)
         self._diagnostics = publisher(self, "/diagnostics", DiagnosticArray)
         self._chunks = publisher(self, "/policy/action_chunk", ActionChunk)
@@ -86,6 +88,8 @@ class PolicyNode(ManagedNode):
     def _check_against_bundle(self) -> None:
         """What the user asked for against what the checkpoint was trained for."""
         params, bundle = self._params, self._runtime.bundle
+        if unknown := [camera.name for camera in bundle.cameras if camera.name not in CAMERAS]:
+            raise SetupError(f"the bundle wants camera {unknown[0]!r}, this robot has {', '.join(CAMERAS)}: {_REMAP}")
         lost = params.lost_camera
         if lost != "hold" and lost not in bundle.missing_camera:
             raise SetupError(
@@ -114,8 +118,8 @@ class PolicyNode(ManagedNode):
             dt_s=bundle.dt * params.time_scale,
             seed=params.seed,
             expected_latency_s=latency_s,
-            # Larger than any epoch of an earlier process, so that the driver does not take ours for old.
-            epoch=self._now_ns() // 1_000_000_000 % 2**32,
+            # Larger than any epoch of an earlier process or activation: the driver takes smaller ones for old.
+            epoch=max(self._now_ns() // 1_000_000_000, self._last_epoch + 1) % 2**32,
             reuse_threshold=params.reuse_threshold,
         )
         return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns)
@@ -184,6 +188,7 @@ class PolicyNode(ManagedNode):
     def _stop(self) -> None:
         """Void what was planned: a hold at the measured pose in a raised epoch."""
         epoch, joints = self._worker.pause(), self._worker.newest_joints()
+        self._last_epoch = epoch
         if self._state == "running":
             self._say("armed", "waiting for an instruction")
         if joints is not None and np.isfinite(joints.position_rad).all():
@@ -218,8 +223,11 @@ class PolicyNode(ManagedNode):
         self._worker.add_joints(joints)
 
     def _on_instruction(self, msg: String) -> None:
-        """A new sentence from outside; our own echo changes nothing."""
-        if msg.data == self._instruction or self._state != "running":
+        """A new sentence from outside starts or redirects the policy; our own echo changes nothing."""
+        if self._state not in ("armed", "running") or (msg.data == self._instruction and self._state == "running"):
+            return
+        if self._tasks.busy:
+            self.get_logger().warning(f"policy/instruction {msg.data!r} ignored: a task is running, cancel it first")
             return
         try:
             self._begin(msg.data)

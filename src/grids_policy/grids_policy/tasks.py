@@ -50,6 +50,11 @@ class TaskServer:
             goal_callback=self._on_goal, cancel_callback=lambda _: CancelResponse.ACCEPT,
         )  # fmt: skip
 
+    @property
+    def busy(self) -> bool:
+        """A task was accepted and has not ended."""
+        return self._busy
+
     def _on_task_state(self, msg: TaskState) -> None:
         self._judged = msg
 

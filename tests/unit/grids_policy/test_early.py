@@ -114,3 +114,12 @@ def test_the_exported_modules_agree_with_the_policy():
     torch.testing.assert_close(coords, reference.coords[0])
     torch.testing.assert_close(actions, made.sample(noise[None], reference)[0, :, :6], atol=1e-5, rtol=1e-4)
     assert retention.shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("kind", "topk"), ("shared", False), ("pooling", "max"), ("interpolation", "nearest"), ("align_corners", True)],
+)
+def test_an_option_that_early_sampling_would_ignore_is_refused(option, value):
+    with pytest.raises(ConfigError, match=f"sampler.after_layer needs sampler.{option} = "):
+        SamplerConfig(**{"kind": "grids", "after_layer": 2, option: value})

@@ -15,7 +15,14 @@ from grids_policy import export, gate, precision  # noqa: E402
 from grids_policy.bundle import load_bundle, seal  # noqa: E402
 from grids_policy.checkpoint import Checkpoint  # noqa: E402
 from grids_policy.demo_bundle import demo_tokenizer  # noqa: E402
-from grids_policy.export import ExportError, ExportOptions, export_bundle, parse_cameras, placement  # noqa: E402
+from grids_policy.export import (  # noqa: E402
+    ExportError,
+    ExportOptions,
+    export_bundle,
+    parse_cameras,
+    placement,
+    refuse_unknown_cameras,
+)
 from grids_policy.gate import run_gate  # noqa: E402
 from grids_policy.initialise import init_weights  # noqa: E402
 from grids_policy.model import Policy  # noqa: E402
@@ -153,6 +160,7 @@ def test_wrong_weights_in_a_graph_fail_the_gate(exported, tmp_path):
         ("front=640x480", r"also needs \['wrist'\]"),
         ("front,wrist,side", "got 'side'"),
         ("front,front,wrist", "'front' is named twice"),
+        ("front:front,front:wrist", "the robot's 'front' is named twice"),
         ("front=big,wrist", "expected WIDTHxHEIGHT, got 'big'"),
         ("front=0x480,wrist", "expected a size above 1x1"),
         ("camera1,wrist", r"expected one of the checkpoint's \['front', 'wrist'\], got 'camera1'"),
@@ -161,6 +169,12 @@ def test_wrong_weights_in_a_graph_fail_the_gate(exported, tmp_path):
 def test_a_camera_list_that_does_not_fit_is_refused(text, expected):
     with pytest.raises(ExportError, match=expected):
         parse_cameras(text, small())
+
+
+def test_cameras_this_robot_lacks_are_refused_with_what_to_write():
+    refuse_unknown_cameras("front:wrist,wrist:front", small())
+    with pytest.raises(ExportError, match="has front, wrist, got top, hand; say --cameras front:front,wrist:wrist"):
+        refuse_unknown_cameras("hand:wrist,top:front", small())
 
 
 def test_cameras_can_be_renamed_and_keep_the_checkpoints_order():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from grids_policy.bundle import BundleError
@@ -164,14 +165,14 @@ def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
 
 
 def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
-    assert providers.choose("auto", ALL, GPU, "100300").engine == "tensorrt"
-    without = providers.choose("auto", ALL, GPU, None)
+    assert providers.choose("auto", ALL, GPU, "100300", "fp32").engine == "tensorrt"
+    without = providers.choose("auto", ALL, GPU, None, "fp32")
     assert without.engine == "cuda"
     assert "libnvinfer" in without.reasons[0]
-    cpu = providers.choose("auto", [providers.NAMES["cpu"]], "no NVIDIA driver", None)
+    cpu = providers.choose("auto", [providers.NAMES["cpu"]], "no NVIDIA driver", None, "fp32")
     assert cpu.engine == "cpu"
     assert len(cpu.reasons) == 2
-    no_gpu = providers.choose("auto", ALL, "no NVIDIA driver (nvidia-smi not found)", None)
+    no_gpu = providers.choose("auto", ALL, "no NVIDIA driver (nvidia-smi not found)", None, "fp32")
     assert no_gpu.engine == "cpu"
     assert all("no NVIDIA driver" in reason for reason in no_gpu.reasons)
 
@@ -179,7 +180,28 @@ def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
 @pytest.mark.parametrize("engine", ["tensorrt", "cuda"])
 def test_an_engine_asked_for_by_name_is_never_replaced_in_silence(engine):
     with pytest.raises(BundleError, match=f"expected engine '{engine}', but it cannot run here"):
-        providers.choose(engine, [providers.NAMES["cpu"]], "no NVIDIA driver", None)
+        providers.choose(engine, [providers.NAMES["cpu"]], "no NVIDIA driver", None, "fp32")
+
+
+def test_an_int8_bundle_stays_on_the_cpu():
+    chosen = providers.choose("auto", ALL, GPU, "100300", "int8")
+    assert chosen.engine == "cpu"
+    assert "export fp16" in chosen.reasons[0]
+    with pytest.raises(BundleError, match="int8"):
+        providers.choose("cuda", ALL, GPU, None, "int8")
+
+
+def test_a_gpu_whose_libraries_do_not_load_is_said_and_the_next_engine_taken(monkeypatch, runtime, inputs):
+    monkeypatch.setattr(providers, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(providers, "tensorrt_version", lambda: None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ALL)
+    fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+    assert fallen.provider == providers.NAMES["cpu"]
+    assert "cuda: " in fallen.note
+    assert "CUDAExecutionProvider" in fallen.note
+    np.testing.assert_array_equal(infer(fallen, inputs).actions, infer(runtime, inputs).actions)
+    with pytest.raises(BundleError, match="CUDAExecutionProvider"):
+        OnnxRuntime(UNTRAINED, EngineOptions(engine="cuda", threads=1))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ write in place. Results are copied into the caller's arrays.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +69,10 @@ def default_threads(cores: int) -> int:
     return max(1, cores - 1)
 
 
-def open_sessions(
-    folder: Path, provider_list: list, options: EngineOptions, threads: int
-) -> dict[str, ort.InferenceSession]:
+def open_sessions(folder: Path, provider_list: list, options: EngineOptions) -> dict[str, ort.InferenceSession]:
     """One session per graph. Raises BundleError naming the graph that cannot be loaded."""
     settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
+    settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     settings.log_severity_level = 3
@@ -119,25 +117,39 @@ class OnnxRuntime(AbstractRuntime):
         self._bundle = read_manifest(folder)
         verify_files(folder, self._bundle)
         gpu, trt = providers.find_gpu(), providers.tensorrt_version()
-        choice = providers.choose(options.engine, ort.get_available_providers(), gpu, trt)
-        threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
-        provider_list, fingerprint, cache, cache_note = self._provider_list(
-            choice.engine, gpu, trt, options.cache.expanduser()
-        )
-        self._sessions = open_sessions(folder, provider_list, options, threads)
-        self._check_engine(choice.engine)
-        self._provider = providers.NAMES[choice.engine]
-        missing = "; ".join(choice.reasons)
-        self.note = f"engine {self._provider}, {threads} threads, {self._bundle.precision}"
-        self.note += f"; not better because {missing}" if missing else ""
-        self.note += f"; {cache_note}" if cache_note else ""
-        self._buffers = Buffers("cpu" if choice.engine == "cpu" else "cuda")
+        choice = providers.choose(options.engine, ort.get_available_providers(), gpu, trt, self._bundle.precision)
+        options = replace(options, threads=options.threads or default_threads(len(os.sched_getaffinity(0))))
+        engines = providers.PREFERENCE[providers.PREFERENCE.index(choice.engine) :]
+        reasons = list(choice.reasons)
+        for engine in engines if options.engine == "auto" else (choice.engine,):
+            try:
+                built = self._start(folder, engine, options, gpu, trt)
+                break
+            except BundleError as error:
+                # A driver without its CUDA libraries is found out only now.
+                if options.engine != "auto" or engine == engines[-1]:
+                    raise
+                reasons.append(f"{engine}: {error}")
+        self.note = f"engine {self._provider}, {options.threads} threads, {self._bundle.precision}"
+        self.note += f"; not better because {'; '.join(reasons)}" if reasons else ""
+        self.note += f"; {built}" if built else ""
+
+    def _start(self, folder: Path, engine: str, options: EngineOptions, gpu, trt) -> str:
+        """Sessions and buffers on one engine; returns what is to be said about its cache."""
+        provider_list, fingerprint, cache, note = self._provider_list(engine, gpu, trt, options.cache.expanduser())
+        if engine != "cpu" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed
+        self._sessions = open_sessions(folder, provider_list, options)
+        self._check_engine(engine)
+        self._provider = providers.NAMES[engine]
+        self._buffers = Buffers("cpu" if engine == "cpu" else "cuda")
         self._plan()
         self._bind()
         if fingerprint is not None:
             # Engines are built by the first run; only then can their files be recorded.
             self.infer(blank_inputs(self._bundle), PolicyOutputs.empty(self._bundle))
             providers.seal_cache(cache, fingerprint)
+        return note
 
     def _provider_list(self, engine: str, gpu, trt, cache_root: Path):
         if engine == "cpu":

@@ -79,11 +79,13 @@ def tensorrt_version() -> str | None:
     return None
 
 
-def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | None) -> Choice:
+def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | None, precision: str) -> Choice:
     """The best usable engine. `wanted` is "auto" or one of PREFERENCE; a wanted one that is absent raises."""
     missing = {}
     for engine in ("tensorrt", "cuda"):
-        if NAMES[engine] not in available:
+        if precision == "int8":
+            missing[engine] = f"{engine}: int8 bundles use operators that only the CPU engine has; export fp16"
+        elif NAMES[engine] not in available:
             missing[engine] = f"{engine}: this onnxruntime has no {NAMES[engine]}"
             missing[engine] += " (pip install onnxruntime-gpu)"
         elif isinstance(gpu, str):
