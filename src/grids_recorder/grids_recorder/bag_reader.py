@@ -74,16 +74,35 @@ class Bag:
         self.close()
 
 
+def _is_bag(folder: Path) -> bool:
+    """Messages without a metadata.yaml count: opening them says what is wrong."""
+    return (folder / "metadata.yaml").exists() or any(folder.glob("*.mcap"))
+
+
+def _bags_in(path: Path) -> list[Path]:
+    """`path` itself, or the bags one or two levels below it but for the discarded and the unfinished."""
+    if _is_bag(path):
+        return [path]
+    below = [(bag, bag.relative_to(path).parts) for bag in sorted([*path.glob("*/"), *path.glob("*/*/")])]
+    below = [bag for bag, names in below if DISCARDED not in names and not any(n.endswith(PARTIAL) for n in names)]
+    return [bag for bag in below if _is_bag(bag)]
+
+
 def find_bags(paths: Iterable[Path]) -> list[Path]:
-    """Bag folders among `paths` or directly or one level below them, sorted; RecorderError when there are none."""
-    paths, found = list(paths), []
-    for path in paths:
-        if (path / "metadata.yaml").exists():
-            found.append(path)
-            continue
-        below = [*path.glob("*/metadata.yaml"), *path.glob("*/*/metadata.yaml")]
-        parts = [(file.parent, file.relative_to(path).parts) for file in sorted(below)]
-        found += [bag for bag, names in parts if DISCARDED not in names and not any(PARTIAL in n for n in names)]
-    if not found:
-        raise RecorderError(f"expected at least one recorded episode in {', '.join(map(str, paths))}, found none")
+    """Bag folders among `paths` or directly or one level below them, sorted.
+
+    A folder of discarded episodes is passed over, as `recordings/*` names it too; RecorderError names every other path
+    that gave nothing.
+    """
+    found, empty = [], []
+    for path in (path for path in paths if path.name != DISCARDED):
+        if path.name.endswith(PARTIAL):
+            raise RecorderError(f"{path} was not finished: run ./grids recover {path.parent} first")
+        bags = _bags_in(path)
+        found += bags
+        if not bags:
+            empty.append(path)
+    if empty or not found:
+        where = ", ".join(map(str, empty)) or f"what was given besides {DISCARDED}/"
+        raise RecorderError(f"expected at least one recorded episode in {where}, found none")
     return list(dict.fromkeys(found))

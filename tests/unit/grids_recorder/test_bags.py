@@ -410,6 +410,28 @@ def test_check_prints_a_table_and_its_exit_code_tells_of_rejects(tmp_path, capsy
     assert main([str(tmp_path / "nothing")]) == 2
 
 
+def test_every_given_path_without_an_episode_is_named(tmp_path):
+    good = record(tmp_path / "episodes" / "good", samples(0.5))
+    assert find_bags([good, tmp_path / "episodes"]) == [good]
+    with pytest.raises(RecorderError, match=r"at least one recorded episode in .*/episodes/god, .*/bda, found none"):
+        find_bags([tmp_path / "episodes" / "god", good, tmp_path / "bda"])
+    (tmp_path / "live.partial").mkdir()
+    with pytest.raises(RecorderError, match=r"live.partial was not finished: run ./grids recover"):
+        find_bags([good, tmp_path / "live.partial"])
+    (tmp_path / "discarded").mkdir()
+    with pytest.raises(RecorderError, match="in what was given besides discarded/, found none"):
+        find_bags([tmp_path / "discarded"])
+
+
+def test_a_bag_that_lost_its_metadata_is_named_and_the_others_are_judged(tmp_path, capsys):
+    record(tmp_path / "good", samples(2.5))
+    (record(tmp_path / "headless", samples(2.5)) / "metadata.yaml").unlink()
+    assert main([str(tmp_path), "--no-sheet"]) == 1
+    said = capsys.readouterr()
+    assert "headless: expected a rosbag2 folder with metadata.yaml" in said.err
+    assert "OK     good" in said.out
+
+
 def test_a_bag_on_a_read_only_folder_is_judged_all_the_same(tmp_path, monkeypatch, capsys):
     folder = record(tmp_path / "episode", samples(2.5))
 
