@@ -13,8 +13,8 @@ import numpy as np
 from grids_common.topics import CAMERAS
 from grids_recorder import cdr
 from grids_recorder.align import COMMANDS, Aligned, align
-from grids_recorder.bag_reader import Bag, find_bags
-from grids_recorder.check import check_bag, stored_level
+from grids_recorder.bag_reader import DISCARDED, Bag, find_bags
+from grids_recorder.check import VERDICT_FILE, check_bag, stored_level
 from grids_recorder.dataset import (
     ACTION,
     STATE,
@@ -31,6 +31,7 @@ from grids_recorder.frame_cache import parse_size, resized
 from grids_recorder.parallel import run_jobs
 from grids_recorder.progress import Progress
 from grids_recorder.series import read_series
+from grids_recorder.session import DISCARD, REDO
 from grids_recorder.units import DEGREES, SYSTEMS, Units, units
 from grids_recorder.verdict import REJECT
 from so100_driver.calibration import Calibration, load, parse
@@ -152,14 +153,19 @@ def _convert_one(job: _Job) -> str:
     return f"{job.path.name}: {rows} rows"
 
 
-def usable(bags: list[Path], *, include_rejected: bool) -> tuple[list[Path], list[Path]]:
-    """(to convert, refused); bags without a verdict are judged first."""
-    refused = []
+def usable(bags: list[Path], *, include_rejected: bool) -> tuple[list[Path], list[str]]:
+    """(to convert, why each of the others is left out); bags without a verdict are judged first."""
+    chosen, left_out = [], []
     for path in bags:
-        level = stored_level(path) or check_bag(path, sheet=False)[0].level
-        if level == REJECT and not include_rejected:
-            refused.append(path)
-    return [path for path in bags if path not in refused], refused
+        with Bag(path) as bag:
+            outcome = bag.episode.get("outcome")
+        if outcome in (DISCARD, REDO) or path.parent.name == DISCARDED:
+            left_out.append(f"{path.name}: discarded by the operator")
+        elif not include_rejected and (stored_level(path) or check_bag(path, sheet=False)[0].level) == REJECT:
+            left_out.append(f"{path.name}: REJECT (see its {VERDICT_FILE}; --include-rejected takes it)")
+        else:
+            chosen.append(path)
+    return chosen, left_out
 
 
 def convert(
@@ -200,11 +206,11 @@ def main(argv: list[str]) -> int:
     settings = ConvertSettings(arguments.fps, arguments.size, arguments.action, arguments.units)
     workers = arguments.workers or len(os.sched_getaffinity(0))
     try:
-        bags, refused = usable(find_bags(arguments.bags), include_rejected=arguments.include_rejected)
-        for path in refused:
-            sys.stderr.write(f"left out {path.name}: REJECT (see its verdict.json; --include-rejected takes it)\n")
+        bags, left_out = usable(find_bags(arguments.bags), include_rejected=arguments.include_rejected)
+        for why in left_out:
+            sys.stderr.write(f"left out {why}\n")
         if not bags:
-            raise RecorderError("every episode was rejected: record again, or give --include-rejected")
+            raise RecorderError("no episode is left: record again, or give --include-rejected for rejected ones")
         chosen = load(arguments.calibration) if arguments.calibration else None
         folder = convert(bags, arguments.dataset, settings, chosen, workers=workers)
     except RuntimeError as error:
@@ -213,5 +219,5 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
         return 130
-    sys.stdout.write(f"{folder}: {len(bags)} episodes, {len(refused)} left out\n")
+    sys.stdout.write(f"{folder}: {len(bags)} episodes, {len(left_out)} left out\n")
     return 0

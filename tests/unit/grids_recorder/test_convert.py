@@ -119,6 +119,20 @@ def test_rejected_episodes_are_left_out_unless_asked_for(bags, tmp_path, capsys)
     assert len(open_dataset(tmp_path / "all").episodes) == 3
 
 
+def test_what_a_shell_makes_of_a_star_does_not_bring_discarded_episodes_back(bags, tmp_path, capsys):
+    folder = bags[0].parent
+    record(folder / "discarded" / "moved_aside", 2.5, outcome="discard")
+    record(folder / "still_here", 2.5, outcome="redo")
+    words = [*map(str, sorted(folder.iterdir())), str(tmp_path / "set"), "--workers", "1", "--include-rejected"]
+    assert str(folder / "discarded") in words
+    assert main(words) == 0
+    assert "left out still_here: discarded by the operator" in capsys.readouterr().err
+    assert [e.extra["bag"] for e in open_dataset(tmp_path / "set").episodes] == [path.name for path in bags]
+    assert not (folder / "discarded" / "moved_aside" / "verdict.json").exists()
+    assert main([str(folder / "discarded" / "moved_aside"), str(tmp_path / "other"), "--include-rejected"]) == 2
+    assert "left out moved_aside: discarded by the operator" in capsys.readouterr().err
+
+
 def test_bags_with_different_calibrations_are_not_mixed(tmp_path):
     joints = json.loads(dump(uncalibrated()))
     first = record(tmp_path / "a", calibration=joints)
