@@ -27,9 +27,9 @@ WIDTH, HEIGHT, FPS, FRAMES = 640, 480, 30, 75
 
 
 @contextmanager
-def camera_process(*parameters: str, log):
+def camera_process(*parameters: str, log, program=PROGRAM):
     arguments = [word for item in ("autostart:=true", *parameters) for word in ("-p", item)]
-    process = subprocess.Popen([*PROGRAM, "--ros-args", *arguments], stderr=log, stdout=log, env=os.environ.copy())
+    process = subprocess.Popen([*program, "--ros-args", *arguments], stderr=log, stdout=log, env=os.environ.copy())
     try:
         yield process
     finally:
@@ -183,6 +183,32 @@ def test_what_is_missing_or_wrong_ends_in_one_sentence(parameters, text, code, l
     said = log.read()
     assert text in said
     assert "Traceback" not in said
+
+
+LOST_THEN_BROKEN = """
+import sys
+from grids_perception import camera_node
+from grids_perception.source import AbstractSource, Intrinsics, SourceError, SourceInfo
+
+class Broken(AbstractSource):
+    errors = [SourceError("unplugged"), RuntimeError("nobody expected this")]
+    def open(self): return SourceInfo("broken", "1", Intrinsics(64, 48))
+    def read(self, timeout_s): raise self.errors.pop(0)
+    def close(self): pass
+
+camera_node.build_source = lambda parameters, clock_ns: Broken()
+camera_node.main()
+"""
+
+
+def test_a_lost_camera_is_reopened_and_an_error_nobody_expected_ends_the_node_with_code_1(log):
+    with camera_process(log=log, program=[sys.executable, "-c", LOST_THEN_BROKEN]) as process:
+        assert process.wait(20) == 1
+    log.seek(0)
+    said = log.read()
+    assert "front: camera lost: unplugged; reopening" in said
+    assert "front: broken is back after 1 attempt(s)" in said
+    assert "front: capturing has ended for good, and so does this node: RuntimeError: nobody expected this" in said
 
 
 def test_up_and_down_twice_delivers_each_time_and_leaves_no_thread(tmp_path):

@@ -2,6 +2,7 @@
 
 A lifecycle node: configure opens the device and refuses when it is missing or not the one asked for; active
 publishes. A camera lost later is reopened with back-off for as long as the node is active, and /diagnostics says so.
+An error nobody expected ends the process with code 1, so that whoever started it sees it.
 """
 
 import sys
@@ -24,7 +25,6 @@ from grids_perception.params import CameraParams
 from grids_perception.source import AbstractSource, Intrinsics, SourceError
 
 DIAGNOSTICS_PERIOD_S = 1.0
-_LEVELS = {"info": "info", "warning": "warning", "error": "error", "fatal": "fatal"}
 
 
 def build_source(p: CameraParams, clock_ns) -> AbstractSource:
@@ -128,7 +128,17 @@ class CameraNode(ManagedNode):
         return self.get_clock().now().nanoseconds
 
     def _log(self, level: str, text: str) -> None:
-        getattr(self.get_logger(), _LEVELS[level])(f"{self._params.camera}: {text}")
+        logger, sentence = self.get_logger(), f"{self._params.camera}: {text}"
+        # rclpy ties a severity to the calling line and raises at the next one, so each level needs a line of its own.
+        match level:
+            case "fatal":
+                logger.fatal(sentence)
+            case "error":
+                logger.error(sentence)
+            case "warning":
+                logger.warning(sentence)
+            case _:
+                logger.info(sentence)
 
     def _make_loop(self) -> CaptureLoop:
         p = self._params
@@ -185,10 +195,14 @@ class CameraNode(ManagedNode):
             self._jpegs.publish(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=packed))
 
     def _publish_diagnostics(self) -> None:
-        status = diagnose(self._params.camera, self._loop.health(), float(self._params.fps))
+        health = self._loop.health()
+        status = diagnose(self._params.camera, health, float(self._params.fps))
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+        if self._loop.fatal:
+            self._log("fatal", f"capturing has ended for good, and so does this node: {health.reason}")
+            raise SystemExit(1)
 
 
 def main() -> None:

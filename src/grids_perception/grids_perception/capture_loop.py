@@ -65,7 +65,7 @@ class _Window:
 class CaptureLoop:
     """Owns one source and one thread. `deliver(frame, stamp)` and `log(level, text)` run in that thread.
 
-    `fatal` is set when the thread ended by an error nobody expected; a lost camera is not one.
+    `fatal` is set when the thread ended by an error nobody expected; a lost camera is not one. The node then ends.
     """
 
     def __init__(

@@ -108,7 +108,7 @@ def test_back_off_doubles_and_stays_bounded():
 
 
 class ScriptedSource(AbstractSource):
-    """Plays "frame", "same", "silent", "unplug" at about 200 Hz; after a loss opening fails `absent` times."""
+    """Plays "frame", "same", "silent", "unplug", "break" at about 200 Hz; after a loss opening fails `absent` times."""
 
     def __init__(self, script: list[str], absent: int = 0):
         self.script, self.absent = list(script), absent
@@ -127,6 +127,8 @@ class ScriptedSource(AbstractSource):
         step = self.script.pop(0) if self.script else "frame"
         if step == "unplug":
             raise SourceError("unplugged")
+        if step == "break":
+            raise RuntimeError("not foreseen")
         if step == "silent":
             time.sleep(timeout_s)
             return None
@@ -185,18 +187,27 @@ def test_a_frozen_picture_is_a_lost_camera(monkeypatch):
     assert any("frozen for 0.2" in text for text in said)
 
 
-def test_an_error_in_the_receiver_ends_the_thread_loudly():
-    def deliver(frame, stamp):
-        raise ZeroDivisionError("receiver")
+def receiver_fails(frame, stamp):
+    raise ZeroDivisionError("receiver")
 
+
+@pytest.mark.parametrize(
+    ("script", "deliver", "error"),
+    [
+        ([], receiver_fails, "ZeroDivisionError: receiver"),
+        (["frame", "break"], lambda frame, stamp: None, "RuntimeError: not foreseen"),
+    ],
+    ids=["receiver", "source"],
+)
+def test_an_error_nobody_expected_ends_the_thread_loudly(script, deliver, error):
     said = []
-    loop = CaptureLoop(ScriptedSource([]), CaptureLimits(), deliver, lambda level, text: said.append(level))
+    loop = CaptureLoop(ScriptedSource(script), CaptureLimits(), deliver, lambda level, text: said.append(level))
     loop.open()
     loop.start()
     end = time.monotonic() + 5
     while not loop.fatal and time.monotonic() < end:
         time.sleep(0.01)
     loop.stop()
-    assert "ZeroDivisionError" in loop.fatal
+    assert error in loop.fatal
     assert said == ["fatal"]
-    assert loop.health().state == "lost"
+    assert (loop.health().state, loop.health().reason) == ("lost", error)
