@@ -300,6 +300,11 @@ def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
 
 
 def _intrinsics(i) -> Intrinsics:
-    """librealsense intrinsics → pinhole. Its Brown-Conrady variants share the coefficient order of plumb_bob."""
-    model = "plumb_bob" if "brown" in i.model.name else "equidistant"
-    return Intrinsics(i.width, i.height, i.fx, i.fy, i.ppx, i.ppy, model, tuple(i.coeffs))
+    """librealsense intrinsics → pinhole. Its Brown-Conrady variants share the coefficient order of plumb_bob.
+
+    Kannala-Brandt is sensor_msgs' equidistant, with four coefficients; for F-theta it has no name. "none" means a
+    rectified picture: plumb_bob with the zeros it comes with.
+    """
+    fisheye = {"kannala_brandt4": ("equidistant", 4), "ftheta": ("ftheta", 5)}
+    model, count = fisheye.get(i.model.name, ("plumb_bob", 5))
+    return Intrinsics(i.width, i.height, i.fx, i.fy, i.ppx, i.ppy, model, tuple(i.coeffs)[:count])

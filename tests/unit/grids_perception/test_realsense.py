@@ -18,6 +18,7 @@ class FakeDevice:
     def __init__(self, name: str, serial: str, faults: set[str]) -> None:
         self._info = {"name": name, "serial_number": serial}
         self.faults, self.resets, self.stopped = faults, 0, 0
+        self.distortion = "brown_conrady"
 
     def call(self, name: str, result=None):
         if name in self.faults:
@@ -42,8 +43,8 @@ class FakeDevice:
         )
 
     def get_intrinsics(self):
-        lens = {"width": 8, "height": 6, "fx": 9.0, "fy": 9.0, "ppx": 4.0, "ppy": 3.0, "coeffs": [0.0] * 5}
-        return self.call("get_intrinsics", SimpleNamespace(**lens, model=SimpleNamespace(name="brown_conrady")))
+        lens = {"width": 8, "height": 6, "fx": 9.0, "fy": 9.0, "ppx": 4.0, "ppy": 3.0, "coeffs": [0.1] * 5}
+        return self.call("get_intrinsics", SimpleNamespace(**lens, model=SimpleNamespace(name=self.distortion)))
 
     def get_color_frame(self):
         frame = SimpleNamespace(
@@ -133,3 +134,20 @@ def test_a_camera_that_goes_while_a_frame_is_read_is_an_ordinary_loss(sdk, fault
     sdk.devices[0].faults = {fault}
     with pytest.raises(SourceError, match=f"RealSense D435: {fault}: No such device"):
         source.read(0.1)
+
+
+@pytest.mark.parametrize(
+    ("distortion", "model", "count"),
+    [
+        ("none", "plumb_bob", 5),
+        ("brown_conrady", "plumb_bob", 5),
+        ("modified_brown_conrady", "plumb_bob", 5),
+        ("inverse_brown_conrady", "plumb_bob", 5),
+        ("kannala_brandt4", "equidistant", 4),
+        ("ftheta", "ftheta", 5),
+    ],
+)
+def test_each_lens_model_becomes_the_one_of_sensor_msgs(sdk, distortion, model, count):
+    sdk.devices[0].distortion = distortion
+    lens = RealSenseSource(REQUEST, lambda: 0, model="D435").open().intrinsics
+    assert (lens.distortion_model, len(lens.coefficients)) == (model, count)
