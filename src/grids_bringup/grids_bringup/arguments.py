@@ -9,7 +9,13 @@ from ament_index_python.packages import get_package_share_directory
 
 from grids_common.params import Doc, ParameterError, build, param
 
-TASKS = ("pick_place", "transfer_pen", "stack_cubes")
+# The twin's own sentences, also for a real table: reading them from the twin would need MuJoCo there.
+INSTRUCTIONS = {
+    "pick_place": "pick up the green cube and place it in the green bowl",
+    "transfer_pen": "pick up the pen and put it in the cup",
+    "stack_cubes": "stack the green cube on the blue cube",
+}
+TASKS = tuple(INSTRUCTIONS)
 DEFAULT_LIMIT_S = 60.0
 
 
@@ -55,7 +61,7 @@ class TeleopArguments:
     """A leader arm moves the follower; on the twin a virtual operator moves the leader."""
 
     hardware: str = param("twin", "where the arms and cameras are", choices=("twin", "real"))
-    task: str = param("pick_place", "scene the twin sets up and judges", choices=TASKS)
+    task: str = param("pick_place", "scene the twin sets up and judges; what real episodes show", choices=TASKS)
     operator: str = param(
         "expert",
         "who moves the twin's leader: the scripted expert, a slow wave, the topic twin/hand, or nobody",
@@ -78,8 +84,13 @@ class TeleopArguments:
     episodes: int = param(0, "episodes wanted, 0: until stopped", lo=0, hi=100_000)
     episode_s: float = param(0.0, "longest episode; 0: 30 s on the twin, else until stopped", unit="s", lo=0.0, hi=3600)
     reset_s: float = param(-1.0, "time between episodes; below 0: 2 s on the twin, else as in record.yaml", unit="s")
-    sentence: str = param("", "task text stored with the episodes; empty: the twin's instruction")
+    sentence: str = param("", "text stored with the episodes; empty: the task's own instruction")
     person: str = param("", "who demonstrates, stored with the episodes")
+
+    @property
+    def episode_text(self) -> str:
+        """The text for the recorder; empty: it hears the twin's."""
+        return self.sentence or (INSTRUCTIONS[self.task] if self.hardware == "real" else "")
 
     @property
     def scripted(self) -> bool:

@@ -194,7 +194,7 @@ def _recorder(arguments: TeleopArguments) -> NodeSpec:
         "folder": str(Path(arguments.recordings).expanduser().resolve()),
         "episodes": arguments.episodes,
         "episode_s": arguments.episode_s or (30.0 if arguments.scripted else 0.0),
-        "task": arguments.sentence,
+        "task": arguments.episode_text,
         "operator_name": arguments.person or ("scripted expert" if arguments.scripted else ""),
         "automatic": arguments.scripted,
         "twin": twin,

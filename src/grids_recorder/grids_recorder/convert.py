@@ -41,13 +41,17 @@ HUMAN = "human"
 
 @dataclass(frozen=True, slots=True)
 class ConvertSettings:
-    """`size` None keeps the recorded size. `command` is the stage of the command that becomes the action."""
+    """`size` None keeps the recorded size. `command` is the stage of the command that becomes the action.
+
+    `task` is the text of every episode; empty: each one's own.
+    """
 
     fps: int = 30
     size: tuple[int, int] | None = None
     command: str = COMMANDS[0]
     system: str = DEGREES
     crf: int = 18
+    task: str = ""
 
 
 def even(value: int) -> int:
@@ -84,7 +88,7 @@ def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibratio
                     f"datasets, or name one file with --calibration"
                 )
     extra = {SUCCESS: Feature("bool", (1,)), HUMAN: Feature("bool", (1,))}
-    source = {"kind": "bags", "command": settings.command}
+    source = {"kind": "bags", "command": settings.command} | ({"task": settings.task} if settings.task else {})
     notes = {"units": units(settings.system, first).as_json(), "source": source}
     features = so100_features(*size, extra=extra)
     return DatasetSpec(settings.fps, features, video=VideoSettings(crf=settings.crf), notes=notes)
@@ -104,13 +108,15 @@ def _frames(bag: Bag, topic: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
             target = next(needed, None)
 
 
-def write_episode(bag: Bag, writer: EpisodeWriter, spec: DatasetSpec, joint_units: Units, command: str) -> int:
+def write_episode(
+    bag: Bag, writer: EpisodeWriter, spec: DatasetSpec, joint_units: Units, settings: ConvertSettings
+) -> int:
     """One bag as one staged episode; returns its rows."""
     series, episode = read_series(bag), bag.episode
-    rows: Aligned = align(series, spec.fps, command)
-    task = episode.get("task") or series.instruction
+    rows: Aligned = align(series, spec.fps, settings.command)
+    task = settings.task or episode.get("task") or series.instruction
     if not task:
-        raise RecorderError(f"{bag.folder}: expected a task text in episode.json, found none: give --task")
+        raise RecorderError("expected a task text in episode.json, found none: give --task TEXT")
     size = spec.features[image_key(CAMERAS[0])].shape[:2]
     success = bool(episode.get("success") if episode.get("success") is not None else series.success)
     streams = [_frames(bag, series.cameras[camera].topic, rows.frames[camera]) for camera in CAMERAS]
@@ -146,7 +152,7 @@ def _convert_one(job: _Job) -> str:
     try:
         with Bag(job.path) as bag:
             joint_units = units(job.settings.system, bag_calibration(bag.episode, job.chosen))
-            rows = write_episode(bag, writer, job.spec, joint_units, job.settings.command)
+            rows = write_episode(bag, writer, job.spec, joint_units, job.settings)
     except (RecorderError, ValueError) as error:
         writer.discard()
         raise RecorderError(f"{job.path.name}: {error}") from error
@@ -193,6 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fps", type=int, default=30, help="rows per second (default: 30)")
     add("--size", type=parse_size, default=None, metavar="HxW", help="picture size (default: as recorded)")
     add("--action", choices=COMMANDS, default=COMMANDS[0], help="which stage of the command is the action")
+    add("--task", default="", metavar="TEXT", help="task text of every episode (default: the recorded one)")
     add("--units", choices=SYSTEMS, default=DEGREES, help="joint units, as LeRobot's (default: degrees)")
     add("--calibration", type=Path, help="LeRobot calibration file (default: the one in the bag)")
     add("--include-rejected", action="store_true", help="convert episodes with the verdict REJECT too")
@@ -203,7 +210,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """0 done, 2 refused, 130 interrupted (run again to resume)."""
     arguments = build_parser().parse_args(argv)
-    settings = ConvertSettings(arguments.fps, arguments.size, arguments.action, arguments.units)
+    settings = ConvertSettings(
+        arguments.fps, arguments.size, arguments.action, arguments.units, task=arguments.task.strip()
+    )
     workers = arguments.workers or len(os.sched_getaffinity(0))
     try:
         bags, left_out = usable(find_bags(arguments.bags), include_rejected=arguments.include_rejected)

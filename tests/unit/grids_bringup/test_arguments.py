@@ -3,8 +3,9 @@
 import pytest
 
 from grids_bringup import arguments as module
-from grids_bringup.arguments import DeployArguments, parse, run_folder
+from grids_bringup.arguments import INSTRUCTIONS, DeployArguments, TeleopArguments, parse, run_folder
 from grids_bringup.arguments import check_deploy as check
+from grids_bringup.graph import teleop_nodes
 from grids_common.params import ParameterError
 
 
@@ -68,3 +69,17 @@ def test_an_earlier_run_is_never_written_over(tmp_path):
 def test_runs_in_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_folder("") != run_folder("")
+
+
+def test_an_episode_of_a_real_arm_has_the_text_of_its_task_unless_another_is_given(tmp_path):
+    real = parse(["hardware:=real", "task:=stack_cubes", "record:=true"], TeleopArguments)
+    recorder = next(node for node in teleop_nodes(real, tmp_path) if node.name == "recorder")
+    assert recorder.parameters["task"] == "stack the green cube on the blue cube"
+    assert TeleopArguments(hardware="real", sentence="wipe the table").episode_text == "wipe the table"
+    assert TeleopArguments().episode_text == "", "the twin says it"
+
+
+def test_the_sentences_are_the_twins_own():
+    from grids_sim import scene
+
+    assert INSTRUCTIONS == scene.INSTRUCTIONS

@@ -133,6 +133,18 @@ def test_what_a_shell_makes_of_a_star_does_not_bring_discarded_episodes_back(bag
     assert "left out moved_aside: discarded by the operator" in capsys.readouterr().err
 
 
+def test_episodes_without_a_text_need_one_and_a_given_one_holds_for_all(tmp_path, capsys):
+    bags = [record(tmp_path / "bags" / "mute", 2.5, task=""), record(tmp_path / "bags" / "told", 2.5, task="stack")]
+    words = [str(tmp_path / "bags"), str(tmp_path / "set"), "--workers", "1"]
+    assert main(words) == 2
+    assert "mute: expected a task text in episode.json, found none: give --task TEXT" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "set.partial")
+    assert main([*words, "--task", "wipe the table"]) == 0
+    dataset = open_dataset(tmp_path / "set")
+    assert dataset.tasks == ("wipe the table",)
+    assert len(dataset.episodes) == len(bags)
+
+
 def test_bags_with_different_calibrations_are_not_mixed(tmp_path):
     joints = json.loads(dump(uncalibrated()))
     first = record(tmp_path / "a", calibration=joints)
