@@ -59,6 +59,9 @@ def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> No
 def samples_from_message(message) -> Samples:
     """grids_msgs/SampledTokens → Samples; ValueError says which field does not fit."""
     grid, k = (message.grid_height, message.grid_width), message.tokens
+    mean = float(message.mean_retention)
+    # A policy that samples inside its vision tower has nothing to average and leaves the field at 0.
+    known = np.isfinite(mean) and (len(message.retention) > 0 or mean != 0.0)
     flat = np.asarray(message.coordinates, np.float32)
     if flat.size != 2 * k:
         raise ValueError(f"samples: expected {2 * k} coordinates for K = {k}, got {flat.size}")
@@ -75,7 +78,7 @@ def samples_from_message(message) -> Samples:
             (message.pad_left, message.pad_top),
         ),
         retention=_square(message.retention, grid, "retention"),
-        mean_retention=float(message.mean_retention) if len(message.retention) else float("nan"),
+        mean_retention=mean if known else float("nan"),
         self_similarity=_square(message.self_similarity, (grid[0] * grid[1],) * 2, "self_similarity"),
     )
 

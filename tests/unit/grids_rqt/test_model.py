@@ -120,6 +120,20 @@ def samples_of(message: Message):
     return model.snapshot(0).cameras["front"].samples[-1]
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"mean_retention": 0.8}, 0.8),
+        ({"mean_retention": 0.0}, float("nan")),
+        ({"mean_retention": 0.0, "retention": [0.5, -0.5] * 32}, 0.0),
+        ({"mean_retention": float("inf"), "retention": [0.5] * 64}, float("nan")),
+    ],
+    ids=["map not sent", "sampled early", "map", "not finite"],
+)
+def test_the_mean_retention_is_shown_without_the_map_but_never_guessed(fields, expected):
+    assert samples_of(tokens(0, [0.1, 0.2], **fields)).mean_retention == pytest.approx(expected, nan_ok=True)
+
+
 def test_similarity_after_sampling_matches_the_features_themselves():
     """Against the real thing: mix unit-length dense tokens with grid_sample's weights and compare cosines."""
     rng = np.random.default_rng(0)
