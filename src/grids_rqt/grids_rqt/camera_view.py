@@ -5,9 +5,13 @@ from qtpy import QtCore, QtGui
 from grids_perception.core.overlay import Style, draw
 from grids_perception.core.sheet import fit
 from grids_rqt import theme
-from grids_rqt.model import ViewState
+from grids_rqt.model import CameraState, ViewState
 
 MAX_SAMPLE_AGE_S = 5.0
+
+
+def _silence(camera: CameraState) -> str:
+    return f"no image for {camera.silent_s:.0f} s" if camera.silent_s else ""
 
 
 class CameraView(theme.Box):
@@ -23,7 +27,7 @@ class CameraView(theme.Box):
         camera = state.cameras.get(self.camera) if state else None
         if camera is None or camera.image is None:
             return f"{self.camera}  ·  no image"
-        parts = [self.camera, f"{camera.rate_hz:.0f} Hz"]
+        parts = [self.camera, _silence(camera) or f"{camera.rate_hz:.0f} Hz"]
         if camera.samples:
             last = camera.samples[-1]
             parts.append(f"K = {len(last.coordinates)}")
@@ -47,4 +51,10 @@ class CameraView(theme.Box):
         drawn = draw(shown, samples[-1] if samples else None, history=samples[:-1], style=self.style_now)
         left = area.left() + (area.width() - drawn.shape[1]) / 2
         top = area.top() + (area.height() - drawn.shape[0]) / 2
+        painter.setOpacity(0.35 if camera.silent_s else 1.0)
         painter.drawImage(QtCore.QPointF(left, top), theme.to_qimage(drawn))
+        painter.setOpacity(1.0)
+        if camera.silent_s:
+            theme.text(
+                painter, area, _silence(camera), size_px=16, color=theme.AMBER, align=QtCore.Qt.AlignCenter, bold=True
+            )

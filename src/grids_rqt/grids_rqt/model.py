@@ -17,16 +17,25 @@ from grids_perception.messages import image_to_rgb, jpeg_to_rgb, samples_from_me
 TRAIL = 9
 JOINT_PERIOD_NS = 30_000_000
 HISTORY_NS = 5_000_000_000
+IMAGE_SILENT_NS = 1_000_000_000
+STATE_SILENT_NS = 2_000_000_000
+# What is no longer true when its topic has been silent for STATE_SILENT_NS, and the value that says so.
+SILENT = {
+    "/follower/status": ("driver", None),
+    "/policy/status": ("policy", None),
+    "/follower/servo_state": ("servos", ()),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CameraState:
-    """One camera. image RGB uint8 (H, W, 3) or None; samples oldest first."""
+    """One camera. image RGB uint8 (H, W, 3) or None; samples oldest first; silent_s is 0 while images come."""
 
     image: np.ndarray | None = None
     image_ns: int = 0
     samples: tuple[Samples, ...] = ()
     rate_hz: float = 0.0
+    silent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,7 @@ class Model:
         self._arrivals = {name: deque(maxlen=40) for name in cameras}
         self._joints: deque = deque(maxlen=600)
         self._diagnostics: dict[str, tuple[int, str]] = {}
+        self._heard: dict[str, int] = {}
         self.rejected = 0
         self._handlers = {
             "/follower/joint_states": self._joint_states,
@@ -141,33 +151,49 @@ class Model:
         with self._lock:
             try:
                 self._handlers[topic](message, now_ns)
+                self._heard[topic] = now_ns
             except (ValueError, IndexError) as error:
                 self.rejected += 1
                 self._diagnostics[topic] = (now_ns, f"{topic}: {error}")
 
     def snapshot(self, now_ns: int) -> ViewState:
+        """The picture at `now_ns`. A topic that has fallen silent takes its part of it along."""
         with self._lock:
             joints = [row for row in self._joints if now_ns - row[0] < HISTORY_NS]
             problems = tuple(text for t, text in self._diagnostics.values() if text and now_ns - t < 5_000_000_000)
             return replace(
                 self._state,
                 now_ns=now_ns,
-                cameras=dict(self._state.cameras),
+                cameras={name: self._camera(name, now_ns) for name in self._state.cameras},
+                **self._silent(now_ns),
                 joints_ns=np.array([row[0] for row in joints], np.int64),
                 joints_rad=np.array([row[1] for row in joints]).reshape(-1, len(JOINT_NAMES)),
                 problems=problems,
             )
 
+    def _camera(self, name: str, now_ns: int) -> CameraState:
+        camera, arrivals = self._state.cameras[name], self._arrivals[name]
+        silent_ns = now_ns - arrivals[-1] if arrivals else 0
+        return camera if silent_ns <= IMAGE_SILENT_NS else replace(camera, rate_hz=0.0, silent_s=silent_ns * 1e-9)
+
+    def _silent(self, now_ns: int) -> dict:
+        heard = self._heard
+        return dict(row for topic, row in SILENT.items() if now_ns - heard.get(topic, now_ns) > STATE_SILENT_NS)
+
     def _set(self, **fields) -> None:
         self._state = replace(self._state, **fields)
 
     def _image(self, name: str, message, now_ns: int) -> None:
-        self._arrivals[name].append(now_ns)
+        image = jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message)
+        arrivals = self._arrivals[name]
+        if arrivals and now_ns - arrivals[-1] > IMAGE_SILENT_NS:
+            arrivals.clear()  # the rate of a camera that is back does not count its absence
+        arrivals.append(now_ns)
         self._state.cameras[name] = replace(
             self._state.cameras[name],
-            image=jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message),
+            image=image,
             image_ns=stamp_ns(message.header.stamp),
-            rate_hz=_rate_hz(self._arrivals[name]),
+            rate_hz=_rate_hz(arrivals),
         )
 
     def _sampled_tokens(self, message, now_ns: int) -> None:

@@ -94,6 +94,9 @@ class Header(QtWidgets.QWidget):
         verdict = {True: "  ·  SUCCESS", None: "", False: ""}[state.success]
         self._mode.setText(f"{mode.upper()}  ·  {driver.state}{verdict}" if driver else "NO DRIVER")
         self._mode.setStyleSheet(f"color: {color.name()}; font-size: 14px; font-weight: bold")
+        if driver is None and self._said is not None:
+            self._said = None
+            self._show_report(False, "nothing on /follower/status any more: is the driver running?")
         if driver is not None and driver.reason != self._said:
             self._said = driver.reason  # a button's answer stays until the driver says something new
             self._show_report(mode not in ("estop", "fault"), driver.reason)

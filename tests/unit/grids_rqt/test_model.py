@@ -63,6 +63,60 @@ def test_the_rate_is_that_of_the_arrivals(model):
     assert camera.image.shape == (4, 6, 3)
 
 
+def test_a_camera_that_falls_silent_loses_its_rate_and_says_for_how_long(model):
+    for i in range(31):
+        model.take("/front/color/image_raw", image(i * SECOND // 30), i * SECOND // 30)
+    assert model.snapshot(2 * SECOND).cameras["front"].silent_s == 0.0
+    camera = model.snapshot(5 * SECOND).cameras["front"]
+    assert (camera.rate_hz, camera.silent_s) == (0.0, pytest.approx(4.0))
+    assert camera.image is not None
+    assert model.snapshot(5 * SECOND).cameras["wrist"].silent_s == 0.0  # never came: nothing has stopped
+    for i in range(2):
+        model.take("/front/color/image_raw", image(5 * SECOND + i), 5 * SECOND + i * SECOND // 30)
+    assert model.snapshot(5 * SECOND + SECOND // 2).cameras["front"].rate_hz == pytest.approx(30.0, rel=1e-3)
+
+
+def test_an_image_that_cannot_be_read_does_not_count_as_one(model):
+    model.take("/front/color/image_raw", image(0), 0)
+    model.take("/front/color/image_raw", Message(**vars(image(0)) | {"encoding": "yuv422"}), 3 * SECOND)
+    assert model.snapshot(3 * SECOND).cameras["front"].silent_s == pytest.approx(3.0)
+
+
+def driver_status() -> Message:
+    words = {"mode": "policy", "state": "executing", "reason": "following", "last_refusal": ""}
+    numbers = ("queue_s", "chunk_age", "ticks", "late_ticks", "lateness_p99_ms", "empty_ticks", "chunks_refused")
+    return Message(**words, **dict.fromkeys(numbers, 0), bus_errors=[0] * 6)
+
+
+def policy_status() -> Message:
+    words = {"state": "running", "reason": "", "provider": "CPU", "bundle_id": "b", "instruction": "go"}
+    numbers = ("chunks", "dropped_observations", "refused_outputs", "observation_age", "camera_skew")
+    stages = dict.fromkeys(("stage_names", "stage_p50", "stage_p95", "stage_p99"), ())
+    return Message(**words, **dict.fromkeys(numbers, 0), **stages)
+
+
+def servo_state() -> Message:
+    names = ("position", "load", "current", "temperature", "voltage", "error_bits", "torque_enabled", "valid")
+    return Message(joint_names=["gripper"], **{name: [1] for name in names})
+
+
+@pytest.mark.parametrize(
+    ("topic", "message", "field"),
+    [
+        ("/follower/status", driver_status(), "driver"),
+        ("/policy/status", policy_status(), "policy"),
+        ("/follower/servo_state", servo_state(), "servos"),
+    ],
+    ids=["driver", "policy", "servos"],
+)
+def test_what_a_dead_node_said_last_is_dropped_after_two_seconds_and_comes_back_with_it(model, topic, message, field):
+    model.take(topic, message, SECOND)
+    assert getattr(model.snapshot(3 * SECOND), field)
+    assert not getattr(model.snapshot(3 * SECOND + 1), field)
+    model.take(topic, message, 9 * SECOND)
+    assert getattr(model.snapshot(9 * SECOND), field)
+
+
 def test_samples_of_each_camera_are_kept_apart_and_bounded(model):
     for i in range(30):
         model.take("/policy/sampled_tokens", tokens(i, [0.1, i / 100]), i)

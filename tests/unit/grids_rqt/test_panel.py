@@ -153,6 +153,31 @@ def test_a_buttons_answer_stays_until_the_driver_says_something_new(application)
     assert panel._header._reason.text() == "holding: no chunk"
 
 
+def test_a_driver_that_falls_silent_is_no_driver_and_its_last_words_are_gone(application):
+    panel = make_panel(Recorder())
+    panel.show_state(full_state())
+    assert panel._header._mode.text() == "POLICY  ·  executing"
+    panel.show_state(replace(full_state(), driver=None))
+    assert panel._header._mode.text() == "NO DRIVER"
+    assert panel._header._reason.text().startswith("nothing on /follower/status")
+    panel.show_state(full_state())
+    assert panel._header._reason.text() == "following"
+
+
+def test_a_silent_camera_is_dimmed_and_says_so(application):
+    panel = make_panel()
+    panel.show_state(full_state())
+    application.processEvents()
+    view = panel._cameras[0]
+    bright = pixels(view)[..., :3].mean()
+    state = full_state()
+    state.cameras["front"] = replace(state.cameras["front"], rate_hz=0.0, silent_s=4.2)
+    panel.show_state(state)
+    assert "no image for 4 s" in view.title()
+    assert "Hz" not in view.title()
+    assert pixels(view)[..., :3].mean() < 0.8 * bright
+
+
 def test_the_plugin_description_names_the_class_rqt_will_load():
     folder = Path(__file__).parents[3] / "src" / "grids_rqt"
     plugin = ET.parse(folder / "plugin.xml").getroot().find("class")
