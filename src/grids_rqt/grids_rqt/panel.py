@@ -75,11 +75,16 @@ class Header(QtWidgets.QWidget):
             return
         self._controls.report = self.reported.emit
         self.reported.connect(self._show_report)
-        self._send.clicked.connect(lambda: self._controls.instruct(self._instruction.text().strip()))
+        self._send.clicked.connect(self._instruct)
         self._instruction.returnPressed.connect(self._send.click)
         self._set_mode.clicked.connect(lambda: self._controls.set_mode(self._modes.currentText()))
         self._reset.clicked.connect(self._controls.reset_estop)
         self._estop.clicked.connect(self._controls.estop)
+
+    def _instruct(self) -> None:
+        self._instruction.setModified(False)  # sent: from here on the field follows the policy again
+        self._instruction.clearFocus()
+        self._controls.instruct(self._instruction.text().strip())
 
     def _show_report(self, ok: bool, sentence: str) -> None:  # noqa: FBT001 - a Qt slot
         color = theme.TEXT if ok else theme.AMBER

@@ -204,6 +204,16 @@ def test_an_instruction_being_typed_is_not_overwritten(application):
     assert field.text() == "half a sent"
 
 
+def test_a_sent_instruction_gives_way_to_the_policys_next_one(application):
+    panel = make_panel(Recorder())
+    header = panel._header
+    header._instruction.setText("Stack the cubes")
+    header._instruction.setModified(True)
+    header._send.click()
+    panel.show_state(replace(full_state(), instruction="Pick up the pen"))
+    assert header._instruction.text() == "Pick up the pen"
+
+
 def test_a_whole_frame_costs_little_more_than_drawing_its_two_cameras(application):
     """20 frames per second leave 50 ms; a frame takes 13 ms where the two overlays alone take 4 ms."""
     panel = make_panel()
