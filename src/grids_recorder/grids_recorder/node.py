@@ -23,10 +23,10 @@ from grids_recorder.errors import RecorderError
 from grids_recorder.inputs import Inputs
 from grids_recorder.node_parameters import NodeParameters
 from grids_recorder.params import RecorderParams
-from grids_recorder.recording import Recording
+from grids_recorder.recording import Recording, require_space, too_little_space
 from grids_recorder.recover import recover_all
 from grids_recorder.saving import Saved, save
-from grids_recorder.session import OUTCOMES, Plan, Session
+from grids_recorder.session import FAILED, IDLE, OUTCOMES, REJECTS_IN_A_ROW, Plan, Session
 from grids_recorder.verdict import Limits
 
 TICK_S = 0.1
@@ -101,6 +101,7 @@ class RecorderNode(Node):
         p = self.params
         if self._recording is not None or self._saving is not None:
             raise RecorderError(f"{self._episode} is still {self.session.state}: stop it first")
+        require_space(self.folder, p.min_free_mb)
         instruction = self._task_state.instruction if self._task_state else ""
         self._task = task or p.task or instruction
         name = self._free_name()
@@ -221,7 +222,7 @@ class RecorderNode(Node):
         self._poll_saving()
         recording = self._recording
         if recording is not None and (recording.failure or recording.full):
-            self._full = recording.failure or f"less than {self.params.min_free_mb} MB are free in {self.folder}"
+            self._full = recording.failure or too_little_space(self.folder, self.params.min_free_mb)
             self.get_logger().error(f"{self._episode} is ended: {self._full}")
             self.session.halt()
             self.stop_episode("")

@@ -8,12 +8,27 @@ from pathlib import Path
 
 from grids_recorder import cdr
 from grids_recorder.bag_writer import BagWriter
+from grids_recorder.errors import RecorderError
 from grids_recorder.series import TRACE
 
 CHUNKS = "/policy/action_chunk"
 _DISK_CHECK_S = 0.5
 _IDLE_S = 0.1
 _WRITES_KEPT = 100_000
+
+
+def too_little_space(folder: Path, least_mb: int) -> str:
+    return f"less than {least_mb} MB are free in {folder}"
+
+
+def require_space(folder: Path, least_mb: int) -> None:
+    """An episode that would end at once is not begun; RecorderError says where the space is missing."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise RecorderError(f"{folder}: expected the folder of the episodes: {error.strerror}") from error
+    if free < least_mb << 20:
+        raise RecorderError(f"{too_little_space(folder, least_mb)}: free some first")
 
 
 class Recording:

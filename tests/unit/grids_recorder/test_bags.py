@@ -20,7 +20,7 @@ from grids_recorder.bag_writer import BagWriter, partial_folder
 from grids_recorder.check import check_bag, main, stored_level
 from grids_recorder.contact_sheet import WIDTH_PX
 from grids_recorder.errors import RecorderError
-from grids_recorder.recording import Recording
+from grids_recorder.recording import Recording, require_space
 from grids_recorder.recover import leftovers, recover, recover_all
 from grids_recorder.series import JOINTS, TRACE
 from grids_recorder.synthetic import Sample, samples
@@ -197,7 +197,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from grids_recorder.bag_writer import BagWriter
-from grids_recorder.recording import Recording
+from grids_recorder.recording import Recording, require_space
 from grids_recorder import cdr, synthetic
 connections = [(f"/{c}/color/image_raw", cdr.IMAGE, False) for c in ("front", "wrist")]
 connections += [("/follower/joint_states", synthetic.JOINT_STATE, False)]
@@ -239,6 +239,15 @@ def test_a_disk_that_gets_low_is_noticed_before_it_is_full(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert recording.finish() == tmp_path / "episode"
+
+
+def test_an_episode_is_not_begun_on_a_disk_without_space(tmp_path, monkeypatch):
+    require_space(tmp_path, 1)
+    with pytest.raises(RecorderError, match="gone: expected the folder of the episodes: No such file"):
+        require_space(tmp_path / "gone", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(RecorderError, match=f"less than 500 MB are free in {tmp_path}: free some first"):
+        require_space(tmp_path, 500)
 
 
 def test_messages_beyond_the_queue_are_counted_as_lost(tmp_path):
