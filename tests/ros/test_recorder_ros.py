@@ -233,6 +233,26 @@ def test_a_disk_that_gets_low_ends_the_episode_in_good_order(tmp_path):
         assert sum(bag.counts.values()) > 10
 
 
+def test_an_automatic_session_that_cannot_begin_says_so_and_is_over(tmp_path):
+    from grids_bringup.record_session import RecordSession
+
+    with graph(tmp_path, twin=True, automatic=True, min_free_mb=1 << 30) as one:
+        session = RecordSession(one.client)
+        one.until(lambda: one.status.state == "failed")
+        one.until(lambda: "MB are free in" in session.failure)
+        assert "MB are free in" in one.status.reason
+        assert "MB are free in" in one.start().message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_automatic_session_ends_when_every_episode_is_rejected(tmp_path):
+    options = {"twin": True, "automatic": True, "reset_s": 0.0, "episode_s": 0.5}
+    with graph(tmp_path, **options) as one:
+        one.until(lambda: one.status.state == "failed", 60)
+        assert "5 episodes in a row were rejected, the last: too short" in one.status.reason
+        assert list(one.status.verdicts) == ["REJECT"] * 5
+
+
 def test_a_shutdown_in_mid_episode_keeps_the_episode(tmp_path):
     with graph(tmp_path) as one:
         assert one.start(task="half").success

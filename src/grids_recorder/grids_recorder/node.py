@@ -184,13 +184,20 @@ class RecorderNode(Node):
         saved = results[0] if results else Saved(None, "REJECT", "saving failed; see the log", failed=True)
         self._reason = saved.note
         if saved.failed:
-            self.session.failed()
-            self.get_logger().error(saved.note)
+            self._fail(saved.note)
         else:
             self.session.saved(time.monotonic(), outcome, saved.level)
             where = saved.folder.name if saved.folder else self._episode
             self.get_logger().info(f"{where}: {saved.level} {saved.note}")
+            if self.session.hopeless:
+                self._fail(f"{REJECTS_IN_A_ROW} episodes in a row were rejected, the last: {saved.note}")
         future.set_result(saved)
+
+    def _fail(self, reason: str) -> None:
+        """The session cannot go on by itself; the status says so until somebody starts an episode."""
+        self._reason = reason
+        self.session.failed()
+        self.get_logger().error(reason)
 
     def _scene_is_new(self) -> bool:
         """On an automatic twin: a scene nobody has touched, asked for as late as possible.
@@ -212,7 +219,7 @@ class RecorderNode(Node):
         """Everything an episode needs is arriving."""
         missing = self.inputs.silent(NEEDED)
         if missing:
-            if self.session.state == "idle":
+            if self.session.state == IDLE:
                 self._reason = f"waiting for {', '.join(missing)}"
             return False
         return not self.params.twin or self._task_state is not None
@@ -237,16 +244,14 @@ class RecorderNode(Node):
                 self._reason = f"{self.session.kept} episodes are recorded"
                 self.get_logger().info(self._reason)
         except RecorderError as error:
-            self._reason = str(error)
-            self.session.failed()
-            self.get_logger().error(self._reason)
+            self._fail(str(error))
 
     # -- services ----------------------------------------------------------------------------------------------------
     def _serve_start(self, request: StartEpisode.Request, response: StartEpisode.Response):
         extra = dict(zip(request.metadata_keys, request.metadata_values, strict=False))
         try:
             response.episode = self.start_episode(request.task, request.operator_name, {"extra": extra})
-            response.success, response.message = True, f"recording {response.episode}"
+            response.success, response.message = True, f"recording {response.episode}: {self._task or 'no task text'}"
         except RecorderError as error:
             response.success, response.message = False, str(error)
         return response
@@ -264,9 +269,7 @@ class RecorderNode(Node):
     # -- status ------------------------------------------------------------------------------------------------------
     def _publish_status(self) -> None:
         now_s, recording, session = time.monotonic(), self._recording, self.session
-        state = session.state
-        if state == "idle" and self._full:
-            state = "full"
+        state = "full" if self._full and session.state in (IDLE, FAILED) else session.state
         message = EpisodeStatus(
             state=state,
             reason=self._full or self._reason,

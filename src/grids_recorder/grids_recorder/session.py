@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-IDLE, RECORDING, SAVING, RESETTING = "idle", "recording", "saving", "resetting"
+IDLE, RECORDING, SAVING, RESETTING, FAILED = "idle", "recording", "saving", "resetting", "failed"
 SUCCESS, FAIL, DISCARD, REDO, UNLABELLED = "success", "fail", "discard", "redo", ""
 OUTCOMES = (SUCCESS, FAIL, DISCARD, REDO, UNLABELLED)
 # The judge says success after one second of rest; a little more shows the arm leaving.
 AFTER_SUCCESS_S = 0.5
+# An automatic session whose episodes are all rejected has a fault that the next one would have too.
+REJECTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,14 @@ class Session:
         self.state, self._since_s = (IDLE if self.complete or self._halted else RESETTING), now_s
 
     def failed(self) -> None:
-        """The episode could not be saved; wait for a person."""
-        self.state, self._halted = IDLE, True
+        """An episode could not be begun or saved, or none is any good; wait for a person."""
+        self.state, self._halted = FAILED, True
+
+    @property
+    def hopeless(self) -> bool:
+        """Nobody watches, and every one of the last episodes was rejected."""
+        last = self.verdicts[-REJECTS_IN_A_ROW:]
+        return self.plan.automatic and len(last) == REJECTS_IN_A_ROW and set(last) == {"REJECT"}
 
     def halt(self) -> None:
         """Start nothing by itself any more: recording cannot go on."""

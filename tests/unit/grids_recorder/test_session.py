@@ -87,6 +87,36 @@ def test_a_halted_session_saves_but_starts_nothing_until_somebody_does():
     assert tick(session, 103.0).do == "start"
 
 
+def test_a_failed_session_says_so_and_starts_nothing_until_somebody_does():
+    session = Session(Plan(automatic=True, reset_s=0.0))
+    session.started(0.0)
+    session.stopping()
+    session.failed()
+    assert session.state == "failed"
+    assert tick(session, 100.0).do == ""
+    session.started(101.0)
+    assert session.state == "recording"
+
+
+@pytest.mark.parametrize(
+    ("automatic", "verdicts", "hopeless"),
+    [
+        (True, ["REJECT"] * 4, False),
+        (True, ["OK", *["REJECT"] * 5], True),
+        (True, ["REJECT"] * 4 + ["WARN", "REJECT"], False),
+        (False, ["REJECT"] * 9, False),
+    ],
+    ids=["four", "five", "one good", "a person watches"],
+)
+def test_an_automatic_session_of_rejects_only_is_hopeless(automatic, verdicts, hopeless):
+    session = Session(Plan(automatic=automatic, reset_s=0.0))
+    for verdict in verdicts:
+        session.started(0.0)
+        session.stopping()
+        session.saved(1.0, FAIL, verdict)
+    assert session.hopeless is hopeless
+
+
 def test_the_site_file_fits_the_parameters():
     root = Path(__file__).resolve().parents[3]
     filled = load_file(root / "config" / "record.yaml", {"recorder": RecorderParams})
