@@ -11,14 +11,14 @@ import numpy as np
 
 from so100_driver import arbiter, chunk, limits
 from so100_driver.arbiter import Mode
-from so100_driver.health import RELAX_RAD, Health, Verdict
-from so100_driver.limits import Grip, Jaw, Limits, Motion, Ramp
+from so100_driver.health import Health, Verdict
+from so100_driver.limits import Limits, Motion, Ramp
 from so100_driver.params import DriverParams
+from so100_driver.relief import Relief
 from so100_driver.rest import Rest
 from so100_driver.state import Snapshot
 from so100_driver.teleop import GRIPPER, LeaderTrack, Mapping, Takeover
 
-BLOCKED_RAD = 0.3
 WAITING = "waiting for an action chunk"
 SEED_TOLERANCE_RAD = 0.15  # a torqued servo this close to its goal keeps it, so a restart does not sag
 
@@ -89,9 +89,8 @@ class Arm:
         self._rest: Rest | None = None
         self._cooled = False  # the way to rest because of heat was begun since the last reset
         self._heartbeat = (0, float("inf"))  # last instant ns, mean interval s
-        self._grip_state = Grip()
+        self._relief = Relief(params)
         self._following = False
-        self._slack = np.zeros(6, bool)
         self.engagement = 0
         self._ticked_ns = 0
         self._waiting = WAITING
@@ -145,8 +144,7 @@ class Arm:
             return
         self._enter(now_ns, Mode.FAULT, why)
         if self.motion is not None:
-            # A joint far from its goal is blocked: give way there instead of pushing until somebody resets.
-            self._slack = np.abs(self.motion.position - self.seen.position) > BLOCKED_RAD
+            self._relief.spare_blocked(self.motion, self.seen)
 
     def reset(self, now_ns: int, held: np.ndarray) -> tuple[bool, str]:
         """Leave estop or fault. A servo that lost its torque meanwhile (`held` NaN) starts from where it is."""
@@ -296,13 +294,14 @@ class Arm:
         if not self.torque:
             self.state, self._asked = "released", None
             return Output(None, False, "released", None, -1.0, 0)
-        relieved = self._relieve(now_ns, target)
+        relieved, self.hits = self._relief.relieve(now_ns, target, self.motion, self.seen, self.verdict)
         if relieved is None:
             self.motion = limits.stop(self.limits, self.motion, dt_s)
             self.state = "holding" if self.motion.still else "stopping"
         else:
             speed = self._speed(now_ns, relieved, raw)
-            self.motion, hits = limits.advance(self._bounds(), self.motion, relieved, dt_s, speed=speed)
+            bounds = self._relief.bounds(self.limits, self.seen, self.verdict)
+            self.motion, hits = limits.advance(bounds, self.motion, relieved, dt_s, speed=speed)
             self.hits |= hits
         self._following, self._asked = target is not None, raw
         self.totals.limit_events += self.hits != 0
@@ -420,7 +419,7 @@ class Arm:
         self._intake = replace(self._intake, not_before_ns=now_ns)
         self._takeover = Takeover(self._leader.newest, now_ns)
         self._following = False
-        self._slack = np.zeros(6, bool)
+        self._relief.forget_blocked()
 
     def _engage(self) -> None:
         """Torque back on at the measured pose; nothing to do when it is on already."""
@@ -432,7 +431,7 @@ class Arm:
     def _drop_torque(self) -> None:
         self.torque = False
         self._rest = None
-        self._grip_state = Grip()
+        self._relief.forget_grip()
         if self.motion is not None:
             self.motion = Motion.at(self.motion.position)
 
@@ -456,43 +455,3 @@ class Arm:
             if error > speed * p.period_s:
                 self.hits |= limits.HIT_RAMP
         return speed * self.verdict.speed
-
-    def _margin(self) -> np.ndarray:
-        """How far each goal may be from its joint: little where the joint is blocked or overloaded."""
-        yielding = np.array(self.verdict.relax) | self._slack
-        return np.where(yielding, RELAX_RAD, self.params.following_error)
-
-    def _bounds(self) -> Limits:
-        """The range, narrowed to what the joints can follow, so that braking before a blocked one begins in time."""
-        here, margin = self.seen.position, self._margin()
-        low = np.maximum(self.limits.low_rad, here - margin)
-        high = np.minimum(self.limits.high_rad, here + margin)
-        return replace(self.limits, low_rad=np.minimum(low, self.limits.high_rad), high_rad=np.maximum(high, low))
-
-    def _relieve(self, now_ns: int, target: np.ndarray | None) -> np.ndarray | None:
-        """`target` with blocked joints and a stalled gripper relieved; None stays None when nothing needs it."""
-        wanted = self.motion.position if target is None else target
-        out = limits.relaxed(wanted, self.seen.position, margin_rad=self._margin())
-        if any(self.verdict.relax):
-            self.hits |= limits.HIT_DERATED
-        out[GRIPPER] = self._grip(now_ns, float(out[GRIPPER]))
-        changed = np.abs(out - wanted).max() > 1e-6
-        return out if target is not None or changed else None
-
-    def _grip(self, now_ns: int, goal: float) -> float:
-        """The gripper goal under stall relief."""
-        p, seen = self.params, self.seen
-        jaw = Jaw(
-            goal,
-            float(self.motion.position[GRIPPER]),
-            float(seen.position[GRIPPER]),
-            float(seen.velocity[GRIPPER]),
-            float(seen.load[GRIPPER]),
-        )
-        self._grip_state = self._grip_state.update(
-            now_ns, jaw, p.period_s, load=p.gripper_load, squeeze_rad=p.gripper_squeeze, stall_s=p.gripper_stall_time
-        )
-        relieved, changed = self._grip_state.limit(goal)
-        if changed:
-            self.hits |= limits.HIT_GRIPPER_STALL
-        return relieved
