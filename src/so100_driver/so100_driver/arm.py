@@ -73,6 +73,7 @@ class Arm:
         self.mode, self.state, self.reason = Mode.IDLE, "inactive", "not activated yet"
         self.active = False
         self.torque = False
+        self.gone = ""  # why the bus cannot be used, "" while it can: nothing is granted meanwhile
         self.motion: Motion | None = None
         self.totals = Totals()
         self.hits = 0
@@ -121,6 +122,8 @@ class Arm:
 
     def set_mode(self, now_ns: int, wanted: str) -> tuple[bool, str]:
         """Grant or refuse a mode; (granted, sentence)."""
+        if self.gone:
+            return False, self.gone
         healthy = not self.verdict.hold and not self.verdict.fault
         mode, problem = arbiter.change(self.mode, wanted, active=self.active, healthy=healthy)
         if problem:
@@ -150,7 +153,7 @@ class Arm:
         """Leave estop or fault. A servo that lost its torque meanwhile (`held` NaN) starts from where it is."""
         if self.mode not in arbiter.LATCHED:
             return True, "nothing is latched"
-        cause = self.verdict.hold or self.verdict.fault or self.verdict.cool_down
+        cause = self.gone or self.verdict.hold or self.verdict.fault or self.verdict.cool_down
         mode, problem = arbiter.reset(self.mode, cause=cause)
         if problem:
             return False, problem
@@ -168,8 +171,8 @@ class Arm:
             return False, "the emergency stop is latched: call ~/estop_reset first"
         if not self.torque or self.motion is None:
             return False, "torque is off: nothing to bring to rest"
-        if not self.seen.complete or self.verdict.hold:
-            return False, self.verdict.hold or "no servo has answered yet"
+        if self.gone or self.verdict.hold or not self.seen.complete:
+            return False, self.gone or self.verdict.hold or "no servo has answered yet"
         if self.mode not in arbiter.LATCHED:
             self._enter(now_ns, Mode.IDLE, why)
         pose = np.clip(self.params.rest_pose, self.limits.low_rad, self.limits.high_rad)
@@ -184,9 +187,16 @@ class Arm:
             self._enter(now_ns, Mode.IDLE, why)
         self.reason = why
 
+    def lose(self, now_ns: int, why: str) -> None:
+        """The bus is gone until `resume`: nothing that was read counts any more, an armed arm has a fault."""
+        self.gone, self._rest = why, None
+        self.seen = replace(self.seen, valid=np.zeros(6, bool))
+        if self.active:
+            self.fault(now_ns, f"{why}: servos hold their last goal")
+
     def resume(self, now_ns: int, seen: Snapshot, held: np.ndarray) -> None:
         """The bus is back after having been gone: stand where the servos are, keep the latch."""
-        self.seen = seen
+        self.gone, self.seen = "", seen
         self._health, self.verdict = Health(), Verdict()
         if self.motion is not None:
             # A servo that came back without torque has lost its supply: it is not stiffened unasked.

@@ -243,14 +243,13 @@ class ControlLoop:
         self._on_event("error", why)
 
     def _lost(self, why: str) -> None:
-        """The port is gone: close it, remember to reopen, and latch a fault if the arm was armed."""
+        """The port is gone: close it, remember to reopen, and tell the arm."""
         if self.connected:
             self._on_event("error", why)
         self.connected = False
         self.bus.close()
         with self.lock:
-            if self.arm.active:
-                self.arm.fault(time.monotonic_ns(), f"{why}: servos hold their last goal")
+            self.arm.lose(time.monotonic_ns(), why)
 
     def _reconnect(self) -> bool:
         """Try to reopen, twice a second. On success the arm stands at its measured pose, still faulted."""

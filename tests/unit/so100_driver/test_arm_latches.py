@@ -162,3 +162,42 @@ def test_a_deactivated_arm_that_still_holds_reports_a_joint_that_does_not_follow
     plant.tick(600)
     assert plant.arm.mode == Mode.FAULT
     assert "elbow_flex" in plant.arm.reason
+
+
+# -- an unplugged adapter ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latch", ["estop", "fault"])
+def test_nothing_is_granted_while_the_bus_is_gone(latch):
+    plant = Plant()
+    plant.tick(5)
+    getattr(plant.arm, latch)(plant.now, "test")
+    plant.arm.lose(plant.now, "the device went away")
+    assert not plant.arm.seen.valid.any()
+    granted, why = plant.arm.reset(plant.now, plant.position)
+    assert not granted
+    assert "the device went away" in why
+    assert plant.arm.mode == latch
+    plant.look()
+    plant.arm.resume(plant.now, plant.arm.seen, plant.position)
+    assert plant.arm.reset(plant.now, plant.position)[0]
+    assert plant.arm.set_mode(plant.now, "policy")[0]
+
+
+@pytest.mark.parametrize("wanted", ["idle", "policy", "teleop", "freedrive"])
+def test_no_mode_and_no_way_to_rest_is_granted_while_the_bus_is_gone(wanted):
+    plant = Plant()
+    plant.tick(5)
+    plant.arm.lose(plant.now, "the device went away")
+    assert plant.arm.set_mode(plant.now, wanted) == (False, "the device went away")
+    assert plant.arm.go_rest(plant.now, "test") == (False, "the device went away")
+
+
+def test_a_bus_that_goes_away_ends_the_way_to_rest_of_a_deactivated_arm():
+    plant = Plant()
+    plant.tick(5)
+    plant.arm.deactivate(plant.now)
+    assert plant.arm.go_rest(plant.now, "shutting down")[0]
+    plant.tick(50)
+    plant.arm.lose(plant.now, "the device went away")
+    assert not plant.arm.resting

@@ -102,3 +102,24 @@ def test_a_release_also_frees_servos_whose_torque_was_found_on(running, twin):
         running.loop.let_go()
     assert until(lambda: not running.loop.clinging)
     assert not any(twin.torque())
+
+
+def test_an_unplugged_arm_refuses_a_reset_and_shows_no_old_state_as_valid(running, twin):
+    running.wait_ticks(10)
+    with running.loop.lock:
+        running.arm.activate(time.monotonic_ns(), running.loop.held, "policy")
+    running.wait_ticks(10)
+    twin.fault("unplug")
+    assert until(lambda: not running.loop.connected)
+    running.wait_ticks(2)
+    with running.loop.lock:
+        granted, why = running.arm.reset(time.monotonic_ns(), running.loop.held)
+    assert not granted
+    assert "went away" in why
+    assert not running.arm.seen.valid.any()
+    twin.clear()
+    assert until(lambda: running.loop.connected)
+    running.wait_ticks(5)
+    with running.loop.lock:
+        assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
+    assert running.arm.mode == "idle"
