@@ -164,6 +164,10 @@ def check_deploy(arguments: DeployArguments) -> None:
     """Everything that can be refused before a process starts; raises ParameterError."""
     if arguments.expert and arguments.hardware != "twin":
         raise ParameterError("policy: the expert reads the twin's ground truth; expected a bundle for hardware:=real")
+    if arguments.expert and arguments.instruction:
+        raise ParameterError(
+            "instruction: the expert does its task:=… and reads no sentence; expected a bundle as policy"
+        )
     if not arguments.expert:
         resolve_policy(arguments.policy)
     check_port("serial_port", arguments.serial_port)

@@ -50,6 +50,11 @@ def test_the_expert_is_refused_on_real_hardware():
         check(parse(["policy:=expert", "hardware:=real"]))
 
 
+def test_a_sentence_for_the_expert_is_refused_since_it_would_not_be_read():
+    with pytest.raises(ParameterError, match="the expert does its task:=… and reads no sentence"):
+        check(parse(["policy:=expert", "instruction:=Stack the cubes"]))
+
+
 def test_a_policy_that_is_no_bundle_lists_the_known_ones(tmp_path, monkeypatch):
     (tmp_path / "models" / "demo").mkdir(parents=True)
     (tmp_path / "models" / "demo" / "policy.json").write_text("{}")
