@@ -19,7 +19,7 @@ from so100_driver import realtime
 from so100_driver.arm import Arm, Output
 from so100_driver.bus import ServoBus
 from so100_driver.calibration import JointMap
-from so100_driver.errors import DriverError, PortError
+from so100_driver.errors import DriverError, NoReplyError, PortError
 from so100_driver.params import DriverParams
 from so100_driver.registers import GOAL_POSITION, TORQUE_ENABLE
 from so100_driver.state import Snapshot, update
@@ -175,15 +175,28 @@ class ControlLoop:
             return
         if self._torque and output.engagement == self._engagement:
             return
-        self._engagement, self._clinging = output.engagement, set()
+        self._engagement = output.engagement
         ticks = self._clip(self.joints.to_ticks(output.goal))
-        for servo_id, goal in zip(self.bus.ids, ticks.tolist(), strict=True):
-            self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
+        try:
+            for servo_id, goal in zip(self.bus.ids, ticks.tolist(), strict=True):
+                self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
+        except NoReplyError as error:
+            self._not_engaged(str(error))
+            return
+        self._clinging = set()
         failed = self.bus.set_torque(dict.fromkeys(self.bus.ids, True))
         self._torque = True
         self.held = np.where(np.isin(self.bus.ids, failed), np.nan, self.joints.to_rad(ticks))
         if failed:
             self._fault(f"servos {failed} did not confirm torque on")
+
+    def _not_engaged(self, why: str) -> None:
+        """A servo did not take its goal: torque stays as it is, and only a reset and a new mode try again."""
+        self._fault(f"{why}: torque was not switched on")
+        if not self._torque:
+            # The pose decided on is of now; whenever the servo answers again, the arm may hang elsewhere.
+            with self.lock:
+                self.arm.release(time.monotonic_ns(), self.arm.reason)
 
     def _release(self, *, first: bool) -> None:
         """Torque off, asked of each servo every tick until it confirms; a silent one is told without waiting for it."""

@@ -123,3 +123,42 @@ def test_an_unplugged_arm_refuses_a_reset_and_shows_no_old_state_as_valid(runnin
     with running.loop.lock:
         assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
     assert running.arm.mode == "idle"
+
+
+def test_a_servo_that_is_silent_when_torque_goes_on_leaves_the_arm_released_and_is_still_read(running, twin):
+    running.wait_ticks(10)
+    with running.loop.lock:
+        running.arm.release(time.monotonic_ns(), "test")
+        running.loop.let_go()
+    assert until(lambda: not running.loop.clinging)
+    twin.fault("dead_servo", target="elbow_flex")
+    with running.loop.lock:
+        running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
+    assert until(lambda: running.arm.mode == "fault")
+    assert "servo 3: expected a reply" in running.arm.reason
+    assert until(lambda: running.arm.seen.misses[2] > 5)  # the others are read meanwhile
+    assert until(lambda: running.arm.seen.misses[[0, 1, 3, 4, 5]].max() == 0)
+    twin.clear()
+    assert until(lambda: running.arm.seen.misses.max() == 0)
+    running.wait_ticks(20)
+    assert not any(twin.torque())
+    assert sum(level == "error" for level, _ in running.events) == 1
+    with running.loop.lock:
+        assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
+        assert running.arm.set_mode(time.monotonic_ns(), "idle")[0]
+    assert until(lambda: all(twin.torque()))
+
+
+def test_a_servo_that_misses_a_reset_keeps_the_others_holding(running, twin):
+    running.wait_ticks(10)
+    with running.loop.lock:
+        running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
+    assert until(lambda: running.arm.state == "holding")
+    twin.fault("dead_servo", target="elbow_flex")
+    with running.loop.lock:
+        running.arm.estop(time.monotonic_ns(), "test")
+        running.arm.reset(time.monotonic_ns(), running.loop.held)
+    assert until(lambda: running.arm.mode == "fault")
+    running.wait_ticks(10)
+    assert running.arm.torque
+    assert all(twin.torque())
