@@ -15,14 +15,15 @@ from grids_common import topics
 from grids_common.so100 import JOINT_NAMES
 from grids_recorder.bag_reader import Bag
 from grids_recorder.errors import RecorderError
+from grids_recorder.replay_guard import ARRIVED_RAD, Intake, distance
 from grids_recorder.series import JOINTS, TRACE, read_series
 
 DT_S = 0.02
 HORIZON = 60
 PERIOD_S = 0.2
 DRIVER_WAIT_S = 5.0
-# The driver ramps from where the arm is to the first row; it is given this long before the episode begins.
-APPROACH_S = 4.0
+# The driver ramps from where the arm is to the first row, at first with 0.5 rad/s; the longest way takes 12 s.
+APPROACH_WAIT_S = 20.0
 
 
 def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,6 +37,11 @@ def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.stack([np.interp(grid, times, series.sent[:, j]) for j in range(len(JOINT_NAMES))], axis=1)
     measured = (series.streams[JOINTS].stamp_ns - stamps[0]) * 1e-9 if JOINTS in series.streams else np.empty(0)
     return rows, measured, series.joints
+
+
+def first_measured(rows: np.ndarray, times: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Where the arm was at the first row, (6,) rad; the row itself where that was not recorded."""
+    return joints[int(np.abs(times).argmin())] if len(joints) else rows[0]
 
 
 def window(rows: np.ndarray, at_s: float, speed: float) -> np.ndarray:
@@ -55,6 +61,8 @@ class Player(Node):
         super().__init__("replay")
         self.status: DriverStatus | None = None
         self.measured: list[tuple[float, np.ndarray]] = []
+        self._intake = Intake(0.0, 0, 0)
+        self._sequence, self._epoch = 0, int(time.time()) % 2**32
         self._chunks = topics.publisher(self, "/policy/action_chunk", ActionChunk)
         topics.subscription(self, "/follower/status", DriverStatus, self._on_status)
         topics.subscription(self, TRACE, CommandTrace, self._on_trace)
@@ -92,24 +100,50 @@ class Player(Node):
         chunk.header.stamp = Time(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
         self._chunks.publish(chunk)
 
-    def play(self, rows: np.ndarray, speed: float) -> tuple[float, str]:
-        """Approach, then play; returns (monotonic s of the episode's start, "" or why it ended early)."""
-        duration_s = len(rows) * DT_S / speed
-        start, epoch = time.monotonic() + APPROACH_S, int(time.time()) % 2**32
-        sequence = 0
-        while (at_s := time.monotonic() - start) < duration_s:
-            sequence += 1
-            self.send(window(rows, at_s, speed), sequence, epoch)
-            self.spin_for(PERIOD_S)
-            if self.status is not None and self.status.mode not in ("policy",):
-                return start, f"the driver went to {self.status.mode}: {self.status.reason}"
-        return start, ""
+    def play(self, rows: np.ndarray, reached: np.ndarray, speed: float) -> tuple[float, str]:
+        """Approach, then play; returns (monotonic s of the episode's start, "" or why it ended early).
+
+        `reached` (6,) rad is where the arm was at the first row when it was recorded.
+        """
+        if not self.spin_for(DRIVER_WAIT_S, lambda: self.status is not None and self.status.mode == "policy"):
+            raise RecorderError(f"the driver did not report mode 'policy' within {DRIVER_WAIT_S:.0f} s")
+        self._intake = Intake(time.monotonic(), self.status.chunks_accepted, self.status.chunks_refused)
+        ended = self._approach(rows[0], reached)
+        start = time.monotonic()
+        while not ended and (at_s := time.monotonic() - start) < len(rows) * DT_S / speed:
+            ended = self._send_and_watch(window(rows, at_s, speed))
+        return start, ended
+
+    def _approach(self, first: np.ndarray, reached: np.ndarray) -> str:
+        """Ask for the first row until the arm is there."""
+        deadline = time.monotonic() + APPROACH_WAIT_S
+        while not (ended := self._send_and_watch(np.tile(first, (HORIZON, 1)))):
+            away, joint = distance(self.measured[-1][1], first, reached) if self.measured else (np.inf, "the arm")
+            if away <= ARRIVED_RAD:
+                return ""
+            if time.monotonic() > deadline:
+                where = f"{joint} is {away:.2f} rad away"
+                return f"the arm did not come to the first pose within {APPROACH_WAIT_S:.0f} s: {where}"
+        return ended
+
+    def _send_and_watch(self, rows: np.ndarray) -> str:
+        """One chunk and PERIOD_S of listening; why the episode cannot go on, or an empty string."""
+        self._sequence += 1
+        self.send(rows, self._sequence, self._epoch)
+        self.spin_for(PERIOD_S)
+        status = self.status
+        if status.mode != "policy":
+            return f"the driver went to {status.mode}: {status.reason}"
+        taken = status.chunks_accepted, status.chunks_refused
+        return self._intake.problem(time.monotonic(), *taken, status.last_refusal)
 
 
 def tracking(player: Player, start: float, speed: float, times: np.ndarray, joints: np.ndarray) -> np.ndarray | None:
     """Mean absolute difference to the recorded joints (6,) rad, over the playing time; None without overlap."""
+    if not len(joints):
+        return None
     inside = [((at - start) * speed, rad) for at, rad in player.measured if 0 <= (at - start) * speed <= times[-1]]
-    if not inside or not len(joints):
+    if not inside:
         return None
     at, now = np.array([t for t, _ in inside]), np.stack([rad for _, rad in inside])
     then = np.stack([np.interp(at, times, joints[:, j]) for j in range(now.shape[1])], axis=1)
@@ -124,9 +158,9 @@ def replay_arm(folder: Path, speed: float) -> int:
     player = Player()
     try:
         player.set_mode("policy")
-        sys.stdout.write(f"playing {len(rows) * DT_S / speed:.1f} s after an approach of {APPROACH_S:.0f} s\n")
+        sys.stdout.write(f"playing {len(rows) * DT_S / speed:.1f} s, once the arm has come to the first pose\n")
         sys.stdout.flush()
-        start, ended = player.play(rows, speed)
+        start, ended = player.play(rows, first_measured(rows, times, joints), speed)
         if ended:
             sys.stderr.write(f"ended early: {ended}\n")
             return 1

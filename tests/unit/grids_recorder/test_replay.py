@@ -1,0 +1,34 @@
+"""Replay: when the arm is at the start of an episode, and when a driver that does not take the chunks ends it."""
+
+import numpy as np
+import pytest
+
+from grids_recorder.replay_guard import ARRIVED_RAD, PATIENCE_S, Intake, distance
+
+
+def test_the_joint_that_is_furthest_from_the_start_is_named():
+    goal = np.zeros(6)
+    away, joint = distance(np.array([0.05, -0.4, 0.3, 0, 0, 0]), goal, goal)
+    assert (away, joint) == (pytest.approx(0.4), "shoulder_lift")
+
+
+def test_a_gripper_that_never_got_to_its_goal_need_not_get_there_again():
+    goal, reached = np.zeros(6), np.array([0, 0, 0, 0, 0, 0.5])
+    assert distance(np.array([0, 0, 0, 0, 0, 0.45]), goal, reached)[0] == 0.0
+    away, joint = distance(np.array([0, 0, 0, 0, 0, 0.75]), goal, reached)
+    assert (away, joint) == (pytest.approx(0.25), "gripper")
+    assert away > ARRIVED_RAD
+
+
+def test_one_refused_chunk_is_a_reason():
+    intake = Intake(10.0, accepted=5, refused=3)
+    assert intake.problem(10.1, 6, 3, "old news") == ""
+    assert intake.problem(10.2, 7, 4, "stale by 0.6 s") == "the driver refused a chunk: stale by 0.6 s"
+
+
+def test_a_driver_that_takes_nothing_is_noticed_after_a_while():
+    intake = Intake(10.0, accepted=5, refused=0)
+    assert intake.problem(10.0 + PATIENCE_S, 5, 0, "") == ""
+    assert intake.problem(11.0 + PATIENCE_S, 5, 0, "") == "the driver has taken no chunk for 3.0 s"
+    assert intake.problem(12.0 + PATIENCE_S, 6, 0, "") == ""
+    assert intake.problem(12.5 + PATIENCE_S, 6, 0, "") == ""
