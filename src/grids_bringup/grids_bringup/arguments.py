@@ -7,7 +7,9 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from grids_common.params import Doc, ParameterError, build, param
+from grids_common.params import Doc, ParameterError, build, load_file, param
+from grids_common.topics import CAMERAS
+from grids_perception.params import SCHEMAS, CameraParams
 
 # The twin's own sentences, also for a real table: reading them from the twin would need MuJoCo there.
 INSTRUCTIONS = {
@@ -170,7 +172,35 @@ def check_deploy(arguments: DeployArguments) -> None:
         )
     if not arguments.expert:
         resolve_policy(arguments.policy)
+    check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
+
+
+def camera_sites() -> dict[str, CameraParams]:
+    """What perception.yaml says of each camera node, by node name."""
+    site = load_file(share() / "config" / "perception.yaml", SCHEMAS)
+    return {name: site.get(name) or CameraParams() for name in (f"{camera}_camera" for camera in CAMERAS)}
+
+
+def check_cameras(arguments: DeployArguments | TeleopArguments) -> None:
+    """`cameras:=realsense_ros` replaces our nodes of real RealSense cameras; raises ParameterError elsewhere."""
+    if arguments.cameras == "ours":
+        return
+    if arguments.hardware != "real":
+        raise ParameterError("cameras: the twin brings its own; expected hardware:=real with cameras:=realsense_ros")
+    sites = camera_sites()
+    for name, site in sites.items():
+        if site.source != "realsense":
+            raise ParameterError(
+                f"cameras: expected source realsense of {name} in perception.yaml with cameras:=realsense_ros, "
+                f"got {site.source!r}"
+            )
+        alike = [other.model for other in sites.values()].count(site.model) > 1
+        if not site.serial and (alike or not site.model):
+            raise ParameterError(
+                f"cameras: expected a serial, or a model of its own, of {name} in perception.yaml: "
+                "realsense2_camera takes the first camera that fits"
+            )
 
 
 def check_rest(arguments: RestArguments) -> None:
@@ -180,6 +210,7 @@ def check_rest(arguments: RestArguments) -> None:
 
 def check_teleop(arguments: TeleopArguments) -> None:
     """Everything that can be refused before a process starts; raises ParameterError."""
+    check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
     check_port("leader_port", arguments.leader_port)
 

@@ -7,7 +7,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grids_bringup.arguments import DeployArguments, RestArguments, TeleopArguments, resolve_policy, share
+from grids_bringup.arguments import (
+    DeployArguments,
+    RestArguments,
+    TeleopArguments,
+    camera_sites,
+    resolve_policy,
+    share,
+)
 from grids_common.params import ParameterError, load_file
 from grids_common.topics import CAMERAS
 
@@ -112,25 +119,28 @@ def _cameras(arguments) -> list[NodeSpec]:
     """The real cameras: our nodes, or those of the package realsense2_camera under the same topic names."""
     if arguments.hardware == "twin":
         return []
-    names = [f"{camera}_camera" for camera in CAMERAS]
+    sites = camera_sites()
     if arguments.cameras == "ours":
-        return [NodeSpec(name, "grids_perception", "camera", {}, "perception.yaml", managed=True) for name in names]
-    site = load_file(share() / "config" / "perception.yaml", schemas()["perception.yaml"])
-    return [_realsense_ros(camera, site[name]) for camera, name in zip(CAMERAS, names, strict=True)]
+        return [NodeSpec(name, "grids_perception", "camera", {}, "perception.yaml", managed=True) for name in sites]
+    return [_realsense_ros(camera, site) for camera, site in zip(CAMERAS, sites.values(), strict=True)]
 
 
 def _realsense_ros(camera: str, site) -> NodeSpec:
-    """realsense2_camera's node; a D405 has no RGB module and calls its colour picture image_rect_raw."""
+    """realsense2_camera's node; a D405 has no RGB module and calls its colour picture image_rect_raw.
+
+    Left alone the node puts itself into the namespace /camera. Its device_type is searched for in the device's name.
+    """
     profile = f"{site.width}x{site.height}x{site.fps}"
     parameters = {
         "serial_no": site.serial,
+        "device_type": site.model,
         "enable_depth": False,
         "enable_infra1": False,
         "enable_infra2": False,
         "rgb_camera.color_profile": profile,
         "depth_module.color_profile": profile,
     }
-    remappings = ((f"/{camera}/color/image_rect_raw", f"/{camera}/color/image_raw"),)
+    remappings = (("__ns", "/"), (f"/{camera}/color/image_rect_raw", f"/{camera}/color/image_raw"))
     return NodeSpec(camera, "realsense2_camera", "realsense2_camera_node", parameters, remappings=remappings)
 
 
