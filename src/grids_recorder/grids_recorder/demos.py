@@ -161,6 +161,9 @@ def main(argv: list[str]) -> int:
         parser.error(f"--fps: expected a divisor of {PHYSICS_HZ}, got {arguments.fps}")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
+    for name in ("noise", "miss"):
+        if not 0.0 <= getattr(arguments, name) <= 1.0:
+            parser.error(f"--{name}: expected a share from 0 to 1, got {getattr(arguments, name)}")
     settings = DemoSettings(
         fps=arguments.fps, size=arguments.size, noisy_share=arguments.noise, miss_share=arguments.miss
     )

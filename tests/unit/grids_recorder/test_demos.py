@@ -100,6 +100,9 @@ def check_contents(dataset):
         (["--fps", "29"], "--fps: expected a divisor of 300"),
         (["--episodes", "0"], "--episodes: expected at least 1"),
         (["--size", "big"], "--size"),
+        (["--noise", "5"], "--noise: expected a share from 0 to 1, got 5.0"),
+        (["--miss", "2"], "--miss: expected a share from 0 to 1, got 2.0"),
+        (["--miss", "nan"], "--miss: expected a share from 0 to 1, got nan"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, capsys, words, message):

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from grids_recorder import synthetic
+from grids_recorder.bag_writer import BagWriter
+from grids_recorder.replay import main
 from grids_recorder.replay_guard import ARRIVED_RAD, PATIENCE_S, Intake, distance
+from grids_recorder.series import JOINTS
 
 
 def test_the_joint_that_is_furthest_from_the_start_is_named():
@@ -32,3 +36,30 @@ def test_a_driver_that_takes_nothing_is_noticed_after_a_while():
     assert intake.problem(11.0 + PATIENCE_S, 5, 0, "") == "the driver has taken no chunk for 3.0 s"
     assert intake.problem(12.0 + PATIENCE_S, 6, 0, "") == ""
     assert intake.problem(12.5 + PATIENCE_S, 6, 0, "") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "policy", "--speed", "0.5"], "--speed: has no meaning with --to policy"),
+        (["--to", "arm", "--bundle", "x"], "--bundle: has no meaning with --to arm"),
+        (["--to", "arm", "--engine", "cpu"], "--engine: has no meaning with --to arm"),
+        (["--to", "arm", "--speed", "3"], "--speed: expected 0.1 to 1.0, got 3.0"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(capsys, words, message):
+    with pytest.raises(SystemExit) as refusal:
+        main(["episode", *words])
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_broken_bundle_is_refused_in_one_sentence(tmp_path, capsys):
+    bag = BagWriter(tmp_path / "episode", [(JOINTS, synthetic.JOINT_STATE, False)], {})
+    bag.write(JOINTS, 1, synthetic.joint_state(1, np.zeros(6)))
+    bag.close()
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "policy.json").write_text("{}")
+    assert main([str(tmp_path / "episode"), "--to", "policy", "--bundle", str(tmp_path / "bundle")]) == 2
+    assert "grids replay: " in (said := capsys.readouterr().err)
+    assert "policy.json" in said
