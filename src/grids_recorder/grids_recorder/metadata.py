@@ -3,10 +3,13 @@
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from grids_recorder.errors import RecorderError
 
 SCHEMA = 1
 _PACKAGES = ("rosbags", "numpy", "simplejpeg", "mujoco-core", "rclpy")
@@ -34,6 +37,15 @@ def versions() -> dict[str, str]:
 def calibration(path: str) -> dict | None:
     """The follower's calibration as LeRobot wrote it; None where none was named (the nominal ranges then hold)."""
     return json.loads(Path(path).expanduser().read_text(encoding="utf-8")) if path else None
+
+
+def pairs(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """What a client wants to be noted; RecorderError when a key has no value or the other way round."""
+    if len(keys) != len(values):
+        raise RecorderError(
+            f"expected as many metadata_values as metadata_keys, got {len(values)} for {', '.join(keys) or 'no key'}"
+        )
+    return dict(zip(keys, values, strict=True))
 
 
 def begin(name: str, **known: object) -> dict:

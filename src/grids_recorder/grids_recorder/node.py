@@ -248,9 +248,9 @@ class RecorderNode(Node):
 
     # -- services ----------------------------------------------------------------------------------------------------
     def _serve_start(self, request: StartEpisode.Request, response: StartEpisode.Response):
-        extra = dict(zip(request.metadata_keys, request.metadata_values, strict=False))
         try:
-            response.episode = self.start_episode(request.task, request.operator_name, {"extra": extra})
+            extra = {"extra": metadata.pairs(request.metadata_keys, request.metadata_values)}
+            response.episode = self.start_episode(request.task, request.operator_name, extra)
             response.success, response.message = True, f"recording {response.episode}: {self._task or 'no task text'}"
         except RecorderError as error:
             response.success, response.message = False, str(error)

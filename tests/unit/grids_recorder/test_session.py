@@ -8,6 +8,7 @@ import pytest
 from grids_common.params import load_file
 from grids_recorder.align import align
 from grids_recorder.errors import RecorderError
+from grids_recorder.metadata import pairs
 from grids_recorder.params import RecorderParams
 from grids_recorder.progress import Progress
 from grids_recorder.series import Series
@@ -115,6 +116,14 @@ def test_an_automatic_session_of_rejects_only_is_hopeless(automatic, verdicts, h
         session.stopping()
         session.saved(1.0, FAIL, verdict)
     assert session.hopeless is hopeless
+
+
+def test_a_note_without_its_value_is_refused():
+    assert pairs(["lamp", "table"], ["on", "wood"]) == {"lamp": "on", "table": "wood"}
+    with pytest.raises(RecorderError, match="as many metadata_values as metadata_keys, got 1 for lamp, table"):
+        pairs(["lamp", "table"], ["on"])
+    with pytest.raises(RecorderError, match="got 1 for no key"):
+        pairs([], ["on"])
 
 
 def test_the_site_file_fits_the_parameters():
