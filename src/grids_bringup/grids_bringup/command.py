@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grids_bringup.arguments import (
@@ -31,6 +31,11 @@ class RunKind:
     schema: type
     check: Callable
     nodes: Callable[..., list[NodeSpec]]  # (arguments, folder)
+    fixed: dict = field(default_factory=dict)  # arguments that are no choice in this kind of run
+
+    def documentation(self) -> list[tuple[str, str, str]]:
+        """(name, default, text) of every argument there is to choose."""
+        return [row for row in documentation(self.schema) if row[0] not in self.fixed]
 
 
 DEPLOY = RunKind(
@@ -40,10 +45,14 @@ REST = RunKind(
     "rest", "Bring an arm that holds to its rest pose, then release it.", RestArguments, check_rest, rest_nodes
 )
 TELEOP = RunKind("teleop", "Move the follower with the leader arm.", TeleopArguments, check_teleop, teleop_nodes)
+RECORD = RunKind(
+    "record", "Teleoperate and record episodes.", TeleopArguments, check_teleop, teleop_nodes, {"record": True}
+)
 
 
 def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
     """Check everything, claim the domain, make the folder: (nodes, folder, claim to keep open)."""
+    arguments = replace(arguments, **kind.fixed)
     kind.check(arguments)
     check_config()
     claim = claim_domain()
@@ -53,9 +62,7 @@ def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
 
 def main(kind: RunKind, argv: list[str]) -> int:
     """Returns the run's exit code; 2 when the arguments or the site files are refused (nothing was started)."""
-    rows = [
-        f"  {name}:=…  {text} (default: {default or 'empty'})" for name, default, text in documentation(kind.schema)
-    ]
+    rows = [f"  {name}:=…  {text} (default: {default or 'empty'})" for name, default, text in kind.documentation()]
     parser = argparse.ArgumentParser(
         prog=f"grids {kind.name}",
         description=f"{kind.text} The arguments are those of {kind.name}.launch.py:",

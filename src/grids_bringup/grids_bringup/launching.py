@@ -10,7 +10,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from grids_bringup.arguments import convert, documentation
+from grids_bringup.arguments import convert
 from grids_bringup.command import RunKind, prepare
 from grids_bringup.graph import NodeSpec, config_path, record_exit
 from grids_common.params import build
@@ -58,7 +58,7 @@ def describe(kind: RunKind) -> LaunchDescription:
         hints = {name: f.type for name, f in kind.schema.__dataclass_fields__.items()}
         values = {
             name: convert(LaunchConfiguration(name).perform(context), hints[name])
-            for name, _, _ in documentation(kind.schema)
+            for name, _, _ in kind.documentation()
         }
         nodes, folder, claim = prepare(kind, build(kind.schema, values, where="arguments"))
         context.extend_globals({"grids_claim": claim})  # held as long as launch lives
@@ -71,6 +71,6 @@ def describe(kind: RunKind) -> LaunchDescription:
 
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, default, text in documentation(kind.schema)
+        for name, default, text in kind.documentation()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])

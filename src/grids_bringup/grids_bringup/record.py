@@ -14,7 +14,7 @@ exit codes: 0 fine, 1 something failed, 2 refused"""
 
 
 def main(argv: list[str]) -> int:
-    """The options are the arguments of teleop.launch.py; see `grids_bringup.command.main` for the exit codes."""
+    """The options are the arguments of record.launch.py; see `grids_bringup.command.main` for the exit codes."""
     parser = argparse.ArgumentParser(
         prog="grids record",
         description=__doc__.split(":", 1)[1].strip(),
@@ -22,13 +22,13 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for f in fields(TeleopArguments):
-        if f.name != "record":
+        if f.name not in command.RECORD.fixed:
             doc = f.metadata["doc"]
             unit = f" [{doc.unit}]" if doc.unit else ""
             parser.add_argument(f"--{f.name.replace('_', '-')}", help=f"{doc.text}{unit} (default: {f.default or '-'})")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
-        return command.main(command.TELEOP, ["record:=true", *(f"{name}:={value}" for name, value in given.items())])
+        return command.main(command.RECORD, [f"{name}:={value}" for name, value in given.items()])
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return 130
