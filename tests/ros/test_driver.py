@@ -11,8 +11,9 @@ from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from grids_common.so100 import JOINT_NAMES  # noqa: E402
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS  # noqa: E402
 from so100_driver import calibration  # noqa: E402
+from so100_driver.bus import ServoBus  # noqa: E402
 from so100_driver.rig import NodeProcess, Rig  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -66,6 +67,25 @@ def test_a_calibration_that_differs_from_the_servos_is_shown_and_nothing_is_writ
         for name in JOINT_NAMES:
             assert f"{name}: file has offset 0" in node.output
         assert free_twin.twin.records(mark) == []
+    finally:
+        node.close()
+
+
+def test_a_leader_node_on_another_arms_port_leaves_its_torque_alone(free_twin, tmp_path):
+    path = tmp_path / "leader.json"
+    calibration.save(calibration.uncalibrated(), path)
+    follower = free_twin.twin.paths["follower"]
+    bus = ServoBus(follower, SERVO_IDS, reply_timeout_s=0.05)
+    bus.open()
+    bus.set_torque(dict.fromkeys(SERVO_IDS, True))
+    bus.close()
+    node = NodeProcess(
+        "so100_driver.leader_node", free_twin.folder, {"serial_port": follower, "calibration": str(path)}
+    )
+    try:
+        assert node.wait(60) != 0
+        assert "the servos' EEPROM differs from the calibration" in node.output
+        assert all(free_twin.twin.torque())
     finally:
         node.close()
 

@@ -5,12 +5,16 @@ cause is logged as one sentence (and so reaches /rosout, where the run manager s
 the transition fails back to the state it came from.
 """
 
+import signal
 import traceback
 from abc import abstractmethod
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+SIGNAL_POLL_S = 0.1
 
 
 class SetupError(RuntimeError):
@@ -79,13 +83,43 @@ class ManagedNode(LifecycleNode):
         return self._run(self.make_safe, "recover")
 
 
-def run_node(make_node, args=None) -> int:
+class EndRequest:
+    """SIGINT and SIGTERM as a wish, so that the context lives until the node is safe.
+
+    A SIGINT before `spinning`, or after any other signal, raises KeyboardInterrupt at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.spinning = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame) -> None:
+        at_once = self.asked or not self.spinning
+        self.asked = True
+        if number == signal.SIGINT and at_once:
+            raise KeyboardInterrupt
+
+
+def _spin(executor: SingleThreadedExecutor, end: EndRequest | None) -> None:
+    if end is None:
+        executor.spin()
+        return
+    end.spinning = True
+    while not end.asked and rclpy.ok():
+        executor.spin_once(timeout_sec=SIGNAL_POLL_S)
+
+
+def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     """`main` of every node: init, spin one node in this thread, make it safe, shut down. Returns the exit code.
 
     SIGINT and SIGTERM end the spin cleanly with code 0; SetupError and ParameterError in the constructor print one
-    sentence and give code 2; a failed autostart gives 1.
+    sentence and give code 2; a failed autostart gives 1. `outlive_signals`: topics and services still work while
+    `make_safe` runs, which may spin `self.executor`; otherwise a signal ends them first.
     """
-    rclpy.init(args=args)
+    handlers = SignalHandlerOptions.NO if outlive_signals else SignalHandlerOptions.ALL
+    rclpy.init(args=args, signal_handler_options=handlers)
+    end = EndRequest() if outlive_signals else None
     node = None
     try:
         node = make_node()
@@ -93,7 +127,7 @@ def run_node(make_node, args=None) -> int:
         executor.add_node(node)
         if isinstance(node, ManagedNode):
             node.autostart()
-        executor.spin()
+        _spin(executor, end)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (SetupError, ValueError) as error:

@@ -122,7 +122,15 @@ class LoopBench:
         self.found_torque = any(bool(self.bus.read(i, prepare.reg.TORQUE_ENABLE)) for i in SERVO_IDS)
         joints = prepare.load_calibration(self.bus, "follower", params.calibration, required=False)
         self.arm = Arm(params, joints.low_rad, joints.high_rad)
-        self.loop = ControlLoop(self.bus, self.arm, joints, params, on_tick=self._ticked, on_event=self._said)
+        self.loop = ControlLoop(
+            self.bus,
+            self.arm,
+            joints,
+            params,
+            eeprom=prepare.read_eeprom(self.bus),
+            on_tick=self._ticked,
+            on_event=self._said,
+        )
         self._offered: dict[int, int] = {}
         self._ages_s: list[float] = []
         self.events: list[str] = []

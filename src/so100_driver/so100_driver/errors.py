@@ -9,6 +9,10 @@ class PortError(DriverError):
     """The serial device itself is gone, busy or refused; replies cannot be expected any more."""
 
 
+class OtherArmError(DriverError):
+    """The servos at the path are not those it was configured with."""
+
+
 class NoReplyError(DriverError):
     """A servo did not answer within its bounded retries."""
 

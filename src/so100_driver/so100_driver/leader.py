@@ -6,10 +6,10 @@ import traceback
 from collections.abc import Callable
 
 from grids_common.pacing import Pacer
-from so100_driver import realtime
+from so100_driver import prepare, realtime
 from so100_driver.bus import ServoBus
 from so100_driver.calibration import JointMap
-from so100_driver.errors import DriverError, PortError
+from so100_driver.errors import DriverError, OtherArmError, PortError
 from so100_driver.params import LeaderParams
 from so100_driver.state import Snapshot, update
 from so100_driver.teleop import GRIPPER, Squeezes
@@ -27,11 +27,14 @@ class LeaderLoop:
         joints: JointMap,
         params: LeaderParams,
         *,
+        eeprom: prepare.Eeprom,
         on_state: Callable[[Snapshot], None],
         on_squeezes: Callable[[], None],
         on_event: Callable[[str, str], None],
     ) -> None:
         self.bus, self.joints, self.params = bus, joints, params
+        self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
+        self.gone = ""  # why nothing is read
         self.seen = Snapshot.unknown(6)
         self.ticks = self.late_ticks = 0
         self.connected = True
@@ -98,9 +101,9 @@ class LeaderLoop:
             self._on_squeezes()
 
     def _lost(self, why: str) -> None:
-        if self.connected:
+        if self.gone != why:
             self._on_event("error", why)
-        self.connected = False
+        self.connected, self.gone = False, why
         self.bus.close()
 
     def _reconnect(self) -> bool:
@@ -109,10 +112,14 @@ class LeaderLoop:
         self._reopen_s = time.monotonic()
         try:
             self.bus.open()
+            prepare.expect_same_arm(self.bus, self.eeprom)
             self.bus.set_torque(dict.fromkeys(self.bus.ids, False))
+        except OtherArmError as error:
+            self._lost(str(error))
+            return False
         except DriverError:
             self.bus.close()
             return False
-        self.connected = True
+        self.connected, self.gone = True, ""
         self._on_event("info", f"{self.bus.path}: the leader is back")
         return True

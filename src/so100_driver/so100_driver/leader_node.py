@@ -47,15 +47,23 @@ class LeaderNode(ManagedNode):
         try:
             bus.open()
             prepare.find_servos(bus)
-            bus.set_torque(dict.fromkeys(SERVO_IDS, False))
+            # First whose arm this is: torque off drops a follower.
             joints = prepare.load_calibration(bus, "leader", p.calibration, required=p.require_calibration)
+            eeprom = prepare.read_eeprom(bus)
+            bus.set_torque(dict.fromkeys(SERVO_IDS, False))
             for note in prepare.apply_settings(bus, follower=False, write=True):
                 self.get_logger().info(note)
         except DriverError as error:
             bus.close()
             raise SetupError(str(error)) from error
         self._loop = LeaderLoop(
-            bus, joints, p, on_state=self._publish, on_squeezes=self._on_squeezes, on_event=self._event
+            bus,
+            joints,
+            p,
+            eeprom=eeprom,
+            on_state=self._publish,
+            on_squeezes=self._on_squeezes,
+            on_event=self._event,
         )
         self._loop.start()
 
@@ -109,7 +117,7 @@ class LeaderNode(ManagedNode):
             return
         silent = int((loop.seen.misses > 5).sum())
         ok = loop.connected and not silent
-        text = "ok" if ok else f"{silent} of 6 servos do not answer" if loop.connected else "the serial device is gone"
+        text = "ok" if ok else loop.gone or f"{silent} of 6 servos do not answer"
         errors = sum(counter.errors for counter in loop.bus.counters.values())
         status = DiagnosticStatus(
             level=DiagnosticStatus.OK if ok else DiagnosticStatus.ERROR,

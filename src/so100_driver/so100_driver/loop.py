@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from grids_common.pacing import Pacer
-from so100_driver import realtime
+from so100_driver import prepare, realtime
 from so100_driver.arm import Arm, Output
 from so100_driver.bus import ServoBus
 from so100_driver.calibration import JointMap
-from so100_driver.errors import DriverError, NoReplyError, PortError
+from so100_driver.errors import DriverError, NoReplyError, OtherArmError, PortError
 from so100_driver.params import DriverParams
 from so100_driver.registers import GOAL_POSITION, TORQUE_ENABLE
 from so100_driver.state import Snapshot, update
@@ -52,10 +52,12 @@ class ControlLoop:
         joints: JointMap,
         params: DriverParams,
         *,
+        eeprom: prepare.Eeprom,
         on_tick: Callable[[Record], None],
         on_event: Callable[[str, str], None],
     ) -> None:
         self.bus, self.arm, self.joints, self.params = bus, arm, joints, params
+        self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
         self.lock = threading.Lock()
         self.late_ticks = 0
         self.connected = True
@@ -272,10 +274,13 @@ class ControlLoop:
         self._reopen_ns = now_ns
         try:
             self.bus.open()
+            prepare.expect_same_arm(self.bus, self.eeprom)
             reading = self.bus.read_state()
             seen = update(Snapshot.unknown(6), reading, self.bus.ids, self.joints)
-        except DriverError:
+        except DriverError as error:
             self.bus.close()
+            if isinstance(error, OtherArmError):
+                self._not_ours(str(error))
             return False
         if not seen.complete:
             self.bus.close()
@@ -288,6 +293,12 @@ class ControlLoop:
             self._torque = self.arm.torque
         self._on_event("info", f"{self.bus.path}: the serial device is back and every servo answers")
         return True
+
+    def _not_ours(self, why: str) -> None:
+        with self.lock:
+            known, self.arm.gone = self.arm.gone, why
+        if known != why:
+            self._on_event("error", why)
 
     def read_held(self) -> None:
         """Read which servos hold torque and at which goal. Also called by the owner before `start`."""

@@ -134,6 +134,8 @@ def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int) -> Diagnos
         level = DiagnosticStatus.WARN
     if arm.mode in ("fault", "estop") or not loop.connected:
         level = DiagnosticStatus.ERROR
+    if arm.gone and arm.gone not in text:
+        text += f"; {arm.gone}"
     if publishers > 1:
         text += f"; {publishers} publishers on /policy/action_chunk: only one may command"
     loop_status = DiagnosticStatus(

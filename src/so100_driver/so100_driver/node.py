@@ -5,10 +5,12 @@ holds its measured pose and obeys its mode. deactivate: hold with torque on. cle
 """
 
 import time
+import traceback
 
 import numpy as np
 from grids_msgs.msg import ActionChunk, PolicyStatus
 from grids_msgs.srv import SetMode
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -17,7 +19,7 @@ from grids_common import topics
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
-from so100_driver import messages, prepare
+from so100_driver import arbiter, messages, prepare
 from so100_driver.arm import Arm
 from so100_driver.bus import ServoBus
 from so100_driver.clocks import Clocks
@@ -29,10 +31,14 @@ from so100_driver.publishing import Publishing
 REST_TIMEOUT_S = 9.0
 STOP_TIMEOUT_S = 0.6
 FIRST_STATE_TIMEOUT_S = 2.0
+WAIT_STEP_S = 0.02
 
 
 class DriverNode(ManagedNode):
-    """All callbacks run in the executor's thread and take the loop's lock around the arm."""
+    """All callbacks run in the executor's thread and take the loop's lock around the arm.
+
+    The emergency stop has a callback group of its own: it is obeyed also while another callback waits for the arm.
+    """
 
     def __init__(self) -> None:
         super().__init__("driver")
@@ -45,11 +51,12 @@ class DriverNode(ManagedNode):
         self._chunk_topic = chunks.topic_name
         topics.subscription(self, "/policy/status", PolicyStatus, self._on_policy_status)
         topics.subscription(self, "/leader/joint_states", JointState, self._on_leader)
-        topics.subscription(self, "/estop", Bool, self._on_estop)
+        stops = MutuallyExclusiveCallbackGroup()
+        topics.subscription(self, "/estop", Bool, self._on_estop, callback_group=stops)
+        self.create_service(Trigger, "~/estop", self._trigger(self._estop), callback_group=stops)
         self.create_service(SetMode, "~/set_mode", self._set_mode)
-        self.create_timer(1.0, self._count_sources)
+        self._counting = self.create_timer(1.0, self._count_sources)
         for name, handler in (
-            ("estop", self._estop),
             ("estop_reset", self._reset),
             ("release", self._release),
             ("rest", self._rest),
@@ -68,12 +75,13 @@ class DriverNode(ManagedNode):
             joints = prepare.load_calibration(bus, "follower", p.calibration, required=p.require_calibration)
             for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
                 self.get_logger().info(note)
+            eeprom = prepare.read_eeprom(bus)
         except DriverError as error:
             bus.close()
             raise SetupError(str(error)) from error
         arm = Arm(p, joints.low_rad, joints.high_rad)
         publishing = Publishing(self, self._clocks)
-        loop = ControlLoop(bus, arm, joints, p, on_tick=publishing.push, on_event=self._event)
+        loop = ControlLoop(bus, arm, joints, p, eeprom=eeprom, on_tick=publishing.push, on_event=self._event)
         loop.read_held()
         self._loop, self._publishing = loop, publishing
         publishing.start(loop)
@@ -113,18 +121,17 @@ class DriverNode(ManagedNode):
         self.cleanup()
 
     def _settle(self, loop: ControlLoop) -> None:
+        """Returns once the arm is released in its rest pose or stands still; an emergency stop ends the way there."""
+        arm = loop.arm
         with loop.lock:
-            moving = False
-            if self.params.on_shutdown == "rest" and loop.arm.mode not in ("estop", "fault"):
-                moving, _ = loop.arm.go_rest(time.monotonic_ns(), "shutting down")
-            if not moving:
-                loop.arm.deactivate(time.monotonic_ns())
+            rest = self.params.on_shutdown == "rest" and arm.mode not in arbiter.LATCHED
+            arm.deactivate(time.monotonic_ns())  # no client is obeyed from now on
+            moving = rest and arm.go_rest(time.monotonic_ns(), "shutting down")[0]
         if moving:
-            self._wait(lambda: not loop.arm.resting, REST_TIMEOUT_S)
+            self._wait(lambda: not arm.resting, REST_TIMEOUT_S)
             time.sleep(3 * self.params.period_s)  # torque off goes out with the next tick
             self._wait(lambda: not loop.clinging, STOP_TIMEOUT_S)
-        else:
-            self._wait(lambda: loop.arm.motion is None or loop.arm.motion.still, STOP_TIMEOUT_S)
+        self._wait(lambda: arm.motion is None or arm.motion.still, STOP_TIMEOUT_S)
 
     # -- commands ----------------------------------------------------------------------------------------------------
     def _on_chunk(self, message: ActionChunk) -> None:
@@ -222,22 +229,35 @@ class DriverNode(ManagedNode):
         return self._loop
 
     def _silent(self) -> str:
-        verdict = self._need_loop().arm.verdict
-        return verdict.fault or verdict.hold or "some replies are missing: the bus is noisy"
+        arm = self._need_loop().arm
+        return arm.gone or arm.verdict.fault or arm.verdict.hold or "some replies are missing: the bus is noisy"
 
-    @staticmethod
-    def _wait(condition, timeout_s: float) -> bool:
-        """Poll, bounded; the loop thread makes the condition true."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            if condition():
-                return True
-            time.sleep(0.005)
+    def _wait(self, condition, timeout_s: float) -> bool:
+        """Poll, bounded; the loop thread makes the condition true. Only the emergency stop is served meanwhile."""
+        others = self.default_callback_group
+        taken = others.beginning_execution(self._counting)  # False in a callback of that group: busy already
+        try:
+            end = time.monotonic() + timeout_s
+            while time.monotonic() < end and not condition():
+                self._serve_stops()
+        finally:
+            if taken:
+                others.ending_execution(self._counting)
         return condition()
+
+    def _serve_stops(self) -> None:
+        if self.executor is None or not self.context.ok():
+            time.sleep(WAIT_STEP_S)
+            return
+        try:
+            self.executor.spin_once(timeout_sec=WAIT_STEP_S)
+        except Exception:
+            # What a callback raises must not leave the arm between two poses.
+            self.get_logger().error(f"a callback failed: {traceback.format_exc()}")
 
 
 def main() -> int:
-    return run_node(DriverNode)
+    return run_node(DriverNode, outlive_signals=True)
 
 
 if __name__ == "__main__":

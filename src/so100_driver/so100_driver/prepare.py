@@ -12,12 +12,14 @@ from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, SERVO_IDS
 from so100_driver import calibration as cal
 from so100_driver import registers as reg
 from so100_driver.bus import ServoBus
-from so100_driver.errors import DriverError
+from so100_driver.errors import DriverError, OtherArmError
 from so100_driver.health import servo
 
 FULL_RANGE = (0, 4095)
 LOOKS = 5
 LOOK_PAUSE_S = 0.4
+
+Eeprom = dict[str, tuple[int, int, int]]  # homing offset, minimum and maximum position by joint, ticks
 
 
 def find_servos(bus: ServoBus) -> None:
@@ -47,12 +49,25 @@ def find_servos(bus: ServoBus) -> None:
             )
 
 
-def read_eeprom(bus: ServoBus) -> dict[str, tuple[int, int, int]]:
-    """Homing offset, minimum and maximum position of every joint, ticks."""
+def read_eeprom(bus: ServoBus) -> Eeprom:
     return {
         name: tuple(bus.read(servo_id, r) for r in (reg.HOMING_OFFSET, reg.MIN_POSITION, reg.MAX_POSITION))
         for name, servo_id in zip(JOINT_NAMES, SERVO_IDS, strict=True)
     }
+
+
+def expect_same_arm(bus: ServoBus, known: Eeprom) -> None:
+    """OtherArmError unless the servos hold the offsets and limits `known` from configuration.
+
+    Two arms may swap device names when they are plugged in again; nothing may be written before this has passed.
+    """
+    found = read_eeprom(bus)
+    for name, expected in known.items():
+        if found[name] != expected:
+            raise OtherArmError(
+                f"{bus.path}: another arm answers here: {name}: expected offset, minimum and maximum {expected}, "
+                f"got {found[name]}: plug the right arm in, or configure again after a calibration"
+            )
 
 
 def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) -> cal.JointMap:
@@ -79,7 +94,7 @@ def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) ->
     return cal.JointMap.of(loaded)
 
 
-def _from_servos(eeprom: dict[str, tuple[int, int, int]]) -> cal.JointMap:
+def _from_servos(eeprom: Eeprom) -> cal.JointMap:
     joints = cal.JointMap.of(
         {
             name: cal.JointCalibration(i, 0, 0, *(limits[1:] if limits[1] < limits[2] else FULL_RANGE))

@@ -35,7 +35,13 @@ class Running:
         self.arm = Arm(params, joints.low_rad, joints.high_rad)
         self.events, self.ticks = [], 0
         self.loop = ControlLoop(
-            self.bus, self.arm, joints, params, on_tick=self._ticked, on_event=lambda *said: self.events.append(said)
+            self.bus,
+            self.arm,
+            joints,
+            params,
+            eeprom=prepare.read_eeprom(self.bus),
+            on_tick=self._ticked,
+            on_event=lambda *said: self.events.append(said),
         )
         self.loop.read_held()
         self.loop.start()
@@ -153,7 +159,7 @@ def test_a_servo_that_misses_a_reset_keeps_the_others_holding(running, twin):
     running.wait_ticks(10)
     with running.loop.lock:
         running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
-    assert until(lambda: running.arm.state == "holding")
+    running.wait_ticks(10)
     twin.fault("dead_servo", target="elbow_flex")
     with running.loop.lock:
         running.arm.estop(time.monotonic_ns(), "test")
@@ -162,3 +168,24 @@ def test_a_servo_that_misses_a_reset_keeps_the_others_holding(running, twin):
     running.wait_ticks(10)
     assert running.arm.torque
     assert all(twin.torque())
+
+
+def test_another_arm_at_the_same_path_is_refused_until_the_right_one_is_back(running, twin):
+    running.wait_ticks(10)
+    with running.loop.lock:
+        running.arm.activate(time.monotonic_ns(), running.loop.held, "policy")
+    running.wait_ticks(10)
+    twin.fault("unplug")
+    assert until(lambda: not running.loop.connected)
+    ours = running.loop.eeprom
+    running.loop.eeprom = ours | {"elbow_flex": (17, 800, 3000)}
+    twin.clear()
+    assert until(lambda: "another arm answers here: elbow_flex" in running.arm.gone)
+    time.sleep(1.2)  # two more looks
+    assert not running.loop.connected
+    assert sum("another arm" in text for _, text in running.events) == 1
+    granted, why = running.arm.reset(time.monotonic_ns(), running.loop.held)
+    assert not granted
+    assert "another arm" in why
+    running.loop.eeprom = ours
+    assert until(lambda: running.loop.connected)
