@@ -37,6 +37,9 @@ class DeployArguments:
     )
     seed: int = param(0, "scene and noise seed", lo=0, hi=2**31 - 1)
     instruction: str = param("", "sentence for the policy; empty: the task's own")
+    time_scale: float = param(
+        1.0, "chunks play this many times slower: a way to run a policy too slow for this machine", lo=1.0, hi=50.0
+    )
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")

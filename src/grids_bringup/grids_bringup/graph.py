@@ -17,6 +17,7 @@ from grids_bringup.arguments import (
 )
 from grids_common.params import ParameterError, load_file
 from grids_common.topics import CAMERAS
+from grids_policy.bundle import BundleError, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,14 @@ def claim_domain():
     return handle
 
 
-def _twin(arguments, folder: Path, operator: str = "") -> list[NodeSpec]:
-    """The twin and its renderer; `operator` moves a leader arm, empty: no leader."""
+def _twin(arguments, folder: Path, operator: str = "", size: dict | None = None) -> list[NodeSpec]:
+    """The twin and its renderer; `operator` moves a leader arm, empty: no leader. `size`: width and height."""
     shared = {"link_dir": str(link_folder())}
     scene = {"task": arguments.task, "seed": arguments.seed, "bus_log": str(folder / "bus.jsonl")}
     leader = {"leader": bool(operator)} | ({"operator": operator} if operator else {})
     return [
         NodeSpec("twin", "grids_sim", "twin", shared | scene | leader),
-        NodeSpec("twin_cameras", "grids_sim", "twin_cameras", shared),
+        NodeSpec("twin_cameras", "grids_sim", "twin_cameras", shared | (size or {})),
     ]
 
 
@@ -99,9 +100,38 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     if arguments.expert:
         return NodeSpec("policy", "grids_sim", "expert_policy", {"task": arguments.task})
     parameters: dict = {"bundle": resolve_policy(arguments.policy), "seed": arguments.seed}
+    if arguments.time_scale != 1.0:
+        parameters["time_scale"] = arguments.time_scale
     if arguments.instruction:
         parameters["instruction"] = arguments.instruction
     return NodeSpec("policy", "grids_policy", "policy", parameters, "policy.yaml", managed=True)
+
+
+def _picture_size(arguments: DeployArguments) -> dict:
+    """Width and height that the twin must render for the bundle; real cameras must have the size it wants.
+
+    Raises ParameterError: a policy that refuses every picture would hold the arm without moving it.
+    """
+    if arguments.expert:
+        return {}
+    try:
+        bundle = read_manifest(Path(resolve_policy(arguments.policy)))
+    except BundleError as error:
+        raise ParameterError(f"policy: {error}") from error
+    wanted = {c.name: (c.width, c.height) for c in bundle.cameras}
+    if arguments.hardware == "twin":
+        if len(set(wanted.values())) > 1:
+            raise ParameterError(f"policy: the twin renders all cameras in one size, the bundle wants {wanted}")
+        return dict(zip(("width", "height"), next(iter(wanted.values())), strict=True))
+    site = load_file(share() / "config" / "perception.yaml", schemas()["perception.yaml"])
+    for camera, size in wanted.items():
+        found = site[f"{camera}_camera"]
+        if (found.width, found.height) != size:
+            raise ParameterError(
+                f"policy: the bundle wants {camera} at {size[0]}x{size[1]}, config/perception.yaml gives "
+                f"{found.width}x{found.height}: change it there, or export the bundle for that size (--cameras)"
+            )
+    return {}
 
 
 def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
@@ -171,8 +201,11 @@ _HOLD = {"on_shutdown": "hold"}
 
 def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a deploy run in start order; `folder` is the run's folder."""
-    twin = _twin(arguments, folder) if arguments.hardware == "twin" else []
-    driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | _HOLD)
+    size = _picture_size(arguments)
+    twin = _twin(arguments, folder, size=size) if arguments.hardware == "twin" else []
+    # A slow policy's chunks are old when they arrive, and still meant for now.
+    slow = {"chunk_max_age": min(10.0, 2.0 * arguments.time_scale)} if arguments.time_scale != 1.0 else {}
+    driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | slow | _HOLD)
     return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.policy)
 
 

@@ -1,0 +1,59 @@
+"""What a run starts, before anything is started."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from grids_bringup.arguments import DeployArguments, share
+from grids_bringup.graph import deploy_nodes
+from grids_common.params import ParameterError
+from grids_policy.bundle import seal
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A copy of the shipped bundle whose manifest may be changed: nothing here opens the graphs."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(share() / "models" / "untrained", folder)
+
+    def resized(**sizes) -> str:
+        path = folder / "policy.json"
+        values = json.loads(path.read_text())
+        for camera in values["cameras"]:
+            camera["width"], camera["height"] = sizes[camera["name"]]
+        seal(folder, {key: value for key, value in values.items() if key not in ("schema", "files", "digest")})
+        return str(folder)
+
+    return resized
+
+
+def parameters(arguments: DeployArguments, tmp_path) -> dict[str, dict]:
+    return {node.name: node.parameters for node in deploy_nodes(arguments, tmp_path)}
+
+
+def test_the_twin_renders_what_the_bundle_wants(bundle, tmp_path):
+    found = parameters(DeployArguments(policy=bundle(front=(640, 480), wrist=(640, 480))), tmp_path)
+    assert (found["twin_cameras"]["width"], found["twin_cameras"]["height"]) == (640, 480)
+    assert "width" not in parameters(DeployArguments(policy="expert"), tmp_path)["twin_cameras"]
+
+
+def test_one_twin_cannot_render_two_sizes(bundle, tmp_path):
+    arguments = DeployArguments(policy=bundle(front=(640, 480), wrist=(320, 240)))
+    with pytest.raises(ParameterError, match="the twin renders all cameras in one size"):
+        deploy_nodes(arguments, tmp_path)
+
+
+def test_real_cameras_of_another_size_are_refused_before_anything_moves(bundle, tmp_path):
+    arguments = DeployArguments(policy=bundle(front=(321, 240), wrist=(321, 240)), hardware="real")
+    with pytest.raises(ParameterError, match=r"the bundle wants front at 321x240, config/perception\.yaml gives"):
+        deploy_nodes(arguments, tmp_path)
+
+
+def test_a_slow_policy_gets_slow_chunks_and_a_driver_that_waits_for_them(tmp_path):
+    plain = DeployArguments(policy="untrained")
+    slow = parameters(replace(plain, time_scale=4.0), tmp_path)
+    assert slow["policy"]["time_scale"] == 4.0
+    assert slow["driver"]["chunk_max_age"] == 8.0
+    assert "chunk_max_age" not in parameters(plain, tmp_path)["driver"]
