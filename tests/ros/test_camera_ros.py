@@ -246,10 +246,11 @@ def test_the_bench_measures_two_camera_nodes_and_leaves_nothing_running(tmp_path
 
     from grids_perception.bench_cameras import measure
 
-    result = measure(1.5, tmp_path)
+    result = measure(2.5, tmp_path)
     assert set(result["cameras"]) == {"front", "wrist"}
     for row in result["cameras"].values():
         assert row["age_ms"]["count"] > 5
         assert row["cpu_percent"] > 0
+        assert row["undelivered"] is not None
     left = [p for p in psutil.Process().children(recursive=True) if "camera_node" in " ".join(p.cmdline())]
     assert not left

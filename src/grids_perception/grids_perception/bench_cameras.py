@@ -17,8 +17,9 @@ import numpy as np
 
 WIDTH, HEIGHT, FPS = 640, 480, 30
 RECORDING_S = 3.0
-# Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first.
-COPIES = (
+# Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first. Counted by
+# reading the code, not measured.
+COPIES_BY_DESIGN = (
     "SDK buffer → frame (the SDK recycles its own)",
     "frame → message",
     "message → shared memory (serialization)",
@@ -90,10 +91,14 @@ def make_recording(folder: Path) -> Path:
 
 
 class Receiver:
-    """Subscribes like the policy node and notes the age of each image on arrival."""
+    """Subscribes like the policy node and notes the age of each image on arrival.
+
+    `frames[camera]` grows by (frames the node has had, frames that came here) with each of its diagnostics.
+    """
 
     def __init__(self, cameras: tuple[str, ...]) -> None:
         import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import Image
 
@@ -102,6 +107,10 @@ class Receiver:
         rclpy.init()
         self.node = rclpy.create_node("bench_receiver")
         self.ages_ms: dict[str, list[float]] = {name: [] for name in cameras}
+        self.counts = dict.fromkeys(cameras, 0)
+        self.frames: dict[str, list[tuple[int, int]]] = {name: [] for name in cameras}
+        self.health: dict[str, dict[str, str]] = {}
+        topics.subscription(self.node, "/diagnostics", DiagnosticArray, self._note_health)
         for name in cameras:
             topics.subscription(self.node, f"/{name}/color/image_raw", Image, lambda m, name=name: self._note(name, m))
         self._executor = SingleThreadedExecutor()
@@ -114,7 +123,20 @@ class Receiver:
 
         now_ns = self.node.get_clock().now().nanoseconds
         np.frombuffer(message.data, np.uint8)
+        self.counts[name] += 1
         self.ages_ms[name].append((now_ns - stamp_ns(message.header.stamp)) * 1e-6)
+
+    def _note_health(self, message) -> None:
+        for status in message.status:
+            name, values = status.name.removeprefix("camera "), {v.key: v.value for v in status.values}
+            if name in self.counts and "received" in values:
+                self.health[name] = values
+                self.frames[name].append((int(values["received"]), self.counts[name]))
+
+    def forget(self) -> None:
+        """Start the measurement: what came before was warming up."""
+        for values in (*self.ages_ms.values(), *self.frames.values()):
+            values.clear()
 
     def close(self) -> None:
         import rclpy
@@ -151,20 +173,23 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {"count": len(values), "p50": round(p50, 3), "p95": round(p95, 3), "p99": round(p99, 3)}
 
 
-def _last_health(topic_rows: list) -> dict[str, dict[str, str]]:
-    return {status.name: {v.key: v.value for v in status.values} for m in topic_rows for status in m.status}
+def undelivered(frames: list[tuple[int, int]]) -> int | None:
+    """Frames a node had and its subscriber did not get, from rows (had, got). One may be under way at either end.
+
+    None where there is nothing to subtract.
+    """
+    if len(frames) < 2:
+        return None
+    (had, got), (had_last, got_last) = frames[0], frames[-1]
+    return max(0, (had_last - had) - (got_last - got))
 
 
 def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "wrist")) -> dict:
     """Ages in ms, CPU in % of a core, losses; raises RuntimeError when a camera node does not deliver."""
     import psutil
-    from diagnostic_msgs.msg import DiagnosticArray
-
-    from grids_common import topics
 
     recording = make_recording(folder)
-    receiver, health = Receiver(cameras), []
-    topics.subscription(receiver.node, "/diagnostics", DiagnosticArray, health.append)
+    receiver = Receiver(cameras)
     try:
         with contextlib.ExitStack() as stack:
             processes = {c: stack.enter_context(camera_process(c, recording)) for c in cameras}
@@ -173,8 +198,7 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
                 if time.monotonic() > deadline:
                     raise RuntimeError("expected images of both camera nodes within 30 s, got none or too few")
                 time.sleep(0.05)
-            for ages in receiver.ages_ms.values():
-                ages.clear()
+            receiver.forget()
             watched = {c: psutil.Process(p.pid) for c, p in processes.items()}
             before = {c: sum(p.cpu_times()[:2]) for c, p in watched.items()}
             begin = time.monotonic()
@@ -182,9 +206,10 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
             passed = time.monotonic() - begin
             cpu = {c: 100 * (sum(p.cpu_times()[:2]) - before[c]) / passed for c, p in watched.items()}
             ages = {c: list(values) for c, values in receiver.ages_ms.items()}
+            frames = {c: list(rows) for c, rows in receiver.frames.items()}
     finally:
         receiver.close()
-    values = _last_health(health)
+    values = receiver.health
     return {
         "source": recording.suffix,
         "seconds": round(passed, 1),
@@ -193,10 +218,11 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
                 "rate_hz": round(len(ages[c]) / passed, 2),
                 "age_ms": percentiles(ages[c]),
                 "cpu_percent": round(cpu[c], 1),
-                "node_cost_p95_ms": float(values.get(f"camera {c}", {}).get("node_cost_p95_ms", "nan")),
-                "lost": int(values.get(f"camera {c}", {}).get("lost", 0)),
+                "node_cost_p95_ms": float(values.get(c, {}).get("node_cost_p95_ms", "nan")),
+                "lost": int(values.get(c, {}).get("lost", 0)),
+                "undelivered": undelivered(frames[c]),
             }
             for c in cameras
         },
-        "copies": list(COPIES),
+        "copies_by_design": list(COPIES_BY_DESIGN),
     }
