@@ -23,14 +23,14 @@ from grids_policy.messages import chunk_message  # noqa: E402
 from grids_policy.observation import Frame, Joints, SyncLimits  # noqa: E402
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime  # noqa: E402
 from grids_policy.worker import PolicyWorker, WorkerOptions  # noqa: E402
-from grids_recorder import cdr, synthetic  # noqa: E402
+from grids_recorder import cdr, replay_arm, synthetic  # noqa: E402
 from grids_recorder.bag_writer import BagWriter  # noqa: E402
 from grids_recorder.errors import RecorderError  # noqa: E402
-from grids_recorder.recording import CHUNKS, Recording  # noqa: E402
+from grids_recorder.recording import Recording  # noqa: E402
 from grids_recorder.replay import main  # noqa: E402
 from grids_recorder.replay_arm import HORIZON, window  # noqa: E402
 from grids_recorder.replay_policy import INSTRUCTION, replay_policy  # noqa: E402
-from grids_recorder.series import JOINTS, TRACE  # noqa: E402
+from grids_recorder.series import CHUNKS, JOINTS, TRACE  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTRAINED = ROOT / "models" / "untrained"

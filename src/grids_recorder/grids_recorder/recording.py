@@ -9,9 +9,8 @@ from pathlib import Path
 from grids_recorder import cdr
 from grids_recorder.bag_writer import BagWriter
 from grids_recorder.errors import RecorderError
-from grids_recorder.series import TRACE
+from grids_recorder.provenance import NOTED, Provenance
 
-CHUNKS = "/policy/action_chunk"
 _DISK_CHECK_S = 0.5
 _IDLE_S = 0.1
 _WRITES_KEPT = 100_000
@@ -47,11 +46,7 @@ class Recording:
         self._queued_bytes = 0
         self._wake = threading.Condition()
         self._ending = False
-        self._origin_ns: int | None = None
-        self._human: list[list[float]] = []
-        self._human_now = False
-        self._sources: dict[str, None] = {}
-        self._bundles: dict[str, None] = {}
+        self._provenance = Provenance()
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
 
@@ -106,26 +101,12 @@ class Recording:
                 self.full = shutil.disk_usage(self._bag.partial).free < self._least_free
 
     def _write(self, topic: str, kind: str, time_ns: int, raw: bytes) -> None:
-        if self._origin_ns is None:
-            self._origin_ns = time_ns
-        if topic == TRACE:
-            self._note_trace(time_ns, raw, kind)
-        elif topic == CHUNKS:
-            self._bundles[cdr.typestore().deserialize_cdr(raw, kind).bundle_id] = None
+        self._provenance.begin(time_ns)
+        if topic in NOTED:
+            self._provenance.add(topic, time_ns, cdr.typestore().deserialize_cdr(raw, kind))
         if kind == cdr.IMAGE and self._quality is not None:
             topic, raw = topic + cdr.COMPRESSED_SUFFIX, cdr.jpeg_message(raw, self._quality)
         self._bag.write(topic, time_ns, raw)
-
-    def _note_trace(self, time_ns: int, raw: bytes, kind: str) -> None:
-        """Who commanded, and the spans in which a person had taken over."""
-        message = cdr.typestore().deserialize_cdr(raw, kind)
-        self._sources[message.source] = None
-        at = round((time_ns - self._origin_ns) * 1e-9, 3)
-        if message.human and not self._human_now:
-            self._human.append([at, at])
-        elif message.human:
-            self._human[-1][1] = at
-        self._human_now = bool(message.human)
 
     def _drain(self) -> None:
         with self._wake:
@@ -140,9 +121,7 @@ class Recording:
             return None
         notes = {
             "lost": dict(self.lost),
-            "human_spans_s": self._human,
-            "sources": list(self._sources),
-            "bundle_ids": [name for name in self._bundles if name],
+            **self._provenance.as_json(),
             "longest_queue": self.longest_queue,
             "write_p99_ms": 1000 * sorted(self.write_s)[int(0.99 * len(self.write_s))] if self.write_s else 0.0,
         }

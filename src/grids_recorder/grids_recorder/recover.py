@@ -11,6 +11,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,20 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.rosbag2.errors import ReaderError, WriterError
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
+from grids_recorder.bag_reader import Bag
 from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL, bag_qos, lock, put_in_place, write_json
 from grids_recorder.errors import RecorderError
+from grids_recorder.provenance import NOTED, Provenance
 
 _NEW = ".recovered"
 _BAG_VERSION = 9
 _SPARE_BYTES = 4 << 20
+# What bytes that are not a recording make the readers raise.
+_TORN = (ValueError, KeyError, struct.error, TypesysError, SerdeError, ReaderError, WriterError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
     with file.open("rb") as stream:
-        records = StreamReader(stream, record_size_limit=None).records
+        records = StreamReader(stream, record_size_limit=file.stat().st_size).records
         while True:
             try:
                 record = next(records)
@@ -61,8 +68,11 @@ def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
                 case Channel():
                     channels[record.id] = record
                 case Message():
-                    channel = channels[record.channel_id]
-                    yield schemas[channel.schema_id], channel, record
+                    channel = channels.get(record.channel_id)
+                    schema = channel and schemas.get(channel.schema_id)
+                    if schema is None:
+                        return
+                    yield schema, channel, record
 
 
 def recover(partial: Path) -> Recovered:
@@ -76,6 +86,8 @@ def recover(partial: Path) -> Recovered:
         raise RecorderError(
             f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again"
         ) from error
+    except _TORN as error:
+        raise RecorderError(f"{partial}: what is left cannot be read ({error}); the folder is kept") from error
     finally:
         held.close()
 
@@ -97,10 +109,22 @@ def _recover(partial: Path, held) -> Recovered:
     if count == 0:
         return Recovered(partial, None, 0, "no complete message was found; the folder is kept")
     episode = json.loads((partial / EPISODE_FILE).read_text(encoding="utf-8"))
-    episode |= {"recovered": True, "outcome": episode.get("outcome", "")}
+    # How many messages were lost before the crash was known to the recorder alone.
+    episode |= {"recovered": True, "outcome": episode.get("outcome", ""), "lost": None} | _provenance(new)
     write_json(new / EPISODE_FILE, episode)
     placed = put_in_place(new, _free_name(final), partial, held)
     return Recovered(partial, placed, count, "recovered")
+
+
+def _provenance(folder: Path) -> dict:
+    """What a finished recording says about its commands, from the messages that are left."""
+    found = Provenance()
+    with Bag(folder) as bag:
+        found.begin(next(bag.records()).time_ns)
+        for record in bag.records(NOTED):
+            with suppress(*_TORN):  # a broken message costs its note, not the bag
+                found.add(record.topic, record.time_ns, bag.decode(record))
+    return found.as_json()
 
 
 def _free_name(final: Path) -> Path:

@@ -21,8 +21,7 @@ from grids_policy.schedule import Chunk
 from grids_recorder import cdr
 from grids_recorder.bag_reader import Bag, Record
 from grids_recorder.errors import RecorderError
-from grids_recorder.recording import CHUNKS
-from grids_recorder.series import JOINTS, image_topics, ordered
+from grids_recorder.series import CHUNKS, JOINTS, image_topics, ordered
 from grids_recorder.verdict import nearest
 
 INSTRUCTION = "/policy/instruction"

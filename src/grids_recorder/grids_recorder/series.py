@@ -12,6 +12,7 @@ from grids_recorder import cdr
 from grids_recorder.bag_reader import Bag, Record
 
 JOINTS, TRACE, LEADER = "/follower/joint_states", "/follower/command_trace", "/leader/joint_states"
+CHUNKS = "/policy/action_chunk"
 STATUS, TASK_STATE = "/follower/status", "/twin/task_state"
 THUMB_PX = 60
 
