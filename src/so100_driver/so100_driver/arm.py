@@ -83,7 +83,7 @@ class Arm:
         self.verdict = Verdict()
         self._health = Health()
         self._intake = chunk.Intake()
-        self._leader = LeaderTrack(params.leader_delay)
+        self._leader = LeaderTrack(params.leader_delay, params.jump_tolerance)
         self._takeover = Takeover()
         self._clutch: np.ndarray | None = None
         self._ramp = Ramp()
@@ -234,10 +234,14 @@ class Arm:
         """A chunk arrived; returns the reason of a refusal, "" when it was taken."""
         reason = self._offer(now_ns, request)
         if reason:
-            self.totals.refused += 1
-            self.totals.last_refusal = reason
-        else:
-            self.totals.accepted += 1
+            return self.refuse(reason)
+        self.totals.accepted += 1
+        return ""
+
+    def refuse(self, reason: str) -> str:
+        """Count and remember a command that is not obeyed; returns `reason`."""
+        self.totals.refused += 1
+        self.totals.last_refusal = reason
         return reason
 
     def _offer(self, now_ns: int, request: chunk.Request) -> str:
@@ -257,18 +261,27 @@ class Arm:
         self.plan = chunk.join(accepted, at_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
         return ""
 
-    def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> bool:
-        """A leader sample (joints,) rad; False when it was ignored."""
-        position = np.asarray(position, float)  # a message hands over array.array
-        if not self._leader.add(now_ns, stamp_ns, position):
-            return False
+    def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
+        """A leader sample (joints,) rad; returns the reason of a refusal, "" when it was taken."""
+        position = np.array(position, float)  # a message hands over array.array
+        problem = self._leader.add(now_ns, stamp_ns, position)
+        if problem:
+            if self._leader.newest is None:
+                self._begin_following(now_ns)
+            return self.refuse(f"leader: {problem}")
         band = self.params.takeover_threshold
         pushed = self._takeover.displacement(position) > band
         self._takeover = self._takeover.update(now_ns, position, band_rad=band / 3 if self.human else band)
         if self.mode is Mode.POLICY and self.params.takeover and self.active and pushed:
             self._enter(now_ns, Mode.TELEOP, "the leader was moved: a human has taken over")
             self.human = True
-        return True
+        return ""
+
+    def _begin_following(self, now_ns: int) -> None:
+        """The leader is somewhere else without a way there: not a push, and approached gently."""
+        self._takeover, self._clutch = Takeover(None, now_ns), None
+        if self.mode is Mode.TELEOP:
+            self._ramp = Ramp()
 
     def heartbeat(self, now_ns: int) -> None:
         """A policy status arrived; its interval tells whether its silence means anything."""
@@ -387,7 +400,7 @@ class Arm:
         inside = np.clip(target, self.limits.low_rad, self.limits.high_rad)
         self._clutch = self._clutch + inside - target
         self.reason = "a human has taken over with the leader"
-        return inside, raw, "teleop"
+        return inside, inside, "teleop"
 
     def _given_back(self, now_ns: int) -> bool:
         rest_s = self.params.takeover_release
@@ -452,8 +465,8 @@ class Arm:
             self.hits |= limits.HIT_DERATED
         if self._rest is not None:
             return 1.5 * p.rest_velocity
-        # A policy's blended target starts at the goal and is always near, a clutched leader's raw pose never is.
         policy = self.mode is Mode.POLICY and raw is not None
+        # A policy's blended target starts at the goal and is always near.
         asked = np.clip(raw if policy else target, self.limits.low_rad, self.limits.high_rad)
         error = float(np.abs(asked - self.motion.position).max())
         if raw is not None:

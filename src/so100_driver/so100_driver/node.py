@@ -7,7 +7,6 @@ holds its measured pose and obeys its mode. deactivate: hold with torque on. cle
 import time
 import traceback
 
-import numpy as np
 from grids_msgs.msg import ActionChunk, PolicyStatus
 from grids_msgs.srv import SetMode
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -153,15 +152,17 @@ class DriverNode(ManagedNode):
         loop = self._loop
         if loop is None:
             return
-        if tuple(message.name) != JOINT_NAMES or len(message.position) != len(JOINT_NAMES):
-            self.get_logger().warning(
-                f"leader refused: expected joints {list(JOINT_NAMES)}, got {list(message.name)}",
-                throttle_duration_sec=2.0,
-            )
-            return
         stamp_ns = self._clocks.monotonic_ns(message.header.stamp)
         with loop.lock:
-            loop.arm.leader(time.monotonic_ns(), stamp_ns, np.array(message.position))
+            if tuple(message.name) != JOINT_NAMES or len(message.position) != len(JOINT_NAMES):
+                reason = loop.arm.refuse(
+                    f"leader: expected joints {list(JOINT_NAMES)}, got {list(message.name)} "
+                    f"with {len(message.position)} positions"
+                )
+            else:
+                reason = loop.arm.leader(time.monotonic_ns(), stamp_ns, message.position)
+        if reason:
+            self.get_logger().warning(f"command refused: {reason}", throttle_duration_sec=2.0)
 
     def _on_estop(self, message: Bool) -> None:
         if message.data and self._loop is not None:

@@ -35,7 +35,11 @@ class DriverParams:
     ramp_open: float = param(1.0, "from ramp_velocity to velocity_limit", unit="s", lo=0.05, hi=10.0)
     ramp_tolerance: float = param(0.05, "distance at which a command counts as caught up", unit="rad", lo=0.01, hi=0.5)
     jump_tolerance: float = param(
-        0.25, "a first command further away than this starts a new ramp", unit="rad", lo=0.05, hi=1.0
+        0.25,
+        "a first command further away than this, or a leader that jumps so far, starts a new ramp",
+        unit="rad",
+        lo=0.05,
+        hi=1.0,
     )
 
     blend_time: float = param(0.2, "a new chunk is blended in over", unit="s", lo=0.01, hi=1.0)

@@ -11,6 +11,7 @@ import numpy as np
 from grids_common.so100 import JOINT_NAMES
 
 GRIPPER = JOINT_NAMES.index("gripper")
+ABSURD_RAD = 2 * np.pi  # no leader joint turns further
 FUTURE_NS = 50_000_000  # a sample stamped further ahead than this is from a clock that is not ours
 
 
@@ -38,23 +39,41 @@ class Mapping:
 class LeaderTrack:
     """The last leader samples, read a fixed delay in the past: two unsynchronised 100 Hz loops then do not stutter."""
 
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, delay_s: float, jump_rad: float) -> None:
+        self.jump_rad = jump_rad
         self.delay_ns = round(delay_s * 1e9)
         self._samples: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self._arrived_ns = 0
 
-    def add(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> bool:
-        """A sample that arrives now; False (and ignored) if it is non-finite, out of order or from the future."""
-        if not np.isfinite(position).all() or stamp_ns > now_ns + FUTURE_NS:
-            return False
-        if self._samples and stamp_ns <= self._samples[-1][0]:
-            return False
-        self._samples.append((stamp_ns, np.asarray(position, float)))
-        self._arrived_ns = now_ns
-        return True
+    def add(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
+        """A sample that arrives now; returns why it was ignored, "" when it was taken.
 
-    def clear(self) -> None:
-        self._samples.clear()
+        One further than `jump_rad` from the last (a count that wrapped, a spoiled reading) empties the track: what
+        comes after it is a new beginning.
+        """
+        problem = self._problem(now_ns, stamp_ns, position)
+        if problem:
+            return problem
+        if self._samples:
+            apart = np.abs(position - self._samples[-1][1])
+            worst = int(apart.argmax())
+            if apart[worst] > self.jump_rad:
+                self._samples.clear()
+                return f"{JOINT_NAMES[worst]} jumped by {apart[worst]:.2f} rad: expected at most {self.jump_rad} rad"
+        self._samples.append((stamp_ns, position))
+        self._arrived_ns = now_ns
+        return ""
+
+    def _problem(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
+        bad = np.flatnonzero(~(np.abs(position) <= ABSURD_RAD))  # NaN too
+        if len(bad):
+            return f"expected finite angles within one turn, got {position[bad[0]]:.6g} for {JOINT_NAMES[bad[0]]}"
+        ahead_s = (stamp_ns - now_ns) * 1e-9
+        if ahead_s > FUTURE_NS * 1e-9:
+            return f"stamp: expected at most {FUTURE_NS * 1e-9} s in the future, got {ahead_s:.3f} s"
+        if self._samples and stamp_ns <= self._samples[-1][0]:
+            return "stamp: expected a later one than the last sample's (repeated, or two publishers)"
+        return ""
 
     @property
     def newest(self) -> np.ndarray | None:
