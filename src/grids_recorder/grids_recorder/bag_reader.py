@@ -1,17 +1,21 @@
 """Episodes read back: messages in recorded order, decoded by the definitions stored in the bag itself."""
 
 import json
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL
 from grids_recorder.errors import RecorderError
 
+# What bytes that are not what they should be make the readers and decoders raise.
+UNREADABLE = (ValueError, LookupError, struct.error, TypesysError, SerdeError, ReaderError)
 DISCARDED = "discarded"  # folder beside the episodes for those an operator threw away
 
 
@@ -35,7 +39,7 @@ class Bag:
         try:
             self._reader = Reader(self.folder)
             self._reader.open()
-        except (ReaderError, OSError, AssertionError) as error:
+        except (OSError, AssertionError, *UNREADABLE) as error:
             raise RecorderError(f"{folder}: expected a rosbag2 folder with metadata.yaml: {error}") from error
         self.types = {connection.topic: connection.msgtype for connection in self._reader.connections}
         self.counts = {connection.topic: connection.msgcount for connection in self._reader.connections}

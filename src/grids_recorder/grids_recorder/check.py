@@ -7,31 +7,40 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grids_recorder.bag_reader import Bag, find_bags
+from grids_recorder.bag_reader import UNREADABLE, Bag, find_bags
 from grids_recorder.bag_writer import write_json
 from grids_recorder.errors import RecorderError
 from grids_recorder.series import JOINTS, Series, read_series
-from grids_recorder.verdict import REJECT, Limits, Verdict, judge
+from grids_recorder.verdict import REJECT, Finding, Limits, Verdict, judge
 
 VERDICT_FILE = "verdict.json"
 SHEET_FILE = "contact_sheet.png"
 _COLOUR = {"OK": "green", "WARN": "yellow", "REJECT": "red"}
 
 
-def check_bag(folder: Path, limits: Limits | None = None, *, sheet: bool = True) -> tuple[Verdict, Series]:
+def check_bag(folder: Path, limits: Limits | None = None, *, sheet: bool = True) -> Verdict:
     """Judge one bag and store what was found beside it, where that folder can be written."""
     with Bag(folder) as bag:
-        series = read_series(bag)
-        verdict = judge(series, bag.episode, limits)
+        series, verdict = _judge(bag, limits)
         try:
             write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
-            if sheet:
+            if sheet and series is not None:
                 from grids_recorder.contact_sheet import save_sheet
 
                 save_sheet(bag, series, verdict, folder / SHEET_FILE)
         except OSError as error:
             sys.stderr.write(f"{folder}: the verdict cannot be stored there ({error.strerror}); it is only shown\n")
-    return verdict, series
+    return verdict
+
+
+def _judge(bag: Bag, limits: Limits | None) -> tuple[Series | None, Verdict]:
+    """A message that cannot be decoded is a finding like any other: nothing would convert this episode."""
+    try:
+        series = read_series(bag)
+        return series, judge(series, bag.episode, limits)
+    except UNREADABLE as error:
+        finding = Finding(REJECT, f"cannot be read: {error}")
+        return None, Verdict(REJECT, (finding,), (), bag.duration_s)
 
 
 def stored_level(folder: Path) -> str | None:
@@ -62,10 +71,10 @@ def main(argv: list[str]) -> int:
     try:
         for folder in find_bags(arguments.bags):
             try:
-                rows.append((folder, check_bag(folder, limits, sheet=not arguments.no_sheet)[0]))
-            except RecorderError as error:
+                rows.append((folder, check_bag(folder, limits, sheet=not arguments.no_sheet)))
+            except (RecorderError, *UNREADABLE) as error:
                 unreadable = True
-                sys.stderr.write(f"{error}\n")
+                sys.stderr.write(f"grids check: {folder.name}: {error}\n")
     except RecorderError as error:
         sys.stderr.write(f"grids check: {error}\n")
         return 2

@@ -13,7 +13,7 @@ import numpy as np
 from grids_common.topics import CAMERAS
 from grids_recorder import cdr
 from grids_recorder.align import COMMANDS, Aligned, align
-from grids_recorder.bag_reader import DISCARDED, Bag, find_bags
+from grids_recorder.bag_reader import DISCARDED, UNREADABLE, Bag, find_bags
 from grids_recorder.check import VERDICT_FILE, check_bag, stored_level
 from grids_recorder.dataset import (
     ACTION,
@@ -153,7 +153,7 @@ def _convert_one(job: _Job) -> str:
         with Bag(job.path) as bag:
             joint_units = units(job.settings.system, bag_calibration(bag.episode, job.chosen))
             rows = write_episode(bag, writer, job.spec, joint_units, job.settings)
-    except (RecorderError, ValueError) as error:
+    except (RecorderError, *UNREADABLE) as error:
         writer.discard()
         raise RecorderError(f"{job.path.name}: {error}") from error
     return f"{job.path.name}: {rows} rows"
@@ -167,7 +167,7 @@ def usable(bags: list[Path], *, include_rejected: bool) -> tuple[list[Path], lis
             outcome = bag.episode.get("outcome")
         if outcome in (DISCARD, REDO) or path.parent.name == DISCARDED:
             left_out.append(f"{path.name}: discarded by the operator")
-        elif not include_rejected and (stored_level(path) or check_bag(path, sheet=False)[0].level) == REJECT:
+        elif not include_rejected and (stored_level(path) or check_bag(path, sheet=False).level) == REJECT:
             left_out.append(f"{path.name}: REJECT (see its {VERDICT_FILE}; --include-rejected takes it)")
         else:
             chosen.append(path)
@@ -222,7 +222,7 @@ def main(argv: list[str]) -> int:
             raise RecorderError("no episode is left: record again, or give --include-rejected for rejected ones")
         chosen = load(arguments.calibration) if arguments.calibration else None
         folder = convert(bags, arguments.dataset, settings, chosen, workers=workers)
-    except RuntimeError as error:
+    except (RuntimeError, *UNREADABLE) as error:
         sys.stderr.write(f"grids convert: {error}\n")
         return 2
     except KeyboardInterrupt:

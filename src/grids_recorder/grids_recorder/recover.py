@@ -19,11 +19,10 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.rosbag2.errors import ReaderError, WriterError
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.rosbag2.errors import WriterError
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from grids_recorder.bag_reader import Bag
+from grids_recorder.bag_reader import UNREADABLE, Bag
 from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL, bag_qos, lock, put_in_place, write_json
 from grids_recorder.errors import RecorderError
 from grids_recorder.provenance import NOTED, Provenance
@@ -31,8 +30,6 @@ from grids_recorder.provenance import NOTED, Provenance
 _NEW = ".recovered"
 _BAG_VERSION = 9
 _SPARE_BYTES = 4 << 20
-# What bytes that are not a recording make the readers raise.
-_TORN = (ValueError, KeyError, struct.error, TypesysError, SerdeError, ReaderError, WriterError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def recover(partial: Path) -> Recovered:
         raise RecorderError(
             f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again"
         ) from error
-    except _TORN as error:
+    except (WriterError, *UNREADABLE) as error:
         raise RecorderError(f"{partial}: what is left cannot be read ({error}); the folder is kept") from error
     finally:
         held.close()
@@ -122,7 +119,7 @@ def _provenance(folder: Path) -> dict:
     with Bag(folder) as bag:
         found.begin(next(bag.records()).time_ns)
         for record in bag.records(NOTED):
-            with suppress(*_TORN):  # a broken message costs its note, not the bag
+            with suppress(*UNREADABLE):  # a broken message costs its note, not the bag
                 found.add(record.topic, record.time_ns, bag.decode(record))
     return found.as_json()
 

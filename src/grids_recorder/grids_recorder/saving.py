@@ -32,7 +32,7 @@ def save(recording: Recording, outcome: str, changes: dict, limits: Limits) -> S
         aside.mkdir(exist_ok=True)
         return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
     try:
-        verdict, _ = check_bag(folder, limits)
+        verdict = check_bag(folder, limits)
     except Exception as error:  # the thread's top: the episode is safe on disk whatever judging does
         known = isinstance(error, (RecorderError, OSError))
         text = str(error) if known else "".join(traceback.format_exception(error))

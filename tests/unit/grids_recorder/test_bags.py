@@ -10,7 +10,7 @@ import pytest
 from mcap.reader import make_reader
 from rosbags.rosbag2 import Reader
 
-from grids_recorder import cdr, synthetic
+from grids_recorder import cdr, convert, synthetic
 from grids_recorder.bag_reader import Bag, find_bags
 from grids_recorder.bag_writer import BagWriter
 from grids_recorder.check import check_bag, main, stored_level
@@ -41,7 +41,7 @@ def record(folder: Path, messages, *, receive=lambda s: s.stamp_ns + 5_000_000, 
 
 
 def verdict_of(tmp_path: Path, messages, **options):
-    return check_bag(record(tmp_path / "episode", messages, **options))[0]
+    return check_bag(record(tmp_path / "episode", messages, **options))
 
 
 def test_three_independent_readers_read_every_message(tmp_path):
@@ -99,7 +99,7 @@ def test_a_clean_episode_is_ok_and_has_a_contact_sheet(tmp_path):
     import cv2
 
     folder = record(tmp_path / "episode", samples(4.0))
-    verdict, _ = check_bag(folder)
+    verdict = check_bag(folder)
     assert (verdict.level, verdict.reasons) == ("OK", "")
     assert stored_level(folder) == "OK"
     sheet = cv2.imread(str(folder / "contact_sheet.png"))
@@ -205,7 +205,7 @@ def test_a_clock_set_while_recording_is_found_and_the_bag_stays_in_order(tmp_pat
 
     times = iter([sample.stamp_ns + 4_000_000 for sample in samples(4.0)])
     folder = record(tmp_path / "episode", map(stamped, samples(4.0)), receive=lambda _: next(times))
-    verdict, _ = check_bag(folder)
+    verdict = check_bag(folder)
     assert verdict.level == "REJECT"
     assert f"the clock jumped by {jump_s:+.2f} s at 2.0 s" in verdict.reasons
     with Bag(folder) as bag:
@@ -222,7 +222,7 @@ def test_a_stalled_machine_is_not_a_clock_that_was_set(tmp_path):
         return sample.stamp_ns + late
 
     folder = record(tmp_path / "episode", samples(4.0), receive=receive)
-    verdict, _ = check_bag(folder)
+    verdict = check_bag(folder)
     assert "clock" not in verdict.reasons
     assert "silent for 0.4" in verdict.reasons
 
@@ -231,7 +231,7 @@ def test_lost_messages_and_short_episodes_are_named(tmp_path):
     folder = record(tmp_path / "episode", samples(1.0))
     episode = json.loads((folder / "episode.json").read_text())
     (folder / "episode.json").write_text(json.dumps(episode | {"lost": {FRONT: 3}}))
-    verdict, _ = check_bag(folder)
+    verdict = check_bag(folder)
     assert "too short: 1.0 s, expected at least 2 s" in verdict.reasons
     assert "3 messages lost while recording" in verdict.reasons
 
@@ -270,6 +270,34 @@ def test_a_bag_that_lost_its_metadata_is_named_and_the_others_are_judged(tmp_pat
     assert "OK     good" in said.out
 
 
+def torn_jpeg(folder: Path) -> Path:
+    """An episode in which the data of one picture is not a picture."""
+    bag = BagWriter(folder, CONNECTIONS, {"task": "test"})
+    for sample in samples(2.5):
+        if sample.type == cdr.IMAGE:
+            raw = cdr.jpeg_message(sample.raw, 90)
+            torn = seconds(sample) == 1.0 and sample.topic == FRONT
+            raw = raw[:-400] + b"\0" * 400 if torn else raw
+            raw = raw.replace(b"\xff\xd8", b"\0\0", 1) if torn else raw
+            bag.write(sample.topic + cdr.COMPRESSED_SUFFIX, sample.stamp_ns, raw)
+        else:
+            bag.write(sample.topic, sample.stamp_ns, sample.raw)
+    return bag.close()
+
+
+def test_one_broken_picture_rejects_its_episode_and_no_other(tmp_path, capsys):
+    torn = torn_jpeg(tmp_path / "a_torn")
+    record(tmp_path / "good", samples(2.5))
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "REJECT a_torn" in said
+    assert "reject: cannot be read: " in said
+    assert "OK     good" in said
+    assert stored_level(torn) == "REJECT"
+    assert convert.main([str(tmp_path), str(tmp_path / "set"), "--workers", "1", "--include-rejected"]) == 2
+    assert "grids convert: a_torn: " in capsys.readouterr().err
+
+
 def test_a_bag_on_a_read_only_folder_is_judged_all_the_same(tmp_path, monkeypatch, capsys):
     folder = record(tmp_path / "episode", samples(2.5))
 
@@ -277,6 +305,6 @@ def test_a_bag_on_a_read_only_folder_is_judged_all_the_same(tmp_path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("grids_recorder.check.write_json", refuse)
-    assert check_bag(folder)[0].level == "OK"
+    assert check_bag(folder).level == "OK"
     assert "the verdict cannot be stored there (Permission denied)" in capsys.readouterr().err
     assert os.access(folder, os.R_OK)
