@@ -120,7 +120,7 @@ def test_what_a_human_asks_for_is_where_the_clutch_puts_it_not_the_leaders_own_p
 
 
 def test_a_joint_relaxed_under_a_human_with_an_offset_is_obeyed_again_once_it_is_free():
-    leader = np.array([-0.5, 0.2, 0.2, 0.2, 0.2, 0.2])
+    leader = np.array([-0.5, -0.6, 0.2, 0.2, 0.2, 0.2])
     pair = taken_over(leader)
     pair.load = np.array([0, 0.9, 0, 0, 0, 0])
     for index in range(100):
