@@ -15,6 +15,7 @@ import pytest
 from grids_recorder import cdr, synthetic
 from grids_recorder.bag_reader import Bag
 from grids_recorder.bag_writer import BagWriter, partial_folder
+from grids_recorder.bench import missing_stamps
 from grids_recorder.errors import RecorderError
 from grids_recorder.recording import Recording, require_space
 from grids_recorder.recover import leftovers, readable_messages, recover, recover_all
@@ -249,3 +250,8 @@ def test_messages_beyond_the_queue_are_counted_as_lost(tmp_path):
     lost = json.loads((folder / "episode.json").read_text())["lost"]
     assert lost == {name: count for name, count in recording.lost.items()}
     assert sum(lost.values()) == len(list(samples(0.2)))
+
+
+def test_the_bench_counts_what_is_missing_at_both_ends():
+    assert missing_stamps([1, 2, 3, 4, 5], {2, 4}) == 3
+    assert missing_stamps([1, 2], set()) == 2
