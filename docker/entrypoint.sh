@@ -7,6 +7,8 @@ source /opt/ros/jazzy/setup.bash
 for folder in /grids/.venv/lib/python3*/site-packages/nvidia/*/lib /grids/.venv/lib/python3*/site-packages/tensorrt_libs; do
   [ -d "$folder" ] && export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 done
+# config/ comes from the host and is linked into the build: a file newer than the image asks for no rebuild.
+touch /grids/.grids/built
 case "${1:-}" in
   ros2 | bash | rqt)
     # shellcheck disable=SC1091

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grids_bringup.arguments import check_deploy, parse
 from grids_common import topics
+from grids_common.params import ParameterError
 from grids_perception.list_cameras import lines, v4l2_cameras
 
 ROOT = Path(__file__).parents[3]
@@ -39,19 +41,56 @@ def test_the_foxglove_layout_shows_topics_of_the_table_and_places_every_panel():
     assert leaves(layout["layout"]) == set(layout["configById"])
 
 
+def compose() -> dict:
+    return yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+
+
+def devices(service: dict) -> set[str]:
+    return {line.split(":")[0].removeprefix("/dev/") for line in service["devices"]}
+
+
 def test_the_udev_rules_name_the_links_that_compose_passes_on():
+    """Docker refuses to start with a device that is not there, so only what moves the leader asks for it."""
     rules = (ROOT / "docker" / "99-grids.rules").read_text(encoding="utf-8")
     links = set(re.findall(r'SYMLINK\+="([^"]+)"', rules))
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
-    devices = {line.split(":")[0].removeprefix("/dev/") for line in compose["services"]["real"]["devices"]}
-    assert links == devices
+    services = compose()
+    assert devices(services["teleop"]) == links
+    assert devices(services["real"]) == devices(services["gpu"]) == {"grids-follower"}
+
+
+@pytest.mark.parametrize("product", ["0b07", "0b3a", "0b5b"], ids=["D435", "D435i", "D405"])
+def test_each_camera_model_has_its_udev_rule(product):
+    rules = (ROOT / "docker" / "99-grids.rules").read_text(encoding="utf-8")
+    assert re.search(rf'^SUBSYSTEM=="usb".*idVendor.=="8086".*idProduct.=="{product}", GROUP="plugdev"', rules, re.M)
+
+
+@pytest.mark.parametrize("service", ["robot", "real", "teleop", "gpu"])
+def test_every_container_sees_the_whole_site_configuration(service):
+    assert "../config:/grids/config" in compose()[service]["volumes"]
+
+
+@pytest.mark.parametrize("service", ["real", "gpu"])
+def test_a_real_run_in_a_container_needs_a_policy_by_name(service, monkeypatch, tmp_path):
+    monkeypatch.setattr("grids_bringup.arguments.share", lambda: tmp_path)
+    command = compose()[service]["command"]
+    pairs = [word.replace("${GRIDS_POLICY:-}", "") for word in command[1:]]
+    with pytest.raises(ParameterError, match="expected 'expert', a folder holding"):
+        check_deploy(parse(pairs))
+
+
+def test_the_gpu_image_installs_the_pinned_runtime_and_libraries_of_its_cuda():
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)", dockerfile, re.MULTILINE))
+    pinned = (ROOT / "requirements" / "gpu.txt").read_text(encoding="utf-8")
+    assert f"onnxruntime-gpu=={arguments['ONNXRUNTIME_GPU']}" in pinned
+    assert arguments["TENSORRT"].startswith("10.")
+    assert "tensorrt-cu13-libs" in dockerfile
 
 
 def test_the_container_does_not_run_as_root_and_stops_like_ctrl_c():
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)[-1] == "$UID"
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
-    assert {s["stop_signal"] for s in compose["services"].values()} == {"SIGINT"}
+    assert {service["stop_signal"] for service in compose().values()} == {"SIGINT"}
 
 
 def test_only_the_first_stream_of_a_webcam_is_listed(tmp_path):
