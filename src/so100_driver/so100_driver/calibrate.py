@@ -128,17 +128,23 @@ def find_middle(bus: ServoBus, person: Person, progress: Progress) -> np.ndarray
 def sweep_joints(bus: ServoBus, person: Person) -> Sweep:
     """Step 2: record the extremes until ENTER; repeats until the sweep makes sense."""
     while True:
-        done = threading.Event()
+        done, failed = threading.Event(), []
 
-        def wait(finished: threading.Event = done) -> None:
-            person.ask("Move every joint except wrist_roll slowly to both stops, then press ENTER.\n")
-            finished.set()
+        def wait(finished: threading.Event = done, errors: list[Exception] = failed) -> None:
+            try:
+                person.ask("Move every joint except wrist_roll slowly to both stops, then press ENTER.\n")
+            except Exception as error:
+                errors.append(error)  # end of input, as a rule: for the thread that reads the arm
+            finally:
+                finished.set()
 
         sweep = Sweep.start(_ticks(bus))
         threading.Thread(target=wait, daemon=True).start()
         while not done.wait(POLL_S):
             sweep = sweep.update(_ticks(bus))
             person.live(_extremes(sweep))
+        if failed:
+            raise failed[0]
         problems = sweep.problems()
         if not problems:
             return sweep
@@ -196,16 +202,26 @@ def write_file(bus: ServoBus, person: Person, path: Path) -> None:
 
 
 def read_servos(bus: ServoBus, person: Person, path: Path) -> None:
-    """`--read`: the servos' numbers to the file, after showing what differs."""
+    """`--read`: the servos' numbers to the file, after showing what differs.
+
+    The servos do not hold the direction of a joint (drive_mode): it is kept from the file that is replaced.
+    """
     eeprom = prepare.read_eeprom(bus)
-    made = {n: cal.JointCalibration(i, 0, *eeprom[n]) for n, i in zip(JOINT_NAMES, SERVO_IDS, strict=True)}
+    known = cal.load(path) if path.exists() else {}
+    modes = {name: known[name].drive_mode if known else 0 for name in JOINT_NAMES}
+    made = {n: cal.JointCalibration(i, modes[n], *eeprom[n]) for n, i in zip(JOINT_NAMES, SERVO_IDS, strict=True)}
     if found := cal.problems(made):
         raise Refused("the servos hold no usable calibration: " + "; ".join(found))
-    if path.exists():
-        for line in cal.mismatches(cal.load(path), eeprom):
+    if known:
+        for line in cal.mismatches(known, eeprom):
             person.say(line)
         _agree(person, f"Replace {path}?")
     cal.save(made, path)
+    inverted = ", ".join(n for n in JOINT_NAMES if modes[n]) or "no joint"
+    origin = (
+        "kept from the former file" if known else "not held by servos: calibrate if the gripper moves the wrong way"
+    )
+    person.say(f"drive_mode 1 (inverted): {inverted} ({origin})")
     person.say(f"Saved {path}: {json.dumps({n: asdict(j) for n, j in made.items()})}")
 
 

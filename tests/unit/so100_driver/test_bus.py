@@ -2,12 +2,10 @@
 
 import time
 
-import numpy as np
 import pytest
 
-from grids_common.so100 import JOINT_LIMITS_RAD, SERVO_IDS
-from so100_driver import calibrate, prepare
-from so100_driver import calibration as cal
+from grids_common.so100 import SERVO_IDS
+from so100_driver import prepare
 from so100_driver import registers as reg
 from so100_driver.bus import ServoBus
 from so100_driver.errors import DriverError, NoReplyError, PortError
@@ -118,34 +116,3 @@ def test_settings_are_written_only_where_they_differ_and_never_under_torque(bus)
     assert bus.read(2, reg.P_GAIN) == 32
     bus.set_torque({2: False})
     assert "P_Coefficient 32 -> 16" in prepare.apply_settings(bus, follower=True, write=True)[0]
-
-
-def test_a_calibration_that_differs_is_refused_and_written_only_when_agreed(bus, twin, tmp_path):
-    path = tmp_path / "arm.json"
-    cal.save(cal.uncalibrated(), path)
-    with pytest.raises(
-        DriverError, match=r"shoulder_pan: file has offset 0, range .*; servo has offset 0, range 0\.\.4095"
-    ):
-        prepare.load_calibration(bus, "follower", str(path), required=True)
-    bus.close()
-    said = []
-
-    def run(answer, *arguments):
-        person = calibrate.Person(lambda _: answer, said.append, lambda _: None)
-        common = ["--arm", "follower", "--serial-port", twin.paths["follower"], "--file", str(path)]
-        return calibrate.main([*common, *arguments], person)
-
-    assert run("n", "--check") == 1
-    assert run("n", "--write") == 1
-    assert run("y", "--write") == 0
-    assert run("n", "--check") == 0
-    bus.open()
-    joints = prepare.load_calibration(bus, "follower", str(path), required=True)
-    assert joints.low_rad == pytest.approx(np.array(JOINT_LIMITS_RAD)[:, 0], abs=2e-3)
-    bus.close()
-    path.unlink()
-    assert run("y", "--read") == 0
-    assert cal.load(path) == cal.uncalibrated()
-    bus.open()
-    for servo_id in SERVO_IDS:
-        bus.write_eeprom(servo_id, [(reg.MIN_POSITION, 0), (reg.MAX_POSITION, 4095)])
