@@ -68,10 +68,12 @@ def joint_state(stamp_ns: int, rad: np.ndarray) -> bytes:
     )
 
 
-def command_trace(stamp_ns: int, rad: np.ndarray, *, human: bool = False, raw: np.ndarray | None = None) -> bytes:
+def command_trace(
+    stamp_ns: int, rad: np.ndarray, *, human: bool = False, raw: np.ndarray | None = None, source: str = "policy"
+) -> bytes:
     """`raw` other than `rad` means that the command was outside the range."""
     return _serialize(
-        COMMAND_TRACE, header=_header(stamp_ns), joint_names=list(JOINT_NAMES), source="teleop", sequence=0, epoch=0,
+        COMMAND_TRACE, header=_header(stamp_ns), joint_names=list(JOINT_NAMES), source=source, sequence=0, epoch=0,
         row=-1.0, raw=rad if raw is None else raw, limited=rad, sent=rad, measured=rad, limits_hit=int(raw is not None),
         human=human,
     )  # fmt: skip

@@ -7,9 +7,10 @@ import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
-from grids_recorder.series import JOINTS, TRACE, Series, Stream, image_topics
+from grids_recorder.series import JOINTS, LEADER, TRACE, Series, Stream, image_topics
 
 LIMIT_RANGE = 1  # grids_msgs/DriverStatus
+TELEOP = "teleop"  # grids_msgs/CommandTrace.source
 _CLOCK_WINDOW_NS = 1_000_000_000
 OK, WARN, REJECT = "OK", "WARN", "REJECT"
 _ORDER = (OK, WARN, REJECT)
@@ -94,10 +95,10 @@ def judge(series: Series, episode: Mapping, limits: Limits | None = None) -> Ver
     duration = max(stop - start, 0) * 1e-9
     findings = [*_short(duration, limits), *_recorder_notes(series, episode, limits)]
     topics = []
-    for topic, rate_hz in _required(series, limits).items():
+    for topic, (rate_hz, missing) in _required(series, episode, limits).items():
         stream = series.streams.get(topic)
         if stream is None:
-            findings.append(Finding(REJECT, f"{topic}: nothing was received; is its node running?"))
+            findings.append(Finding(missing, f"{topic}: nothing was received; is its node running?"))
             topics.append(TopicCount(topic, round(rate_hz * duration), 0, duration, 0))
             continue
         count, found = _check_stream(topic, stream, rate_hz, (start, stop), limits)
@@ -110,13 +111,15 @@ def judge(series: Series, episode: Mapping, limits: Limits | None = None) -> Ver
     return Verdict(level, tuple(findings), tuple(topics), duration)
 
 
-def _required(series: Series, limits: Limits) -> dict[str, float]:
-    """Topics without which an episode is useless, with their nominal rates."""
+def _required(series: Series, episode: Mapping, limits: Limits) -> dict[str, tuple[float, str]]:
+    """Topics that belong to an episode: nominal rate, and what it is to be judged without them."""
     rates = {}
     for camera in CAMERAS:
         raw, jpeg = image_topics(camera)
-        rates[raw if raw in series.streams else jpeg] = limits.image_hz
-    return rates | {JOINTS: limits.joint_hz, TRACE: limits.joint_hz}
+        rates[raw if raw in series.streams else jpeg] = limits.image_hz, REJECT
+    rates |= {JOINTS: (limits.joint_hz, REJECT), TRACE: (limits.joint_hz, REJECT)}
+    # What the leader wished is also in the command trace, so that the episode is good without it.
+    return rates | ({LEADER: (limits.joint_hz, WARN)} if TELEOP in (episode.get("sources") or ()) else {})
 
 
 def _span(series: Series) -> tuple[int, int]:
@@ -253,22 +256,26 @@ def _motion(series: Series, limits: Limits) -> Iterator[Finding]:
             yield from _graded(value, limits.clipped_share, text)
     if JOINTS in series.streams and len(series.joints) > 2:
         times = series.streams[JOINTS].stamp_ns * 1e-9
-        begin, end = _dead(times, series.joints, limits)
+        begin, (pause, at), end = _dead(times, series.joints, limits)
         yield from _graded(begin, limits.dead_s, f"nothing moves in the first {begin:.1f} s")
+        yield from _graded(pause, limits.dead_s, f"nothing moves for {pause:.1f} s at {at:.1f} s")
         yield from _graded(end, limits.dead_s, f"nothing moves in the last {end:.1f} s")
 
 
-def _dead(times: np.ndarray, joints: np.ndarray, limits: Limits) -> tuple[float, float]:
-    """Still time in s at the beginning and at the end."""
+def _dead(times: np.ndarray, joints: np.ndarray, limits: Limits) -> tuple[float, tuple[float, float], float]:
+    """Still time in s at the beginning, the longest one in between with its start, and at the end."""
     grid = np.arange(times[0], times[-1], 0.1)
     if len(grid) < 3:
-        return 0.0, 0.0
+        return 0.0, (0.0, 0.0), 0.0
     order = np.argsort(times, kind="stable")
     coarse = np.stack([np.interp(grid, times[order], joints[order, j]) for j in range(joints.shape[1])], axis=1)
     moving = np.flatnonzero(np.abs(np.diff(coarse, axis=0)).max(axis=1) > 0.1 * limits.still_rad_s)
     if not len(moving):
-        return float(grid[-1] - grid[0]), 0.0
-    return float(grid[moving[0]] - grid[0]), float(grid[-1] - grid[moving[-1] + 1])
+        return float(grid[-1] - grid[0]), (0.0, 0.0), 0.0
+    pauses = grid[moving[1:]] - grid[moving[:-1] + 1]
+    longest = int(pauses.argmax()) if len(pauses) else 0
+    pause = (float(pauses[longest]), float(grid[moving[longest] + 1] - grid[0])) if len(pauses) else (0.0, 0.0)
+    return float(grid[moving[0]] - grid[0]), pause, float(grid[-1] - grid[moving[-1] + 1])
 
 
 def _faults(series: Series) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from grids_recorder.check import check_bag, main, stored_level
 from grids_recorder.contact_sheet import WIDTH_PX
 from grids_recorder.errors import RecorderError
 from grids_recorder.recording import Recording
-from grids_recorder.series import JOINTS, TRACE
+from grids_recorder.series import JOINTS, LEADER, TRACE
 from grids_recorder.synthetic import Sample, samples
 
 FRONT = "/front/color/image_raw"
@@ -25,6 +25,7 @@ CONNECTIONS = [
     *((f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")),
     (JOINTS, synthetic.JOINT_STATE, False),
     (TRACE, synthetic.COMMAND_TRACE, False),
+    (LEADER, synthetic.JOINT_STATE, False),
 ]
 
 
@@ -55,7 +56,7 @@ def test_three_independent_readers_read_every_message(tmp_path):
         assert sum(1 for _ in make_reader(file).iter_messages()) == len(sent)
     with Bag(folder) as bag:
         assert sum(1 for _ in bag.records()) == len(sent)
-        assert bag.episode["sources"] == ["teleop"]
+        assert bag.episode["sources"] == ["policy"]
 
 
 def test_pictures_keep_their_capture_stamp_and_content(tmp_path):
@@ -151,6 +152,19 @@ def still(sample: Sample) -> Sample:
     return Sample(JOINTS, sample.type, sample.stamp_ns, synthetic.joint_state(sample.stamp_ns, np.zeros(6)))
 
 
+def paused(sample: Sample) -> Sample:
+    if sample.topic != JOINTS or not 0.5 <= seconds(sample) < 4.5:
+        return sample
+    return Sample(JOINTS, sample.type, sample.stamp_ns, synthetic.joint_state(sample.stamp_ns, np.zeros(6)))
+
+
+def teleoperated(sample: Sample) -> Sample:
+    if sample.topic != TRACE:
+        return sample
+    raw = synthetic.command_trace(sample.stamp_ns, synthetic.positions(seconds(sample)), source="teleop")
+    return Sample(TRACE, sample.type, sample.stamp_ns, raw)
+
+
 def rare_wrist(sample: Sample) -> bool:
     return not sample.topic.startswith("/wrist") or round(seconds(sample) * 30) % 12 == 0
 
@@ -167,6 +181,8 @@ FAULTS = {
     "repeated": (None, repeated, "REJECT", "repeated stamps"),
     "clipped": (None, clipped, "REJECT", "shoulder_lift: the command was clipped 100 % of the time"),
     "still": (None, still, "WARN", "nothing moves in the first 3.5 s"),
+    "pause": (None, paused, "WARN", "nothing moves for 3.9 s at 0.5 s"),
+    "no leader": (None, teleoperated, "WARN", "/leader/joint_states: nothing was received"),
     "skew": (rare_wrist, None, "REJECT", "wrist: 200 ms away from the front picture (p95)"),
 }  # fmt: skip
 
@@ -177,6 +193,20 @@ def test_a_fault_is_found_and_named(tmp_path, keep, change, level, text):
     verdict = verdict_of(tmp_path, messages)
     assert text in verdict.reasons
     assert verdict.level == level
+
+
+def test_a_leader_that_falls_silent_in_teleoperation_is_found(tmp_path):
+    def with_leader():
+        for sample in map(teleoperated, samples(5.0)):
+            yield sample
+            if sample.topic == JOINTS and not 2.0 <= seconds(sample) < 3.0:
+                yield Sample(LEADER, sample.type, sample.stamp_ns, sample.raw)
+
+    verdict = verdict_of(tmp_path, with_leader())
+    assert verdict.level == "REJECT"
+    assert verdict.reasons == "/leader/joint_states: 400 of 499 messages expected at 100 Hz; " + (
+        "/leader/joint_states: silent for 1.01 s at 2.0 s"
+    )
 
 
 def test_a_still_scene_is_not_a_frozen_camera(tmp_path):

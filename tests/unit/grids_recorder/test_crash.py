@@ -123,7 +123,7 @@ def test_a_recovered_bag_knows_who_commanded_but_not_what_was_lost(tmp_path):
     bag.abandon()
     episode = json.loads((recover(tmp_path / "crash.partial").folder / "episode.json").read_text())
     assert episode["human_spans_s"] == [pytest.approx([1.0, 1.5], abs=0.02)]
-    assert episode["sources"] == ["teleop"]
+    assert episode["sources"] == ["policy"]
     assert episode["bundle_ids"] == ["demo-1", "demo-2"]
     assert episode["lost"] is None
 
