@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.params import ParameterError
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver import calibration as cal
-from so100_driver import prepare
+from so100_driver import prepare, site
 from so100_driver import registers as reg
 from so100_driver.bus import ServoBus
 from so100_driver.errors import DriverError
@@ -240,7 +241,9 @@ def _terminal() -> Person:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grids calibrate", description=__doc__.splitlines()[0])
     parser.add_argument("--arm", required=True, choices=("follower", "leader"))
-    parser.add_argument("--serial-port", default="", help="default: the only serial device there is")
+    parser.add_argument(
+        "--serial-port", default="", help="default: the site's (config/arm.yaml), else the only one there is"
+    )
     parser.add_argument("--name", default="", help="name of the arm; default my_follower or my_leader")
     parser.add_argument("--file", default="", help="calibration file; default: LeRobot's folder and the name")
     action = parser.add_mutually_exclusive_group()
@@ -250,16 +253,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _port(chosen: argparse.Namespace) -> str:
+    """The device asked for, else the site's, else the only one there is."""
+    found = candidates()
+    port = chosen.serial_port or site.serial_ports().get(chosen.arm) or (found[0] if len(found) == 1 else "")
+    if not port:
+        raise DriverError(f"expected --serial-port, devices that exist: {', '.join(found) or 'none'}")
+    return port
+
+
 def main(argv: list[str] | None = None, person: Person | None = None) -> int:
     """0 done, 1 refused or different, 2 arm or file not reachable."""
     chosen, person = _parser().parse_args(argv), person or _terminal()
     name = chosen.name or f"my_{chosen.arm}"
     default = cal.lerobot_root() / cal.FOLDERS[chosen.arm][0] / f"{name}.json"
     path = Path(chosen.file).expanduser() if chosen.file else default
-    found = candidates()
-    port = chosen.serial_port or (found[0] if len(found) == 1 else "")
-    if not port:
-        person.say(f"expected --serial-port, devices that exist: {', '.join(found) or 'none'}")
+    try:
+        port = _port(chosen)
+    except (ParameterError, DriverError) as error:
+        person.say(str(error))
         return 2
     bus = ServoBus(port, SERVO_IDS, reply_timeout_s=PATIENCE_S)
     try:

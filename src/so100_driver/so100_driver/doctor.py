@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
+from grids_common.params import ParameterError
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver import registers as reg
+from so100_driver import site
 from so100_driver.bus import ServoBus
 from so100_driver.errors import DriverError, PortError
 from so100_driver.health import servo
@@ -178,6 +180,12 @@ def arm(name: str, path: str) -> Iterable[Line]:
         bus.close()
 
 
+def unexamined() -> Iterable[Line]:
+    fix = "--follower PATH and --leader PATH, or serial_port of driver and leader in config/arm.yaml"
+    there = len(candidates())
+    yield Line("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix if there else "")
+
+
 def _missing(name: str, bus: ServoBus, found: list[int]) -> Line:
     missing = [i for i in SERVO_IDS if i not in found]
     if found:
@@ -245,6 +253,7 @@ def examine(arms: dict[str, str]) -> Iterable[Line]:
     checks: list[tuple[str, Callable[[], Iterable[Line]]]] = [
         ("serial devices", ports),
         *((name, lambda name=name, path=path: arm(name, path)) for name, path in arms.items()),
+        *([] if arms else [("arms", unexamined)]),
         ("cameras", cameras),
         ("GPU", gpu),
         ("DDS", dds),
@@ -257,22 +266,39 @@ def examine(arms: dict[str, str]) -> Iterable[Line]:
             yield Line("FAIL", name, f"could not be checked: {error}")
 
 
+def choose(chosen: argparse.Namespace) -> dict[str, str]:
+    """Serial devices by arm: asked for, else the site's; of none, the only device there is is the follower."""
+    asked = {"follower": chosen.follower, "leader": chosen.leader}
+    arms = site.serial_ports(chosen.config) | {arm: port for arm, port in asked.items() if port}
+    there = candidates()
+    return arms or ({"follower": there[0]} if len(there) == 1 else {})
+
+
 def main(argv: list[str] | None = None) -> int:
     """0 without FAIL, 1 with."""
     parser = argparse.ArgumentParser(prog="grids doctor", description=__doc__.splitlines()[0])
-    parser.add_argument("--follower", default="", help="serial device of the follower; default: the only one there is")
-    parser.add_argument("--leader", default="", help="serial device of the leader")
+    parser.add_argument(
+        "--follower", default="", help="serial device of the follower; default: the site's, else the only one there is"
+    )
+    parser.add_argument("--leader", default="", help="serial device of the leader; default: the site's")
+    parser.add_argument("--config", default="", help="the site's file with both; default: config/arm.yaml")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of text")
     chosen = parser.parse_args(argv)
-    there = candidates()
-    follower = chosen.follower or (there[0] if len(there) == 1 and not chosen.leader else "")
-    arms = {n: p for n, p in (("follower", follower), ("leader", chosen.leader)) if p}
-    lines = []
-    for line in examine(arms):
+    lines: list[Line] = []
+
+    def say(line: Line) -> None:
         lines.append(line)
         if not chosen.json:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
+
+    try:
+        arms = choose(chosen)
+    except ParameterError as error:
+        say(Line("FAIL", "arm.yaml", str(error), "correct it, or name the devices with --follower and --leader"))
+        arms = {}
+    for line in examine(arms):
+        say(line)
     counts = {level: sum(line.level == level for line in lines) for level in ("OK", "WARN", "FAIL")}
     if chosen.json:
         sys.stdout.write(json.dumps([asdict(line) for line in lines]) + "\n")

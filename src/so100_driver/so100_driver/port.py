@@ -23,16 +23,16 @@ from scservo_sdk import PortHandler
 
 from so100_driver.errors import PortError
 
-_GLOBS = ("/dev/serial/by-id/*", "/dev/ttyACM*", "/dev/ttyUSB*", "/tmp/grids*/*serial*")
+_GLOBS = ("/dev/grids-*", "/dev/serial/by-id/*", "/dev/ttyACM*", "/dev/ttyUSB*", "/tmp/grids*/*serial*")
 
 
 def candidates() -> list[str]:
-    """Serial paths that exist and could be an arm, stable names first."""
-    found: list[str] = []
+    """Serial paths that exist and could be an arm, one per device: its stable name where it has one."""
+    found: dict[str, str] = {}
     for pattern in _GLOBS:
-        root = Path("/")
-        found += sorted(str(p) for p in root.glob(pattern.removeprefix("/")))
-    return found
+        for path in sorted(str(p) for p in Path("/").glob(pattern.removeprefix("/"))):
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
 def _explain(path: str, error: OSError) -> str:

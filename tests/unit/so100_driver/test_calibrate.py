@@ -94,3 +94,17 @@ def test_the_end_of_input_in_the_sweep_ends_the_calibration(bus, twin, tmp_path)
 
     assert run(ask) == 1
     assert "interrupted" in run.said[-1]
+
+
+def test_the_arms_device_is_taken_from_the_sites_file(bus, twin, tmp_path, monkeypatch):
+    site = tmp_path / "config" / "arm.yaml"
+    site.parent.mkdir()
+    site.write_text(f"driver: {{ros__parameters: {{serial_port: {twin.paths['follower']}}}}}")
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    bus.close()
+    run = Command("", tmp_path / "arm.json")
+    assert run("y", "--read") in (0, 1)
+    assert not any("expected --serial-port" in line for line in run.said)
+    site.write_text("driver: {ros__parameters: {port: x}}")
+    assert run("y", "--read") == 2
+    assert "arm.yaml" in run.said[-1]

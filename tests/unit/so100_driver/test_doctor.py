@@ -2,7 +2,7 @@
 
 import pytest
 
-from so100_driver import doctor
+from so100_driver import doctor, port
 from so100_driver.twin_process import TwinProcess
 
 
@@ -61,6 +61,55 @@ def test_a_dds_profile_with_small_segments_or_none_is_a_warning(tmp_path, monkey
 def test_discovery_beyond_this_host_is_a_warning(monkeypatch):
     monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
     assert levels(doctor.dds())["DDS discovery"] == "WARN"
+
+
+def choice(*arguments):
+    return doctor.main([*arguments, "--json"])
+
+
+@pytest.fixture
+def arms(monkeypatch):
+    """What `examine` was asked to look at."""
+    asked = []
+    monkeypatch.setattr(doctor, "examine", lambda chosen: asked.append(chosen) or [])
+    return asked
+
+
+def test_the_devices_of_the_sites_file_are_examined_and_the_command_line_wins(tmp_path, arms, monkeypatch):
+    site = tmp_path / "config" / "arm.yaml"
+    site.parent.mkdir()
+    ports = ["/dev/a", "/dev/b"]
+    blocks = [
+        f"{n}: {{ros__parameters: {{serial_port: {p}}}}}" for n, p in zip(("driver", "leader"), ports, strict=True)
+    ]
+    site.write_text("\n".join(blocks))
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    assert choice() == choice("--leader", "/dev/c") == 0
+    assert arms == [{"follower": "/dev/a", "leader": "/dev/b"}, {"follower": "/dev/a", "leader": "/dev/c"}]
+    site.write_text("driver: {ros__parameters: {port: /dev/a}}")
+    assert choice() == 1
+
+
+def test_without_a_choice_the_only_device_is_the_follower_and_two_are_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    parsed = doctor.argparse.Namespace(follower="", leader="", config="")
+    monkeypatch.setattr(doctor, "candidates", lambda: ["/dev/a"])
+    assert doctor.choose(parsed) == {"follower": "/dev/a"}
+    monkeypatch.setattr(doctor, "candidates", lambda: ["/dev/a", "/dev/b"])
+    assert doctor.choose(parsed) == {}
+    monkeypatch.setattr(doctor, "ports", lambda: [])
+    (line,) = [line for line in doctor.examine({}) if line.what == "arms"]
+    assert (line.level, line.found) == ("WARN", "none was examined: 2 serial devices and none chosen")
+    assert "--follower" in line.fix
+
+
+def test_one_device_under_two_names_is_one_candidate_by_its_stable_name(tmp_path, monkeypatch):
+    device, stable = tmp_path / "ttyACM0", tmp_path / "by-id" / "usb-arm"
+    device.touch()
+    stable.parent.mkdir()
+    stable.symlink_to(device)
+    monkeypatch.setattr(port, "_GLOBS", (f"{stable.parent}/*", f"{tmp_path}/ttyACM*"))
+    assert port.candidates() == [str(stable)]
 
 
 def test_the_command_prints_every_line_and_its_code_says_whether_something_fails(capsys, twin):
