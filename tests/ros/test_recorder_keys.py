@@ -74,7 +74,7 @@ def terminal(tmp_path):
 
 
 def test_keys_start_label_discard_and_end_and_the_terminal_is_given_back(terminal, tmp_path):
-    terminal.expect("enter start/stop", 60)
+    terminal.expect("enter or space start/stop", 60)
     terminal.press("\n")
     terminal.expect("recording 1 [2-9] s", 40)
     terminal.press("s")
@@ -96,7 +96,7 @@ def test_keys_start_label_discard_and_end_and_the_terminal_is_given_back(termina
 
 
 def test_ctrl_c_ends_the_session_and_keeps_what_was_recorded(terminal, tmp_path):
-    terminal.expect("enter start/stop", 60)
+    terminal.expect("enter or space start/stop", 60)
     terminal.press("\n")
     terminal.expect("recording 1 [3-9] s", 40)
     terminal.press("\x03")

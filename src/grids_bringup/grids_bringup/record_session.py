@@ -3,29 +3,27 @@
 The episodes themselves run in the recorder node; this only asks it to start and stop, and shows what it says.
 """
 
+import os
 import select
 import sys
 import termios
 import threading
 import tty
 
-from grids_msgs.msg import EpisodeStatus
+from grids_msgs.msg import DriverStatus, EpisodeStatus
 from grids_msgs.srv import StartEpisode, StopEpisode
 from rclpy.node import Node
+from std_msgs.msg import Bool
 
 from grids_common import topics
 
-KEYS = {
-    "\n": "start, or stop without a label",
-    " ": "the same",
-    "s": "stop: success",
-    "f": "stop: fail",
-    "d": "stop and discard",
-    "r": "stop, discard and redo",
-    "q": "end the session",
-}
+# The space bar is the biggest key: it means what enter means, and neither stops the arm.
 OUTCOMES = {"\n": "", " ": "", "s": "success", "f": "fail", "d": "discard", "r": "redo"}
-HELP = "keys: enter start/stop · s success · f fail · d discard · r redo · q quit"
+HELP = (
+    "keys: e EMERGENCY STOP · enter or space start/stop an episode · s success · f fail · d discard · r redo · q quit"
+)
+ASKED = "emergency stop sent; if the arm goes on: power switch"
+STOPPED = "ARM STOPPED; to go on: ros2 service call /driver/estop_reset std_srvs/srv/Trigger"
 _BELL = "\a"
 
 
@@ -38,9 +36,12 @@ class RecordSession:
         self._quit = False
         self._lock = threading.Lock()
         self._was = ""
+        self._mode = ""
         topics.subscription(node, "/recorder/status", EpisodeStatus, self._on_status)
+        topics.subscription(node, "/follower/status", DriverStatus, self._on_driver)
         self._start = node.create_client(StartEpisode, "recorder/start")
         self._stop = node.create_client(StopEpisode, "recorder/stop")
+        self._estop = topics.publisher(node, "/estop", Bool)
         self._terminal: list | None = None
         if sys.stdin is not None and sys.stdin.isatty():
             self._terminal = termios.tcgetattr(sys.stdin)
@@ -59,15 +60,31 @@ class RecordSession:
         if self._terminal is not None and "recording" in (was, message.state) and was != message.state:
             sys.stdout.write(_BELL)
 
+    def _on_driver(self, message: DriverStatus) -> None:
+        self._mode = message.mode
+
     def _read_keys(self) -> None:
         while not self._quit:
-            if select.select([sys.stdin], [], [], 0.2)[0]:
-                self.press(sys.stdin.read(1))
+            if not select.select([sys.stdin], [], [], 0.2)[0]:
+                continue
+            # Not sys.stdin.read(1): what it takes ahead of a second key would wait there for a third.
+            try:
+                keys = os.read(sys.stdin.fileno(), 64).decode(errors="ignore")
+            except OSError:  # the terminal is gone
+                return
+            if not keys:
+                return
+            for key in keys:
+                self.press(key)
 
     def press(self, key: str) -> None:
         """What one key does; unknown keys show the help."""
         recording = self.status is not None and self.status.state == "recording"
-        if key == "q":
+        key = key.lower()
+        if key == "e":
+            self._estop.publish(Bool(data=True))
+            self._said = ASKED
+        elif key == "q":
             self._quit = True
         elif key not in OUTCOMES:
             self._said = HELP
@@ -106,12 +123,13 @@ class RecordSession:
             return "waiting for the recorder"
         of = f"/{status.total}" if status.total else ""
         left = f", {status.remaining:.0f} s left" if status.remaining >= 0 else ""
-        parts = [f"{status.state} {status.index}{of} {status.elapsed:.0f} s{left}"]
+        parts = [STOPPED] if self._mode == "estop" else []
+        parts.append(f"{status.state} {status.index}{of} {status.elapsed:.0f} s{left}")
         if status.state == "recording":
             parts.append(f"{status.messages} messages, {status.bytes / 1e6:.1f} MB, {status.lost} lost")
         if status.verdicts:
             parts.append(" ".join(status.verdicts[-8:]))
-        parts.append((self._said or status.reason)[:110] or (HELP if self._terminal is not None else ""))
+        parts.append((self._said or status.reason)[:120] or (HELP if self._terminal is not None else ""))
         return " | ".join(part for part in parts if part)
 
     def summary(self) -> dict:
