@@ -8,7 +8,7 @@ for folder in /grids/.venv/lib/python3*/site-packages/nvidia/*/lib /grids/.venv/
   [ -d "$folder" ] && export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 done
 # config/ comes from the host and is linked into the build: a file newer than the image asks for no rebuild.
-touch /grids/.grids/built
+touch /grids/.grids/built || true
 case "${1:-}" in
   ros2 | bash | rqt)
     # shellcheck disable=SC1091
