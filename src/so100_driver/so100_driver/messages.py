@@ -126,8 +126,8 @@ def _servo_status(name: str, index: int, loop: ControlLoop) -> DiagnosticStatus:
     )
 
 
-def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int) -> DiagnosticArray:
-    """One entry for the driver, one per servo. Call with the loop's lock held."""
+def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int, dropped: int) -> DiagnosticArray:
+    """One entry for the driver, one per servo. Call with the loop's lock held. `dropped`: records never published."""
     arm = loop.arm
     level, text = DiagnosticStatus.OK, f"{arm.mode}: {arm.reason}"
     if arm.verdict.warnings or publishers > 1:
@@ -155,6 +155,7 @@ def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int) -> Diagnos
                 "chunks refused": arm.totals.refused,
                 "last refusal": arm.totals.last_refusal,
                 "limit events": arm.totals.limit_events,
+                "records not published": dropped,
             }
         ),
     )

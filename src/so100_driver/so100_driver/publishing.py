@@ -1,7 +1,6 @@
 """Publishes what the control loop did, from a thread of its own: the loop never waits for DDS."""
 
 import threading
-from collections import deque
 
 from diagnostic_msgs.msg import DiagnosticArray
 from grids_msgs.msg import CommandTrace, DriverStatus, ServoState
@@ -11,6 +10,7 @@ from sensor_msgs.msg import JointState
 
 from grids_common import topics
 from so100_driver import messages
+from so100_driver.backlog import Backlog
 from so100_driver.clocks import Clocks
 from so100_driver.loop import ControlLoop, Record
 
@@ -41,13 +41,12 @@ def publish_quietly(publisher, message) -> bool:
 
 
 class Publishing:
-    """`push` from the loop thread; everything else happens in this thread. Bounded: old records are dropped first."""
+    """`push` from the loop thread; everything else happens in this thread. Bounded: see Backlog."""
 
     def __init__(self, node, clocks: Clocks) -> None:
         self._node, self._clocks = node, clocks
         self._loop: ControlLoop | None = None
-        self._records: deque[Record] = deque(maxlen=50)
-        self._ready = threading.Event()
+        self._records: Backlog[Record] = Backlog()
         self._stop = False
         self._joints = topics.publisher(node, "/follower/joint_states", JointState)
         self._servos = topics.publisher(node, "/follower/servo_state", ServoState)
@@ -65,7 +64,7 @@ class Publishing:
 
     def stop(self) -> None:
         self._stop = True
-        self._ready.set()
+        self._records.wake()
         if self._thread.is_alive():
             self._thread.join(timeout=2.0)
 
@@ -79,15 +78,13 @@ class Publishing:
         self._sources = count
 
     def push(self, record: Record) -> None:
-        self._records.append(record)
-        self._ready.set()
+        self._records.push(record)
 
     def _run(self) -> None:
         while not self._stop:
-            self._ready.wait(timeout=0.5)
-            self._ready.clear()
-            while self._records and not self._stop:
-                self._publish(self._records.popleft())
+            self._records.wait(0.5)
+            while not self._stop and (record := self._records.pop()) is not None:
+                self._publish(record)
 
     def _publish(self, record: Record) -> None:
         seen, now_ns = record.seen, record.woke_ns
@@ -114,5 +111,7 @@ class Publishing:
         publish_quietly(self._status, status)
         if self._every[DIAGNOSTICS_HZ].due(now_ns):
             with loop.lock:
-                report = messages.diagnostics(self._clocks.stamp(now_ns), self._node.get_name(), loop, self._sources)
+                report = messages.diagnostics(
+                    self._clocks.stamp(now_ns), self._node.get_name(), loop, self._sources, self._records.dropped
+                )
             publish_quietly(self._diagnostics, report)
