@@ -36,7 +36,7 @@ class DriverParams:
     ramp_tolerance: float = param(0.05, "distance at which a command counts as caught up", unit="rad", lo=0.01, hi=0.5)
     jump_tolerance: float = param(
         0.25,
-        "a first command further away than this, or a leader that jumps so far, starts a new ramp",
+        "a first command further away than this, or a leader that jumps by more, starts a new ramp",
         unit="rad",
         lo=0.05,
         hi=1.0,

@@ -12,6 +12,7 @@ from grids_common.so100 import JOINT_NAMES
 
 GRIPPER = JOINT_NAMES.index("gripper")
 ABSURD_RAD = 2 * np.pi  # no leader joint turns further
+FASTEST_RAD_S = 6.0  # of a hand; a sample that comes late may be so much further away
 FUTURE_NS = 50_000_000  # a sample stamped further ahead than this is from a clock that is not ours
 
 
@@ -48,18 +49,20 @@ class LeaderTrack:
     def add(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
         """A sample that arrives now; returns why it was ignored, "" when it was taken.
 
-        One further than `jump_rad` from the last (a count that wrapped, a spoiled reading) empties the track: what
-        comes after it is a new beginning.
+        One further than `jump_rad` from where a hand could have brought it since the last (a count that wrapped, a
+        spoiled reading) empties the track: what comes after it is a new beginning.
         """
         problem = self._problem(now_ns, stamp_ns, position)
         if problem:
             return problem
         if self._samples:
-            apart = np.abs(position - self._samples[-1][1])
+            last_ns, last = self._samples[-1]
+            apart = np.abs(position - last)
             worst = int(apart.argmax())
-            if apart[worst] > self.jump_rad:
+            most = self.jump_rad + FASTEST_RAD_S * (stamp_ns - last_ns) * 1e-9
+            if apart[worst] > most:
                 self._samples.clear()
-                return f"{JOINT_NAMES[worst]} jumped by {apart[worst]:.2f} rad: expected at most {self.jump_rad} rad"
+                return f"{JOINT_NAMES[worst]} jumped by {apart[worst]:.2f} rad: expected at most {most:.2f} rad"
         self._samples.append((stamp_ns, position))
         self._arrived_ns = now_ns
         return ""

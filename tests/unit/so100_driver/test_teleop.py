@@ -53,6 +53,13 @@ def test_a_jump_empties_the_track_and_the_next_sample_is_a_new_beginning():
     assert track.sample(30) == pytest.approx(-wrapped)
 
 
+def test_a_hand_that_moved_while_samples_were_late_has_not_jumped():
+    track = LeaderTrack(0.0, 0.25)
+    assert track.add(0, 0, np.zeros(6)) == ""
+    assert track.add(100_000_000, 100_000_000, np.full(6, 0.6)) == ""
+    assert "jumped" in track.add(110_000_000, 110_000_000, np.full(6, 1.2))
+
+
 def test_a_sample_from_the_future_is_ignored_and_none_outlives_its_arrival():
     track = LeaderTrack(0.0, 0.25)
     assert "in the future" in track.add(0, 50_000_001, np.ones(6))
