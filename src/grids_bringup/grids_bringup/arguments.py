@@ -36,7 +36,7 @@ class DeployArguments:
         hi=86400.0,
     )
     seed: int = param(0, "scene and noise seed", lo=0, hi=2**31 - 1)
-    instruction: str = param("", "sentence for the policy; empty: the task's own")
+    instruction: str = param("", "sentence for the policy; empty: on the twin the task's own, else the bundle's")
     time_scale: float = param(
         1.0, "chunks play this many times slower: a way to run a policy too slow for this machine", lo=1.0, hi=50.0
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grids_bringup.arguments import (
+    INSTRUCTIONS,
     DeployArguments,
     RestArguments,
     TeleopArguments,
@@ -102,8 +103,10 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     parameters: dict = {"bundle": resolve_policy(arguments.policy), "seed": arguments.seed}
     if arguments.time_scale != 1.0:
         parameters["time_scale"] = arguments.time_scale
-    if arguments.instruction:
-        parameters["instruction"] = arguments.instruction
+    # On the twin the task decides what is asked for; on a real table only the user and the bundle know.
+    sentence = arguments.instruction or (INSTRUCTIONS[arguments.task] if arguments.hardware == "twin" else "")
+    if sentence:
+        parameters["instruction"] = sentence
     return NodeSpec("policy", "grids_policy", "policy", parameters, "policy.yaml", managed=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,3 +58,17 @@ def test_a_slow_policy_gets_slow_chunks_and_a_driver_that_waits_for_them(tmp_pat
     assert slow["policy"]["time_scale"] == 4.0
     assert slow["driver"]["chunk_max_age"] == 8.0
     assert "chunk_max_age" not in parameters(plain, tmp_path)["driver"]
+
+
+def test_the_policy_is_told_the_task_of_the_twin_and_the_users_own_words_first(tmp_path):
+    stack = DeployArguments(policy="untrained", task="stack_cubes")
+    assert parameters(stack, tmp_path)["policy"]["instruction"] == "stack the green cube on the blue cube"
+    assert parameters(replace(stack, instruction="wave"), tmp_path)["policy"]["instruction"] == "wave"
+    real = replace(stack, policy=str(share() / "models" / "untrained"), hardware="real")
+    site = {
+        "front_camera": SimpleNamespace(width=320, height=240),
+        "wrist_camera": SimpleNamespace(width=320, height=240),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grids_bringup.graph.load_file", lambda *_: site)
+        assert "instruction" not in parameters(real, tmp_path)["policy"]
