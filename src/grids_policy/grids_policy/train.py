@@ -48,7 +48,8 @@ def _process(rank: int, config: TrainConfig, out: str, port: int) -> None:
     before = {number: signal.signal(number, wish) for number in _SIGNALS}
     if world.first:
         trained = sum(p.numel() for p in run.module.parameters() if p.requires_grad)
-        say(f"{len(run.feed.samples)} frames, {trained / 1e6:.2f} M parameters, step {run.progress.step}, {run.device}")
+        where = f"{run.device}, {run.precision}"
+        say(f"{len(run.feed.samples)} frames, {trained / 1e6:.2f} M parameters, step {run.progress.step}, {where}")
     log = Log(folder, config, say) if world.first else None
     try:
         run.train(log)

@@ -60,6 +60,18 @@ def choose_device(wanted: str, rank: int) -> torch.device:
     return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16 as asked for; "auto" is bf16 where the device multiplies it in hardware, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = torch.cpu.get_capabilities()
+        native = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last: ARM's
+    return "bf16" if native else "fp32"
+
+
 def seeded(seed: int, *numbers: int) -> torch.Generator:
     """A generator that depends on all numbers."""
     state = np.random.SeedSequence([seed, *numbers]).generate_state(2, np.uint32)
@@ -89,6 +101,7 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device, world.rank)
+        self.precision = choose_precision(config.precision, self.device)
         shards = open_shards(config)
         samples, held_out = split_held_out(list_samples(shards, config.data.task_weights), config.data.held_out_share)
         self.tokenizer = self._tokenizer(shards)
@@ -105,6 +118,8 @@ class Run:
         self.progress = Progress()
         if (folder / "state").exists():
             self.progress = load_state(folder / "state", self.module, self.optimiser, self.average)
+        if config.compile:
+            self.module.compile(dynamic=False)  # names and copies stay those of the plain module
         self.wrapped = DistributedDataParallel(self.module) if world.size > 1 else self.module
         state = build_normalizer("observation.state", "MEAN_STD", self.statistics, model.state_dim)
         action = build_normalizer("action", "MEAN_STD", self.statistics, model.action_dim)
@@ -194,9 +209,7 @@ class Run:
 
     def autocast(self):
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, kinds[self.config.precision])
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, kinds[self.precision])
 
     # --- stepping ----------------------------------------------------------------------------------------------
     def raw_batch(self, step: int) -> RawBatch:

@@ -31,7 +31,7 @@ from grids_policy.train_config import (
 from grids_policy.train_feed import Feed, Prefetch, list_samples, split_held_out
 from grids_policy.train_lora import add_lora
 from grids_policy.train_loss import SlotHead
-from grids_policy.train_run import Log, Run, World
+from grids_policy.train_run import Log, Run, World, choose_precision
 from grids_policy.train_state import Progress, ResumeError, learning_rate, load_state, share_done
 from grids_policy.train_tokens import encode, fit_tokenizer
 
@@ -249,6 +249,14 @@ def run_steps(config, folder: Path, count: int) -> Run:
         run.step(run.raw_batch(run.progress.step))
         run.progress = Progress(run.progress.step + 1)
     return run
+
+
+def test_auto_precision_is_bf16_only_where_the_processor_multiplies_it(monkeypatch) -> None:
+    cpu = torch.device("cpu")
+    for found, expected in (({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert choose_precision("auto", cpu) == expected
+    assert choose_precision("bf16", cpu) == "bf16"
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(frames: Path, tmp_path: Path) -> None:
