@@ -80,3 +80,15 @@ def test_an_exception_in_a_transition_fails_it_and_makes_the_node_safe(context, 
     assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.destroy_node()
+
+
+def test_after_a_failed_activation_the_node_is_unconfigured_and_may_be_configured_again(context):
+    node = Fragile(None)
+    node.activate = lambda: (_ for _ in ()).throw(SetupError("expected servos, got none"))
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() != TransitionCallbackReturn.SUCCESS
+    assert node.safe == 1
+    del node.activate
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    node.destroy_node()

@@ -113,6 +113,41 @@ def test_the_life_cycle_goes_up_and_down_twice_and_deactivate_keeps_torque():
             assert all(rig.twin.torque())
 
 
+def test_a_failed_activation_can_be_followed_by_a_new_start():
+    with Rig() as rig:
+        rig.launch(autostart=False)
+        assert transition(rig, Transition.TRANSITION_CONFIGURE)
+        rig.twin.fault("dead_servo", target="elbow_flex")
+        time.sleep(0.5)
+        assert not transition(rig, Transition.TRANSITION_ACTIVATE)
+        assert "elbow_flex (id 3) has not answered" in rig.driver.output
+        rig.twin.clear()
+        assert transition(rig, Transition.TRANSITION_CONFIGURE)
+        assert transition(rig, Transition.TRANSITION_ACTIVATE)
+
+
+def test_an_emergency_stop_before_the_driver_is_configured_is_latched_until_it_is_reset():
+    with Rig() as rig:
+        node = rig.launch(autostart=False)
+        assert rig.client.call("rest", timeout_s=20) is not None
+        end = time.monotonic() + 10
+        while "it will be latched" not in node.output and time.monotonic() < end:
+            rig.client.estop_topic()
+            time.sleep(0.1)
+        for _ in range(2):
+            assert transition(rig, Transition.TRANSITION_CONFIGURE)
+            assert transition(rig, Transition.TRANSITION_ACTIVATE)
+            assert rig.client.until(lambda s: s.mode == "estop" and s.state != "inactive", 5)
+            assert not rig.client.set_mode("policy").success
+            assert transition(rig, Transition.TRANSITION_DEACTIVATE)
+            assert transition(rig, Transition.TRANSITION_CLEANUP)
+            rig.client.status = None
+        assert transition(rig, Transition.TRANSITION_CONFIGURE)
+        assert transition(rig, Transition.TRANSITION_ACTIVATE)
+        assert rig.client.call("estop_reset").success
+        assert rig.client.set_mode("policy").success
+
+
 def test_services_answer_before_the_driver_is_configured(tmp_path):
     with Rig() as rig:
         node = rig.launch(autostart=False)

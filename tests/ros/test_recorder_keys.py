@@ -82,7 +82,7 @@ def test_keys_start_label_discard_and_end_and_the_terminal_is_given_back(termina
     terminal.press("x")
     terminal.expect("q quit", 10)
     terminal.press("\n")
-    terminal.expect("recording 2", 40)
+    terminal.expect("recording [12] ", 40)  # a rejected first one does not count
     terminal.press("d")
     terminal.expect("discard", 20)
     terminal.press("q")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import pytest
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
 
+from grids_msgs.msg import ActionChunk, CommandTrace, DriverStatus  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
+from grids_common import topics  # noqa: E402
 from grids_common.topics import CAMERAS  # noqa: E402
 from grids_policy.language import SentenceEncoder  # noqa: E402
 from grids_policy.messages import chunk_message  # noqa: E402
@@ -126,6 +130,80 @@ def test_the_window_of_rows_follows_the_playing_time():
     np.testing.assert_allclose(window(rows, 1.0, 1.0)[:3, 0], [50, 51, 52])
     np.testing.assert_allclose(window(rows, 1.0, 0.5)[:3, 0], [25, 25.5, 26])
     assert window(rows, 100.0, 1.0).tolist() == [[199.0] * 6] * HORIZON
+
+
+class Driver:
+    """Reports what a driver would; the arm goes where `follow` says, and chunks are taken or refused."""
+
+    def __init__(self, *, follow: float = 1.0, refuse: bool = False) -> None:
+        self.node = rclpy.create_node("driver")
+        self.follow, self.refuse = follow, refuse
+        self.status = DriverStatus(mode="policy", last_refusal="stale by 9 s" if refuse else "")
+        self.rad, self.goal = np.full(6, 1.0), None
+        self._status = topics.publisher(self.node, "/follower/status", DriverStatus)
+        self._trace = topics.publisher(self.node, TRACE, CommandTrace)
+        topics.subscription(self.node, "/policy/action_chunk", ActionChunk, self._on_chunk)
+        self.node.create_timer(0.05, self._tick)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def _on_chunk(self, message) -> None:
+        if self.refuse:
+            self.status.chunks_refused += 1
+            return
+        self.status.chunks_accepted += 1
+        self.goal = np.array(message.positions[:6])
+
+    def _tick(self) -> None:
+        if self.goal is not None:
+            self.rad = self.rad + np.clip(self.goal - self.rad, -0.1, 0.1) * self.follow
+        self._trace.publish(CommandTrace(measured=self.rad.tolist()))
+        self._status.publish(self.status)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join(5)
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def play(monkeypatch):
+    """Plays 0.6 s at -1 rad with a driver whose arm stands at 1 rad; gives what came of it and the driver."""
+    monkeypatch.setattr(replay_arm, "APPROACH_WAIT_S", 4.0)
+    rclpy.init()
+    opened = []
+
+    def run(**options):
+        driver, player = Driver(**options), replay_arm.Player()
+        opened.extend([driver.close, player.destroy_node])
+        rows = np.full((30, 6), -1.0)
+        began = time.monotonic()
+        start, ended = player.play(rows, rows[0], 1.0)
+        return ended, start - began, driver
+
+    yield run
+    for close in reversed(opened):
+        close()
+    rclpy.try_shutdown()
+
+
+def test_an_episode_begins_only_when_the_arm_is_there(play):
+    ended, waited_s, driver = play()
+    assert ended == ""
+    assert waited_s > 0.9, "2 rad at 2 rad/s"
+    np.testing.assert_allclose(driver.rad, -1.0, atol=0.1)
+
+
+def test_an_arm_that_does_not_come_to_the_first_pose_is_not_played(play):
+    ended, waited_s, _ = play(follow=0.0)
+    assert ended == "the arm did not come to the first pose within 4 s: shoulder_pan is 2.00 rad away"
+    assert waited_s < 8.0
+
+
+def test_a_driver_that_refuses_the_chunks_ends_the_replay(play):
+    assert play(refuse=True)[0] == "the driver refused a chunk: stale by 9 s"
 
 
 def test_a_recorded_motion_is_played_through_the_driver(tmp_path):

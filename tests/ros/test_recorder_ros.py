@@ -181,6 +181,14 @@ def test_out_of_order_calls_are_refused_with_what_to_do(tmp_path):
     assert len(list((tmp_path / "discarded").glob("*/metadata.yaml"))) == 1
 
 
+def test_the_recorder_says_what_it_waits_for_until_it_comes(tmp_path):
+    with graph(tmp_path) as one:
+        one.robot.muted.add(JOINTS)
+        one.until(lambda: one.status.reason == "waiting for /follower/joint_states")
+        one.robot.muted.clear()
+        one.until(lambda: one.status.reason == "")
+
+
 def test_a_topic_that_never_arrives_and_a_camera_that_freezes_are_rejected(tmp_path):
     with graph(tmp_path) as one:
         one.robot.muted.add("/wrist/color/image_raw")

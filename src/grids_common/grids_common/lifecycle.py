@@ -1,8 +1,8 @@
 """Lifecycle base that never swallows an exception, and the `main` every node uses.
 
 rclpy turns an exception in a transition callback into a silent ERROR state. Here each transition is wrapped: the
-cause is logged as one sentence (and so reaches /rosout, where the run manager shows it), the node is made safe, and
-the transition fails back to the state it came from.
+cause is logged as one sentence (and so reaches /rosout, where the run manager shows it), the node is made safe, which
+frees everything, and so it is unconfigured again, whichever transition failed.
 """
 
 import signal
@@ -53,19 +53,23 @@ class ManagedNode(LifecycleNode):
             self.failed = True
             raise SystemExit(1)
 
-    def _run(self, hook, what: str) -> TransitionCallbackReturn:
+    def _run(
+        self, hook, what: str, failed: TransitionCallbackReturn = TransitionCallbackReturn.ERROR
+    ) -> TransitionCallbackReturn:
+        """`failed`: what an exception ends in; after ERROR rclpy calls `on_error`, after FAILURE it does not."""
         try:
             hook()
         except Exception as error:
             expected = isinstance(error, (SetupError, ValueError, OSError))
             text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
             self.get_logger().fatal(f"cannot {what}: {text}")
-            self.make_safe()
-            return TransitionCallbackReturn.FAILURE
+            if failed == TransitionCallbackReturn.FAILURE:
+                self.make_safe()
+            return failed
         return TransitionCallbackReturn.SUCCESS
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._run(self.configure, "configure")
+        return self._run(self.configure, "configure", TransitionCallbackReturn.FAILURE)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._run(self.activate, "activate")
@@ -77,10 +81,10 @@ class ManagedNode(LifecycleNode):
         return self._run(self.cleanup, "clean up")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._run(self.make_safe, "shut down")
+        return self._run(self.make_safe, "shut down", TransitionCallbackReturn.FAILURE)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._run(self.make_safe, "recover")
+        return self._run(self.make_safe, "recover", TransitionCallbackReturn.FAILURE)
 
 
 class EndRequest:
@@ -118,8 +122,8 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     `make_safe` runs, which may spin `self.executor`; otherwise a signal ends them first.
     """
     handlers = SignalHandlerOptions.NO if outlive_signals else SignalHandlerOptions.ALL
-    rclpy.init(args=args, signal_handler_options=handlers)
     end = EndRequest() if outlive_signals else None
+    rclpy.init(args=args, signal_handler_options=handlers)
     node = None
     try:
         node = make_node()

@@ -26,7 +26,7 @@ from grids_recorder.params import RecorderParams
 from grids_recorder.recording import Recording, require_space, too_little_space
 from grids_recorder.recover import recover_all
 from grids_recorder.saving import Saved, save
-from grids_recorder.session import FAILED, IDLE, OUTCOMES, REJECTS_IN_A_ROW, Plan, Session
+from grids_recorder.session import FAILED, IDLE, OUTCOMES, REJECTS_IN_A_ROW, RESETTING, Plan, Session
 from grids_recorder.verdict import Limits
 
 TICK_S = 0.1
@@ -57,7 +57,7 @@ class RecorderNode(Node):
         self.limits = Limits(image_hz=p.image_hz, joint_hz=p.joint_hz)
         self._recording: Recording | None = None
         self._saving: tuple[threading.Thread, list[Saved], str, Future] | None = None
-        self._reason, self._full, self._episode, self._task = "", "", "", ""
+        self._reason = self._waiting = self._full = self._episode = self._task = ""
         self._latched: dict[str, bytes] = {}
         self._task_state: TaskState | None = None
         self._started_ns = self._clock_offset_ns = 0
@@ -218,11 +218,9 @@ class RecorderNode(Node):
     def _ready(self) -> bool:
         """Everything an episode needs is arriving."""
         missing = self.inputs.silent(NEEDED)
-        if missing:
-            if self.session.state == IDLE:
-                self._reason = f"waiting for {', '.join(missing)}"
-            return False
-        return not self.params.twin or self._task_state is not None
+        between = self.session.state in (IDLE, RESETTING)
+        self._waiting = f"waiting for {', '.join(missing)}" if missing and between else ""
+        return not missing and (not self.params.twin or self._task_state is not None)
 
     def _tick(self) -> None:
         self.inputs.discover()
@@ -272,7 +270,7 @@ class RecorderNode(Node):
         state = "full" if self._full and session.state in (IDLE, FAILED) else session.state
         message = EpisodeStatus(
             state=state,
-            reason=self._full or self._reason,
+            reason=self._full or self._waiting or self._reason,
             episode=self._episode,
             task=self._task,
             index=session.index,

@@ -51,7 +51,7 @@ class Campaign:
 
     def _ready(self, *, fresh: bool) -> Rig:
         if self._rig is None:
-            self._rig = Rig()
+            self._rig = Rig("--operator", "topic")
         rig = self._rig
         if fresh:
             rig.client.swinging(on=False)

@@ -45,7 +45,7 @@ class DriverNode(ManagedNode):
         self._clocks = Clocks(self.get_clock())
         self._loop: ControlLoop | None = None
         self._publishing: Publishing | None = None
-        self._refusals = 0
+        self._stop_asked = ""  # an emergency stop that came without an arm to stop: latched by the next configure
         chunks = topics.subscription(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
         self._chunk_topic = chunks.topic_name
         topics.subscription(self, "/policy/status", PolicyStatus, self._on_policy_status)
@@ -79,6 +79,9 @@ class DriverNode(ManagedNode):
             bus.close()
             raise SetupError(str(error)) from error
         arm = Arm(p, joints.low_rad, joints.high_rad)
+        if self._stop_asked:
+            arm.estop(time.monotonic_ns(), self._stop_asked)
+            self._stop_asked = ""
         publishing = Publishing(self, self._clocks)
         loop = ControlLoop(bus, arm, joints, p, eeprom=eeprom, on_tick=publishing.push, on_event=self._event)
         loop.read_held()
@@ -103,6 +106,8 @@ class DriverNode(ManagedNode):
         loop, publishing = self._loop, self._publishing
         self._loop = self._publishing = None
         if loop is not None:
+            if loop.arm.mode is arbiter.Mode.ESTOP:
+                self._stop_asked = "latched before the driver was configured again"
             loop.stop()
             loop.bus.close()
         if publishing is not None:
@@ -165,9 +170,14 @@ class DriverNode(ManagedNode):
             self.get_logger().warning(f"command refused: {reason}", throttle_duration_sec=2.0)
 
     def _on_estop(self, message: Bool) -> None:
-        if message.data and self._loop is not None:
-            with self._loop.lock:
-                self._loop.arm.estop(time.monotonic_ns(), "topic /estop")
+        if not message.data:
+            return
+        if self._loop is None:
+            self._stop_asked = "topic /estop, before the driver was configured"
+            self.get_logger().warning("emergency stop on /estop: it will be latched when the driver is configured")
+            return
+        with self._loop.lock:
+            self._loop.arm.estop(time.monotonic_ns(), "topic /estop")
 
     # -- services ----------------------------------------------------------------------------------------------------
     def _trigger(self, handler):

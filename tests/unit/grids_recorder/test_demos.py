@@ -11,7 +11,6 @@ from grids_recorder.demo_episode import Demonstrator, DemoSettings
 from grids_recorder.demos import POSES, demo_spec, generate, main, scene_seed, write_demo
 from grids_recorder.units import units, units_from_json
 
-# Not 32 x 32: about one in a hundred of x264's encodings of so small a picture differs (macroblock tree).
 SMALL = DemoSettings(fps=10, size=(64, 64), noisy_share=1.0, miss_share=0.0)
 
 
