@@ -5,6 +5,9 @@
 Actions are the expert's clean targets; what is executed is disturbed by correlated noise, so that the states of
 recovering are seen too. A share of episodes grasps beside the object first: those rows are not valid as targets, the
 recovery is. The expert sees the truth; the labels keep a part of it for the auxiliary loss.
+
+With --policy CHECKPOINT a policy drives the first part of every episode and the expert says at each instant what it
+would have done (DAgger, Ross et al. 2011): the states a policy gets itself into, with the way out of them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
+from grids_policy.evaluate_actor import AbstractActor, Seen, load_actor
 from grids_policy.train_cache import CacheSpec, EpisodeFrames, ShardWriter
 from grids_recorder.parallel import run_jobs
 from grids_sim.gl import choose_backend
@@ -39,6 +44,7 @@ _NOISE_GAIN = {"descend": 0.5, "settle": 0.1, "close": 0.1, "squeeze": 0.1, "low
 _DRAW_WEIGHT = {"descend": 2.0, "settle": 2.0, "close": 1.5, "lower": 1.5, "rest": 1.5, "home": 0.5}
 _LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
 _AFTER_S = 0.5
+_MOST_ATTEMPTS = 3
 _SAFE_HEIGHT_M = 0.09
 
 
@@ -55,6 +61,8 @@ class Recipe:
     start_jaw_rad: tuple[float, float] = (-0.90, 0.30)
     far_start_share: float = 0.25
     far_start_rad: tuple[float, ...] = (0.9, 0.35, 0.35, 0.35, 0.8)
+    # With a policy: it drives for so long, then the expert brings the episode to its end.
+    policy_s: tuple[float, float] = (2.0, 11.0)
 
 
 def spec() -> CacheSpec:
@@ -80,11 +88,47 @@ def pixels_of(world: World, truth) -> np.ndarray:
     return np.stack([world.project(camera, points, IMAGE_HW[1] / IMAGE_HW[0]) for camera in CAMERAS])
 
 
+class Noise:
+    """What is executed instead of the expert's target: the target plus an Ornstein-Uhlenbeck process."""
+
+    def __init__(self, recipe: Recipe, rng: np.random.Generator) -> None:
+        self._sigma = rng.uniform(*recipe.noise_rad) if rng.random() < recipe.noisy_share else 0.0
+        self._keep, self._rng, self._value = recipe.noise_keep, rng, np.zeros(5)
+
+    def __call__(self, action: np.ndarray, phase: str) -> np.ndarray:
+        kick = self._sigma * np.sqrt(1 - self._keep**2) * self._rng.standard_normal(5)
+        self._value = self._keep * self._value + kick
+        executed = action.copy()
+        executed[:5] += _NOISE_GAIN.get(phase, 1.0) * self._value
+        return executed
+
+
+class PolicyDrives:
+    """What is executed instead: a policy's rows, between them a straight line, until a time drawn from the recipe."""
+
+    def __init__(self, actor: AbstractActor, recipe: Recipe, rng: np.random.Generator, seed: int) -> None:
+        self._actor, self._seed, self._per_row = actor, seed, round(FPS * actor.spec.dt_s)
+        self._until = FPS * rng.uniform(*recipe.policy_s)
+        self._chunk, self._asked = np.zeros((0, len(JOINT_NAMES))), 0
+        self.cameras = actor.spec.cameras
+
+    def __call__(self, action: np.ndarray, tick: int, frames: Sequence[np.ndarray], state, sentence: str) -> np.ndarray:
+        if tick >= self._until:
+            return action
+        if not len(self._chunk) or tick - self._asked >= self._actor.spec.execute_rows * self._per_row:
+            none = np.zeros((0, len(state)))
+            seen = Seen(tuple(frames), (True,) * len(frames), state, sentence, (self._seed << 16) + tick, none)
+            self._chunk, self._asked = self._actor.act(seen), tick
+        row, part = divmod(tick - self._asked, self._per_row)
+        low, high = self._chunk[row], self._chunk[min(row + 1, len(self._chunk) - 1)]
+        return low + part / self._per_row * (high - low)
+
+
 class Demonstrator:
     """One process's worlds and experts. Not thread-safe: owns OpenGL contexts."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, actor: AbstractActor | None = None) -> None:
+        self.recipe, self.actor = recipe, actor
         self._worlds: dict[tuple[str, bool], World] = {}
 
     def _world(self, task: str, *, everything: bool):
@@ -119,30 +163,35 @@ class Demonstrator:
 
         recipe, rng = self.recipe, np.random.default_rng([seed, 77])
         world = self._world(task, everything=rng.random() < recipe.all_objects_share)
-        misses = rng.random() < recipe.miss_share
-        config = ExpertConfig(dt_s=1 / FPS, speed_spread=0.15, height_spread_m=0.015, miss_share=float(misses))
+        misses = rng.random() < recipe.miss_share and self.actor is None
+        spread, pace = (0.15, 1.0) if self.actor is None else (0.0, 2.0)  # the expert keeps up with a policy
+        config = ExpertConfig(
+            dt_s=1 / FPS, speed_spread=spread, height_spread_m=0.015, miss_share=float(misses), catch_up=pace
+        )
         expert = Expert(task, seed, config)
-        sigma = rng.uniform(*recipe.noise_rad) if rng.random() < recipe.noisy_share else 0.0
+        noise = Noise(recipe, rng)
+        policy = None if self.actor is None else PolicyDrives(self.actor, recipe, rng, seed)
         try:
             world.reset(seed, arm_rad=self._start_pose(rng))
         except LayoutError:
             return None
         env = LockstepEnv(world, control_hz=FPS)
-        rows, images = self._run(env, expert, sigma, rng, misses=misses)
-        if not world.success() or (misses and expert.attempts < 2) or expert.attempts > 3:
+        rows, images = self._run(env, expert, noise, policy, misses=misses)
+        most = _MOST_ATTEMPTS if policy is None else 2 * _MOST_ATTEMPTS
+        if not world.success() or (misses and expert.attempts < 2) or expert.attempts > most:
             return None
         return EpisodeFrames(world.truth().instruction, task, seed, images, **rows)
 
-    def _run(self, env, expert, sigma: float, rng, *, misses: bool) -> tuple[dict, dict]:
+    def _run(self, env, expert, noise: Noise, policy: PolicyDrives | None, *, misses: bool) -> tuple[dict, dict]:
         """Arrays of one episode: (rows, images by camera)."""
-        world, recipe, task = env.world, self.recipe, expert.task
+        world, task = env.world, expert.task
         rows: dict[str, list] = {n: [] for n in ("state", "action", "valid", "labels", "pixels", "weight")}
         images: dict[str, list] = {camera: [] for camera in CAMERAS}
-        noise, end_s = np.zeros(5), _LIMIT_S[task]
+        end_s = _LIMIT_S[task]
         while world.time_s < end_s:
-            truth, position = world.truth(), world.position_rad
+            truth, position, tick = world.truth(), world.position_rad, len(rows["state"])
             action = expert.action(truth, position, world.time_s)
-            if len(rows["state"]) % IMAGE_EVERY == 0:
+            if tick % IMAGE_EVERY == 0:
                 for camera in CAMERAS:
                     images[camera].append(world.render(camera, *IMAGE_HW))
                 rows["labels"].append(labels_of(truth))
@@ -151,10 +200,11 @@ class Demonstrator:
             rows["state"].append(position)
             rows["action"].append(action)
             rows["valid"].append(not misses or expert.attempts > 1)
-            kick = sigma * np.sqrt(1 - recipe.noise_keep**2) * rng.standard_normal(5)
-            noise = recipe.noise_keep * noise + kick
-            executed = action.copy()
-            executed[:5] += _NOISE_GAIN.get(expert.phase, 1.0) * noise
+            if policy is None:
+                executed = noise(action, expert.phase)
+            else:
+                newest = [images[camera][-1] for camera in policy.cameras]
+                executed = policy(action, tick, newest, position, truth.instruction)
             done = env.step(executed).success
             if done and end_s == _LIMIT_S[task]:
                 end_s = min(end_s, world.time_s + _AFTER_S)
@@ -168,9 +218,10 @@ class _Worker:
     demonstrator: Demonstrator
 
     @classmethod
-    def start(cls) -> None:
+    def start(cls, policy: Path | None = None) -> None:
         choose_backend()
-        cls.demonstrator = Demonstrator(Recipe())
+        actor = None if policy is None else load_actor(policy, fps=FPS / IMAGE_EVERY)
+        cls.demonstrator = Demonstrator(Recipe(), actor)
 
     @classmethod
     def make(cls, job: tuple[Path, list[tuple[str, int]]]) -> tuple[int, int]:
@@ -187,12 +238,15 @@ class _Worker:
         return len(episodes), kept
 
 
-def make(out: Path, jobs: list[tuple[str, int]], *, processes: int, per_shard: int = 50, say=None) -> tuple[int, int]:
+def make(
+    out: Path, jobs: list[tuple[str, int]], *, processes: int, per_shard: int = 50, policy: Path | None = None, say=None
+) -> tuple[int, int]:
     """Run all jobs (task, seed), a shard at a time; a shard that exists is skipped. Returns (tried, kept)."""
     parts = [(out / f"{k:04d}", jobs[i : i + per_shard]) for k, i in enumerate(range(0, len(jobs), per_shard))]
     missing = [part for part in parts if not part[0].exists()]
     tried, kept, total = 0, 0, sum(len(episodes) for _, episodes in missing)
-    for each, good in run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start):
+    jobs_done = run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start, arguments=(policy,))
+    for each, good in jobs_done:
         tried, kept = tried + each, kept + good
         if say is not None:
             say(tried, kept, total)
@@ -212,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mix", nargs="+", default=["pick_place=800"], metavar="TASK=EPISODES")
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--first", type=int, help="make only the first N of these episodes")
+    parser.add_argument("--policy", type=Path, help="checkpoint or bundle that drives while the expert says what to do")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args(argv)
     choose_backend()
@@ -223,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"\r{tried}/{total} tried, {kept} kept, {seconds:.0f} s")
 
     jobs = job_list(mix, arguments.seed)[: arguments.first]
-    tried, kept = make(arguments.out, jobs, processes=arguments.processes, say=say)
+    tried, kept = make(arguments.out, jobs, processes=arguments.processes, policy=arguments.policy, say=say)
     sys.stderr.write(f"\n{kept} of {tried} episodes in {time.monotonic() - started:.0f} s\n")
     return 0
 

@@ -57,6 +57,8 @@ class ExpertConfig:
     height_spread_m: float = 0.0
     # Share of first grasps that are made to miss by 26 to 36 mm, to show how to recover.
     miss_share: float = 0.0
+    # How much faster than time the plan's clock may run while the arm, driven by somebody else, is ahead of it.
+    catch_up: float = 1.0
 
 
 @dataclass(slots=True)
@@ -149,7 +151,8 @@ class Expert:
         elapsed = min(max(now_s - progress.last_s, 0.0), 0.5)
         progress.last_s = now_s
         reached_s, off_path = self._reached(position)
-        step = min(elapsed, max(reached_s + LEAD_S - progress.clock_s, 0.0))
+        pace = self.config.catch_up if reached_s > progress.clock_s else 1.0
+        step = min(pace * elapsed, max(reached_s + LEAD_S - progress.clock_s, 0.0))
         progress.stuck_s = 0.0 if step > 0 else progress.stuck_s + elapsed
         lost = off_path > LOST_RAD or progress.stuck_s > STUCK_S
         if lost or self._disturbed(truth, position):

@@ -8,6 +8,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import numpy as np
 import pytest
 
+from grids_policy.evaluate_actor import AbstractActor, ActorSpec
 from grids_policy.train_cache import open_cache
 from grids_policy.train_demos import IMAGE_EVERY, Demonstrator, Recipe, job_list, labels_of, main
 
@@ -52,6 +53,39 @@ def test_a_deliberate_miss_is_not_taught_but_the_recovery_is() -> None:
         first = int(np.argmax(episode.valid))
         assert first > 30
         assert episode.valid[first:].all()
+
+
+class Turns(AbstractActor):
+    """A policy with one idea: turn the base to the left, whatever it sees."""
+
+    def __init__(self) -> None:
+        self.spec = ActorSpec("turns", ("front", "wrist"), ((96, 128),) * 2, 0.1, 10, 5, 0)
+        self.seen = []
+
+    def act(self, seen):
+        self.seen.append(seen)
+        rows = np.tile(seen.position_rad, (10, 1))
+        rows[:, 0] += 0.05 * np.arange(1, 11)
+        return rows
+
+    def sampled(self):
+        raise AssertionError("nobody asked")
+
+
+def test_where_a_policy_drives_the_expert_says_what_it_would_have_done() -> None:
+    actor = Turns()
+    recipe = Recipe(all_objects_share=0.0, far_start_share=0.0, policy_s=(2.0, 2.0))
+    episode = next(filter(None, (Demonstrator(recipe, actor).episode("pick_place", seed) for seed in range(11, 16))))
+    driven = episode.state[:41, 0]  # 2 s at 20 Hz
+    assert driven[-1] - driven[0] > 0.5  # the policy moved the arm
+    assert episode.action[30:40, 0].max() < driven[30:40].max()  # the expert wanted to go elsewhere
+    last = episode.labels[-1]
+    assert np.hypot(last[0] - last[3], last[1] - last[4]) < 0.04  # and brought the episode to its end
+    asked = actor.seen[-4:]  # the last episode's
+    assert [len(s.frames) for s in asked] == [2] * 4
+    assert all(s.instruction == episode.instruction for s in asked)
+    np.testing.assert_array_equal(asked[1].frames[1], episode.images["wrist"][5])  # half a second later
+    assert episode.valid.all()
 
 
 def test_jobs_are_mixed_in_a_fixed_order_with_seeds_of_their_own() -> None:
