@@ -1,5 +1,6 @@
 """Fixtures of the serial tests: a running twin, and a client made of Feetech's own SDK."""
 
+import contextlib
 import select
 import time
 
@@ -11,10 +12,14 @@ from grids_sim.runtime import Twin
 from grids_sim.servo_registers import REGISTERS, decode
 
 IDS = (1, 2, 3, 4, 5, 6)
+# An answer ends the wait, so patience costs nothing where one comes; where none may come, a shorter wait is enough.
+PATIENCE_MS, SILENCE_MS = 3000.0, 200.0
 
 
 class SelectPort(scs.PortHandler):
     """The SDK's port with select() in place of its busy wait, and a timeout a busy test machine can keep."""
+
+    patience_ms = PATIENCE_MS
 
     def readPort(self, length):  # noqa: N802
         remaining_s = (self.packet_timeout - self.getTimeSinceStart()) / 1000
@@ -22,7 +27,7 @@ class SelectPort(scs.PortHandler):
         return self.ser.read(length)
 
     def setPacketTimeout(self, packet_length):  # noqa: N802
-        self.setPacketTimeoutMillis(400.0)
+        self.setPacketTimeoutMillis(self.patience_ms)
 
 
 class Client:
@@ -69,6 +74,18 @@ class Client:
         for servo_id, value in values.items():
             group.addParam(servo_id, list(value.to_bytes(register.size, "little")))
         return group.txPacket()
+
+    @contextlib.contextmanager
+    def waiting(self, patience_ms: float):
+        """Another patience for a while."""
+        self.port.patience_ms = patience_ms
+        yield
+        self.port.patience_ms = PATIENCE_MS
+
+    def is_silent(self, servo_id) -> bool:
+        """Whether a ping stays without any answer."""
+        with self.waiting(SILENCE_MS):
+            return self.ping(servo_id)[1] == scs.COMM_RX_TIMEOUT
 
     def flush(self):
         self.port.ser.reset_input_buffer()

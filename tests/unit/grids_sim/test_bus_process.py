@@ -41,7 +41,7 @@ class TwinProcess:
 
     def stop(self, number=signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_second_twin_on_the_folder_says_why_and_exits_with_2(run_twin):
     first = run_twin("--plant", "simple")
     first.line()
     second = run_twin("--plant", "simple")
-    _, said = second.process.communicate(timeout=20)
+    _, said = second.process.communicate(timeout=60)
     assert second.process.returncode == 2
     assert said.count("\n") == 1
     assert f"another twin (process {first.process.pid}) already uses" in said
@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
     twin = TwinProcess("--plant", "simple", "--link-dir", str(blocker / "links"))
-    _, said = twin.process.communicate(timeout=20)
+    _, said = twin.process.communicate(timeout=60)
     assert twin.process.returncode == 2
     assert "link_dir: expected a folder that can be written" in said
 
@@ -137,15 +137,17 @@ def test_goals_over_the_serial_path_move_the_arm_in_mujoco(run_twin, connect, un
     client.sync_write("Goal_Velocity", dict.fromkeys(IDS, 800))
     client.sync_write("Goal_Position", goals)
 
-    def arrived():
-        return all(abs(client.value(i, "Present_Position") - goals[i]) < 60 for i in IDS)
+    def settled():
+        """There and at rest: what is read now and what is asked for a moment later are of one pose."""
+        there = all(abs(client.value(i, "Present_Position") - goals[i]) < 60 for i in IDS)
+        return there and np.abs(twin.ask(state=True)["arms"]["follower"]["velocity_rad_s"]).max() < 0.01
 
-    assert until(arrived, 20.0)
+    assert until(settled, 60.0)
     measured = [RAD_PER_TICK * (client.value(i, "Present_Position") - 2047) for i in IDS]
     true_rad = twin.ask(state=True)["arms"]["follower"]["position_rad"]
     assert np.abs(np.subtract(measured, true_rad)).max() < 0.02
-    # Gravity pulls: a servo that holds the arm forward shows load.
-    assert abs(client.value(2, "Present_Load")) > 20
+    # Gravity pulls: at rest the elbow, which holds the forearm, works hardest (about 13 % of its torque).
+    assert abs(client.value(3, "Present_Load")) > 50
     assert twin.stop() == 0
     written = [r for r in bus_log.load(log) if r.kind == "goal"]
     assert {r.servo_id: r.value for r in written} == goals
