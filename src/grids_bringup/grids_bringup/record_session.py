@@ -43,14 +43,18 @@ class RecordSession:
         self._stop = node.create_client(StopEpisode, "recorder/stop")
         self._estop = topics.publisher(node, "/estop", Bool)
         self._terminal: list | None = None
+        self._closed = False
         if sys.stdin is not None and sys.stdin.isatty():
             self._terminal = termios.tcgetattr(sys.stdin)
             tty.setcbreak(sys.stdin)
-            threading.Thread(target=self._read_keys, name="keys", daemon=True).start()
+            self._keys = threading.Thread(target=self._read_keys, name="keys", daemon=True)
+            self._keys.start()
 
     def close(self) -> None:
-        """Give the terminal back as it was."""
+        """Stop reading and give the terminal back as it was."""
+        self._closed = True
         if self._terminal is not None:
+            self._keys.join()  # it looks five times a second
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._terminal)
 
     def _on_status(self, message: EpisodeStatus) -> None:
@@ -64,7 +68,7 @@ class RecordSession:
         self._mode = message.mode
 
     def _read_keys(self) -> None:
-        while not self._quit:
+        while not (self._quit or self._closed):
             if not select.select([sys.stdin], [], [], 0.2)[0]:
                 continue
             # Not sys.stdin.read(1): what it takes ahead of a second key would wait there for a third.

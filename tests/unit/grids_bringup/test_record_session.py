@@ -98,12 +98,11 @@ def test_a_second_key_of_the_same_instant_is_not_kept_waiting_and_the_terminal_i
         monkeypatch.setattr(sys, "stdin", terminal)
         session, sent = opened()
         os.write(ours, b"\ne")
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while len(sent) < 2 and time.monotonic() < end:
             time.sleep(0.01)
-        session.press("q")
         session.close()
+        assert not session._keys.is_alive()
         assert [name for name, _ in sent] == ["recorder/start", "estop"]
         assert termios.tcgetattr(terminal) == before
-        time.sleep(0.3)  # the reader looks again five times a second
     os.close(ours)
