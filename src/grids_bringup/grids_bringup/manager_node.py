@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from grids_bringup.summary import RunStatistics, StreamStatistics
 from grids_common import topics
 from grids_common.params import declare, param
 
-SERVICE_WAIT_S = 20.0
+# Patience with processes that start on a busy machine; one that ends is noticed at once.
+START_WAIT_S = 60.0
+POLL_S = 0.05
 ERROR_LEVEL = 40  # rcl_interfaces/Log: ERROR 40, FATAL 50
 
 
@@ -93,6 +96,7 @@ class RunManager(Node):
     def _on_camera(self, camera: str, message: CameraInfo) -> None:
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         with self.lock:
+            self._beats[f"{camera} camera"] = time.monotonic()
             self.statistics.cameras[camera].add(stamp_ns, self._now_ns())
 
     def _on_log(self, message: Log) -> None:
@@ -102,21 +106,30 @@ class RunManager(Node):
             self.statistics.errors.append(f"{message.name}: {message.msg}")
             self.said.append(f"{message.name}: {message.msg}")
 
-    def call(self, kind, name: str, request, patience_s: float):
-        """Call a service from the main thread; None when it does not answer in time."""
+    def call(self, kind, name: str, request, patience_s: float, give_up: Callable[[], bool] = lambda: False):
+        """Call a service from the main thread; None when it does not answer in time or `give_up` says so."""
         if name not in self._clients_by_name:  # kept: discovering a service again would cost a tenth of a second
             self._clients_by_name[name] = self.create_client(kind, name)
         client = self._clients_by_name[name]
-        if not client.wait_for_service(timeout_sec=min(patience_s, SERVICE_WAIT_S)):
-            return None
+        deadline = time.monotonic() + min(patience_s, START_WAIT_S)
+        while not client.service_is_ready():
+            if give_up() or time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_S)
         done = threading.Event()
         future = client.call_async(request)
         future.add_done_callback(lambda _: done.set())
-        return future.result() if done.wait(patience_s) else None
+        deadline = time.monotonic() + patience_s
+        while not done.wait(POLL_S):
+            if give_up() or time.monotonic() > deadline:
+                return None
+        return future.result()
 
-    def transition(self, node: str, number: int, patience_s: float) -> bool:
+    def transition(
+        self, node: str, number: int, patience_s: float, give_up: Callable[[], bool] = lambda: False
+    ) -> bool:
         request = ChangeState.Request(transition=Transition(id=number))
-        response = self.call(ChangeState, f"{node}/change_state", request, patience_s)
+        response = self.call(ChangeState, f"{node}/change_state", request, patience_s, give_up)
         return bool(response is not None and response.success)
 
     def silent_for(self, node: str) -> float | None:

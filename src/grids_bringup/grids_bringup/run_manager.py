@@ -19,15 +19,18 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
-from grids_bringup.manager_node import SERVICE_WAIT_S, RunManager
+from grids_bringup.manager_node import START_WAIT_S, RunManager
 from grids_bringup.record_session import RecordSession
 from grids_bringup.summary import driver_summary
 
 CONFIGURE_WAIT_S = 120.0  # a full-size bundle loads, builds engines and warms up here
 TRANSITION_WAIT_S = 30.0
 HEARTBEAT_S = {"driver": 2.0, "policy": 6.0, "twin": 4.0}
+CAMERA_SILENT_S = 3.0
+OWN_STALL_S = 0.5
 AFTER_SUCCESS_S = 1.0
 REST_WAIT_S = 8.0
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS_PERIOD_S = {True: 0.2, False: 2.0}  # on a terminal, in a log
 
 
@@ -53,13 +56,15 @@ class Run:
         self.at_rest = False
         self.held = False
         self._exits_read = 0
+        self._looked = self._awake = self.started
+        self._mute: set[str] = set()
         self._next_status = 0.0
         self._parent = os.getppid()
 
     def bring_up(self) -> None:
         """Twin first, then the managed nodes in list order; stops at the first that fails."""
         if self.params.twin:
-            self._wait_for("twin", lambda: self.node.task is not None, SERVICE_WAIT_S)
+            self._wait_for("twin", lambda: self.node.task is not None, START_WAIT_S)
         for name in self.params.managed:
             self.say(f"{name}: configure")
             steps = (
@@ -67,18 +72,28 @@ class Run:
                 ("activate", Transition.TRANSITION_ACTIVATE, TRANSITION_WAIT_S),
             )
             for verb, number, patience_s in steps:
-                self._check_exits()
-                if self.stop.is_set():
+                if self._over():
                     return
-                if not self.node.transition(name, number, patience_s):
-                    self._check_exits()
+                if verb == "activate":
+                    self.up.append(name)  # from here on it may be active, whatever interrupts
+                done = self.node.transition(name, number, patience_s, self._over)
+                if self._over():
+                    return
+                if not done:
+                    self.up = [other for other in self.up if other != name]
                     raise RunError(self._sentence(name, f"{name} did not {verb}"))
-            self.up.append(name)
+        if self.params.policy == "expert":  # no lifecycle node: its first word says that it is there
+            self._wait_for("policy", lambda: self.node.policy is not None, START_WAIT_S)
+
+    def _over(self) -> bool:
+        """Whether waiting has become pointless: somebody asked to stop. RunError when a needed process ended."""
+        if not self.stop.is_set():
+            self._check_exits()
+        return self.stop.is_set()
 
     def _wait_for(self, name: str, ready, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
-        while not ready() and not self.stop.is_set():
-            self._check_exits()
+        while not ready() and not self._over():
             if time.monotonic() > deadline:
                 raise RunError(self._sentence(name, f"{name} was not heard within {patience_s:.0f} s"))
             time.sleep(0.05)
@@ -92,11 +107,11 @@ class Run:
 
     def watch(self) -> None:
         """Until the task is done, the time is up, somebody stops it or something fails."""
-        self.began = time.monotonic()
+        self.began = self._looked = self._awake = time.monotonic()
         success_at = None
-        while not self.stop.is_set():
-            self._check_exits()
+        while not self._over():
             self._check_heartbeats()
+            self._check_cameras()
             self._check_driver()
             elapsed = time.monotonic() - self.began
             with self.node.lock:
@@ -151,13 +166,28 @@ class Run:
             raise RunError(self._sentence("driver", f"driver: {driver.reason}"))
 
     def _check_heartbeats(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > OWN_STALL_S:  # this process did not run either: it could not have heard anybody
+            self._awake = now
+        self._looked = now
         for name, patience_s in HEARTBEAT_S.items():
             silence_s = self.node.silent_for(name)
-            if silence_s is not None and silence_s > patience_s:
+            if silence_s is not None and min(silence_s, now - self._awake) > patience_s:
                 self._hold()
                 raise RunError(
                     f"{name} has been silent for {silence_s:.1f} s (expected every {patience_s:.0f} s at most)"
                 )
+
+    def _check_cameras(self) -> None:
+        """A camera that falls silent is a warning: what it means for the arm is the policy's business."""
+        for camera in self.node.statistics.cameras:
+            silence_s = self.node.silent_for(f"{camera} camera")
+            if silence_s is None or min(silence_s, time.monotonic() - self._awake) < CAMERA_SILENT_S:
+                self._mute.discard(camera)
+            elif camera not in self._mute:
+                self._mute.add(camera)
+                since_s = max(time.monotonic() - silence_s - self.began, 0.0)
+                self.warnings.append(f"the {camera} camera fell silent {since_s:.1f} s into the run")
 
     def tear_down(self) -> None:
         """Reverse order. A clean end brings the arm to rest; any other end leaves it holding with torque on."""
@@ -173,16 +203,18 @@ class Run:
                 if not self.node.transition(name, number, 5.0):
                     self.warnings.append(f"{name} did not {verb}")
                     break
+        if not self.failure:
+            self._over()  # what died on the way down is a failure too
 
     def _rest(self) -> None:
         """Rest pose at limited speed, then torque off; a warning says why when the arm does not get there."""
-        response = self.node.call(Trigger, "driver/rest", Trigger.Request(), SERVICE_WAIT_S)
+        response = self.node.call(Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S, self._over)
         if response is None or not response.success:
             self.warnings.append(f"the arm was not brought to rest: {response.message if response else 'no answer'}")
             return
         deadline = time.monotonic() + REST_WAIT_S
         moving = False
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._over():
             state = self.node.driver.state if self.node.driver else ""
             moving |= state == "resting"
             if state == "released":
@@ -191,7 +223,8 @@ class Run:
             if moving and state != "resting":
                 break
             time.sleep(0.05)
-        self.warnings.append(f"the arm was not brought to rest: {self.node.driver.reason if self.node.driver else ''}")
+        reason = "stopped on the way" if self.stop.is_set() else self.node.driver.reason if self.node.driver else ""
+        self.warnings.append(f"the arm was not brought to rest: {reason}")
 
     def exit_code(self) -> int:
         if self.failure:
@@ -250,7 +283,8 @@ class Run:
         with self.node.lock:
             driver, task = self.node.driver, self.node.task
             statistics = self.node.statistics
-            rates = " ".join(f"{n} {c.recent_rate_hz():.0f}" for n, c in sorted(statistics.cameras.items()))
+            now_ns = self.node.get_clock().now().nanoseconds
+            rates = " ".join(f"{n} {c.recent_rate_hz(now_ns):.0f}" for n, c in sorted(statistics.cameras.items()))
             chunks = statistics.chunks
         parts = [f"{elapsed_s:6.1f} s", self.params.policy, f"chunks {chunks}"]
         if driver:
@@ -267,17 +301,19 @@ class Run:
 
 def conduct(run: Run) -> int:
     """Bring up, watch, tear down, sum up. Returns the exit code; the summary is written in every case."""
-    try:
-        run.bring_up()
-        if not run.stop.is_set():
-            run.watch()
-        else:
-            run.ended_by = "stopped"
-    except RunError as failure:
-        run.failure = str(failure)
-    except Exception as error:  # a bug here must still end in a held arm and a summary
-        run.failure = "".join(traceback.format_exception(error)).strip()
-    run.tear_down()
+
+    def attempt(step) -> None:
+        try:
+            step()
+        except RunError as failure:
+            run.failure = run.failure or str(failure)
+        except Exception as error:  # a bug here must still end in a held arm and a summary
+            run.failure = run.failure or "".join(traceback.format_exception(error)).strip()
+
+    attempt(run.bring_up)
+    if not run.failure:
+        attempt(run.watch)
+    attempt(run.tear_down)
     summary = run.summary()
     path = run.node.folder / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -293,8 +329,9 @@ def main() -> int:
     """Entry point of the executable `run_manager`."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in END_SIGNALS:
         signal.signal(number, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)  # blocked by the executable while it was starting
     node = RunManager()
     session = RecordSession(node) if node.params.record else None
     executor = SingleThreadedExecutor()

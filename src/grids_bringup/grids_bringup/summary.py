@@ -47,9 +47,11 @@ class StreamStatistics:
             "age_ms": percentiles_ms(self.ages_s),
         }
 
-    def recent_rate_hz(self, count: int = 30) -> float:
-        """Rate over the last `count` frames, for the status line."""
+    def recent_rate_hz(self, now_ns: int, count: int = 30) -> float:
+        """Rate over the last `count` frames, for the status line; 0 once none has arrived for a second."""
         stamps = self.stamps_ns[-count:]
+        if not stamps or now_ns - (stamps[-1] + 1e9 * self.ages_s[-1]) > 1e9:
+            return 0.0
         span_s = (stamps[-1] - stamps[0]) * 1e-9 if len(stamps) > 1 else 0.0
         return (len(stamps) - 1) / span_s if span_s > 0 else 0.0
 

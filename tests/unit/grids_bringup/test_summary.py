@@ -13,7 +13,9 @@ def test_a_camera_with_two_missing_frames_reports_them():
     assert summary["frames"] == 8
     assert summary["dropped"] == 2
     assert summary["age_ms"]["p50"] == 5.0
-    assert abs(stream.recent_rate_hz() - 7 / (9 * 33_333_333e-9)) < 0.01
+    last = 9 * 33_333_333
+    assert abs(stream.recent_rate_hz(last) - 7 / (9 * 33_333_333e-9)) < 0.01
+    assert stream.recent_rate_hz(last + 5_000_000 + 1_100_000_000) == 0.0, "a dead camera is not shown at its old rate"
 
 
 def test_a_silent_camera_is_a_zero_rate_not_an_error():
