@@ -19,6 +19,8 @@ POLL_S = 0.02
 # The driver may need this long to bring the arm to rest at limited speed.
 INTERRUPT_S = 10.0
 TERMINATE_S = 2.0
+# Once asked to stop, the run manager may need this long: it waits up to 5 s for every node that hangs.
+MANAGER_S = 45.0
 
 
 def command(node: NodeSpec) -> list[str]:
@@ -47,7 +49,8 @@ class Supervisor:
         self._folder = folder
         self._manager = manager
         self._running: dict[str, psutil.Popen] = {}
-        self._stopping = False
+        self._asked = 0
+        self._patience_ends: float | None = None
 
     def run(self) -> int:
         """Start everything, wait for the manager, stop the rest; returns the manager's exit code."""
@@ -77,10 +80,17 @@ class Supervisor:
             )
 
     def _on_signal(self, number: int, _frame) -> None:
-        """Hand the wish to stop to the manager: it holds the arm and writes the summary."""
-        manager = self._running.get(self._manager)
-        if manager is not None and manager.is_running() and not self._stopping:
+        self._asked = number
+
+    def _pass_on(self) -> None:
+        """Hand the wish to stop to the manager, which holds the arm and writes the summary; kill one that hangs."""
+        manager = self._running[self._manager]
+        if self._asked:
+            number, self._asked = self._asked, 0
             manager.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            self._patience_ends = self._patience_ends or time.monotonic() + MANAGER_S
+        elif self._patience_ends and time.monotonic() > self._patience_ends:
+            manager.kill()
 
     def _watch(self) -> int:
         seen: set[str] = set()
@@ -93,6 +103,7 @@ class Supervisor:
                     return self._manager_code(code)
                 seen.add(node.name)
                 record_exit(self._folder, node, code)
+            self._pass_on()
             time.sleep(POLL_S)
 
     def _manager_code(self, code: int) -> int:
@@ -108,7 +119,6 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Everybody is asked at once, so that the driver holds before anything slow ends; the twin outlives them."""
-        self._stopping = True
         for node in self._nodes:
             if not node.package.endswith("_sim"):
                 self._signal(node, signal.SIGINT)
