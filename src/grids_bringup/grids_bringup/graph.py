@@ -20,6 +20,8 @@ from grids_common.params import ParameterError, load_file
 from grids_common.topics import CAMERAS
 from grids_policy.bundle import BundleError, read_manifest
 
+MAX_DOMAIN = 232  # beyond it DDS has no ports
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
@@ -64,7 +66,9 @@ def claim_domain():
 
     An flock, so a killed run never blocks the next one. Raises ParameterError when another run holds it.
     """
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    domain = os.environ.get("ROS_DOMAIN_ID") or "0"
+    if not (domain.isascii() and domain.isdigit() and int(domain) <= MAX_DOMAIN):
+        raise ParameterError(f"ROS_DOMAIN_ID: expected a number from 0 to {MAX_DOMAIN}, got {domain!r}")
     # Always the same folder: a login shell and a cron job must see each other's claim.
     path = Path("/tmp") / f"grids-run-{os.getuid()}-{domain}.lock"
     try:

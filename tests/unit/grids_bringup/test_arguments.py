@@ -5,7 +5,7 @@ import pytest
 from grids_bringup import arguments as module
 from grids_bringup.arguments import INSTRUCTIONS, DeployArguments, TeleopArguments, parse, run_folder
 from grids_bringup.arguments import check_deploy as check
-from grids_bringup.graph import teleop_nodes
+from grids_bringup.graph import claim_domain, teleop_nodes
 from grids_common.params import ParameterError
 
 
@@ -74,6 +74,13 @@ def test_an_earlier_run_is_never_written_over(tmp_path):
 def test_runs_in_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_folder("") != run_folder("")
+
+
+@pytest.mark.parametrize("domain", ["kitchen", "-1", "233", "../etc"])
+def test_a_domain_that_is_no_domain_is_refused_before_every_node_fails_on_it(domain, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+    with pytest.raises(ParameterError, match=rf"ROS_DOMAIN_ID: expected a number from 0 to 232, got '{domain}'"):
+        claim_domain()
 
 
 def test_an_episode_of_a_real_arm_has_the_text_of_its_task_unless_another_is_given(tmp_path):
