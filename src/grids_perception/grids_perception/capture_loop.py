@@ -13,6 +13,7 @@ from grids_perception.core.capture import Frame, FrameCounter, Stamp, StampMappe
 from grids_perception.source import AbstractSource, EndOfStreamError, SourceError, SourceInfo
 
 RESET_AFTER_ATTEMPTS = 3
+SETTLED_S = 5.0  # a camera that delivers changing pictures for so long is well again
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class CaptureLoop:
         )
         self._window = _Window()
         self._reconnects = self._resets = 0
+        self._attempts = 0  # to open it since it was last well; grows also where opening works and the stream does not
         self._stamp: Stamp | None = None
         self._domain = ""
         self.fatal = ""
@@ -150,22 +152,22 @@ class CaptureLoop:
 
     def _reopen(self) -> bool:
         """Open again with back-off until it works; False when asked to stop."""
-        attempt = 0
-        while not self._stop.wait(backoff_s(attempt)):
-            if attempt and attempt % RESET_AFTER_ATTEMPTS == 0:
+        while not self._stop.wait(backoff_s(self._attempts)):
+            if self._attempts and self._attempts % RESET_AFTER_ATTEMPTS == 0:
                 self._resets += 1
+                self._log("warning", f"asking the camera to restart after {self._attempts} attempts")
                 self._source.reset()
+            self._attempts += 1
             try:
                 self._info = self._source.open()
             except SourceError as error:
-                self._reason = f"{error} (attempt {attempt + 1}, next in {backoff_s(attempt + 1):.1f} s)"
+                self._reason = f"{error} (attempt {self._attempts}, next in {backoff_s(self._attempts):.1f} s)"
                 self._log("warning", self._reason)
                 self._source.close()
-                attempt += 1
                 continue
             self._reconnects += 1
             self._counter.forget_position()
-            self._log("info", f"{self._info.name} is back after {attempt + 1} attempt(s)")
+            self._log("info", f"{self._info.name} is back after {self._attempts} attempt(s)")
             return True
         return False
 
@@ -173,19 +175,18 @@ class CaptureLoop:
         """Deliver frames until the camera is lost or the loop is stopped; EndOfStreamError passes through."""
         live = self._info is not None and self._info.live
         self._still = StillDetector()
-        silent_since = time.monotonic()
+        opened = heard = time.monotonic()
         while not self._stop.is_set():
             try:
                 frame = self._source.read(self._limits.timeout_s)
-                begin = time.perf_counter()
-                if frame is not None:
-                    silent_since = time.monotonic()
-                    self._accept(frame, begin)
-                    frozen_s = self._still.still_ns * 1e-9
-                    if live and frozen_s > self._limits.frozen_after_s:
-                        raise SourceError(f"the picture has been frozen for {frozen_s:.1f} s")
-                elif live and time.monotonic() - silent_since >= self._limits.timeout_s:
-                    raise SourceError(f"no frame for {self._limits.timeout_s:.1f} s")
+                begin, now = time.perf_counter(), time.monotonic()
+                if frame is not None and self._accept(frame, begin):
+                    heard = now
+                    self._check_still(live=live)
+                    if self._still.still_ns == 0 and now - opened > SETTLED_S:
+                        self._attempts = 0
+                elif live and now - heard >= self._limits.timeout_s:
+                    raise SourceError(f"no new frame for {self._limits.timeout_s:.1f} s")
             except EndOfStreamError:
                 raise
             except SourceError as error:
@@ -197,9 +198,16 @@ class CaptureLoop:
         self._log("error", f"camera lost: {reason}; reopening")
         self._source.close()
 
-    def _accept(self, frame: Frame, begin: float) -> None:
+    def _check_still(self, *, live: bool) -> None:
+        frozen_s = self._still.still_ns * 1e-9
+        if live and frozen_s > self._limits.frozen_after_s:
+            black = ", black: lens cap, light or exposure?" if self._still.black else ""
+            raise SourceError(f"the picture has been frozen for {frozen_s:.1f} s{black}")
+
+    def _accept(self, frame: Frame, begin: float) -> bool:
+        """Deliver one frame; False for one already seen, which is no sign of life."""
         if not self._counter.add(frame.number):
-            return
+            return False
         stamp = self._mapper.map(frame.device_ms, frame.domain, frame.arrival_ns)
         now_ns = time.monotonic_ns()
         self._still.add(frame.pixels, now_ns)
@@ -209,3 +217,4 @@ class CaptureLoop:
         self._window.arrivals_ns.append(now_ns)
         self._window.ages_ns.append(stamp.age_ns)
         self._window.costs_s.append(time.perf_counter() - begin)
+        return True

@@ -108,10 +108,11 @@ def test_back_off_doubles_and_stays_bounded():
 
 
 class ScriptedSource(AbstractSource):
-    """Plays "frame", "same", "silent", "unplug", "break" at about 200 Hz; after a loss opening fails `absent` times."""
+    """Plays "frame", "same", "again", "silent", "unplug", "break" at about 200 Hz; after a loss opening fails `absent`
+    times. With `ill` every picture stands still, or none comes, until the device is reset."""
 
-    def __init__(self, script: list[str], absent: int = 0):
-        self.script, self.absent = list(script), absent
+    def __init__(self, script: list[str], absent: int = 0, ill: str = ""):
+        self.script, self.absent, self.ill = list(script), absent, ill
         self.opened = self.resets = self.number = 0
 
     def open(self) -> SourceInfo:
@@ -124,7 +125,7 @@ class ScriptedSource(AbstractSource):
 
     def read(self, timeout_s: float) -> Frame | None:
         time.sleep(0.005)
-        step = self.script.pop(0) if self.script else "frame"
+        step = self.script.pop(0) if self.script else self.ill or "frame"
         if step == "unplug":
             raise SourceError("unplugged")
         if step == "break":
@@ -132,7 +133,7 @@ class ScriptedSource(AbstractSource):
         if step == "silent":
             time.sleep(timeout_s)
             return None
-        self.number += 1
+        self.number += step != "again"  # the same exposure once more
         level = 50 if step == "same" else (self.number * 7) % 256
         return Frame(np.full((8, 8, 3), level, np.uint8), self.number, None, "none", time.time_ns())
 
@@ -141,6 +142,7 @@ class ScriptedSource(AbstractSource):
 
     def reset(self) -> None:
         self.resets += 1
+        self.ill = ""
 
 
 def run_until(source: ScriptedSource, condition, monkeypatch, limits=None):
@@ -185,6 +187,27 @@ def test_a_frozen_picture_is_a_lost_camera(monkeypatch):
     source = ScriptedSource(["frame"] * 3 + ["same"] * 100)
     _, said, _ = run_until(source, lambda loop, frames: source.opened >= 2, monkeypatch)
     assert any("frozen for 0.2" in text for text in said)
+
+
+@pytest.mark.parametrize("ill", ["same", "silent", "again"], ids=["frozen", "silent", "one frame over and over"])
+def test_a_camera_that_opens_but_does_not_work_is_reset_and_delivers_again(ill, monkeypatch):
+    """Opening works each time, so only the count over all of them leads to the reset that cures a hung camera."""
+    source = ScriptedSource(["frame"] * 3, ill=ill)
+    limits = CaptureLimits(timeout_s=0.05, frozen_after_s=0.05)
+    _, said, health = run_until(source, lambda loop, frames: source.resets and len(frames) > 150, monkeypatch, limits)
+    assert (source.resets, health.resets) == (1, 1)
+    assert source.opened == 5  # at first, three times again in vain, after the reset
+    assert health.state == "streaming"
+    assert "warning: asking the camera to restart after 3 attempts" in said
+
+
+def test_a_camera_that_was_well_for_a_while_starts_the_count_anew(monkeypatch):
+    monkeypatch.setattr("grids_perception.capture_loop.SETTLED_S", 0.1)
+    source = ScriptedSource((["unplug"] + ["frame"] * 40) * 5)
+    _, said, health = run_until(source, lambda loop, frames: source.opened == 6 and len(frames) > 200, monkeypatch)
+    assert health.reconnects == 5
+    assert source.resets == 0
+    assert sum("back after 1 attempt(s)" in text for text in said) == 5
 
 
 def receiver_fails(frame, stamp):
