@@ -180,14 +180,17 @@ class Run:
 
     def _check_cameras(self) -> None:
         """A camera that falls silent is a warning: what it means for the arm is the policy's business."""
+        now = time.monotonic()
         for camera in self.node.statistics.cameras:
-            silence_s = self.node.silent_for(f"{camera} camera")
-            if silence_s is None or min(silence_s, time.monotonic() - self._awake) < CAMERA_SILENT_S:
+            heard_s = self.node.silent_for(f"{camera} camera")
+            silence_s = now - self.began if heard_s is None else heard_s
+            if min(silence_s, now - self._awake) < CAMERA_SILENT_S:
                 self._mute.discard(camera)
             elif camera not in self._mute:
                 self._mute.add(camera)
-                since_s = max(time.monotonic() - silence_s - self.began, 0.0)
-                self.warnings.append(f"the {camera} camera fell silent {since_s:.1f} s into the run")
+                fell = f"fell silent {max(now - silence_s - self.began, 0.0):.1f} s into the run"
+                how = f"sent nothing in the first {CAMERA_SILENT_S:.0f} s" if heard_s is None else fell
+                self.warnings.append(f"the {camera} camera {how}")
 
     def tear_down(self) -> None:
         """Reverse order. A clean end brings the arm to rest; any other end leaves it holding with torque on."""

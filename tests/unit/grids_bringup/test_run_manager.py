@@ -122,15 +122,23 @@ def test_silence_counts_only_while_this_process_could_hear(tmp_path, monkeypatch
         run._check_heartbeats()
 
 
-def test_a_camera_that_falls_silent_is_a_warning_once(tmp_path):
+@pytest.mark.parametrize(
+    ("silent", "warning"),
+    [
+        ({"front camera": 4.0}, "the front camera fell silent 6."),
+        ({}, "the front camera sent nothing in the first 3 s"),
+    ],
+    ids=["fell silent", "never heard"],
+)
+def test_a_silent_camera_is_one_warning(tmp_path, silent, warning):
     node = Node(tmp_path)
     run = Run(node, threading.Event())
     run.began = run._awake = time.monotonic() - 10.0
-    node.silent = {"front camera": 4.0}
+    node.silent = silent
     for _ in range(3):
         run._check_cameras()
     assert len(run.warnings) == 1
-    assert run.warnings[0].startswith("the front camera fell silent 6.")
+    assert run.warnings[0].startswith(warning)
 
 
 def test_an_expert_that_never_speaks_is_named(tmp_path, monkeypatch):
