@@ -10,7 +10,10 @@ UV_VERSION=0.13.9
 STATE=$ROOT/.grids
 VENV=$ROOT/.venv
 started=$SECONDS
-mkdir -p "$STATE"
+if ! mkdir -p "$STATE" 2>/dev/null || [ ! -w "$STATE" ] || [ ! -w "$ROOT" ]; then
+  echo "grids: expected a folder that $(id -un) may write to set it up, got $ROOT (owner $(stat -c %U "$ROOT")): run this as its owner, or: sudo chown -R $(id -un) '$ROOT'" >&2
+  exit 1
+fi
 LOG=$STATE/setup.log
 exec 9>"$STATE/lock"
 if ! flock -n 9; then
@@ -40,6 +43,23 @@ if [ -n "${ROS_DISTRO:-}" ]; then
   ros=jazzy
 fi
 
+# The interpreter of .venv: apt's ROS has modules for its own only, the ROS wheels exist for three versions.
+choose_python() {
+  local name candidates=(python3)
+  [ "$ros" = jazzy ] || candidates+=(python3.13 python3.12 python3.11)
+  for name in "${candidates[@]}"; do
+    PYTHON=$name
+    "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && return
+  done
+  die "expected Python 3.11, 3.12 or 3.13 as python3, got $(python3 --version 2>/dev/null || echo none): install one of them and run the same command again"
+}
+check_machine() {
+  local machine
+  machine="$(uname -s) $(uname -m)"
+  [ "$ros" = jazzy ] || [ "$machine" = "Linux x86_64" ] \
+    || die "expected Linux x86_64, for which ROS wheels exist, got $machine: source /opt/ros/jazzy/setup.bash first, or use the container in docker/"
+}
+
 wants() { [[ " ${levels[*]} " == *" $1 "* || " ${levels[*]} " == *" dev "* ]]; }
 libraries=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null || true)
 has_library() { [[ $libraries == *"$1"* ]]; }
@@ -48,8 +68,8 @@ check_system() {
   command -v g++ >/dev/null || missing+=(g++)
   command -v make >/dev/null || missing+=(make)
   command -v cmake >/dev/null || missing+=(cmake)
-  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-  [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing+=(python3-dev)
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing+=("$PYTHON-venv")
+  [ -f "$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing+=("$PYTHON-dev")
   has_library libOSMesa.so || has_library libEGL.so || missing+=(libosmesa6)
   has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
   if wants view; then
@@ -73,11 +93,18 @@ make_venv() {
   rm -rf "$VENV"
   local options=()
   [ "$ros" = jazzy ] && options+=(--system-site-packages)
-  python3 -m venv "${options[@]}" "$VENV"
+  "$PYTHON" -m venv "${options[@]}" "$VENV"
   "$VENV/bin/python" -m pip install -q --disable-pip-version-check "uv==$UV_VERSION"
 }
 
-install_locked() { VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
+forget_half_installed() {  # uv takes a package whose files were not all linked for installed; INSTALLER is written last
+  local info
+  for info in "$VENV"/lib/python3*/site-packages/*.dist-info; do
+    [ ! -d "$info" ] || [ -f "$info/INSTALLER" ] || rm -rf "$info"
+  done
+}
+
+install_locked() { forget_half_installed; VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
 
 use_gpu_runtime() {  # both packages share one import name, so the CPU build has to go
   VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip uninstall -q onnxruntime
@@ -88,15 +115,16 @@ patch_wheels() {  # the wheels' CMake exports carry two paths of the machine tha
   local python_include numpy_include
   python_include=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
   numpy_include=$("$VENV/bin/python" -c 'import numpy; print(numpy.get_include())')
-  { grep -rlE '/opt/python/cp3[0-9]+-cp3[0-9]+' "$VENV"/share/*/cmake || true; } | xargs -r sed -i -E \
+  { grep -rlZE '/opt/python/cp3[0-9]+-cp3[0-9]+' "$VENV"/share/*/cmake || true; } | xargs -0 -r sed -i -E \
     -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/lib/python3\.[0-9]+/site-packages/numpy/_core/include#$numpy_include#g" \
     -e "s#/opt/python/cp3[0-9]+-cp3[0-9]+/include/python3\.[0-9]+#$python_include#g"
 }
 
 build() {
   local prefix=${AMENT_PREFIX_PATH:-} python=$VENV/bin/python
-  # A build made elsewhere (the folder was moved or copied) holds absolute paths: start over.
-  if [ -f "$STATE/built" ] && [ "$(cat "$STATE/built")" != "$ROOT $ros" ]; then rm -rf build install log; fi
+  # A build made elsewhere (the folder was moved or copied, perhaps in mid-build) holds absolute paths: start over.
+  if [ "$(cat "$STATE/build" 2>/dev/null || cat "$STATE/built" 2>/dev/null)" != "$ROOT $ros" ]; then rm -rf build install log; fi
+  echo "$ROOT $ros" >"$STATE/build"
   [ "$ros" = wheels ] && prefix=$VENV
   PATH=$VENV/bin:$PATH AMENT_PREFIX_PATH=$prefix CMAKE_PREFIX_PATH=$prefix "$python" -m colcon \
     build --symlink-install --event-handlers console_direct- console_cohesion+ \
@@ -147,9 +175,10 @@ once() {  # once NAME "what" command…: skipped while the inputs recorded under
   echo "$key" >"$stamp"
 }
 
-"$VENV/bin/python" -c '' 2>/dev/null && "$VENV/bin/uv" --version >/dev/null 2>&1 && [ "$(cat "$STATE/venv" 2>/dev/null)" = "$VENV $ros" ] \
+"$VENV/bin/python" -c 'import pip, sys; sys.exit(not pip.__file__.startswith(sys.prefix))' 2>/dev/null && "$VENV/bin/uv" --version >/dev/null 2>&1 && [ "$(cat "$STATE/venv" 2>/dev/null)" = "$VENV $ros" ] \
   || rm -f "$STATE"/*.inputs "$STATE"/*.done "$STATE/venv"
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "expected Python 3.11 or newer as python3, got $(python3 --version 2>&1)"
+check_machine
+choose_python
 check_system
 if [ ! -f "$STATE/venv" ]; then
   step "Python environment" make_venv
