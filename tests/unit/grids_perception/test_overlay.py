@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from grids_perception.core.overlay import RING, Style, draw, retention_colors
+from grids_perception.core.overlay import RING, Style, draw, place_labels, retention_colors
 from grids_perception.core.samples import (
     ALIGN_CORNERS_FALSE,
     ALIGN_CORNERS_TRUE,
@@ -54,12 +54,37 @@ def test_rings_lie_within_half_a_pixel_of_the_analytic_position(image, centred, 
     grid = coordinate * 7 if convention == ALIGN_CORNERS_TRUE else coordinate * 8 - 0.5
     in_input = (grid + 0.5) * 64  # input pixels from the input's edge
     expected = (in_input - box.pad) * np.array(image) / box.resized - 0.5
+    found = ring_centre(samples([coordinate], box, convention), image)
+    assert np.abs(found - expected).max() <= 0.5
+
+
+def ring_centre(shown: Samples, image: tuple[int, int]) -> np.ndarray:
     black = np.zeros((image[1], image[0], 3), np.uint8)
-    drawn = draw(black, samples([coordinate], box, convention), style=RINGS_ONLY).astype(float)
+    drawn = draw(black, shown, style=RINGS_ONLY).astype(float)
     weight = drawn[..., 0] * (drawn[..., 0] > 60)  # the ring, not its dark edge
     y, x = np.mgrid[: image[1], : image[0]]
-    found = np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
-    assert np.abs(found - expected).max() <= 0.5
+    return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_size_pad_grid_and_place_is_drawn_within_half_a_pixel(seed):
+    """The position is computed from the definition of grid_sample (2P - 1) and of the resize, one axis at a time."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(64, 900, 2)
+    whole = rng.integers(64, 700, 2)
+    resized = np.array([rng.integers(whole[a] // 3, whole[a] + 1) for a in (0, 1)])
+    pad = np.array([rng.integers(0, whole[a] - resized[a] + 1) for a in (0, 1)])
+    rows, columns = rng.integers(2, 20, 2)
+    wanted = rng.uniform(24, image - 24)  # a whole ring fits in there
+    coordinate = np.empty(2)
+    for axis, cells in ((0, columns), (1, rows)):
+        at_input = (wanted[axis] + 0.5) * resized[axis] / image[axis] + pad[axis]  # from the input's edge
+        cell = at_input * cells / whole[axis] - 0.5
+        coordinate[axis] = cell / (cells - 1) if seed % 2 else (cell + 0.5) / cells
+    box = Letterbox(*(tuple(int(n) for n in pair) for pair in (image, whole, resized, pad)))
+    convention = ALIGN_CORNERS_TRUE if seed % 2 else ALIGN_CORNERS_FALSE
+    shown = Samples("front", 0, coordinate[None].astype(np.float32), (int(rows), int(columns)), convention, box)
+    assert np.abs(ring_centre(shown, tuple(image)) - wanted).max() <= 0.5
 
 
 def test_a_marked_pixel_survives_the_way_through_the_resize_the_model_uses():
@@ -123,12 +148,47 @@ def test_retention_tint_covers_exactly_its_cell():
     assert np.abs(drawn[~expected] - low).max() <= 1
 
 
-def test_a_sample_in_the_padding_is_marked_at_the_border_and_counted():
+def test_a_sample_in_the_padding_is_marked_below_the_legend_and_counted():
     black = np.zeros((480, 640, 3), np.uint8)
     inside = draw(black, samples([[0.5, 0.9]], letterbox((640, 480))))
     outside = draw(black, samples([[0.5, 0.1]], letterbox((640, 480))))
-    assert (outside[:20] == RING).all(axis=2).any()
-    assert not np.array_equal(inside[:24], outside[:24])
+    marked = (outside == RING).all(axis=2)
+    assert marked[24:44].any()
+    assert not marked[:24].any()
+    assert not np.array_equal(inside[:24], outside[:24])  # "1 in padding"
+
+
+@pytest.mark.parametrize("image", [(640, 480), (320, 240), (212, 120), (1280, 720)])
+def test_nothing_is_drawn_over_the_legend_and_no_word_is_cut_off(image):
+    """Samples all over the top, as an untrained policy gives them: the strip reads the same as without any ring."""
+    rng = np.random.default_rng(0)
+    crowd = samples(rng.uniform([0.0, 0.0], [1.0, 0.4], (16, 2)), letterbox(image), mean_retention=0.83)
+    black = np.zeros((image[1], image[0], 3), np.uint8)
+    bare = Style(rings=False, index=False, trail=False, footprint=False)
+    words = draw(black, crowd, style=bare, age_s=0.3)
+    drawn = draw(black, crowd, style=Style(footprint=False), age_s=0.3)
+    height = round(24 * max(0.55, min(image) / 480))
+    letters = words[:height].max(axis=2) > 250
+    assert letters.sum() > 50
+    assert (drawn[:height][letters] > 240).all()
+    assert not letters[:, -2:].any()
+
+
+def overlap(a, b) -> float:
+    return float(np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)))
+
+
+def test_a_label_goes_right_of_its_ring_and_elsewhere_only_when_that_is_taken():
+    sizes = np.full((4, 2), 12.0)
+    centers = np.array([[50.0, 50.0], [68.0, 50.0], [195.0, 100.0], [100.0, 199.0]])
+    boxes = place_labels(centers, 7.0, sizes, (0, 24, 200, 200))
+    assert boxes[1, 0] == 76.0  # free on the right
+    assert boxes[0, 2] <= 43.0  # its right side is a ring's
+    assert boxes[2, 2] <= 188.0  # the picture ends there
+    assert boxes[3, 3] <= 200.0  # whole letters at the lower border
+    rings = np.concatenate([centers - 7, centers + 7], 1)
+    assert max(overlap(b, r) for b in boxes for r in rings) == 0
+    assert max(overlap(boxes[i], boxes[k]) for i in range(4) for k in range(i)) == 0
 
 
 def test_without_samples_the_image_is_returned_as_a_copy():

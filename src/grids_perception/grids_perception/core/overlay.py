@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from grids_perception.core.samples import Samples, cell_edges, footprint, sample_pixels
-from grids_perception.core.text import draw_text, text_width
+from grids_perception.core.text import draw_text, shorten, text_width
 
 RING = (255, 214, 10)  # amber: stands off the sky blue of the footprint for every kind of colour vision
 READ = (86, 180, 233)
@@ -88,44 +88,76 @@ def inside_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return ((pixels >= -0.5) & (pixels <= np.array(size) - 0.5)).all(axis=1)
 
 
-def _draw_rings(image: np.ndarray, pixels: np.ndarray, unit: float, *, index: bool) -> None:
-    """Rings at (K, 2); samples in the padding become diamonds at the border they left through."""
+def _covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area (..., N) that each of the boxes (..., 4), left top right bottom, shares with each of the others (N, 4)."""
+    shared = np.minimum(boxes[..., None, 2:], others[:, 2:]) - np.maximum(boxes[..., None, :2], others[:, :2])
+    np.maximum(shared, 0.0, out=shared)
+    return shared[..., 0] * shared[..., 1]
+
+
+def place_labels(centers: np.ndarray, radius: float, sizes: np.ndarray, room: tuple[int, int, int, int]) -> np.ndarray:
+    """Boxes (K, 4) for labels of `sizes` (K, 2) beside rings of `radius` at (K, 2), inside `room`.
+
+    Right of the ring; where another ring or label is in the way, on the side where least is covered.
+    """
+    near, half = radius + 1, sizes / 2
+    right, below = np.stack([near + 0 * half[:, 0], -half[:, 1]], 1), np.stack([-half[:, 0], near + 0 * half[:, 1]], 1)
+    left, above = right - [1, 0] * (sizes + 2 * near), below - [0, 1] * (sizes + 2 * near)
+    corners = centers[:, None] + np.stack([right, left, above, below], 1)  # (K, 4, 2)
+    corners = np.clip(corners, room[:2], np.maximum(room[:2], room[2:] - sizes)[:, None])
+    sides = np.concatenate([corners, corners + sizes[:, None]], 2)  # (K, 4, 4)
+    boxes, count = sides[:, 0].copy(), len(centers)
+    taken = np.concatenate([centers - radius, centers + radius], 1)
+    clash = _covered(boxes, taken).any(axis=1) | (_covered(boxes, boxes) * (1 - np.eye(count))).any(axis=1)
+    for k in np.flatnonzero(clash):
+        others = np.concatenate([taken, boxes[:k], boxes[k + 1 :]])
+        boxes[k] = sides[k, int(_covered(sides[k], others).sum(axis=1).argmin())]
+    return boxes
+
+
+def _draw_labels(image: np.ndarray, centers: np.ndarray, radius: float, unit: float, top: int) -> None:
+    """The index of each sample beside its ring."""
+    size = max(8, round(13 * unit))
+    sizes = np.array([(text_width(str(k), size, halo_px=1), 0.8 * size) for k in range(len(centers))])
+    boxes = place_labels(centers, radius, sizes, (0, top, image.shape[1], image.shape[0]))
+    for k, (x, y) in enumerate(boxes[:, :2]):
+        draw_text(image, str(k), (round(x), round(y - 0.24 * size)), size, halo_px=1)
+
+
+def _draw_rings(image: np.ndarray, pixels: np.ndarray, unit: float, *, index: bool, top: int) -> None:
+    """Rings at (K, 2); samples in the padding become diamonds at the border they left through, below `top`."""
     height, width = image.shape[:2]
     radius = max(3.5, 7.0 * unit)
     fixed_radius = round(radius * (1 << _SHIFT))
     thin = max(2, round(1.7 * unit))
     thick = thin + max(2, round(2.4 * unit))
-    size = max(8, round(13 * unit))
     inside = inside_image(pixels, (width, height))
-    limit = np.array([width, height]) - radius
-    shown = np.where(inside[:, None], pixels, np.clip(pixels, radius, limit))
+    half = 0.8 * radius + thick / 2  # of a diamond
+    border = np.clip(pixels, [half, top + half], np.array([width, height]) - 1 - half)
+    shown = np.where(inside[:, None], pixels, border)
     for k, fixed in enumerate(_fixed(shown)):
-        x, y = float(shown[k, 0]), float(shown[k, 1])
         if inside[k]:
             center = (int(fixed[0]), int(fixed[1]))
             cv2.circle(image, center, fixed_radius, DARK, thick, cv2.LINE_AA, _SHIFT)
             cv2.circle(image, center, fixed_radius, RING, thin, cv2.LINE_AA, _SHIFT)
         else:
-            marker = (cv2.MARKER_DIAMOND, round(1.6 * radius))
-            cv2.drawMarker(image, (round(x), round(y)), DARK, *marker, thick, cv2.LINE_AA)
-            cv2.drawMarker(image, (round(x), round(y)), RING, *marker, thin, cv2.LINE_AA)
-        if index:
-            label = str(k)
-            left = x + radius + 1
-            if left + size * len(label) > width:
-                left = x - radius - 3 - text_width(label, size, halo_px=1)
-            draw_text(image, label, (round(left), round(y - 0.65 * size)), size, halo_px=1)
+            spot, marker = (round(shown[k, 0]), round(shown[k, 1])), (cv2.MARKER_DIAMOND, round(1.6 * radius))
+            cv2.drawMarker(image, spot, DARK, *marker, thick, cv2.LINE_AA)
+            cv2.drawMarker(image, spot, RING, *marker, thin, cv2.LINE_AA)
+    if index:
+        _draw_labels(image, shown, radius + thin / 2, unit, top)
 
 
-def _legend_text(samples: Samples, outside: int, age_s: float | None) -> str:
-    parts = [samples.camera, f"{len(samples.coordinates)} sample locations"]
+def _legend_text(samples: Samples, outside: int, age_s: float | None, *, brief: bool) -> str:
+    words = ("samples", "retention", "old") if brief else ("sample locations", "mean retention", "ago")
+    parts = [samples.camera, f"{len(samples.coordinates)} {words[0]}"]
     if outside:
         parts.append(f"{outside} in padding")
     if np.isfinite(samples.mean_retention):
-        parts.append(f"mean retention {samples.mean_retention:.2f}")
+        parts.append(f"{words[1]} {samples.mean_retention:.2f}")
     if age_s is not None:
-        parts.append(f"sampled {age_s:.1f} s ago")
-    return "  ·  ".join(parts)
+        parts.append(f"{'' if brief else 'sampled '}{age_s:.1f} s {words[2]}")
+    return (" · " if brief else "  ·  ").join(parts)
 
 
 def _color_bar(image: np.ndarray, style: Style, unit: float) -> None:
@@ -146,13 +178,24 @@ def _color_bar(image: np.ndarray, style: Style, unit: float) -> None:
     draw_text(image, right, (x + bar_w + 1, top), size)
 
 
+def _legend_px(unit: float) -> int:
+    return round(24 * unit)
+
+
 def _draw_legend(image: np.ndarray, samples: Samples, style: Style, outside: int, age_s: float | None) -> None:
-    """A dark strip on top with the numbers, and the colour bar where a retention map is shown."""
+    """A dark strip on top with the numbers, and the colour bar where a retention map is shown.
+
+    Drawn last: a ring under the strip shows through it, the words stay readable.
+    """
     unit = _unit(image)
-    strip = image[: round(24 * unit)]
+    strip = image[: _legend_px(unit)]
     cv2.convertScaleAbs(strip, dst=strip, alpha=0.45)
-    text, size = _legend_text(samples, outside, age_s), max(9, round(14 * unit))
-    draw_text(image, text, (round(6 * unit), round(4 * unit)), size, halo_px=1)
+    size, left = max(9, round(14 * unit)), round(6 * unit)
+    room = image.shape[1] - 2 * left
+    text = _legend_text(samples, outside, age_s, brief=False)
+    if text_width(text, size, halo_px=1) > room:
+        text = shorten(_legend_text(samples, outside, age_s, brief=True), size, room, halo_px=1)
+    draw_text(image, text, (left, round(4 * unit)), size, halo_px=1)
     if style.retention and samples.retention is not None:
         _color_bar(image, style, unit)
 
@@ -185,11 +228,11 @@ def draw(
     tinted = style.footprint or (style.retention and samples.retention is not None)
     out = _tint_cells(image, samples, style) if tinted else image.copy()
     pixels = sample_pixels(samples, size)
-    if style.legend:
-        _draw_legend(out, samples, style, int((~inside_image(pixels, size)).sum()), age_s)
     if style.trail:
         past = [s for s in history if len(s.coordinates) == len(pixels)]
         _draw_trail(out, [*(sample_pixels(s, size) for s in past), pixels], unit)
     if style.rings:
-        _draw_rings(out, pixels, unit, index=style.index)
+        _draw_rings(out, pixels, unit, index=style.index, top=_legend_px(unit) if style.legend else 0)
+    if style.legend:
+        _draw_legend(out, samples, style, int((~inside_image(pixels, size)).sum()), age_s)
     return out

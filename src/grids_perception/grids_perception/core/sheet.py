@@ -8,7 +8,7 @@ import numpy as np
 
 from grids_perception.core.overlay import Style, draw
 from grids_perception.core.samples import Samples
-from grids_perception.core.text import draw_text, text_width
+from grids_perception.core.text import draw_text, shorten, text_width
 
 BACKGROUND = (22, 24, 30)
 MUTED = (150, 156, 166)
@@ -88,14 +88,6 @@ def _draw_panel(canvas: np.ndarray, panel: Panel, style: Style) -> None:
     draw_text(canvas, _caption(panel), (12, height + 3), 14, bold=False, halo_px=0)
 
 
-def _shorten(text: str, size_px: int, room_px: int) -> str:
-    if text_width(text, size_px, halo_px=0) <= room_px:
-        return text
-    while text and text_width(text + "…", size_px, halo_px=0) > room_px:
-        text = text[:-1].rstrip()
-    return text + "…"
-
-
 def _draw_header(canvas: np.ndarray, sheet: Sheet) -> None:
     """Task on the left; mode, clock and verdict on the right, each as wide as it needs."""
     width = canvas.shape[1]
@@ -115,7 +107,7 @@ def _draw_header(canvas: np.ndarray, sheet: Sheet) -> None:
         small = size - 4
         x -= size + text_width(sheet.mode, small, bold=False, halo_px=0)
         draw_text(canvas, sheet.mode, (x, top + 4), small, color=MUTED, bold=False, halo_px=0)
-    task = _shorten(sheet.task or "no task given", size, x - 14 - size)
+    task = shorten(sheet.task or "no task given", size, x - 14 - size)
     draw_text(canvas, task, (14, top), size, halo_px=0)
 
 

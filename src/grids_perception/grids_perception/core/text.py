@@ -67,3 +67,12 @@ def draw_text(
         part = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
         image[y0:y1, x0:x1] = image[y0:y1, x0:x1] * keep[part] + add[part]
     return x + width
+
+
+def shorten(text: str, size_px: int, room_px: int, *, halo_px: int = 0) -> str:
+    """The text, or as much of it as fits into the room, with an ellipsis."""
+    if text_width(text, size_px, halo_px=halo_px) <= room_px:
+        return text
+    while text and text_width(text + "…", size_px, halo_px=halo_px) > room_px:
+        text = text[:-1].rstrip()
+    return text + "…"
