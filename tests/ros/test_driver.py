@@ -12,8 +12,10 @@ from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS  # noqa: E402
-from so100_driver import calibration  # noqa: E402
+from so100_driver import calibration, prepare  # noqa: E402
 from so100_driver.bus import ServoBus  # noqa: E402
+from so100_driver.leader_node import LeaderNode  # noqa: E402
+from so100_driver.node import DriverNode  # noqa: E402
 from so100_driver.rig import NodeProcess, Rig  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -71,6 +73,27 @@ def test_a_calibration_that_differs_from_the_servos_is_shown_and_nothing_is_writ
         node.close()
 
 
+@pytest.mark.parametrize("make_node", [DriverNode, LeaderNode])
+def test_an_unforeseen_error_in_configure_leaves_the_port_free(make_node, free_twin, monkeypatch):
+    def broken(_bus):
+        raise ZeroDivisionError("unforeseen")
+
+    path = free_twin.twin.paths["follower"]
+    monkeypatch.setattr(prepare, "find_servos", broken)
+    rclpy.init(args=["--ros-args", "-p", f"serial_port:={path}"])
+    node = make_node()
+    try:
+        with pytest.raises(ZeroDivisionError) as caught:
+            node.configure()
+        another = ServoBus(path, SERVO_IDS)
+        another.open()
+        another.close()
+        assert caught.traceback  # keeps the frames, and with them a port left open, alive until here
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+
+
 def test_a_leader_node_on_another_arms_port_leaves_its_torque_alone(free_twin, tmp_path):
     path = tmp_path / "leader.json"
     calibration.save(calibration.uncalibrated(), path)
@@ -101,8 +124,7 @@ def test_the_life_cycle_goes_up_and_down_twice_and_deactivate_keeps_torque():
         for _ in range(2):
             assert transition(rig, Transition.TRANSITION_CONFIGURE)
             before = rig.client.joint_count
-            time.sleep(0.5)
-            assert rig.client.joint_count > before
+            assert rig.client.until(lambda _, n=before: rig.client.joint_count > n, 10)
             assert transition(rig, Transition.TRANSITION_ACTIVATE)
             rig.client.swinging(on=True)
             assert rig.client.until(lambda s: s.mode == "policy" and s.state in ("executing", "ramping"), 8)

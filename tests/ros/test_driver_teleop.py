@@ -37,7 +37,15 @@ def test_the_follower_follows_the_leader_and_starts_gently(teleop):
     mark = teleop.twin.mark()
     assert teleop.client.until(lambda s: s.reason == "following the leader", 20)
     pose = teleop.twin.positions("leader") + np.array([0.4, 0.3, -0.3, -0.2, 0.2, 0.3])
-    hand(teleop, pose, 4.0)
+    hand(teleop, pose, 0.0)
+    end = time.monotonic() + 15
+
+    def there():
+        leader, follower = teleop.twin.positions("leader"), teleop.twin.positions("follower")
+        return max(np.abs(leader - pose).max(), np.abs(follower - leader).max()) < 0.03
+
+    while not there() and time.monotonic() < end:
+        time.sleep(0.1)
     assert teleop.twin.positions("follower") == pytest.approx(teleop.twin.positions("leader"), abs=0.03)
     assert promises.standing(teleop.twin.records(mark)) == []
 

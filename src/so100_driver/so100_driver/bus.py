@@ -86,6 +86,7 @@ class ServoBus:
     def open(self) -> None:
         if not self.port.openPort():
             raise PortError(f"{self.path}: expected a standard baud rate, got {self.port.baudrate}")
+        self.misses = dict.fromkeys(self.ids, 0)  # who was silent before may answer now: every one is asked again
 
     def close(self) -> None:
         self.port.closePort()

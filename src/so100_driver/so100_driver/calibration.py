@@ -126,6 +126,8 @@ def load(path: Path) -> Calibration:
         return parse(Path(path).read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise CalibrationError(f"{path}: expected a readable calibration file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path}: expected JSON, got bytes that are no text: {error}") from error
 
 
 def dump(calibration: Calibration) -> str:

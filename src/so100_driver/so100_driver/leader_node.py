@@ -56,6 +56,9 @@ class LeaderNode(ManagedNode):
         except DriverError as error:
             bus.close()
             raise SetupError(str(error)) from error
+        except BaseException:
+            bus.close()  # whatever it was, the next try must find the port free
+            raise
         self._loop = LeaderLoop(
             bus,
             joints,

@@ -78,6 +78,9 @@ class DriverNode(ManagedNode):
         except DriverError as error:
             bus.close()
             raise SetupError(str(error)) from error
+        except BaseException:
+            bus.close()  # whatever it was, the next try must find the port free
+            raise
         arm = Arm(p, joints.low_rad, joints.high_rad)
         if self._stop_asked:
             arm.estop(time.monotonic_ns(), self._stop_asked)

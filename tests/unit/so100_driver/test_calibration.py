@@ -108,6 +108,13 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_reason(text, expected):
         cal.parse(text, "x.json")
 
 
+def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "arm.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(cal.CalibrationError, match=r"arm\.json: expected JSON, got bytes that are no text"):
+        cal.load(path)
+
+
 def test_several_problems_are_reported_together():
     with pytest.raises(cal.CalibrationError) as error:
         cal.parse(broken(gripper={"id": 5}, elbow_flex=None), "x.json")

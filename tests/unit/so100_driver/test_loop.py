@@ -25,7 +25,7 @@ class Running:
     """A loop that runs, and what it said and reported."""
 
     def __init__(self, path):
-        self.bus = ServoBus(path, SERVO_IDS, reply_timeout_s=0.02)
+        self.bus = ServoBus(path, SERVO_IDS, reply_timeout_s=0.05)
         self.bus.open()
         for servo_id in SERVO_IDS:
             self.bus.write(servo_id, GOAL_POSITION, self.bus.read(servo_id, PRESENT_POSITION))
