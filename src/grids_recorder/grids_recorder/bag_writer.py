@@ -141,13 +141,16 @@ class BagWriter:
         self._stop_sync.set()
         self._sync.join()
         self.episode |= changes
-        self._writer.set_custom_data("grids", json.dumps(self.episode))
-        self._writer.close()
-        write_json(self._writer.path / EPISODE_FILE, self.episode)
-        for path in self._writer.path.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        return put_in_place(self._writer.path, self.final, self.partial, self._lock)
+        try:
+            self._writer.set_custom_data("grids", json.dumps(self.episode))
+            self._writer.close()
+            write_json(self._writer.path / EPISODE_FILE, self.episode)
+            for path in self._writer.path.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            return put_in_place(self._writer.path, self.final, self.partial, self._lock)
+        finally:
+            self._lock.close()  # what could not be finished is for recovery, at once
 
     def abandon(self) -> None:
         """Stop writing and leave the partial folder for recovery (after a disk error)."""

@@ -129,4 +129,6 @@ class Recording:
             return self._bag.close(**notes, **changes)
         except OSError as error:
             self.failure = f"the disk refused: {error.strerror or error}"
-            return None
+        except RecorderError as error:  # somebody took the episode's name
+            self.failure = str(error)
+        return None

@@ -43,8 +43,9 @@ class Recovered:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Partial folders directly in `folder` or one level below, oldest first."""
+    """`folder` itself where it is a partial one, else those directly in it or one level below, oldest first."""
     found = [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*/*{PARTIAL}")]
+    found = [folder] if folder.name.endswith(PARTIAL) else found
     return sorted((path for path in found if path.is_dir() and (path / EPISODE_FILE).exists()), key=os.path.getmtime)
 
 
@@ -74,19 +75,18 @@ def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
 
 def recover(partial: Path) -> Recovered:
     """Make the bag of one partial folder; RecorderError when it cannot be done now, with the leftover untouched."""
-    held = lock(partial)
-    if held is None:
-        raise RecorderError(f"{partial} is being recorded right now: stop that recording first")
     try:
-        return _recover(partial, held)
+        held = lock(partial)
+        if held is None:
+            raise RecorderError(f"{partial} is being recorded right now: stop that recording first")
+        with held:
+            return _recover(partial, held)
     except OSError as error:
         raise RecorderError(
             f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again"
         ) from error
     except (WriterError, *UNREADABLE) as error:
         raise RecorderError(f"{partial}: what is left cannot be read ({error}); the folder is kept") from error
-    finally:
-        held.close()
 
 
 def _recover(partial: Path, held) -> Recovered:
@@ -94,8 +94,8 @@ def _recover(partial: Path, held) -> Recovered:
     bag, new = partial / final.name, partial / (final.name + _NEW)
     shutil.rmtree(new, ignore_errors=True)
     if (bag / "metadata.yaml").exists() and (bag / EPISODE_FILE).exists():
-        put_in_place(bag, final, partial, held)
-        return Recovered(partial, final, -1, "was complete, only the rename was missing")
+        placed = put_in_place(bag, _free_name(final), partial, held)
+        return Recovered(partial, placed, -1, "was complete, only the rename was missing")
     files = sorted(bag.glob("*.mcap"))
     size = sum(file.stat().st_size for file in files)
     free = shutil.disk_usage(partial).free
@@ -177,10 +177,15 @@ def recover_all(folder: Path) -> list[Recovered]:
 
 
 def main(argv: list[str]) -> int:
-    """0 everything recovered (or nothing to do), 1 something could not be."""
+    """0 everything recovered (or nothing to do), 1 something could not be, 2 a folder is not there."""
     parser = argparse.ArgumentParser(prog="grids recover", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("recordings")], metavar="FOLDER")
-    results = [result for folder in parser.parse_args(argv).folders for result in recover_all(folder)]
+    folders = parser.parse_args(argv).folders
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        sys.stderr.write(f"grids recover: expected the folder of the episodes, found none at {', '.join(missing)}\n")
+        return 2
+    results = [result for folder in folders for result in recover_all(folder)]
     for result in results:
         messages = f"{result.messages} messages, " if result.messages > 0 else ""
         sys.stdout.write(f"{result.folder or result.partial}: {messages}{result.note}\n")

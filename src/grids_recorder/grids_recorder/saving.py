@@ -26,7 +26,7 @@ def save(recording: Recording, outcome: str, changes: dict, limits: Limits) -> S
     """Finish an episode. Discarded ones are moved aside, not erased: keys are pressed by mistake."""
     folder = recording.finish(**changes)
     if folder is None:
-        return Saved(None, "REJECT", f"{recording.failure}; free space, then run ./grids recover", failed=True)
+        return Saved(None, "REJECT", f"{recording.failure}; mend that, then run ./grids recover", failed=True)
     if outcome in (DISCARD, REDO):
         aside = folder.parent / DISCARDED
         aside.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """What a crash or a full disk leaves of an episode, and what is made of it."""
 
 import json
+import re
 import shutil
 import signal
 import struct
@@ -18,9 +19,11 @@ from grids_recorder.bag_writer import BagWriter, partial_folder
 from grids_recorder.bench import missing_stamps
 from grids_recorder.errors import RecorderError
 from grids_recorder.recording import Recording, require_space
-from grids_recorder.recover import leftovers, readable_messages, recover, recover_all
+from grids_recorder.recover import leftovers, main, readable_messages, recover, recover_all
+from grids_recorder.saving import save
 from grids_recorder.series import CHUNKS, JOINTS, TRACE
 from grids_recorder.synthetic import Sample, samples
+from grids_recorder.verdict import Limits
 
 CONNECTIONS = [
     *((f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")),
@@ -150,6 +153,72 @@ def test_a_leftover_that_cannot_be_read_is_named_and_kept(tmp_path):
     assert (tmp_path / "bad.partial").exists()
 
 
+def test_a_complete_bag_whose_name_is_taken_gets_another(tmp_path):
+    bag = BagWriter(tmp_path / "episode", CONNECTIONS, {"task": "t"})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=1 << 30, min_free_bytes=0)
+    for sample in samples(0.5):
+        recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+    (tmp_path / "episode").mkdir()
+    (tmp_path / "episode" / "mine").write_text("keep")
+    saved = save(recording, "success", {}, Limits())
+    assert saved.failed
+    assert re.search("episode appeared meanwhile .*; mend that, then run ./grids recover", saved.note)
+    # In the same process, as an operator does it while the recorder waits.
+    result = recover(tmp_path / "episode.partial")
+    assert result.folder == tmp_path / "episode_2"
+    with Bag(result.folder) as found:
+        assert sum(found.counts.values()) == len(list(samples(0.5)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["episode", "episode_2"]
+    assert (tmp_path / "episode" / "mine").read_text() == "keep"
+
+
+def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_runs(tmp_path, monkeypatch):
+    bag = BagWriter(tmp_path / "episode", CONNECTIONS, {"task": "t"})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=1 << 30, min_free_bytes=0)
+    for sample in samples(0.5):
+        recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+
+    def refuse(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("grids_recorder.bag_writer.write_json", refuse)
+    saved = save(recording, "success", {}, Limits())
+    assert saved.note == "the disk refused: No space left on device; mend that, then run ./grids recover"
+    monkeypatch.undo()
+    assert recover(tmp_path / "episode.partial").messages == len(list(samples(0.5)))
+
+
+def test_recover_takes_a_partial_folder_itself_and_names_one_that_is_not_there(tmp_path, capsys):
+    abandoned(tmp_path / "episode")
+    assert main([str(tmp_path / "episode.partial"), str(tmp_path / "typo")]) == 2
+    assert f"expected the folder of the episodes, found none at {tmp_path / 'typo'}" in capsys.readouterr().err
+    assert main([str(tmp_path / "episode.partial")]) == 0
+    assert capsys.readouterr().out.endswith("messages, recovered\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["episode"]
+
+
+READ_ONLY = """
+import os, sys
+from grids_recorder.recover import main
+os.setuid(65534) if os.getuid() == 0 else None
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_leftover_in_a_read_only_folder_is_named_and_kept(public_folder):
+    abandoned(public_folder / "episode")
+    left = [public_folder / "episode.partial", *(public_folder / "episode.partial").rglob("*")]
+    for path in left:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    words = [sys.executable, "-c", READ_ONLY, str(public_folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "episode.partial: Permission denied; nothing was changed, mend it and run again" in done.stdout
+    for path in left:
+        path.chmod(0o755)
+    assert recover(left[0]).messages > 100
+
+
 def test_a_live_recording_is_not_recovered(tmp_path):
     bag = BagWriter(tmp_path / "live", CONNECTIONS, {})
     (result,) = recover_all(tmp_path)
@@ -168,7 +237,7 @@ def test_a_leftover_without_messages_is_kept_and_named(tmp_path):
     assert (tmp_path / "empty.partial").exists()
 
 
-def test_a_read_only_folder_is_refused_with_its_name(tmp_path):
+def test_a_read_only_folder_is_refused_with_its_name(public_folder):
     code = (
         "import os, sys; from pathlib import Path\n"
         "from grids_recorder.bag_writer import BagWriter; from grids_recorder.errors import RecorderError\n"
@@ -176,10 +245,8 @@ def test_a_read_only_folder_is_refused_with_its_name(tmp_path):
         "try: BagWriter(Path(sys.argv[1]) / 'episode', [], {})\n"
         "except RecorderError as error: print(error)\n"
     )
-    (tmp_path / "locked").mkdir(mode=0o555)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    words = [sys.executable, "-c", code, str(tmp_path / "locked")]
+    (public_folder / "locked").mkdir(mode=0o555)
+    words = [sys.executable, "-c", code, str(public_folder / "locked")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert "episode.partial: expected a writable folder" in done.stdout, done.stderr
 

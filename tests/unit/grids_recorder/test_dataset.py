@@ -181,7 +181,7 @@ def test_a_row_that_does_not_fit_is_refused(tmp_path, change, message):
     assert not list((tmp_path / "set.partial" / "episodes").iterdir())
 
 
-def test_a_read_only_target_is_refused_with_its_name(tmp_path):
+def test_a_read_only_target_is_refused_with_its_name(public_folder):
     code = (
         "import os, sys; from pathlib import Path\n"
         "from grids_recorder.dataset import *; from grids_recorder.dataset_writer import DatasetWriter\n"
@@ -189,12 +189,9 @@ def test_a_read_only_target_is_refused_with_its_name(tmp_path):
         "try: DatasetWriter(Path(sys.argv[1]) / 'set', DatasetSpec(20, so100_features(64, 64)))\n"
         "except DatasetError as error: print(error)\n"
     )
-    (tmp_path / "locked").mkdir(mode=0o555)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "locked"], capture_output=True, text=True, check=False
-    )
+    (public_folder / "locked").mkdir(mode=0o555)
+    words = [sys.executable, "-c", code, public_folder / "locked"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert "set.partial: expected a writable folder: Permission denied" in done.stdout, done.stderr
 
 
