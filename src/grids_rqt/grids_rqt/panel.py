@@ -45,8 +45,7 @@ class Header(QtWidgets.QWidget):
         self._controls, self._said = controls, None
         self._mode = QtWidgets.QLabel("–")
         self._mode.setMinimumWidth(170)
-        self._reason = QtWidgets.QLabel("waiting for /follower/status")
-        self._reason.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Preferred)
+        self._reason = theme.Line("waiting for /follower/status")
         self._instruction = QtWidgets.QLineEdit()
         self._instruction.setPlaceholderText("instruction for the policy")
         self._send = QtWidgets.QPushButton("Send")
@@ -58,11 +57,13 @@ class Header(QtWidgets.QWidget):
         self._estop.setObjectName("estop")
         self._estop.setShortcut(QtGui.QKeySequence(QtCore.Qt.Key_Escape))
         self._estop.setToolTip("Stops the arm where it is, torque on (Esc)")
-        row = QtWidgets.QHBoxLayout(self)
-        row.setContentsMargins(8, 6, 8, 2)
-        row.addWidget(self._mode)
-        row.addWidget(self._reason, 3)
-        row.addWidget(self._instruction, 4)
+        rows, row = QtWidgets.QVBoxLayout(self), QtWidgets.QHBoxLayout()
+        rows.setContentsMargins(8, 6, 8, 0)
+        rows.setSpacing(2)
+        rows.addLayout(row)
+        rows.addWidget(self._reason)  # a line of its own: why an arm has stopped takes a sentence
+        row.addWidget(self._mode, 1)
+        row.addWidget(self._instruction, 1)
         for widget in (self._send, self._modes, self._set_mode, self._reset, self._estop):
             row.addWidget(widget)
         self._connect()
@@ -90,7 +91,6 @@ class Header(QtWidgets.QWidget):
         color = theme.TEXT if ok else theme.AMBER
         self._reason.setStyleSheet(f"color: {color.name()}")
         self._reason.setText(sentence)
-        self._reason.setToolTip(sentence)
 
     def show_state(self, state: ViewState) -> None:
         driver = state.driver
@@ -107,6 +107,7 @@ class Header(QtWidgets.QWidget):
             self._show_report(mode not in ("estop", "fault"), driver.reason)
         if not self._instruction.hasFocus() and not self._instruction.isModified():
             self._instruction.setText(state.instruction)
+            self._instruction.setToolTip(state.instruction)
             self._instruction.setCursorPosition(0)
 
 
@@ -129,8 +130,7 @@ class Panel(QtWidgets.QWidget):
         self._header = Header(controls)
         self._cameras = [CameraView(name) for name in cameras]
         self._boxes = [*self._cameras, LatencyView(), ChunkView(), MapsView(cameras), ServoView()]
-        self._problems = QtWidgets.QLabel("")
-        self._problems.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Preferred)
+        self._problems = theme.Line()
         self._layers = {}
         self._arrange()
         self._timer = QtCore.QTimer(self)

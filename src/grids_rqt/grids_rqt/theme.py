@@ -66,6 +66,27 @@ def text(
     painter.drawText(rect, int(getattr(flags, "value", flags)), words)  # Qt 6 enums keep their number in .value
 
 
+class Line(QtWidgets.QLabel):
+    """A label that takes what room there is and ends in an ellipsis; the whole text is its tooltip."""
+
+    def __init__(self, words: str = "") -> None:
+        super().__init__()
+        self.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Preferred)
+        self.setText(words)
+
+    def setText(self, words: str) -> None:  # noqa: N802 - Qt's name
+        super().setText(words)
+        self.setToolTip(words)
+
+    def paintEvent(self, event) -> None:  # noqa: N802 - Qt's name
+        painter = QtGui.QPainter(self)
+        words = self.fontMetrics().elidedText(self.text(), QtCore.Qt.ElideRight, self.width())
+        flags = self.alignment() | QtCore.Qt.TextSingleLine
+        painter.setPen(self.palette().color(self.foregroundRole()))
+        painter.drawText(self.rect(), int(getattr(flags, "value", flags)), words)  # Qt 6 enums keep it in .value
+        painter.end()
+
+
 class Box(QtWidgets.QWidget):
     """A titled panel. Subclasses implement `paint(painter, area)`; `show_state` stores what they paint."""
 

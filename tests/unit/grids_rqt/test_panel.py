@@ -188,6 +188,44 @@ def test_the_plugin_description_names_the_class_rqt_will_load():
     assert export.get("plugin") == "${prefix}/plugin.xml"
 
 
+def test_a_long_reason_ends_in_an_ellipsis_and_is_whole_in_its_tooltip(application):
+    from grids_rqt.theme import Line
+
+    reason, bare = "m" * 200, Line("")
+    line = Line(reason)
+    for label in (line, bare):
+        label.resize(100, 20)
+    differs = (pixels(line) != pixels(bare)).any(axis=2)
+    assert differs.any()
+    assert not differs[:, -2:].any()  # not cut off in the middle of a letter
+    assert line.toolTip() == reason
+    panel = make_panel()
+    panel.show_state(replace(full_state(), driver=replace(full_state().driver, reason=reason)))
+    application.processEvents()
+    assert panel.width() == 1280  # the window does not grow with the sentence
+
+
+def test_why_an_arm_has_stopped_can_be_read_whole_at_1280_by_800(application):
+    reason = "servo 3 (elbow_flex) has not answered for 0.2 s: check the cable between 2 and 3, then reset the stop"
+    panel = make_panel()
+    panel.show_state(replace(full_state(), driver=replace(full_state().driver, mode="fault", reason=reason)))
+    application.processEvents()
+    line = panel._header._reason
+    assert line.fontMetrics().horizontalAdvance(reason) < line.width()
+
+
+def test_the_longest_instruction_of_the_twin_can_be_read_at_1280_by_800(application):
+    from grids_bringup.arguments import INSTRUCTIONS
+
+    words = max(INSTRUCTIONS.values(), key=len)
+    panel = make_panel(Recorder())
+    panel.show_state(replace(full_state(), instruction=words))
+    application.processEvents()
+    field = panel._header._instruction
+    assert field.text() == words
+    assert field.fontMetrics().horizontalAdvance(words) < field.width() - 16  # padding and border
+
+
 def test_without_controls_the_buttons_are_dead(application):
     panel = make_panel()
     header = panel._header
