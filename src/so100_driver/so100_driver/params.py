@@ -67,7 +67,7 @@ class DriverParams:
 
     temperature_warn: float = param(50.0, "derating begins", unit="degC", lo=30, hi=70)
     temperature_release: float = param(65.0, "go to rest and release torque", unit="degC", lo=40, hi=80)
-    voltage_warn: float = param(4.8, "supply counts as low", unit="V", lo=3.0, hi=12.0)
+    voltage_warn: float = param(4.8, "supply counts as low (12 V servos: 10.5)", unit="V", lo=3.0, hi=12.0)
     load_limit: float = param(0.75, "share of the maximum torque (the servo trips at 0.8)", lo=0.1, hi=1.0)
     load_time: float = param(0.7, "load above the limit relaxes the joint after", unit="s", lo=0.1, hi=30)
     overload_fault_time: float = param(
