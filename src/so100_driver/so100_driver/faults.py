@@ -3,15 +3,17 @@
 A scenario takes a `Rig` with an armed, swinging driver (or none, for those that start their own); returns violations.
 """
 
+import contextlib
 import math
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from grids_msgs.msg import ActionChunk
 
 from grids_common import topics
 from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK
@@ -56,9 +58,10 @@ def rides_through(kind: str, value: float, duration_s: float = 1.5) -> Callable:
     return act
 
 
-def sagging(rig: Rig, dice: random.Random) -> list[str]:
-    """The supply sags: the motion goes on, and /diagnostics says so."""
-    said = []
+@contextlib.contextmanager
+def diagnosed(rig: Rig) -> Iterator[list[str]]:
+    """What /diagnostics says meanwhile."""
+    said: list[str] = []
     listener = topics.subscription(
         rig.client.node,
         "/diagnostics",
@@ -66,10 +69,21 @@ def sagging(rig: Rig, dice: random.Random) -> list[str]:
         lambda message: said.extend(status.message for status in message.status),
     )
     try:
-        found = rides_through("voltage_sag", 4.5, duration_s=2.5)(rig, dice)  # diagnostics come once a second
+        yield said
     finally:
         rig.client.node.destroy_subscription(listener)
+
+
+def sagging(rig: Rig, dice: random.Random) -> list[str]:
+    """The supply sags: the motion goes on, and /diagnostics says so."""
+    with diagnosed(rig) as said:
+        found = rides_through("voltage_sag", 4.5, duration_s=2.5)(rig, dice)  # diagnostics come once a second
     return found + expect(any("supply is low" in text for text in said), "no warning of the low supply in /diagnostics")
+
+
+def _off_truth(rig: Rig) -> float:
+    time.sleep(0.02)
+    return float(np.abs(np.array(rig.client.joints.position) - rig.twin.positions()).max())
 
 
 def late_then_other_read(rig: Rig, dice: random.Random) -> list[str]:
@@ -79,7 +93,8 @@ def late_then_other_read(rig: Rig, dice: random.Random) -> list[str]:
     for joint in dice.sample(JOINT_NAMES, 3):
         rig.twin.fault("late_reply", target=joint, value=0.045)
         time.sleep(0.2)
-        error = np.abs(np.array(rig.client.joints.position) - rig.twin.positions()).max()
+        # The nearest of a few looks: on a busy machine one look may itself be late; old replies stay wrong in each.
+        error = min(_off_truth(rig) for _ in range(5))
         found += expect(error < 0.15, f"joint states are {error:.2f} rad from the truth after a late reply")
     return found + expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
@@ -281,17 +296,24 @@ def flood(rig: Rig, dice: random.Random) -> list[str]:
 
 
 def fighting(rig: Rig, dice: random.Random) -> list[str]:
-    """A second publisher sends other poses with its own count."""
-    mark = rig.twin.mark()
-    end, sequence = time.monotonic() + 2.0, 0
-    while time.monotonic() < end:
-        message = rig.client.swing_chunk()
-        sequence += dice.randrange(3)
-        message.sequence = dice.choice((sequence, message.sequence + 1))
-        message.positions = np.tile([dice.uniform(-1, 1) for _ in range(6)], message.horizon).tolist()
-        rig.client.publish(message)
-        time.sleep(0.03)
-    return expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
+    """A second publisher sends other poses with its own count: no limit breaks, and /diagnostics names the quarrel."""
+    mark, refused = rig.twin.mark(), rig.client.status.chunks_refused
+    second = topics.publisher(rig.client.node, "/policy/action_chunk", ActionChunk)
+    try:
+        with diagnosed(rig) as said:
+            end, sequence = time.monotonic() + 3.5, 0  # publishers are counted and reported once a second
+            while time.monotonic() < end:
+                message = rig.client.swing_chunk()
+                sequence += dice.randrange(3)
+                message.sequence = dice.choice((sequence, message.sequence + 1))
+                message.positions = np.tile([dice.uniform(-1, 1) for _ in range(6)], message.horizon).tolist()
+                second.publish(message)
+                time.sleep(0.03)
+    finally:
+        rig.client.node.destroy_publisher(second)
+    found = expect(any("only one may command" in text for text in said), "/diagnostics does not name two publishers")
+    found += expect(rig.client.status.chunks_refused > refused, "chunks out of order were not refused")
+    return found + expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
 
 def estopped(rig: Rig, dice: random.Random) -> list[str]:
@@ -332,6 +354,10 @@ SCENARIOS = (
     Scenario("second driver on the port", process_faults.second_driver, 1, 3),
     Scenario("policy process killed", process_faults.policy_process(signal.SIGKILL), 1, 10),
     Scenario("policy process stopped for 2 s", process_faults.policy_process(signal.SIGSTOP), 0, 5),
+    Scenario("policy process SIGTERM", process_faults.policy_process(signal.SIGTERM), 0, 5),
+    Scenario("policy process SIGINT", process_faults.policy_process(signal.SIGINT), 0, 5),
+    Scenario("leader process SIGTERM", process_faults.leader_process(signal.SIGTERM), 0, 5),
+    Scenario("leader process SIGINT", process_faults.leader_process(signal.SIGINT), 0, 5),
     Scenario("leader process killed", process_faults.leader_process(signal.SIGKILL), 1, 5),
     Scenario("leader process stopped for 2 s", process_faults.leader_process(signal.SIGSTOP), 1, 5),
     Scenario("temperature ramp", overheated, 1, 3),

@@ -18,7 +18,7 @@ from grids_common.so100 import JOINT_NAMES
 from so100_driver import promises
 from so100_driver.judging import SETTLE_S, expect, settled
 from so100_driver.promises import Allowed
-from so100_driver.rig import NodeProcess, Rig
+from so100_driver.rig import START_TIMEOUT_S, NodeProcess, Rig
 
 EXIT_TIMEOUT_S = 12.0
 AT_REST = Allowed("at_rest")
@@ -83,7 +83,7 @@ def twin_stopped(rig: Rig, dice: random.Random) -> list[str]:
 
 
 def policy_process(number: signal.Signals) -> Callable:
-    """The policy's process is killed, or stopped for 2 s, in mid-motion: the arm holds within 0.3 s."""
+    """The policy's process ends by a signal, or is stopped for 2 s, in mid-motion: the arm holds within 0.3 s."""
 
     def act(rig: Rig, dice: random.Random) -> list[str]:
         rig.client.swinging(on=False)
@@ -91,7 +91,7 @@ def policy_process(number: signal.Signals) -> Callable:
         time.sleep(2.1)  # the former source is forgotten after 2 s
         mover = subprocess.Popen([sys.executable, "-m", "so100_driver.rig"])
         try:
-            if not rig.client.until(lambda s: s.state == "executing", 30.0):
+            if not rig.client.until(lambda s: s.state == "executing", START_TIMEOUT_S):
                 return ["the policy process did not move the arm"]
             mark = rig.twin.mark()
             time.sleep(dice.uniform(0.8, 1.8))
@@ -150,7 +150,7 @@ def dead_at_start(rig: Rig, dice: random.Random) -> list[str]:
     mark = rig.twin.mark()
     driver = rig.launch()
     try:
-        code = driver.wait(EXIT_TIMEOUT_S + 10)
+        code = driver.wait(START_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return ["the driver did not give up"]
     finally:
@@ -166,7 +166,7 @@ def second_driver(rig: Rig, dice: random.Random) -> list[str]:
     mark = rig.twin.mark()
     second = NodeProcess("so100_driver.node", rig.folder, {"serial_port": rig.twin.paths["follower"]})
     try:
-        code = second.wait(EXIT_TIMEOUT_S + 10)
+        code = second.wait(START_TIMEOUT_S)
         found = expect(code != 0, "expected a non-zero exit code")
         found += expect("in use by another process" in second.output, f"got {second.output[-300:]}")
     finally:
@@ -176,7 +176,7 @@ def second_driver(rig: Rig, dice: random.Random) -> list[str]:
 
 
 def leader_process(number: signal.Signals) -> Callable:
-    """The leader node is killed, or stopped for 2 s, while the follower follows: the arm holds within 0.3 s."""
+    """The leader node ends by a signal, or stops for 2 s, while the follower follows: the arm holds within 0.3 s."""
 
     def act(rig: Rig, dice: random.Random) -> list[str]:
         rig.client.swinging(on=False)
@@ -185,7 +185,7 @@ def leader_process(number: signal.Signals) -> Callable:
         try:
             rig.twin.ask({"hand": here.tolist()})
             rig.client.set_mode("teleop")
-            if not rig.client.until(lambda s: s.mode == "teleop" and s.state == "executing", 40.0):
+            if not rig.client.until(lambda s: s.mode == "teleop" and s.state == "executing", START_TIMEOUT_S):
                 return [f"the follower did not catch up with the leader: {rig.client.status.reason}"]
             mark = rig.twin.mark()
             rig.twin.ask({"hand": (here + HAND_RAD).tolist()})

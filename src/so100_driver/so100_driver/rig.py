@@ -26,7 +26,7 @@ from grids_common import topics
 from grids_common.so100 import JOINT_NAMES, REST_POSE_RAD
 from so100_driver.twin_process import TwinProcess
 
-START_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 120.0  # patience only: a process that ends is noticed at once
 # Travel of each joint from the rest pose, inwards; 2 rad/s of phase makes 1 rad/s at most.
 SWING_RAD = np.array([0.5, 0.4, -0.4, -0.4, 0.3, 0.4])
 PHASE_RATE = 2.0
@@ -262,7 +262,8 @@ def mover() -> int:
     """A policy process: swings and reports its status until it is stopped."""
     client, stop = Client(f"mover_{os.getpid()}"), threading.Event()
     client.swinging(on=True)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     send_heartbeats(client, stop)
     client.close()
     return 0

@@ -11,7 +11,6 @@ from so100_driver.bus import ServoBus
 from so100_driver.errors import DriverError, NoReplyError, PortError
 from so100_driver.twin_process import TwinProcess
 
-
 PATIENCE_S, IMPATIENCE_S = 0.25, 0.02
 LATE_S = 0.3
 
