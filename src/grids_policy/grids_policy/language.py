@@ -17,6 +17,9 @@ class SentenceEncoder:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception on a bad file
             raise BundleError(f"{path}: expected a tokenizers JSON file: {error}") from error
+        # A file saved after use keeps its padding and truncation; ours are those of the checkpoint.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         self._language = language
 
     def encode(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:

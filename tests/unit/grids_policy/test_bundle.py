@@ -133,6 +133,18 @@ def test_a_sentence_too_long_loses_its_beginning(encoder):
     np.testing.assert_array_equal(tokens[-kept.sum() :], short[kept])
 
 
+def test_padding_and_truncation_saved_in_the_tokenizer_file_change_nothing(encoder, folder):
+    from tokenizers import Tokenizer
+
+    saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    saved.enable_padding(length=24, pad_id=0)
+    saved.enable_truncation(3)
+    saved.save(str(folder / "tokenizer.json"))
+    other = SentenceEncoder(folder, read_manifest(folder).language)
+    for got, expected in zip(other.encode("stack the cubes"), encoder.encode("stack the cubes"), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_an_empty_sentence_and_a_broken_tokenizer_are_refused(encoder, folder):
     with pytest.raises(ValueError, match="at least one word"):
         encoder.encode("  \n")
