@@ -93,6 +93,14 @@ def test_the_container_does_not_run_as_root_and_stops_like_ctrl_c():
     assert {service["stop_signal"] for service in compose().values()} == {"SIGINT"}
 
 
+def test_the_image_builds_for_the_first_user_of_a_computer():
+    """Ubuntu 24.04's image has a user with number 1000 already, and useradd refuses a number that is taken."""
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert 0 < dockerfile.index("userdel --remove ubuntu") < dockerfile.index("useradd ")
+    default = re.search(r"^ARG UID=(\d+)", dockerfile, re.MULTILINE)[1]
+    assert {service["build"]["args"]["UID"] for service in compose().values()} == {f"${{GRIDS_UID:-{default}}}"}
+
+
 def test_only_the_first_stream_of_a_webcam_is_listed(tmp_path):
     for name in ("usb-Cam_1-video-index0", "usb-Cam_1-video-index1"):
         (tmp_path / name).touch()
