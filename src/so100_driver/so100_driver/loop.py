@@ -5,17 +5,19 @@ goal.
 The thread never dies: what a tick raises becomes a fault of the arm, and a lost port is reopened every half second.
 """
 
+import contextlib
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from grids_common.pacing import Pacer
 from so100_driver import prepare, realtime
+from so100_driver.arbiter import LATCHED
 from so100_driver.arm import Arm, Output
 from so100_driver.bus import ServoBus
 from so100_driver.calibration import JointMap
@@ -75,6 +77,7 @@ class ControlLoop:
         self._reopen_ns = 0
         self._turn = 0
         self._woke_ns = 0
+        self._said = ""  # the last fault
 
     # -- any thread --------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -119,13 +122,14 @@ class ControlLoop:
             except PortError as error:
                 self._lost(str(error))
             except Exception:
-                text = traceback.format_exc()
-                self._on_event("error", f"the control loop failed: {text}")
-                self._fault(f"the control loop failed: {text.strip().splitlines()[-1]}")
+                text = traceback.format_exc().strip()
+                self._fault(f"the control loop failed: {text.splitlines()[-1]}", details=text)
+                with contextlib.suppress(Exception):  # it may be the reporting that fails
+                    self._report_nothing()
 
     def _tick(self) -> None:
         if not self.connected and not self._reconnect():
-            self._report(Output(None, self._torque, "hold", None, -1.0, 0), None)
+            self._report_nothing()
             return
         now_ns = time.monotonic_ns()
         # Time since the last goal reached the bus; a stall counts as one and a half ticks, never as a leap.
@@ -155,6 +159,12 @@ class ControlLoop:
     @staticmethod
     def _clip(ticks: np.ndarray) -> np.ndarray:
         return np.clip(ticks, 0, 4095)
+
+    def _report_nothing(self) -> None:
+        """A tick that came to nothing is reported too: what was read before counts no more."""
+        with self.lock:
+            self.arm.seen = replace(self.arm.seen, valid=np.zeros(6, bool))
+        self._report(Output(None, self._torque, "hold", None, -1.0, 0), None)
 
     def _report(self, output: Output, sent: np.ndarray | None) -> None:
         with self.lock:
@@ -252,10 +262,14 @@ class ControlLoop:
                 self.arm.rejoin(index, float(goal))
             self._away[index] = False
 
-    def _fault(self, why: str) -> None:
+    def _fault(self, why: str, details: str = "") -> None:
+        """Latch a fault; it is said once, however often the same is found until a reset."""
         with self.lock:
+            known = self.arm.mode in LATCHED and why == self._said
             self.arm.fault(time.monotonic_ns(), why)
-        self._on_event("error", why)
+        if not known:
+            self._said = why
+            self._on_event("error", f"{why}\n{details}" if details else why)
 
     def _lost(self, why: str) -> None:
         """The port is gone: close it, remember to reopen, and tell the arm."""

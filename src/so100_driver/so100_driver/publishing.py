@@ -1,6 +1,7 @@
 """Publishes what the control loop did, from a thread of its own: the loop never waits for DDS."""
 
 import threading
+import traceback
 
 from diagnostic_msgs.msg import DiagnosticArray
 from grids_msgs.msg import CommandTrace, DriverStatus, ServoState
@@ -84,7 +85,12 @@ class Publishing:
         while not self._stop:
             self._records.wait(0.5)
             while not self._stop and (record := self._records.pop()) is not None:
-                self._publish(record)
+                try:
+                    self._publish(record)
+                except Exception:
+                    # The thread's top: one record that cannot be published must not silence the driver for good.
+                    text = f"a record could not be published: {traceback.format_exc()}"
+                    self._node.get_logger().error(text, throttle_duration_sec=5.0)
 
     def _publish(self, record: Record) -> None:
         seen, now_ns = record.seen, record.woke_ns

@@ -155,6 +155,30 @@ def test_a_servo_that_is_silent_when_torque_goes_on_leaves_the_arm_released_and_
     assert until(lambda: all(twin.torque()))
 
 
+def test_a_tick_that_fails_is_a_fault_said_once_and_the_loop_lives_on(running, twin, monkeypatch):
+    def broken(**_):
+        raise ZeroDivisionError("a bug")
+
+    running.wait_ticks(10)
+    with running.loop.lock:
+        running.arm.activate(time.monotonic_ns(), running.loop.held, "policy")
+    running.wait_ticks(10)
+    monkeypatch.setattr(running.bus, "read_state", broken)
+    assert until(lambda: running.arm.mode == "fault")
+    assert running.arm.reason == "the control loop failed: ZeroDivisionError: a bug"
+    running.wait_ticks(10)  # and each of them is reported
+    assert not running.arm.seen.valid.any()
+    monkeypatch.undo()
+    assert until(lambda: bool(running.arm.seen.valid.all()))
+    said = [text for level, text in running.events if level == "error"]
+    assert len(said) == 1
+    assert "Traceback" in said[0]
+    assert all(twin.torque())
+    with running.loop.lock:
+        assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
+        assert running.arm.set_mode(time.monotonic_ns(), "policy")[0]
+
+
 def test_a_servo_that_misses_a_reset_keeps_the_others_holding(running, twin):
     running.wait_ticks(10)
     with running.loop.lock:
