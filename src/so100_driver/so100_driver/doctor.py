@@ -100,7 +100,8 @@ def gpu() -> Iterable[Line]:
         name = answer.stdout.strip() or answer.stderr.strip()
         yield ok("GPU", name) if answer.returncode == 0 else Line("WARN", "GPU", name, "reinstall the NVIDIA driver")
     else:
-        yield Line("WARN", "GPU", "no NVIDIA driver: policies run on the CPU, more slowly")
+        fix = "sudo ubuntu-drivers install, then restart; without a GPU nothing needs to be done"
+        yield Line("WARN", "GPU", "no NVIDIA driver: policies run on the CPU, more slowly", fix)
     try:
         import onnxruntime
     except ImportError as error:
@@ -164,7 +165,7 @@ def arm(name: str, path: str) -> Iterable[Line]:
     try:
         bus.open()
     except PortError as error:
-        yield Line("FAIL", name, str(error))
+        yield Line("FAIL", name, str(error), f"plug the adapter in, or name its device: --{name} PATH")
         return
     try:
         found = [i for i in SERVO_IDS if bus.ping(i, tries=3)]
@@ -183,7 +184,8 @@ def arm(name: str, path: str) -> Iterable[Line]:
 def unexamined() -> Iterable[Line]:
     fix = "--follower PATH and --leader PATH, or serial_port of driver and leader in config/arm.yaml"
     there = len(candidates())
-    yield Line("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix if there else "")
+    fix = fix if there else "the twin needs none; else plug the adapter in"
+    yield Line("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix)
 
 
 def _missing(name: str, bus: ServoBus, found: list[int]) -> Line:
@@ -206,7 +208,8 @@ def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[Line]:
 
     wrong = {i: m for i, m in read(reg.MODEL_NUMBER).items() if m != reg.MODEL_STS3215}
     if wrong:
-        yield Line("FAIL", f"{name} model", f"expected {reg.MODEL_STS3215} (STS3215), got {wrong}")
+        found_models = f"expected {reg.MODEL_STS3215} (STS3215), got {wrong}"
+        yield Line("FAIL", f"{name} model", found_models, "fit STS3215 servos: others count and limit differently")
     major, minor = read(reg.FIRMWARE_MAJOR), read(reg.FIRMWARE_MINOR)
     versions = {f"{major[i]}.{minor[i]}" for i in found}
     if len(versions) > 1:
@@ -263,7 +266,8 @@ def examine(arms: dict[str, str]) -> Iterable[Line]:
         try:
             yield from check()
         except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
-            yield Line("FAIL", name, f"could not be checked: {error}")
+            fix = "remove the cause that is named, then run this again; the other lines hold"
+            yield Line("FAIL", name, f"could not be checked: {error}", fix)
 
 
 def choose(chosen: argparse.Namespace) -> dict[str, str]:

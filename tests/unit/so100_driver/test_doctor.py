@@ -38,6 +38,25 @@ def test_a_missing_servo_is_a_failure_with_the_cable_to_check(twin):
     assert "elbow_flex (id 3)" in lines[0].fix
 
 
+def test_a_wrong_servo_model_is_a_failure_with_what_to_do(twin, monkeypatch):
+    monkeypatch.setattr(doctor.reg, "MODEL_STS3215", 1234)
+    (line,) = [line for line in doctor.arm("follower", twin.paths["follower"]) if line.what == "follower model"]
+    assert line.level == "FAIL"
+    assert "got {1: 777, 2: 777" in line.found
+    assert "STS3215" in line.fix
+
+
+def test_a_check_that_breaks_is_a_line_of_its_own_and_the_others_go_on(monkeypatch):
+    def broken():
+        raise RuntimeError("no such bus")
+
+    monkeypatch.setattr(doctor, "cameras", broken)
+    lines = {line.what: line for line in doctor.examine({})}
+    assert lines["cameras"].found == "could not be checked: no such bus"
+    assert lines["cameras"].fix
+    assert "real-time" in lines
+
+
 def test_a_port_that_does_not_exist_is_a_failure():
     (line,) = doctor.arm("follower", "/dev/nothing_here")
     assert line.level == "FAIL"
@@ -116,6 +135,10 @@ def test_the_command_prints_every_line_and_its_code_says_whether_something_fails
     code = doctor.main(["--follower", "/dev/nothing_here"])
     text = capsys.readouterr().out
     assert code == 1
+    lines = text.splitlines()
+    bad = [i for i, line in enumerate(lines) if line.startswith(("WARN", "FAIL"))]
+    assert bad
+    assert all(lines[i + 1].lstrip().startswith("-> ") for i in bad), text
     assert "FAIL  follower: /dev/nothing_here" in text
     assert "real-time" in text
     assert text.strip().endswith("FAIL")
