@@ -2,7 +2,8 @@
 
 Three parts: how fast one read-and-write cycle of the bus is, in our layer and as LeRobot does it with the SDK as
 shipped; how punctual the control loop is, alone and beside a one-thread inference load; how old a command is when it
-reaches the servos. The arm is only asked to stay where it is. The last line is one JSON object.
+reaches the servos (how old the image is by then needs cameras and a policy: `./grids bench graph`). The arm is only
+asked to stay where it is. The last line is one JSON object.
 `--campaign [--short]` runs the fault campaign instead.
 """
 
@@ -114,8 +115,8 @@ def sdk_cycles(path: str, seconds: float) -> dict[str, dict]:
 class LoopBench:
     """The real control loop on the bus, holding its pose through chunks that arrive at 10 Hz."""
 
-    def __init__(self, path: str, params: DriverParams) -> None:
-        self.params = params
+    def __init__(self, path: str, params: DriverParams, seconds: float) -> None:
+        self.params, self.seconds = params, seconds
         self.bus = ServoBus(path, SERVO_IDS, reply_timeout_s=params.reply_timeout_ms * 1e-3)
         self.bus.open()
         prepare.find_servos(self.bus)
@@ -130,6 +131,7 @@ class LoopBench:
             eeprom=prepare.read_eeprom(self.bus),
             on_tick=self._ticked,
             on_event=self._said,
+            lateness_window_s=2 * seconds + 10,  # all of it, also where the machine is slow
         )
         self._offered: dict[int, int] = {}
         self._ages_s: list[float] = []
@@ -151,7 +153,7 @@ class LoopBench:
         with self.loop.lock:
             self.arm.offer(now_ns, request)
 
-    def run(self, seconds: float) -> dict:
+    def run(self) -> dict:
         self.loop.read_held()
         self.loop.start()
         time.sleep(0.3)
@@ -160,15 +162,17 @@ class LoopBench:
         time.sleep(0.5)
         ticks, late, cpu, began = self.arm.totals.ticks, self.loop.late_ticks, time.process_time(), time.monotonic()
         errors = sum(c.errors for c in self.bus.counters.values())
-        for sequence in range(1, round(seconds * 10) + 1):
+        for sequence in range(1, round(self.seconds * 10) + 1):
             # Not in step with the loop, as no policy is.
             time.sleep(0.0973)
             self._offer(sequence)
         wall = time.monotonic() - began
         cpu_percent = 100 * (time.process_time() - cpu) / wall
         ticks, late = self.arm.totals.ticks - ticks, self.loop.late_ticks - late
-        lateness_ms = np.percentile(self.loop.lateness(), (50, 99, 100)) * 1e3
-        age_ms = np.percentile(self._ages_s or [0.0], (50, 99)) * 1e3
+        lateness_ms = np.percentile(self.loop.lateness()[-max(ticks, 1) :], (50, 99, 100)) * 1e3
+        if not self._ages_s:
+            raise DriverError(f"expected commands to reach the servos, got none: {self.arm.mode}: {self.arm.reason}")
+        age_ms = np.percentile(self._ages_s, (50, 99)) * 1e3
         return {
             "rate_hz": ticks / wall,
             "missed_percent": 100 * late / max(ticks + late, 1),
@@ -193,9 +197,9 @@ class LoopBench:
 
 
 def measure_loop(path: str, params: DriverParams, seconds: float) -> dict:
-    bench = LoopBench(path, params)
+    bench = LoopBench(path, params, seconds)
     try:
-        return bench.run(seconds)
+        return bench.run()
     finally:
         bench.close()
 

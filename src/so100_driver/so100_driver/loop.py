@@ -57,6 +57,7 @@ class ControlLoop:
         eeprom: prepare.Eeprom,
         on_tick: Callable[[Record], None],
         on_event: Callable[[str, str], None],
+        lateness_window_s: float = LATENESS_WINDOW_S,
     ) -> None:
         self.bus, self.arm, self.joints, self.params = bus, arm, joints, params
         self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
@@ -66,7 +67,7 @@ class ControlLoop:
         self.realtime = (False, "")
         self.held = np.full(6, np.nan)  # goal of each servo whose torque is on, rad
         self._on_tick, self._on_event = on_tick, on_event
-        self._lateness: deque[float] = deque(maxlen=max(1, round(LATENESS_WINDOW_S * params.rate_hz)))
+        self._lateness: deque[float] = deque(maxlen=max(1, round(lateness_window_s * params.rate_hz)))
         self._torque = False
         self._clinging: set[int] = set()  # servos told to let go that have not confirmed it
         self._away = np.zeros(6, bool)  # servos that fell silent and have not been rejoined
@@ -101,6 +102,11 @@ class ControlLoop:
     def lateness_p99_s(self) -> float:
         values = sorted(self._lateness.copy())
         return values[int(0.99 * (len(values) - 1))] if values else 0.0
+
+    @property
+    def lateness_room(self) -> int:
+        """How many ticks `lateness` remembers."""
+        return self._lateness.maxlen
 
     def lateness(self) -> list[float]:
         """Seconds of the last ticks, oldest first."""
