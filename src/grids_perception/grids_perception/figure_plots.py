@@ -86,6 +86,8 @@ def self_similarity(episode: Episode, path: Path) -> Path | None:
             shown = ax.imshow(matrix, cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest")
             ax.set_title(f"{camera}: {len(matrix)} {name} tokens, mean {mean_off_diagonal(matrix):.2f}", fontsize=10)
             ax.set(xlabel="token", ylabel="token")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(mpl.ticker.MaxNLocator(6, integer=True))
     figure.colorbar(shown, ax=axes, label="cosine similarity", shrink=0.7)
     figure.suptitle(f"Token self-similarity — {episode.name} (sampled: from dense, equal lengths)", fontsize=10)
     return _save(figure, path)
@@ -172,6 +174,7 @@ def mean_retention(rows: list[dict], path: Path) -> Path | None:
     ax.axhspan(0.8, 0.9, color="0.85", zorder=0, label="0.8 – 0.9, the paper's real-robot range")
     low = min(row["mean_retention"] - row["std_retention"] for row in rows)
     ax.set(ylim=(max(0.0, min(0.5, low - 0.05)), 1.0), ylabel="mean retention ± σ", title="Mean retention")
-    ax.set_xticks(range(len(episodes)), episodes, rotation=20 if len(episodes) > 3 else 0, ha="center", fontsize=8)
+    slanted = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if len(episodes) > 3 else {}
+    ax.set_xticks(range(len(episodes)), episodes, fontsize=8, **slanted)
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return _save(figure, path)

@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from grids_perception.bags import BagError, find_bags
@@ -25,6 +26,18 @@ def slug(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[:60] or "task"
 
 
+def _distinct(episodes: list) -> list:
+    """Episodes that share a name, from several folders, are numbered: else they would share a file and a bar too."""
+    named = {}
+    for episode in episodes:
+        name, number = episode.name, 1
+        while slug(name) in named:
+            number += 1
+            name = f"{number}: {episode.name}"
+        named[slug(name)] = replace(episode, name=name)
+    return list(named.values())
+
+
 def _load(runs: list[Path]):
     """(episodes, sentences about bags without samples). BagError when none has any."""
     from grids_perception.figure_data import load_episode
@@ -38,7 +51,7 @@ def _load(runs: list[Path]):
             skipped.append(str(error))
     if not episodes:
         raise BagError("; ".join(skipped))
-    return episodes, skipped
+    return _distinct(episodes), skipped
 
 
 def make_figures(runs: list[Path], folder: Path) -> dict:

@@ -115,6 +115,15 @@ def test_episodes_of_several_tasks_get_a_density_each_and_one_bar_each(store, tm
     assert [row["episode"] for row in result["episodes"]] == ["episode_0", "episode_1"]
 
 
+def test_episodes_of_one_name_from_two_folders_keep_their_own_figures(store, tmp_path):
+    for folder in ("monday", "tuesday"):
+        write_episode(store, tmp_path / folder / "episode_1", observations=3, similarity=False)
+    result = make_figures([tmp_path / "monday", tmp_path / "tuesday"], tmp_path / "out")
+    assert [row["episode"] for row in result["episodes"]] == ["episode_1", "2: episode_1"]
+    assert len(set(result["figures"])) == len(result["figures"])
+    assert {"retention_episode_1.png", "retention_2_episode_1.png"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
 def test_what_a_policy_did_not_send_is_said_and_the_rest_is_drawn(store, tmp_path, capsys):
     write_episode(store, tmp_path / "episode_1", similarity=False)
     assert main([str(tmp_path / "episode_1"), "--output", str(tmp_path / "out")]) == 0
