@@ -53,7 +53,7 @@ class Run:
         self.failure = ""
         self.warnings: list[str] = []
         self.dead: set[str] = set()
-        self.at_rest = False
+        self.arm = "not touched"
         self.held = False
         self._exits_read = 0
         self._looked = self._awake = self.started
@@ -76,6 +76,7 @@ class Run:
                     return
                 if verb == "activate":
                     self.up.append(name)  # from here on it may be active, whatever interrupts
+                    self.arm = "held" if name == "driver" else self.arm
                 done = self.node.transition(name, number, patience_s, self._over)
                 if self._over():
                     return
@@ -221,7 +222,7 @@ class Run:
             state = self.node.driver.state if self.node.driver else ""
             moving |= state == "resting"
             if state == "released":
-                self.at_rest = True
+                self.arm = "at rest"
                 return
             if moving and state != "resting":
                 break
@@ -254,7 +255,7 @@ class Run:
             "warnings": self.warnings,
             "exit_code": self.exit_code(),
             "elapsed_s": round(elapsed, 3),
-            "arm": "at rest" if self.at_rest else "held",
+            "arm": self.arm,
             **statistics,
             "driver": driver_summary(driver),
             "policy_status": {
@@ -323,8 +324,8 @@ def conduct(run: Run) -> int:
     task = {True: "; task done", False: "; task not done", None: ""}[summary["success"]]
     verdict = run.failure or f"{run.ended_by}{task}"
     run.say(f"{'FAILED: ' if run.failure else ''}{verdict}", end=True)
-    arm = "at rest, torque off" if run.at_rest else "held with torque on"
-    run.say(f"arm {arm} · {summary['chunks']} chunks · {path}", end=True)
+    torque = {"at rest": ", torque off", "held": " with torque on"}.get(run.arm, "")
+    run.say(f"arm {run.arm}{torque} · {summary['chunks']} chunks · {path}", end=True)
     return summary["exit_code"]
 
 

@@ -75,6 +75,14 @@ def test_a_node_that_dies_while_it_is_being_configured_ends_the_run_at_once(tmp_
     assert seconds < PATIENCE_S / 2
 
 
+@pytest.mark.parametrize(("hangs", "arm"), [("driver", "not touched"), ("policy", "held")])
+def test_an_arm_that_was_never_activated_is_not_said_to_be_held(tmp_path, hangs, arm):
+    node, stop = Node(tmp_path), threading.Event()
+    node.hangs = {(hangs, CONFIGURE)}
+    node.during_hang = stop.set
+    assert outcome(node, stop)[1]["arm"] == arm
+
+
 def test_ctrl_c_does_not_wait_for_a_node_that_takes_long_to_configure(tmp_path):
     node, stop = Node(tmp_path), threading.Event()
     node.hangs = {("policy", CONFIGURE)}
