@@ -1,5 +1,6 @@
 """End-to-end tests start the real command in a process of its own, in a ROS domain of its own."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -41,9 +42,10 @@ class Command:
     def node(self, name: str) -> psutil.Process:
         """The process of one node, found by its ROS name."""
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            line = process.cmdline()
-            if f"__node:={name}" in line and "setpriv" not in line[0]:
-                return process
+            with contextlib.suppress(psutil.Error):  # it may end while it is being looked at
+                line = process.cmdline()
+                if f"__node:={name}" in line and "setpriv" not in line[0]:
+                    return process
         raise AssertionError(f"no process of node {name}")
 
 

