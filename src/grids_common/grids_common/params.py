@@ -118,7 +118,7 @@ def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
     """Read a ROS parameter YAML (`node: ros__parameters: …`) strictly; returns the filled schema per node name."""
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterError(f"{path}: expected a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ParameterError(f"{path}: expected a mapping of node names, got {type(tree).__name__}")
@@ -128,7 +128,10 @@ def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
             raise ParameterError(f"{path}: expected node names {sorted(schemas)}, got {node!r}")
         if not isinstance(block, dict) or set(block) != {"ros__parameters"}:
             raise ParameterError(f"{path}: {node}: expected one key 'ros__parameters', got {block!r}")
-        filled[node] = build(schemas[node], block["ros__parameters"] or {}, where=f"{path}: {node}")
+        values = block["ros__parameters"] or {}
+        if not isinstance(values, dict):
+            raise ParameterError(f"{path}: {node}: expected a mapping of parameter names, got {values!r}")
+        filled[node] = build(schemas[node], values, where=f"{path}: {node}")
     return filled
 
 

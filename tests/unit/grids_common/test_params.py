@@ -57,11 +57,14 @@ def test_cross_checks_are_reported_like_range_checks():
         ("driver: {rate_hz: 3}\n", "ros__parameters"),
         ("driver: [unclosed\n", "readable YAML"),
         ("- a\n", "mapping"),
+        ("driver:\n  ros__parameters: [rate_hz]\n", "mapping of parameter names"),
+        ("driver:\n  ros__parameters: {port: }\n# 20 \xb0C\n", "readable YAML"),
     ],
+    ids=["unknown key", "unknown node", "no ros__parameters", "no YAML", "a list", "a list of names", "not UTF-8"],
 )
 def test_a_malformed_site_file_is_named_with_what_was_expected(tmp_path, text, message):
     path = tmp_path / "arm.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(ParameterError, match=message) as caught:
         load_file(path, {"driver": ArmParams})
     assert str(path) in str(caught.value)
