@@ -228,7 +228,8 @@ def run_folder(output: str) -> Path:
         while folder.exists():
             number += 1
             folder = folder.with_name(f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{number}")
-    if (folder / "summary.json").exists():
+    # A run that was killed left no summary, but exits that this one would take for its own.
+    if any((folder / name).exists() for name in ("summary.json", "exits.jsonl")):
         raise ParameterError(f"output: expected a folder without an earlier run, got {folder}")
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)

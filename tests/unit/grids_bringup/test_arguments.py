@@ -64,9 +64,10 @@ def test_a_policy_that_is_no_bundle_lists_the_known_ones(tmp_path, monkeypatch):
     assert module.resolve_policy("demo") == str(tmp_path / "models" / "demo")
 
 
-def test_an_earlier_run_is_never_written_over(tmp_path):
+@pytest.mark.parametrize("left", ["summary.json", "exits.jsonl"])
+def test_an_earlier_run_is_never_written_over(tmp_path, left):
     folder = run_folder(f"{tmp_path}/run")
-    (folder / "summary.json").write_text("{}")
+    (folder / left).write_text("{}")
     with pytest.raises(ParameterError, match="without an earlier run"):
         run_folder(f"{tmp_path}/run")
 
