@@ -6,8 +6,9 @@ Actions are the expert's clean targets; what is executed is disturbed by correla
 recovering are seen too. A share of episodes grasps beside the object first: those rows are not valid as targets, the
 recovery is. The expert sees the truth; the labels keep a part of it for the auxiliary loss.
 
-With --policy CHECKPOINT a policy drives the first part of every episode and the expert says at each instant what it
-would have done (DAgger, Ross et al. 2011): the states a policy gets itself into, with the way out of them.
+With --policy CHECKPOINT a policy and the expert take turns, and only the expert's rows are targets (as in HG-DAgger,
+Kelly et al. 2019): the states a policy gets itself into, with the way out of them. Rows of the policy's turns could not
+be targets even with the expert's opinion of each: a chunk is what the expert goes on to do, not a list of opinions.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Recipe:
     start_jaw_rad: tuple[float, float] = (-0.90, 0.30)
     far_start_share: float = 0.25
     far_start_rad: tuple[float, ...] = (0.9, 0.35, 0.35, 0.35, 0.8)
-    # With a policy: it drives for so long, then the expert brings the episode to its end.
-    policy_s: tuple[float, float] = (2.0, 11.0)
+    # With a policy: how long its turns and the expert's are.
+    policy_s: tuple[float, float] = (0.5, 3.0)
+    expert_s: tuple[float, float] = (1.5, 3.5)
 
 
 def spec() -> CacheSpec:
@@ -103,18 +105,32 @@ class Noise:
         return executed
 
 
-class PolicyDrives:
-    """What is executed instead: a policy's rows, between them a straight line, until a time drawn from the recipe."""
+class Turns:
+    """Who drives when, and a policy's rows as evaluation would execute them, between them a straight line."""
 
     def __init__(self, actor: AbstractActor, recipe: Recipe, rng: np.random.Generator, seed: int) -> None:
-        self._actor, self._seed, self._per_row = actor, seed, round(FPS * actor.spec.dt_s)
-        self._until = FPS * rng.uniform(*recipe.policy_s)
+        self._actor, self._recipe, self._rng, self._seed = actor, recipe, rng, seed
+        self._per_row = round(FPS * actor.spec.dt_s)
         self._chunk, self._asked = np.zeros((0, len(JOINT_NAMES))), 0
         self.cameras = actor.spec.cameras
+        self.expert_drives = bool(rng.random() < 0.5)
+        self._until = self._length()
 
-    def __call__(self, action: np.ndarray, tick: int, frames: Sequence[np.ndarray], state, sentence: str) -> np.ndarray:
-        if tick >= self._until:
-            return action
+    def _length(self) -> float:
+        """Ticks of a turn."""
+        return FPS * self._rng.uniform(*(self._recipe.expert_s if self.expert_drives else self._recipe.policy_s))
+
+    def change(self, tick: int) -> bool:
+        """Call once a tick; True when somebody else drives from here on."""
+        if tick < self._until:
+            return False
+        self.expert_drives = not self.expert_drives
+        self._until = tick + self._length()
+        self._chunk = self._chunk[:0]
+        return True
+
+    def action(self, tick: int, frames: Sequence[np.ndarray], state: np.ndarray, sentence: str) -> np.ndarray:
+        """The policy's target for now, (6,)."""
         if not len(self._chunk) or tick - self._asked >= self._actor.spec.execute_rows * self._per_row:
             none = np.zeros((0, len(state)))
             seen = Seen(tuple(frames), (True,) * len(frames), state, sentence, (self._seed << 16) + tick, none)
@@ -164,25 +180,23 @@ class Demonstrator:
         recipe, rng = self.recipe, np.random.default_rng([seed, 77])
         world = self._world(task, everything=rng.random() < recipe.all_objects_share)
         misses = rng.random() < recipe.miss_share and self.actor is None
-        spread, pace = (0.15, 1.0) if self.actor is None else (0.0, 2.0)  # the expert keeps up with a policy
-        config = ExpertConfig(
-            dt_s=1 / FPS, speed_spread=spread, height_spread_m=0.015, miss_share=float(misses), catch_up=pace
-        )
+        config = ExpertConfig(dt_s=1 / FPS, speed_spread=0.15, height_spread_m=0.015, miss_share=float(misses))
         expert = Expert(task, seed, config)
         noise = Noise(recipe, rng)
-        policy = None if self.actor is None else PolicyDrives(self.actor, recipe, rng, seed)
+        turns = None if self.actor is None else Turns(self.actor, recipe, rng, seed)
         try:
             world.reset(seed, arm_rad=self._start_pose(rng))
         except LayoutError:
             return None
         env = LockstepEnv(world, control_hz=FPS)
-        rows, images = self._run(env, expert, noise, policy, misses=misses)
-        most = _MOST_ATTEMPTS if policy is None else 2 * _MOST_ATTEMPTS
-        if not world.success() or (misses and expert.attempts < 2) or expert.attempts > most:
+        rows, images = self._run(env, expert, noise, turns, misses=misses)
+        if not world.success() or (misses and expert.attempts < 2):
+            return None
+        if turns is None and expert.attempts > _MOST_ATTEMPTS:
             return None
         return EpisodeFrames(world.truth().instruction, task, seed, images, **rows)
 
-    def _run(self, env, expert, noise: Noise, policy: PolicyDrives | None, *, misses: bool) -> tuple[dict, dict]:
+    def _run(self, env, expert, noise: Noise, turns: Turns | None, *, misses: bool) -> tuple[dict, dict]:
         """Arrays of one episode: (rows, images by camera)."""
         world, task = env.world, expert.task
         rows: dict[str, list] = {n: [] for n in ("state", "action", "valid", "labels", "pixels", "weight")}
@@ -190,21 +204,24 @@ class Demonstrator:
         end_s = _LIMIT_S[task]
         while world.time_s < end_s:
             truth, position, tick = world.truth(), world.position_rad, len(rows["state"])
-            action = expert.action(truth, position, world.time_s)
             if tick % IMAGE_EVERY == 0:
                 for camera in CAMERAS:
                     images[camera].append(world.render(camera, *IMAGE_HW))
                 rows["labels"].append(labels_of(truth))
                 rows["pixels"].append(pixels_of(world, truth))
                 rows["weight"].append(_DRAW_WEIGHT.get(expert.phase, 1.0))
+            if turns is not None and turns.change(tick) and turns.expert_drives:
+                expert.take_over()
+            if turns is None or turns.expert_drives:
+                action = expert.action(truth, position, world.time_s)
+                executed, valid = noise(action, expert.phase), not misses or expert.attempts > 1
+            else:
+                newest = [images[camera][-1] for camera in turns.cameras]
+                action = executed = turns.action(tick, newest, position, truth.instruction)
+                valid = False
             rows["state"].append(position)
             rows["action"].append(action)
-            rows["valid"].append(not misses or expert.attempts > 1)
-            if policy is None:
-                executed = noise(action, expert.phase)
-            else:
-                newest = [images[camera][-1] for camera in policy.cameras]
-                executed = policy(action, tick, newest, position, truth.instruction)
+            rows["valid"].append(valid)
             done = env.step(executed).success
             if done and end_s == _LIMIT_S[task]:
                 end_s = min(end_s, world.time_s + _AFTER_S)

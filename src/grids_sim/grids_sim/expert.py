@@ -57,8 +57,6 @@ class ExpertConfig:
     height_spread_m: float = 0.0
     # Share of first grasps that are made to miss by 26 to 36 mm, to show how to recover.
     miss_share: float = 0.0
-    # How much faster than time the plan's clock may run while the arm, driven by somebody else, is ahead of it.
-    catch_up: float = 1.0
 
 
 @dataclass(slots=True)
@@ -113,6 +111,10 @@ class Expert:
         self.phase = "start"
 
     # --- public ------------------------------------------------------------------------------------------------
+    def take_over(self) -> None:
+        """Somebody else has moved the arm: forget the plan, begin the next one at the measured pose."""
+        self._progress = _Progress()
+
     def chunk(self, truth: Truth, position_rad: np.ndarray, now_s: float) -> tuple[np.ndarray, float]:
         """Targets (horizon, 6) and their spacing: row i is meant for now_s + i * dt. Call at any rate above 2 Hz."""
         self._advance(truth, np.asarray(position_rad, dtype=float), now_s)
@@ -151,8 +153,7 @@ class Expert:
         elapsed = min(max(now_s - progress.last_s, 0.0), 0.5)
         progress.last_s = now_s
         reached_s, off_path = self._reached(position)
-        pace = self.config.catch_up if reached_s > progress.clock_s else 1.0
-        step = min(pace * elapsed, max(reached_s + LEAD_S - progress.clock_s, 0.0))
+        step = min(elapsed, max(reached_s + LEAD_S - progress.clock_s, 0.0))
         progress.stuck_s = 0.0 if step > 0 else progress.stuck_s + elapsed
         lost = off_path > LOST_RAD or progress.stuck_s > STUCK_S
         if lost or self._disturbed(truth, position):
