@@ -291,9 +291,12 @@ def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 
 def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` so that LeRobot (dense) and `load_checkpoint` read it back.
 
-    The folder appears whole or not at all; an existing one is replaced.
+    The folder appears whole or not at all; an existing checkpoint is replaced, anything else refused.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds something that is not a checkpoint and would be lost; name a new folder")
     config = checkpoint.config
     raw = lerobot.lerobot_config(config, checkpoint.lerobot)
     files = {"config.json": raw}

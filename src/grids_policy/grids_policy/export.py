@@ -292,9 +292,19 @@ def reduce_bundle(
     return bundles.read_manifest(folder)
 
 
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 @contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends, and vanishes when it raises."""
+    """An empty folder beside `folder` that takes its place when the block ends, and vanishes when it raises.
+
+    Only a bundle or an empty folder is replaced: a slip of the keyboard must not cost anybody a folder.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder / bundles.MANIFEST).is_file() and not _is_empty(folder):
+        raise ExportError(f"{folder} holds something that is not a policy bundle and would be lost; name a new folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

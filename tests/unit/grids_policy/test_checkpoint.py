@@ -112,6 +112,13 @@ def test_saving_replaces_an_older_checkpoint(small_config, tmp_path):
     assert same_weights(load_checkpoint(tmp_path / "last").policy, expected)
 
 
+def test_saving_never_replaces_what_is_no_checkpoint(small_config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(CheckpointError, match="is not a checkpoint and would be lost"):
+        save_checkpoint(tmp_path, small_checkpoint(small_config, 0))
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
 @pytest.mark.parametrize(
     "sampler",
     [
