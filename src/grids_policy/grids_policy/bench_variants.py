@@ -22,10 +22,10 @@ from grids_policy.checkpoint import Checkpoint
 from grids_policy.config import PolicyConfig, SamplerConfig, part_from_dict
 from grids_policy.demo_bundle import demo_tokenizer
 from grids_policy.export import ExportOptions, export_bundle, reduce_bundle
-from grids_policy.gate import random_inputs
 from grids_policy.grids import build_sampler
 from grids_policy.initialise import init_sampler, init_weights
 from grids_policy.model import Policy
+from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.base import STAGES, PolicyOutputs
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 

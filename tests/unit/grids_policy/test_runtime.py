@@ -6,16 +6,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+from grids_policy import warmup
 from grids_policy.bundle import BundleError
+from grids_policy.runtime import onnx as onnx_runtime
 from grids_policy.runtime import providers
+from grids_policy.runtime.agreement import require_agreement
 from grids_policy.runtime.base import STAGES, PolicyOutputs, blank_inputs, draw_noise
-from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime, default_threads
-from grids_policy.warmup import measure_latency
+from grids_policy.runtime.onnx import Buffers, EngineOptions, OnnxRuntime, default_threads
 
 UNTRAINED = Path(__file__).resolve().parents[3] / "models" / "untrained"
 CPU = EngineOptions(engine="cpu", threads=1)
@@ -133,24 +136,26 @@ def test_steady_inference_allocates_nothing_that_stays(runtime, inputs):
     assert peak - before < 65536, "no image or tensor is copied into a new array"
 
 
-def test_latency_before_arming_excludes_the_warm_up():
-    class Slow(OnnxRuntime):
-        calls = 0
+def test_latency_before_arming_excludes_the_warm_up(runtime, monkeypatch):
+    class Slow(Skewed):
+        """Takes 0.2 s twice, then 0.01 s, on a clock of its own."""
 
-        def __init__(self):
-            self._bundle = OnnxRuntime(UNTRAINED, CPU).bundle
+        calls, now_s = 0, 0.0
 
         def infer(self, inputs, outputs):
-            import time
+            self.calls += 1
+            self.now_s += 0.2 if self.calls <= 2 else 0.01
 
-            Slow.calls += 1
-            time.sleep(0.2 if Slow.calls <= 2 else 0.01)
-
-    assert measure_latency(Slow(), runs=10, budget_s=5.0) < 0.15
-    assert Slow.calls == 12
-    Slow.calls = 2
-    measure_latency(Slow(), runs=200, budget_s=0.05)
-    assert Slow.calls < 30, "the budget ends a slow measurement after three runs"
+    slow = Slow(runtime, 0.0)
+    monkeypatch.setattr(warmup, "time", SimpleNamespace(perf_counter=lambda: slow.now_s))
+    assert warmup.measure_latency(slow, runs=10, budget_s=5.0) == pytest.approx(0.01)
+    assert slow.calls == 12
+    slow.calls = 2
+    warmup.measure_latency(slow, runs=200, budget_s=0.055)
+    assert slow.calls == 8, "the budget ends a slow measurement"
+    slow.calls = 2
+    warmup.measure_latency(slow, runs=200, budget_s=0.001)
+    assert slow.calls == 7, "but not before three runs"
 
 
 def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
@@ -204,6 +209,49 @@ def test_a_gpu_whose_libraries_do_not_load_is_said_and_the_next_engine_taken(mon
         OnnxRuntime(UNTRAINED, EngineOptions(engine="cuda", threads=1))
 
 
+class Skewed:
+    """The real engine with its chunk off by one number: a kernel that overflows or computes something else."""
+
+    provider = "GpuExecutionProvider"
+
+    def __init__(self, runtime, error):
+        self._runtime, self._error, self.bundle = runtime, error, runtime.bundle
+
+    def infer(self, inputs, outputs):
+        stages = self._runtime.infer(inputs, outputs)
+        outputs.actions[3, 2] += self._error * (self.bundle.normalisation["action"]["std"][2] + 1e-8)
+        return stages
+
+
+def test_an_engine_that_computes_something_else_than_the_gated_graphs_is_refused(runtime):
+    assert "off the CPU engine" in require_agreement(Skewed(runtime, 0.01), runtime)
+    for error in (0.1, -0.1, float("nan"), float("inf")):
+        with pytest.raises(BundleError, match=r"GpuExecutionProvider: actions .* std, .* allowed 5e-02 and 5e-03"):
+            require_agreement(Skewed(runtime, error), runtime)
+
+
+def test_a_gpu_engine_is_used_only_after_it_agreed(monkeypatch, runtime, inputs):
+    """The CPU plays the GPU; the one call that a GPU adds is refused, so the next engine is taken, aloud."""
+    asked = []
+
+    def refuse(engine, reference):
+        asked.append((engine.provider, reference.provider))
+        raise BundleError("nothing like it")
+
+    cpu = providers.NAMES["cpu"]
+    monkeypatch.setitem(providers.NAMES, "cuda", cpu)
+    monkeypatch.setattr(providers, "choose", lambda wanted, *_: providers.Choice(wanted.replace("auto", "cuda"), ()))
+    monkeypatch.setattr(OnnxRuntime, "_provider_list", lambda *_: ([cpu], None, None, ""))
+    monkeypatch.setattr(onnx_runtime, "Buffers", lambda _: Buffers("cpu"))
+    monkeypatch.setattr(onnx_runtime, "require_agreement", refuse)
+    fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+    assert asked == [(cpu, cpu)]
+    assert fallen.provider == cpu
+    assert "cuda: nothing like it" in fallen.note
+    with pytest.raises(BundleError, match="nothing like it"):
+        OnnxRuntime(UNTRAINED, EngineOptions(engine="cuda", threads=1))
+
+
 @pytest.fixture
 def fingerprint(runtime):
     return providers.fingerprint_of(runtime.bundle, GPU, "100300")
@@ -228,18 +276,24 @@ def test_an_engine_is_used_again_only_for_the_same_everything(tmp_path, fingerpr
         assert other != folder, change
 
 
-@pytest.mark.parametrize("damage", ["engine", "record", "unsealed"])
+@pytest.mark.parametrize("damage", ["engine", "record", "unsealed", "stranger", "folder", "missing"])
 def test_a_doubtful_engine_cache_is_emptied(tmp_path, fingerprint, damage):
     folder = filled_cache(tmp_path, fingerprint)
     if damage == "engine":
         (folder / "vision.engine").write_bytes(b"other")
     elif damage == "record":
         (folder / "fingerprint.json").write_text("{")
+    elif damage == "stranger":
+        (folder / "prefix.engine").write_bytes(b"from elsewhere")
+    elif damage == "folder":
+        (folder / "more").mkdir()
+    elif damage == "missing":
+        (folder / "vision.engine").unlink()
     else:
         (folder / "fingerprint.json").unlink()
     _, said = providers.engine_cache(tmp_path, fingerprint)
     assert "building" in said
-    assert not (folder / "vision.engine").exists()
+    assert not list(folder.iterdir())
 
 
 def test_a_record_of_another_machine_is_refused_with_both_sides(tmp_path, fingerprint):

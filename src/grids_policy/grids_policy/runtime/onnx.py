@@ -13,13 +13,8 @@ import onnxruntime as ort
 
 from grids_policy.bundle import GRAPHS, Bundle, BundleError, read_manifest, verify_files
 from grids_policy.runtime import providers
-from grids_policy.runtime.base import (
-    STAGES,
-    AbstractRuntime,
-    PolicyInputs,
-    PolicyOutputs,
-    blank_inputs,
-)
+from grids_policy.runtime.agreement import require_agreement
+from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
 
 _HOST_INPUTS = ("present", "state", "tokens", "token_mask", "committed", "committed_rows")
 
@@ -145,11 +140,23 @@ class OnnxRuntime(AbstractRuntime):
         self._buffers = Buffers("cpu" if engine == "cpu" else "cuda")
         self._plan()
         self._bind()
+        if engine == "cpu":
+            return note
+        # Engines are built by the first run; only then can they be compared, and their files be recorded.
+        agreed = self._compare_with_cpu(folder, options)
         if fingerprint is not None:
-            # Engines are built by the first run; only then can their files be recorded.
-            self.infer(blank_inputs(self._bundle), PolicyOutputs.empty(self._bundle))
             providers.seal_cache(cache, fingerprint)
-        return note
+        return f"{note}; {agreed}" if note else agreed
+
+    def _compare_with_cpu(self, folder: Path, options: EngineOptions) -> str:
+        """The gate's verdict holds for CPU kernels: this engine has to agree with them, on this very machine."""
+        reference = OnnxRuntime(folder, replace(options, engine="cpu"))
+        try:
+            return require_agreement(self, reference)
+        except RuntimeError as error:
+            raise BundleError(str(error)) from error
+        finally:
+            reference.close()
 
     def _provider_list(self, engine: str, gpu, trt, cache_root: Path):
         if engine == "cpu":

@@ -4,6 +4,7 @@ import ctypes
 import ctypes.util
 import hashlib
 import json
+import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,8 +105,9 @@ def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | No
 def engine_cache(root: Path, fingerprint: Fingerprint) -> tuple[Path, str]:
     """The folder for engines of this fingerprint, emptied when anything in it does not match.
 
-    Returns (folder, one sentence on what was found). A cache is used only if its fingerprint file says the same
-    and every engine file still has the sha256 recorded after it was built.
+    Returns (folder, one sentence on what was found). A cache is used only if its fingerprint file says the same,
+    every engine file still has the sha256 recorded after it was built, and nothing else lies beside them: TensorRT
+    picks engines by file name.
     """
     folder = Path(root) / fingerprint.key
     record = folder / _FINGERPRINT
@@ -117,7 +119,10 @@ def engine_cache(root: Path, fingerprint: Fingerprint) -> tuple[Path, str]:
         said = f"TensorRT engines in {folder} are refused ({problem}), building new ones"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
-        stale.unlink()
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
     return folder, said
 
 
@@ -126,6 +131,11 @@ def _cache_problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str 
         saved = json.loads(record.read_text(encoding="utf-8"))
         if saved["fingerprint"] != asdict(fingerprint):
             return f"built for {saved['fingerprint']}, this is {asdict(fingerprint)}"
+        present = {path.name for path in folder.iterdir()} - {_FINGERPRINT}
+        if unlike := sorted(present ^ set(saved["files"])):
+            return f"{unlike[0]} {'is missing' if unlike[0] in saved['files'] else 'was not there when it was built'}"
+        if not present:
+            return "it holds no engine"
         for name, digest in saved["files"].items():
             if file_sha256(folder / name) != digest:
                 return f"{name} changed since it was built"
