@@ -38,7 +38,7 @@ from grids_policy.bench_variants import (
 from grids_policy.config import PolicyConfig, SamplerConfig
 from grids_policy.export import PRECISIONS
 from grids_policy.flops import count_flops
-from grids_policy.model import Expert
+from grids_policy.model import Expert, Policy
 from grids_policy.runtime.onnx import EngineOptions
 
 
@@ -67,6 +67,24 @@ def _samplers(text: str) -> list[SamplerConfig]:
     return [parse_sampler(word) for word in text.split(",") if word]
 
 
+def _that_fit(policy: Policy, batch: int, device: str, say) -> list[Variant]:
+    """Eager and, on a GPU, captured; what does not fit into the memory is said and left out."""
+    found: list[Variant] = []
+    for captured in (False, True) if device == "cuda" else (False,):
+        try:
+            variant = TorchVariant(policy, batch, device=device, captured=captured)
+            variant.run()
+        except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, a bare RuntimeError of the CPU's allocator
+            if "memory" not in str(error):
+                raise
+            say(f"left out, no memory: {sampler_name(policy.config.sampler)}, batch {batch}: {error}".splitlines()[0])
+            if device == "cuda":
+                torch.cuda.empty_cache()
+            continue
+        found.append(variant)
+    return found
+
+
 def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> tuple[list[Variant], dict[str, Any]]:
     """Everything to be measured, and notes on export and load times."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,9 +103,7 @@ def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> 
         for sampler in _samplers(arguments.tokens):
             policy = with_sampler(base, sampler)
             for batch in (int(b) for b in arguments.batches.split(",")):
-                variants.append(TorchVariant(policy, batch, device=device))
-                if device == "cuda":
-                    variants.append(TorchVariant(policy, batch, device=device, captured=True))
+                variants += _that_fit(policy, batch, device, say)
     options = EngineOptions(threads=arguments.threads)
     for folder in folders:
         began = time.monotonic()

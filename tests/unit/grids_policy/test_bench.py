@@ -51,6 +51,26 @@ def test_every_variant_is_measured_and_reported(toy, tmp_path, capsys):
     assert "1.00x" in text
 
 
+def test_a_batch_that_does_not_fit_is_said_and_the_others_go_on(toy, monkeypatch):
+    def refuse(self):
+        if self.batch == 64:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes.\nmore")
+        if self.batch == 3:
+            raise RuntimeError("shapes differ")
+        return dict.fromkeys(STAGES, 0.1)
+
+    monkeypatch.setattr(bench_variants.TorchVariant, "run", refuse)
+    words = ["--engines", "torch", "--tokens", "dense", "--batches"]
+    said = []
+    variants, _ = bench.build_variants(bench.parse_arguments([*words, "1,64,2"]), toy, said.append)
+    assert [variant.batch for variant in variants] == [1, 2]
+    assert [line for line in said if "no memory" in line] == [
+        "left out, no memory: dense, batch 64: DefaultCPUAllocator: can't allocate memory: 9 bytes."
+    ]
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        bench.build_variants(bench.parse_arguments([*words, "3"]), toy, said.append)
+
+
 def test_a_bundle_takes_its_turn_with_torch(toy, untrained):
     arguments = bench.parse_arguments(["--engines", "none", "--size", "small", "--bundle", str(untrained)])
     variants, notes = bench.build_variants(arguments, toy, lambda _: None)
