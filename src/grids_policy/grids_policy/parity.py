@@ -14,6 +14,8 @@ import json
 import math
 import re
 import sys
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,7 +119,7 @@ def read_reference(path: Path | str) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise OracleError(f"{path} cannot be read as npz: {error}") from error
     oracle, norms = path.with_name("oracle_config.json"), path.with_name("grad_norms.json")
     config = json.loads(oracle.read_text(encoding="utf-8")) if oracle.exists() else {}

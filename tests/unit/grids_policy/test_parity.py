@@ -1,6 +1,7 @@
 """The reference comparison: agreement with LeRobot, and that it fails when it should."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,13 @@ def test_what_cannot_be_used_gives_exit_status_two_and_a_sentence(oracle, tmp_pa
     (tmp_path / "text.npz").write_text("hello")
     assert run([str(oracle / "tiny"), str(tmp_path / "text.npz")]) == 2
     assert "text.npz cannot be read" in capsys.readouterr().err
+    whole = Path(npz).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    for name, data in (("cut.npz", whole[:-100]), ("flipped.npz", bytes(flipped))):
+        (tmp_path / name).write_bytes(data)
+        assert run([str(oracle / "tiny"), str(tmp_path / name)]) == 2
+        assert f"{name} cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
