@@ -103,7 +103,7 @@ def stack():
     rclpy.try_shutdown()
 
 
-def wait_for(condition, step=lambda: None, timeout_s=20.0):
+def wait_for(condition, step=lambda: None, timeout_s=60.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"nothing within {timeout_s} s"
@@ -155,7 +155,7 @@ def test_buttons_call_the_drivers_services_and_report_the_answer(stack):
     feed.close()
 
 
-def view(*arguments: str, timeout_s=60) -> subprocess.CompletedProcess:
+def view(*arguments: str, timeout_s=150) -> subprocess.CompletedProcess:
     program = "import sys; from grids_rqt.view import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
