@@ -10,6 +10,10 @@ UV_VERSION=0.13.9
 STATE=$ROOT/.grids
 VENV=$ROOT/.venv
 started=$SECONDS
+if [[ $ROOT == *[[:space:]\'\":\;\$]* ]]; then  # PATH-like variables, and the first lines of the nodes' executables
+  echo "grids: expected a folder whose path has no blanks, quotes, colons, semicolons or dollar signs, got '$ROOT': move it" >&2
+  exit 1
+fi
 if ! mkdir -p "$STATE" 2>/dev/null || [ ! -w "$STATE" ] || [ ! -w "$ROOT" ]; then
   echo "grids: expected a folder that $(id -un) may write to set it up, got $ROOT (owner $(stat -c %U "$ROOT")): run this as its owner, or: sudo chown -R $(id -un) '$ROOT'" >&2
   exit 1

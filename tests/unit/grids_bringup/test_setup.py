@@ -18,8 +18,8 @@ OLD_PYTHON = '#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.12" && exit 0
 class Folder:
     """A copy of the two scripts, and a PATH that holds nothing but `TOOLS` and what a test puts there."""
 
-    def __init__(self, path: Path) -> None:
-        self.root, self.bin = path / "grids", path / "bin"
+    def __init__(self, path: Path, name: str = "grids") -> None:
+        self.root, self.bin = path / name, path / "bin"
         self.bin.mkdir()
         (self.root / "requirements").mkdir(parents=True)
         for name in ("grids", "requirements/setup.sh"):
@@ -115,6 +115,15 @@ def test_another_machine_is_refused_since_it_has_no_wheels(folder):
     code, lines = folder.grids("deploy")
     assert (code, len(lines)) == (1, 1)
     assert "expected Linux x86_64, for which ROS wheels exist, got Linux aarch64" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["my robots", "a:b", "it's"])
+def test_a_path_that_no_executable_could_name_is_refused(tmp_path, name):
+    """Linux reads the interpreter of a script up to the first blank."""
+    code, lines = Folder(tmp_path, name).grids("deploy")
+    assert (code, len(lines)) == (1, 1)
+    assert "expected a folder whose path has no blanks" in lines[0]
+    assert not (tmp_path / name / ".grids").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(folder):
