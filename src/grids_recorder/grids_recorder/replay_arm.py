@@ -15,7 +15,7 @@ from grids_common import topics
 from grids_common.so100 import JOINT_NAMES
 from grids_recorder.bag_reader import Bag
 from grids_recorder.errors import RecorderError
-from grids_recorder.replay_guard import ARRIVED_RAD, Intake, distance
+from grids_recorder.replay_guard import ARRIVED_RAD, Intake, break_in, distance
 from grids_recorder.series import JOINTS, TRACE, read_series
 
 DT_S = 0.02
@@ -33,6 +33,9 @@ def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise RecorderError(f"{bag.folder}: expected recorded commands on {TRACE}, found none")
     stamps = series.streams[TRACE].stamp_ns
     times = (stamps - stamps[0]) * 1e-9
+    problem = break_in(times)
+    if problem:
+        raise RecorderError(f"{bag.folder}: {problem}, so that its motion is not known: replay another episode")
     grid = np.arange(0.0, times[-1], DT_S)
     rows = np.stack([np.interp(grid, times, series.sent[:, j]) for j in range(len(JOINT_NAMES))], axis=1)
     measured = (series.streams[JOINTS].stamp_ns - stamps[0]) * 1e-9 if JOINTS in series.streams else np.empty(0)

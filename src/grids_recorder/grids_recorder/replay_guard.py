@@ -6,8 +6,21 @@ from grids_common.so100 import JOINT_NAMES
 
 # Above the droop of a loaded arm, below what the driver calls a jump.
 ARRIVED_RAD = 0.1
+# Commands come a hundred times a second; over a longer break nobody knows the way.
+LONGEST_BREAK_S = 0.5
 # Chunks go out five times, the driver's status ten times a second.
 PATIENCE_S = 2.0
+
+
+def break_in(times: np.ndarray) -> str:
+    """Where the recorded commands (n,) in s do not follow each other: a hole, or a clock that was set; else empty."""
+    steps = np.diff(times)
+    for index in np.flatnonzero((steps < 0) | (steps > LONGEST_BREAK_S))[:1]:
+        step, at = steps[index], times[index]
+        if step < 0:
+            return f"the clock of its commands went back by {-step:.2f} s at {at:.1f} s"
+        return f"no command is recorded for {step:.2f} s at {at:.1f} s"
+    return ""
 
 
 def distance(measured: np.ndarray, goal: np.ndarray, reached: np.ndarray) -> tuple[float, str]:

@@ -6,7 +6,7 @@ import pytest
 from grids_recorder import synthetic
 from grids_recorder.bag_writer import BagWriter
 from grids_recorder.replay import main
-from grids_recorder.replay_guard import ARRIVED_RAD, PATIENCE_S, Intake, distance
+from grids_recorder.replay_guard import ARRIVED_RAD, PATIENCE_S, Intake, break_in, distance
 from grids_recorder.series import JOINTS
 
 
@@ -22,6 +22,14 @@ def test_a_gripper_that_never_got_to_its_goal_need_not_get_there_again():
     away, joint = distance(np.array([0, 0, 0, 0, 0, 0.75]), goal, reached)
     assert (away, joint) == (pytest.approx(0.25), "gripper")
     assert away > ARRIVED_RAD
+
+
+def test_commands_that_do_not_follow_each_other_are_not_played():
+    times = np.arange(300) / 100
+    assert break_in(times) == ""
+    assert break_in(np.delete(times, slice(100, 180))) == "no command is recorded for 0.81 s at 1.0 s"
+    assert break_in(times + np.where(times > 1.0, 3600.0, 0)) == "no command is recorded for 3600.01 s at 1.0 s"
+    assert break_in(times - np.where(times > 1.0, 2.0, 0)) == "the clock of its commands went back by 1.99 s at 1.0 s"
 
 
 def test_one_refused_chunk_is_a_reason():
