@@ -6,6 +6,8 @@ from pathlib import Path
 
 import onnx
 
+_AFTER_SQUARES = ("ReduceMean", "Add", "Sqrt", "Clip", "Expand")
+
 
 def convert(path: Path, precision: str) -> None:
     """Rewrite the graph at `path` in place; fp32 leaves it as it is. Inputs and outputs keep their types."""
@@ -28,7 +30,83 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 def _to_fp16(path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    _save(convert_float_to_float16(onnx.load(str(path)), keep_io_types=True), path)
+    model = onnx.load(str(path))
+    before, single = {node.name for node in model.graph.node}, single_nodes(model)
+    halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=single)
+    _join_casts(halved.graph, before)
+    _save(halved, path)
+
+
+def _join_casts(graph: onnx.GraphProto, before: set[str]) -> None:
+    """Let neighbouring nodes of single precision exchange singles: the converter casts to half and back between them.
+
+    `before`: names of the nodes that are not the converter's own.
+    """
+    made_by = {name: node for node in graph.node for name in node.output}
+    outputs = {value.name for value in graph.output}
+    same: dict[str, str] = {}  # name -> the name of the same value without the detour
+    renamed: dict[str, str] = {}  # an output keeps its name: who makes its value takes that name over
+    for node in graph.node:
+        first = made_by.get(node.input[0]) if _added_cast(node, before) else None
+        if first is None or not _added_cast(first, before):
+            continue
+        source = first.input[0]
+        if node.output[0] not in outputs:
+            same[node.output[0]] = source
+        elif source in made_by:
+            renamed[source] = node.output[0]
+            node.output[0] = f"{node.output[0]}_unused"
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            found = same.get(name, name)
+            node.input[i] = renamed.get(found, found)
+        for i, name in enumerate(node.output):
+            node.output[i] = renamed.get(name, name)
+    del graph.value_info[:]  # some say half of what is now single
+    while True:
+        read = {name for node in graph.node for name in node.input} | outputs
+        idle = [node for node in graph.node if _added_cast(node, before) and node.output[0] not in read]
+        if not idle:
+            return
+        for node in idle:
+            graph.node.remove(node)
+
+
+def _added_cast(node: onnx.NodeProto, before: set[str]) -> bool:
+    return node.op_type == "Cast" and node.name not in before
+
+
+def single_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that half floats would spoil, and that therefore stay in single precision.
+
+    Angles of rotary positions (a half knows 160 rad to 0.125); squares and their means, which overflow at 256, a size
+    that activations of language models reach; lengths, whose guard against zero is below the smallest half.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    read_by: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            read_by.setdefault(name, []).append(node)
+    found: dict[str, onnx.NodeProto] = {}
+
+    def back(node: onnx.NodeProto) -> None:
+        if node.name not in found:
+            found[node.name] = node
+            for name in node.input:
+                if name in made_by:
+                    back(made_by[name])
+
+    def forth(node: onnx.NodeProto) -> None:
+        found[node.name] = node
+        for reader in (r for name in node.output for r in read_by.get(name, ()) if r.op_type in _AFTER_SQUARES):
+            forth(reader)
+
+    for node in model.graph.node:
+        if node.op_type in ("Sin", "Cos"):
+            back(node)
+        elif node.op_type in ("Pow", "ReduceL2"):
+            forth(node)
+    return list(found)
 
 
 def _to_int8(path: Path) -> None:

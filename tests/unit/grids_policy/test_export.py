@@ -192,6 +192,15 @@ def test_the_placement_in_the_manifest_is_where_the_pixels_land(size):
     assert (len(rows), len(columns)) == (place["resized_height"], place["resized_width"])
 
 
+def test_a_folder_that_is_no_bundle_is_never_replaced(exported, tmp_path):
+    """Neither the checkpoint itself nor anybody's home: the command used to delete what it was pointed at."""
+    (tmp_path / "thesis.txt").write_text("years")
+    for folder in (tmp_path, tmp_path / "thesis.txt", tmp_path / "new" / ".."):
+        with pytest.raises(ExportError, match="is not a policy bundle and would be lost; name a new folder"):
+            export_bundle(exported[0], folder, ExportOptions())
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
 def test_a_checkpoint_without_tokenizer_is_refused(exported, tmp_path):
     bare = dataclasses.replace(exported[0], tokenizer=None)
     with pytest.raises(ExportError, match=r"no tokenizer\.json"):
