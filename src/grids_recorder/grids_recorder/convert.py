@@ -20,6 +20,7 @@ from grids_recorder.dataset import (
     STATE,
     SUCCESS,
     DatasetSpec,
+    DiskError,
     Feature,
     VideoSettings,
     image_key,
@@ -148,14 +149,14 @@ class _Job:
 
 
 def _convert_one(job: _Job) -> str:
-    writer = EpisodeWriter(job.spec, job.staging, job.key)
     try:
-        with Bag(job.path) as bag:
+        with EpisodeWriter(job.spec, job.staging, job.key) as writer, Bag(job.path) as bag:
             joint_units = units(job.settings.system, bag_calibration(bag.episode, job.chosen))
             rows = write_episode(bag, writer, job.spec, joint_units, job.settings)
     except (RecorderError, *UNREADABLE) as error:
-        writer.discard()
         raise RecorderError(f"{job.path.name}: {error}") from error
+    except OSError as error:
+        raise DiskError.of(error) from error
     return f"{job.path.name}: {rows} rows"
 
 
@@ -208,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """0 done, 2 refused, 130 interrupted (run again to resume)."""
+    """0 done, 1 the disk refused, 2 refused, 130 interrupted (run again to resume)."""
     arguments = build_parser().parse_args(argv)
     settings = ConvertSettings(
         arguments.fps, arguments.size, arguments.action, arguments.units, task=arguments.task.strip()
@@ -222,9 +223,12 @@ def main(argv: list[str]) -> int:
             raise RecorderError("no episode is left: record again, or give --include-rejected for rejected ones")
         chosen = load(arguments.calibration) if arguments.calibration else None
         folder = convert(bags, arguments.dataset, settings, chosen, workers=workers)
+    except OSError as error:
+        sys.stderr.write(f"grids convert: {DiskError.of(error)}\n")
+        return 1
     except (RuntimeError, *UNREADABLE) as error:
         sys.stderr.write(f"grids convert: {error}\n")
-        return 2
+        return 1 if isinstance(error, DiskError) else 2
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
         return 130

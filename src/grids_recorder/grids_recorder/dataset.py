@@ -37,6 +37,18 @@ class DatasetError(RecorderError):
     """A dataset that cannot be read or written; says what was expected, what came and what to do."""
 
 
+class DiskError(DatasetError):
+    """The disk refused while a dataset was being made; what is finished is kept."""
+
+    @classmethod
+    def of(cls, error: OSError) -> "DiskError":
+        """A plain text, which a worker process can hand over; PyAV's errors cannot be."""
+        where = f"{error.filename}: " if error.filename else ""
+        return cls(
+            f"{where}{error.strerror or error}; finished episodes are kept: mend that and run the same command to go on"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One column. dtype is a numpy name, or "video", "image" (height, width, 3 uint8) or "string"."""

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,13 @@ class EpisodeWriter:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def __enter__(self) -> "EpisodeWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_exc: object) -> None:
+        if kind is not None:
+            self.discard()
+
     def add(self, frames: Mapping[str, np.ndarray], row: Mapping[str, object], task: str) -> None:
         """One time step: a picture per camera key, a value per column, and the sentence in force."""
         if set(frames) != set(self._videos) or set(row) != set(self._rows):
@@ -112,7 +120,8 @@ class EpisodeWriter:
     def discard(self) -> None:
         """Forget the episode."""
         for writer in self._videos.values():
-            writer.close()
+            with suppress(OSError, EOFError):  # on a full disk the end of a video cannot be written either
+                writer.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

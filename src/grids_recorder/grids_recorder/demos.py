@@ -18,12 +18,14 @@ from grids_recorder.dataset import (
     VALID,
     DatasetError,
     DatasetSpec,
+    DiskError,
     Feature,
     image_key,
     so100_features,
 )
 from grids_recorder.dataset_writer import DatasetWriter, EpisodeWriter
 from grids_recorder.demo_episode import POSE_NAMES, Demo, Demonstrator, DemoSettings
+from grids_recorder.errors import RecorderError
 from grids_recorder.frame_cache import parse_size
 from grids_recorder.parallel import run_jobs
 from grids_recorder.progress import Progress
@@ -111,8 +113,11 @@ class _Worker:
             demo = cls.demonstrators[task].episode(number)
             if demo is None:
                 continue
-            writer = EpisodeWriter(cls.spec, cls.staging, key)
-            write_demo(demo, writer, cls.joint_units, scene_seed=number, task=task)
+            try:
+                with EpisodeWriter(cls.spec, cls.staging, key) as writer:
+                    write_demo(demo, writer, cls.joint_units, scene_seed=number, task=task)
+            except OSError as error:
+                raise DiskError.of(error) from error
             return Made(key, attempt + 1, len(demo.steps), demo.simulated_s)
         raise DatasetError(
             f"{task}: {MAX_TRIES} scenes in a row did not work out for episode {episode}; lower the noise"
@@ -174,9 +179,12 @@ def main(argv: list[str]) -> int:
             arguments.out, arguments.task, arguments.episodes, arguments.seed, settings,
             system=arguments.units, workers=workers,
         )  # fmt: skip
-    except DatasetError as error:
+    except OSError as error:
+        sys.stderr.write(f"grids demos: {DiskError.of(error)}\n")
+        return 1
+    except RecorderError as error:
         sys.stderr.write(f"grids demos: {error}\n")
-        return 2
+        return 2 if type(error) is DatasetError else 1
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
         return 130

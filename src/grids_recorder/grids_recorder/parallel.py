@@ -5,7 +5,10 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from grids_recorder.errors import RecorderError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -44,6 +47,11 @@ def run_jobs(
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise RecorderError(
+                "a worker process was ended from outside, perhaps for want of memory: run the same command to go on, "
+                "with fewer --workers"
+            ) from error
         finally:
             for future in futures:
                 future.cancel()

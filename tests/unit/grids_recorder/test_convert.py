@@ -1,7 +1,10 @@
 """Bag to dataset and back: rows are the recorded ones at the chosen rate, and nothing is converted twice or unasked."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from grids_recorder.convert import ConvertSettings, convert, main
 from grids_recorder.dataset import ACTION, STATE, SUCCESS
 from grids_recorder.dataset_reader import open_dataset
 from grids_recorder.errors import RecorderError
+from grids_recorder.parallel import run_jobs
 from grids_recorder.recording import Recording
 from grids_recorder.series import JOINTS, TRACE, read_series
 from grids_recorder.synthetic import samples
@@ -160,3 +164,30 @@ def test_a_bag_without_a_stream_is_refused_by_name(tmp_path):
     blind = record(tmp_path / "blind", keep=lambda s: not s.topic.startswith("/wrist"))
     with pytest.raises(RecorderError, match=r"blind: expected every stream .*, missing: pictures of the wrist"):
         convert([blind], tmp_path / "set", ConvertSettings())
+
+
+FULL_DISK = """
+import resource, sys
+from grids_recorder.convert import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+sys.exit(main([sys.argv[1], sys.argv[2], "--workers", "2"]))
+"""
+
+
+def test_a_full_disk_ends_the_conversion_with_what_to_do_and_it_can_go_on(bags, tmp_path):
+    for path in bags:
+        check_bag(path, sheet=False)
+    words = [sys.executable, "-c", FULL_DISK, str(bags[0].parent), str(tmp_path / "set")]  # two workers
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "File too large; finished episodes are kept: mend that and run the same command to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "set").exists()
+    assert not list((tmp_path / "set.partial" / "episodes").iterdir())
+    assert main([*words[3:], "--workers", "1"]) == 0
+    assert len(open_dataset(tmp_path / "set").episodes) == len(bags)
+
+
+def test_a_worker_that_is_ended_from_outside_is_named():
+    with pytest.raises(RecorderError, match=r"a worker process was ended from outside.* with fewer --workers"):
+        list(run_jobs(os._exit, [1, 1], workers=2))
