@@ -20,6 +20,8 @@ rclpy = pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from grids_msgs.action import RunTask  # noqa: E402
 from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens, TaskState  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 from sensor_msgs.msg import Image, JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -71,14 +73,16 @@ class Robot:
             msg.data = array("B", np.full(3 * width * height, 90, np.uint8).tobytes())
             self.images[camera].publish(msg)
 
-    def run(self, until=lambda: False, *, timeout_s: float = 30.0) -> bool:
+    def run(self, until=lambda: False, *, timeout_s: float = 60.0) -> bool:
         """Publish at about 20 Hz and spin until the condition holds."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             self.step()
-            tick = time.monotonic() + 0.05
-            while (left := tick - time.monotonic()) > 0:
-                rclpy.spin_once(self.node, timeout_sec=left)
+            tick, read = time.monotonic() + 0.05, 0
+            # A busy machine leaves no time between ticks; what came is read all the same.
+            while (left := tick - time.monotonic()) > 0 or read < 10:
+                rclpy.spin_once(self.node, timeout_sec=max(0.0, left))
+                read += 1
             if until():
                 return True
         return until()
@@ -100,7 +104,10 @@ def robot():
 @contextmanager
 def policy(tmp_path, *parameters: str):
     """The node started by itself (autostart), its log in tmp_path/log.txt. Tolerant of a busy machine."""
-    ours = ("autostart:=true", f"bundle:={UNTRAINED}", "nice:=0", "arm_when_slow:=true", "max_image_age_s:=1.0")
+    ours = (
+        "autostart:=true", f"bundle:={UNTRAINED}", "nice:=0", "arm_when_slow:=true", "max_image_age_s:=1.0",
+        "hang_timeout_s:=100.0",
+    )  # fmt: skip
     words = [word for item in (*ours, *parameters) for word in ("-p", item)]
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(
@@ -123,7 +130,7 @@ def test_chunks_flow_with_samples_and_status_and_no_torch(tmp_path, robot):
         assert robot.run(lambda: len(robot.chunks) >= 4 and len(robot.status) >= 2), log_of(tmp_path)
         loaded = Path(f"/proc/{process.pid}/maps").read_text()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     bundle = load_bundle(UNTRAINED)
     chunks = robot.chunks
     assert [c.sequence for c in chunks] == list(range(chunks[0].sequence, chunks[0].sequence + len(chunks)))
@@ -157,7 +164,7 @@ def test_the_same_seed_and_observation_give_the_same_chunk(tmp_path, robot):
     from grids_policy.runtime.base import PolicyInputs, PolicyOutputs, draw_noise
     from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
-    with policy(tmp_path, "seed:=77", "instruction:=wave"):
+    with policy(tmp_path, "seed:=77", "instruction:=wave", "threads:=1"):
         assert robot.run(lambda: robot.chunks), log_of(tmp_path)
     chunk = robot.chunks[0]
     runtime = OnnxRuntime(UNTRAINED, EngineOptions(engine="cpu", threads=1))
@@ -177,15 +184,15 @@ def test_a_lost_camera_holds_with_a_reason_and_comes_back(tmp_path, robot):
     with policy(tmp_path):
         assert robot.run(lambda: robot.chunks), log_of(tmp_path)
         robot.delay_s["wrist"] = None
-        robot.run(timeout_s=1.0)
+        assert robot.run(lambda: "camera lost: newest image of wrist" in robot.status[-1].reason)
+        # What was under way when the camera became too old is out by now.
+        assert robot.run(lambda: robot.health[-1].status[0].level == DiagnosticStatus.WARN)
         before = len(robot.chunks)
-        assert robot.run(lambda: "wrist" in robot.status[-1].reason, timeout_s=5)
-        assert robot.health[-1].status[0].level == DiagnosticStatus.WARN
         robot.run(timeout_s=2.0)
         assert len(robot.chunks) == before, "no inference without an observation"
         assert robot.status[-1].dropped_observations > 0
         robot.delay_s["wrist"] = 0.0
-        assert robot.run(lambda: len(robot.chunks) > before, timeout_s=5)
+        assert robot.run(lambda: len(robot.chunks) > before)
 
 
 def test_a_lost_camera_is_masked_when_the_user_allows_it(tmp_path, robot):
@@ -199,16 +206,16 @@ def test_skewed_and_old_images_give_no_chunk_but_a_reason(tmp_path, robot):
     robot.delay_s = {"front": 0.0, "wrist": 0.12}
     with policy(tmp_path):
         # Every wrist frame is 120 ms late, so the nearest one is up to that far off.
-        assert robot.run(lambda: robot.status and "apart" in robot.status[-1].reason, timeout_s=20), log_of(tmp_path)
+        assert robot.run(lambda: robot.status and "apart" in robot.status[-1].reason), log_of(tmp_path)
         robot.delay_s = {"front": 2.0, "wrist": 2.0}
-        assert robot.run(lambda: "camera lost" in robot.status[-1].reason, timeout_s=5)
+        assert robot.run(lambda: "camera lost" in robot.status[-1].reason)
         assert not robot.chunks
 
 
 def test_a_wrong_image_size_is_said_with_what_to_do(tmp_path, robot):
     robot.sizes["front"] = (64, 48)
     with policy(tmp_path):
-        assert robot.run(lambda: robot.status and "expects 320x240, got 64x48" in robot.status[-1].reason, timeout_s=20)
+        assert robot.run(lambda: robot.status and "expects 320x240, got 64x48" in robot.status[-1].reason)
         assert not robot.chunks
     assert "--cameras front=64x48" in log_of(tmp_path)
 
@@ -216,22 +223,23 @@ def test_a_wrong_image_size_is_said_with_what_to_do(tmp_path, robot):
 def test_a_task_runs_reports_and_can_be_cancelled(tmp_path, robot):
     with policy(tmp_path, "run_on_activate:=false"):
         client = ActionClient(robot.node, RunTask, "policy/run_task")
-        assert robot.run(client.server_is_ready, timeout_s=20), log_of(tmp_path)
-        assert robot.run(lambda: robot.status and robot.status[-1].state == "armed", timeout_s=10)
+        assert robot.run(client.server_is_ready), log_of(tmp_path)
+        assert robot.run(lambda: robot.status and robot.status[-1].state == "armed")
         assert not robot.chunks
         feedback = []
         goal = client.send_goal_async(RunTask.Goal(instruction="stack the cubes", timeout=60.0), feedback.append)
-        assert robot.run(goal.done, timeout_s=5)
+        assert robot.run(goal.done)
         assert goal.result().accepted
         assert robot.run(lambda: len(robot.moving_chunks()) >= 2 and feedback)
         assert robot.status[-1].instruction == "stack the cubes"
         second = client.send_goal_async(RunTask.Goal(instruction="another", timeout=1.0))
-        assert robot.run(second.done, timeout_s=5)
+        assert robot.run(second.done)
         assert not second.result().accepted
         goal.result().cancel_goal_async()
         result = goal.result().get_result_async()
-        assert robot.run(result.done, timeout_s=5)
+        assert robot.run(result.done)
         assert (result.result().result.message, result.result().result.success) == ("cancelled", False)
+        assert robot.run(lambda: robot.chunks[-1].horizon == 2), "the hold may arrive after the action's result"
         hold = robot.chunks[-1]
         assert hold.epoch > robot.moving_chunks()[-1].epoch
         np.testing.assert_allclose(hold.positions[:6], HOME_POSE_RAD)
@@ -243,15 +251,15 @@ def test_a_task_runs_reports_and_can_be_cancelled(tmp_path, robot):
 def test_a_task_ends_with_success_when_the_judge_says_so_and_by_its_time_limit(tmp_path, robot):
     with policy(tmp_path, "run_on_activate:=false"):
         client = ActionClient(robot.node, RunTask, "policy/run_task")
-        assert robot.run(client.server_is_ready, timeout_s=20), log_of(tmp_path)
+        assert robot.run(client.server_is_ready), log_of(tmp_path)
         for judged, limit_s, expected in ((True, 30.0, "done"), (False, 0.5, "time limit")):
             goal = client.send_goal_async(RunTask.Goal(instruction="go", timeout=limit_s))
-            assert robot.run(goal.done, timeout_s=5)
+            assert robot.run(goal.done)
             result = goal.result().get_result_async()
             robot.run(timeout_s=0.3)
             if judged:
                 robot.task_state.publish(TaskState(success=True))
-            assert robot.run(result.done, timeout_s=10)
+            assert robot.run(result.done)
             assert expected in result.result().result.message
             assert result.result().result.success is judged
 
@@ -260,7 +268,44 @@ def test_an_instruction_from_the_topic_replaces_the_running_one(tmp_path, robot)
     with policy(tmp_path, "instruction:=first"):
         assert robot.run(lambda: robot.chunks), log_of(tmp_path)
         robot.instruction.publish(String(data="second sentence"))
-        assert robot.run(lambda: "second sentence" in [s.instruction for s in robot.status], timeout_s=5)
+        assert robot.run(lambda: "second sentence" in [s.instruction for s in robot.status])
+
+
+def test_a_sentence_from_before_the_activation_does_not_move_the_arm(tmp_path, robot):
+    """The topic is latched: a panel's sentence of an hour ago reaches a policy that is only now armed."""
+    robot.instruction.publish(String(data="old sentence"))
+    with policy(tmp_path, "run_on_activate:=false"):
+        assert robot.run(lambda: robot.status and robot.status[-1].state == "armed"), log_of(tmp_path)
+        robot.run(timeout_s=2.0)
+        assert not robot.chunks
+        assert robot.status[-1].state == "armed"
+        robot.instruction.publish(String(data="new sentence"))
+        assert robot.run(robot.moving_chunks), log_of(tmp_path)
+        assert robot.run(lambda: robot.status[-1].instruction == "new sentence"), log_of(tmp_path)
+
+
+def test_a_deactivated_policy_ends_its_task_and_stays_still_when_it_is_armed_again(tmp_path, robot):
+    with policy(tmp_path, "run_on_activate:=false"):
+        client = ActionClient(robot.node, RunTask, "policy/run_task")
+        change = robot.node.create_client(ChangeState, "policy/change_state")
+        assert robot.run(lambda: client.server_is_ready() and change.service_is_ready()), log_of(tmp_path)
+        goal = client.send_goal_async(RunTask.Goal(instruction="go", timeout=0.0))
+        assert robot.run(lambda: len(robot.moving_chunks()) >= 2), log_of(tmp_path)
+        result = goal.result().get_result_async()
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            asked = change.call_async(ChangeState.Request(transition=Transition(id=transition)))
+            assert robot.run(asked.done)
+            assert asked.result().success
+            if transition == Transition.TRANSITION_DEACTIVATE:
+                assert robot.run(result.done), "the task ends with the policy"
+        assert "the policy is inactive" in result.result().result.message
+        before = len(robot.moving_chunks())
+        robot.run(timeout_s=2.0)
+        assert robot.status[-1].state == "armed"
+        assert len(robot.moving_chunks()) == before, "its own last sentence does not start it"
+        again = client.send_goal_async(RunTask.Goal(instruction="go on", timeout=0.0))
+        assert robot.run(again.done)
+        assert again.result().accepted
 
 
 def copy_bundle(tmp_path) -> Path:
@@ -273,7 +318,7 @@ def test_one_changed_byte_refuses_to_configure(tmp_path, robot):
     data[len(data) // 2] ^= 1
     (folder / "prefix.onnx").write_bytes(data)
     with policy(tmp_path, f"bundle:={folder}") as process:
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     assert "prefix.onnx: its bytes changed since export" in log_of(tmp_path)
 
 
@@ -283,7 +328,7 @@ def test_an_engine_that_is_too_slow_refuses_to_arm_and_says_by_how_much(tmp_path
     kept = {key: value for key, value in manifest.items() if key not in ("schema", "files", "digest")}
     seal(folder, kept | {"dt": 1e-4})
     with policy(tmp_path, f"bundle:={folder}", "arm_when_slow:=false") as process:
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     text = log_of(tmp_path)
     assert "refusing to arm" in text
     assert "times too slow" in text
@@ -291,5 +336,5 @@ def test_an_engine_that_is_too_slow_refuses_to_arm_and_says_by_how_much(tmp_path
 
 def test_an_unknown_parameter_value_is_refused(tmp_path, robot):
     with policy(tmp_path, "engine:=quantum") as process:
-        assert process.wait(20) == 2
+        assert process.wait(60) == 2
     assert "engine: expected one of" in log_of(tmp_path)

@@ -7,6 +7,7 @@ holds on its own when chunks stop.
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ class PolicyNode(ManagedNode):
         self._inputs: list = []
         self._timers: list = []
         self._instruction = ""
+        self._decided_ns = 0  # instructions written before this (wall clock) are past
         self._beats = 0
         self._last_status: PolicyStatus | None = None
         self._hang_s = float("inf")
@@ -140,6 +142,7 @@ class PolicyNode(ManagedNode):
             subscription(self, "/policy/instruction", String, self._on_instruction),
         ]
         self._worker.start()
+        self._decided_ns = time.time_ns()
         self._say("armed", "")
         if self._params.run_on_activate:
             self._begin(self._params.instruction or bundle.language.instruction)
@@ -182,13 +185,14 @@ class PolicyNode(ManagedNode):
         self._worker.run(instruction)
         self._instruction = instruction
         self._spoken.publish(String(data=instruction))
+        self._decided_ns = time.time_ns()
         self._say("running", "")
         self.get_logger().info(f"running: {instruction.strip()!r}")
 
     def _stop(self) -> None:
         """Void what was planned: a hold at the measured pose in a raised epoch."""
         epoch, joints = self._worker.pause(), self._worker.newest_joints()
-        self._last_epoch = epoch
+        self._last_epoch, self._decided_ns = epoch, time.time_ns()
         if self._state == "running":
             self._say("armed", "waiting for an instruction")
         if joints is not None and np.isfinite(joints.position_rad).all():
@@ -196,7 +200,9 @@ class PolicyNode(ManagedNode):
             self._chunks.publish(messages.hold_message(joints, self._now_ns(), epoch, bundle))
 
     def _ready(self) -> str:
-        return "" if self._state in ("armed", "running") else f"the policy is {self._state}"
+        if self._state in ("armed", "running"):
+            return ""
+        return f"the policy is {self._state}" + (f": {self._reason}" if self._reason else "")
 
     def _progress(self) -> Progress:
         snapshot = self._worker.snapshot()
@@ -222,9 +228,13 @@ class PolicyNode(ManagedNode):
             return
         self._worker.add_joints(joints)
 
-    def _on_instruction(self, msg: String) -> None:
-        """A new sentence from outside starts or redirects the policy; our own echo changes nothing."""
-        if self._state not in ("armed", "running") or (msg.data == self._instruction and self._state == "running"):
+    def _on_instruction(self, msg: String, info: dict) -> None:
+        """A new sentence from outside starts or redirects the policy.
+
+        The topic is latched and we speak on it ourselves: what was written before the last start, stop or activation
+        (our own echo, somebody's sentence of yesterday) must not move the arm.
+        """
+        if self._state not in ("armed", "running") or 0 < info["source_timestamp"] <= self._decided_ns:
             return
         if self._tasks.busy:
             self.get_logger().warning(f"policy/instruction {msg.data!r} ignored: a task is running, cancel it first")

@@ -43,8 +43,10 @@ class TaskServer:
         self._node, self._start, self._stop = node, start, stop
         self._progress, self._ready = progress, ready
         self._busy = False
+        self._closed = False
+        self._timer = None
         self._judged: TaskState | None = None
-        subscription(node, "/twin/task_state", TaskState, self._on_task_state)
+        self._judge = subscription(node, "/twin/task_state", TaskState, self._on_task_state)
         self._server = ActionServer(
             node, RunTask, ACTION, self._execute,
             goal_callback=self._on_goal, cancel_callback=lambda _: CancelResponse.ACCEPT,
@@ -81,7 +83,7 @@ class TaskServer:
             while True:
                 await self._tick()
                 progress, elapsed = self._progress(), time.monotonic() - began
-                chunks = progress.chunks - before
+                chunks = max(0, progress.chunks - before)  # a deactivated policy counts from zero again
                 judged = self._judged
                 succeeded = judged is not judged_before and judged is not None and judged.success
                 if succeeded:
@@ -90,11 +92,12 @@ class TaskServer:
                 if handle.is_cancel_requested:
                     handle.canceled()
                     return RunTask.Result(success=False, message="cancelled", chunks=chunks)
-                late = 0 < goal.timeout <= elapsed
-                if late or progress.failure or not handle.is_active:
-                    text = progress.failure or f"time limit of {goal.timeout:.0f} s reached"
+                problem = progress.failure or self._ready()
+                if not problem and 0 < goal.timeout <= elapsed:
+                    problem = f"time limit of {goal.timeout:.0f} s reached"
+                if problem:
                     handle.abort()
-                    return RunTask.Result(success=False, message=text, chunks=chunks)
+                    return RunTask.Result(success=False, message=problem, chunks=chunks)
                 handle.publish_feedback(
                     RunTask.Feedback(
                         elapsed=elapsed,
@@ -105,16 +108,22 @@ class TaskServer:
                 )
         finally:
             self._busy = False
-            self._stop()
+            if not self._closed:
+                self._stop()
 
     async def _tick(self) -> None:
         """Wait one tick without holding the executor."""
         done = Future()
-        timer = self._node.create_timer(_TICK_S, lambda: done.set_result(None))
-        try:
-            await done
-        finally:
-            self._node.destroy_timer(timer)
+        self._timer = self._node.create_timer(_TICK_S, lambda: done.set_result(None))
+        await done
+        self._node.destroy_timer(self._timer)
+        self._timer = None
 
     def close(self) -> None:
+        """A task under way is left asleep for good: what it would touch is about to be freed."""
+        self._closed = True
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        self._node.destroy_subscription(self._judge)
         self._server.destroy()
