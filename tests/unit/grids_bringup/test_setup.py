@@ -22,8 +22,8 @@ class Folder:
         self.root, self.bin = path / name, path / "bin"
         self.bin.mkdir()
         (self.root / "requirements").mkdir(parents=True)
-        for name in ("grids", "requirements/setup.sh"):
-            shutil.copy2(ROOT / name, self.root / name)
+        for script in ("grids", "requirements/setup.sh"):
+            shutil.copy2(ROOT / script, self.root / script)
         for tool in TOOLS.split():
             found = shutil.which(tool, path=os.environ["PATH"] + ":/sbin:/usr/sbin")
             if found:
