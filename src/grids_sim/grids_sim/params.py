@@ -54,4 +54,4 @@ class CameraParams:
     height: int = param(240, "picture height", unit="px", lo=16, hi=1080)
     rate_hz: float = param(30.0, "pictures per second and camera", unit="Hz", lo=1, hi=60)
     nice: int = param(5, "added to the process priority, so that drawing never delays a servo", lo=0, hi=19)
-    twin_timeout_s: float = param(20.0, "how long to wait for the twin", unit="s", lo=0, hi=600)
+    twin_timeout_s: float = param(60.0, "how long to wait for the twin", unit="s", lo=0, hi=600)
