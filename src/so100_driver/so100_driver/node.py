@@ -75,13 +75,14 @@ class DriverNode(ManagedNode):
             for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
                 self.get_logger().info(note)
             eeprom = prepare.read_eeprom(bus)
+            with_gripper = prepare.with_leader_gripper(p)
         except DriverError as error:
             bus.close()
             raise SetupError(str(error)) from error
         except BaseException:
             bus.close()  # whatever it was, the next try must find the port free
             raise
-        arm = Arm(p, joints.low_rad, joints.high_rad)
+        arm = Arm(with_gripper, joints.low_rad, joints.high_rad)
         if self._stop_asked:
             arm.estop(time.monotonic_ns(), self._stop_asked)
             self._stop_asked = ""

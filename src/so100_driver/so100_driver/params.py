@@ -57,6 +57,7 @@ class DriverParams:
     leader_timeout: float = param(0.2, "silent leader holds the arm", unit="s", lo=0.03, hi=2.0)
     leader_delay: float = param(0.01, "leader samples are read this far in the past", unit="s", lo=0.0, hi=0.1)
     leader_sign: tuple[float, ...] = param((1.0,) * 6, "direction of each leader joint", choices=())
+    leader_calibration: str = param("", "LeRobot calibration of the leader; its gripper's range replaces the next two")
     leader_gripper_low: float = param(_GRIPPER[0], "leader gripper closed", unit="rad", lo=-3.2, hi=3.2)
     leader_gripper_high: float = param(_GRIPPER[1], "leader gripper open", unit="rad", lo=-3.2, hi=3.2)
     takeover: bool = param(True, "moving the leader takes over from the policy")

@@ -4,6 +4,7 @@ Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from so100_driver import registers as reg
 from so100_driver.bus import ServoBus
 from so100_driver.errors import DriverError, OtherArmError
 from so100_driver.health import servo
+from so100_driver.params import DriverParams
+from so100_driver.teleop import GRIPPER
 
 FULL_RANGE = (0, 4095)
 LOOKS = 5
@@ -84,14 +87,30 @@ def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) ->
                 f"or make one with ./grids calibrate --arm {arm}"
             )
         return _from_servos(eeprom)
-    path = Path(chosen).expanduser()
-    loaded = cal.load(path if path.suffix == ".json" or path.is_file() else cal.find(arm, chosen))
+    path, loaded = _chosen_calibration(arm, chosen)
     if lines := cal.mismatches(loaded, eeprom):
         raise DriverError(
             f"the servos' EEPROM differs from the calibration {path}: " + "; ".join(lines) + ". Nothing was "
             f"written. If the file is right: ./grids calibrate --arm {arm} --write; if the arm is: --read"
         )
     return cal.JointMap.of(loaded)
+
+
+def _chosen_calibration(arm: str, chosen: str) -> tuple[Path, cal.Calibration]:
+    """The file meant by a path or by a LeRobot name, and what it says."""
+    path = Path(chosen).expanduser()
+    if path.suffix != ".json" and not path.is_file():
+        path = cal.find(arm, chosen)
+    return path, cal.load(path)
+
+
+def with_leader_gripper(params: DriverParams) -> DriverParams:
+    """The leader's gripper range from its calibration, where the site names one; the leader publishes in that scale."""
+    if not params.leader_calibration:
+        return params
+    joints = cal.JointMap.of(_chosen_calibration("leader", params.leader_calibration)[1])
+    low, high = (float(ends[GRIPPER]) for ends in (joints.low_rad, joints.high_rad))
+    return replace(params, leader_gripper_low=low, leader_gripper_high=high)
 
 
 def _from_servos(eeprom: Eeprom) -> cal.JointMap:

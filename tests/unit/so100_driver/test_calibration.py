@@ -149,3 +149,18 @@ def test_drive_mode_one_inverts_the_joint_and_its_range():
 
 def test_the_twins_calibration_spans_the_nominal_range():
     assert cal.problems(cal.uncalibrated()) == []
+
+
+def test_the_drivers_leader_gripper_range_comes_from_the_leaders_calibration(tmp_path):
+    from so100_driver.params import DriverParams
+    from so100_driver.prepare import with_leader_gripper
+
+    path = tmp_path / "leader.json"
+    path.write_text(LEROBOT)
+    found = with_leader_gripper(DriverParams(leader_calibration=str(path)))
+    ends = cal.JointMap.of(cal.load(path))
+    gripper = JOINT_NAMES.index("gripper")
+    assert (found.leader_gripper_low, found.leader_gripper_high) == (ends.low_rad[gripper], ends.high_rad[gripper])
+    assert with_leader_gripper(DriverParams()) == DriverParams()
+    with pytest.raises(cal.CalibrationError, match="of the leader: expected one of"):
+        with_leader_gripper(DriverParams(leader_calibration="nobody"))
