@@ -172,8 +172,7 @@ def mean_retention(rows: list[dict], path: Path) -> Path | None:
         deviation = [row["std_retention"] for row in own.values()]
         ax.bar(x, means, width * 0.92, yerr=deviation, capsize=3, color=COLORS[i % len(COLORS)], label=camera)
     ax.axhspan(0.8, 0.9, color="0.85", zorder=0, label="0.8 – 0.9, the paper's real-robot range")
-    low = min(row["mean_retention"] - row["std_retention"] for row in rows)
-    ax.set(ylim=(max(0.0, min(0.5, low - 0.05)), 1.0), ylabel="mean retention ± σ", title="Mean retention")
+    ax.set(ylim=(0.0, 1.0), ylabel="mean retention ± σ", title="Mean retention")
     slanted = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if len(episodes) > 3 else {}
     ax.set_xticks(range(len(episodes)), episodes, fontsize=8, **slanted)
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
