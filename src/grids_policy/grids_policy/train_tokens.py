@@ -28,6 +28,8 @@ def fit_tokenizer(sentences: Iterable[str], vocabulary: int, path: Path) -> None
 
 def encode(tokenizer: Tokenizer, sentence: str, length: int) -> tuple[np.ndarray, np.ndarray]:
     """ids (length,) int64 and mask (length,): newline ended, cut on the left, padded on the right."""
+    tokenizer.no_padding()  # a file saved after use keeps its own
+    tokenizer.no_truncation()
     text = sentence if sentence.endswith("\n") else sentence + "\n"
     ids = tokenizer.encode(text, add_special_tokens=False).ids[-length:]
     tokens = np.full(length, PAD_ID, np.int64)
