@@ -135,7 +135,7 @@ class RecorderNode(Node):
     def _free_name(self) -> str:
         base = f"episode_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
         name, number = base, 1
-        while any(self.folder.glob(f"{name}*")):
+        while any(self.folder.glob(f"{name}*")) or any(self.folder.glob(f"discarded/{name}*")):
             number += 1
             name = f"{base}_{number}"
         return name
