@@ -65,7 +65,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path):
-    environment = os.environ | {"ROS_DOMAIN_ID": str(100 + os.getpid() % 100), "XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = os.environ | {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40), "XDG_RUNTIME_DIR": str(tmp_path)}
     words = [sys.executable, "-m", "grids_bringup.cli", "record", "--operator", "wave", "--person", "Ada"]
     words += ["--recordings", str(tmp_path / "recordings"), "--output", str(tmp_path / "run")]
     opened = Terminal(words, environment)

@@ -217,7 +217,7 @@ def test_a_recorded_motion_is_played_through_the_driver(tmp_path):
         bag.write(JOINTS, stamp, synthetic.joint_state(stamp, rad))
         bag.write(TRACE, stamp, synthetic.command_trace(stamp, rad))
     bag.close()
-    domain = {"ROS_DOMAIN_ID": str(100 + os.getpid() % 100)}
+    domain = {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40)}
     environment = os.environ | domain | {"XDG_RUNTIME_DIR": str(tmp_path)}
     log = (tmp_path / "log.txt").open("w")
     twin_arguments = ["plant:=simple", "leader:=false", f"link_dir:={tmp_path}/links"]

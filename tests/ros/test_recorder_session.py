@@ -17,7 +17,7 @@ from grids_recorder.series import JOINTS, TRACE, image_topics  # noqa: E402
 
 
 def test_the_twin_records_episodes_that_become_a_dataset(tmp_path):
-    environment = os.environ | {"ROS_DOMAIN_ID": str(100 + os.getpid() % 100), "XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = os.environ | {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40), "XDG_RUNTIME_DIR": str(tmp_path)}
     words = [sys.executable, "-m", "grids_bringup.cli", "record", "--task", "pick_place", "--duration", "25"]
     words += ["--episode-s", "8", "--recordings", str(tmp_path / "recordings"), "--output", str(tmp_path / "run")]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200, check=False)

@@ -195,7 +195,7 @@ def report(result: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     """0: measured; 1: something did not run."""
     options = _parser().parse_args(argv)
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(110, 225))  # a real arm may be listening in the caller's
+    os.environ["ROS_DOMAIN_ID"] = str(random.randint(62, 101))  # a real arm may be listening in the caller's
     result: dict = {"bench": "graph", "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2)}
     try:
         with tempfile.TemporaryDirectory(prefix="grids-bench-") as name:

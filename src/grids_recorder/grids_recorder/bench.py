@@ -64,7 +64,7 @@ def missing_stamps(published: list[int], recorded: set[int]) -> int:
 
 def run_graph(folder: Path, seconds: float) -> Graph:
     """Recorder and source as processes in a ROS domain of their own."""
-    environment = os.environ | {"ROS_DOMAIN_ID": str(110 + os.getpid() % 90)}
+    environment = os.environ | {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40)}
     parameters = {"folder": str(folder / "bags"), "min_free_mb": 50}
     words = [sys.executable, "-c", _RECORDER, "--ros-args"]
     words += [word for name, value in parameters.items() for word in ("-p", f"recorder:{name}:={json.dumps(value)}")]

@@ -14,8 +14,8 @@ class DemoRun:
     """Starts `./grids deploy` on the twin as a child process; `close` ends it the way Ctrl-C would."""
 
     def __init__(self, *, policy: str, task: str, limit_s: float) -> None:
-        # Another domain than the caller's: a real arm may be listening there.
-        self.domain = random.randint(110, 225)
+        # Another domain than the caller's: a real arm may be listening there. From 102 on ports are ephemeral ones.
+        self.domain = random.randint(62, 101)
         os.environ["ROS_DOMAIN_ID"] = str(self.domain)
         self._folder = tempfile.TemporaryDirectory(prefix="grids-view-demo-")
         self.log = Path(self._folder.name) / "deploy.log"
