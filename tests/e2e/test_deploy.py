@@ -64,6 +64,22 @@ def test_a_bundle_keeps_chunks_flowing_for_ten_seconds(deploy):
     assert summary["latency_ms"]["observation_to_chunk"]["count"] == summary["chunks"]
 
 
+def test_without_a_policy_named_the_learned_demo_does_the_task_in_one_of_three_scenes(deploy):
+    done = []
+    for seed in range(3):  # it succeeds in about two of three
+        run = deploy(f"seed:={seed}")
+        assert run.wait(180) in (0, 3), run.output[-3000:]
+        summary = run.summary()
+        assert summary["policy"] == "demo"
+        assert summary["bundle_id"].startswith("demo-")
+        assert summary["chunks"] > 20
+        assert summary["driver"]["chunks_refused"] <= 0.1 * summary["chunks"]
+        done.append(summary["success"])
+        if done[-1]:
+            return
+    raise AssertionError(f"expected success in at least one scene, got {done}")
+
+
 @pytest.mark.parametrize("policy", ["expert", "untrained"])
 def test_killing_the_policy_in_motion_holds_the_arm_at_once_and_ends_in_a_clear_summary(deploy, policy):
     run = deploy(f"policy:={policy}", "seed:=2", "duration:=60")

@@ -19,6 +19,7 @@ INSTRUCTIONS = {
 }
 TASKS = tuple(INSTRUCTIONS)
 DEFAULT_LIMIT_S = 60.0
+DEMO = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,11 @@ class DeployArguments:
 
     hardware: str = param("twin", "where the arm and cameras are", choices=("twin", "real"))
     task: str = param("pick_place", "scene the twin sets up and judges", choices=TASKS)
-    policy: str = param("expert", "expert (the twin's scripted policy), a bundle folder, or a name under models/")
+    policy: str = param(
+        "",
+        "a bundle folder, a name under models/, or expert (the twin's scripted policy); empty: demo on the twin, while "
+        "a real arm needs a bundle trained on it",
+    )
     duration: float = param(
         0.0,
         "how long to run; 0: until the task is done, at most 60 s on the twin, until Ctrl-C otherwise",
@@ -43,6 +48,11 @@ class DeployArguments:
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
+
+    @property
+    def chosen(self) -> str:
+        """The policy as a name or folder. Empty: none, since the demo has only ever seen the twin."""
+        return self.policy or (DEMO if self.hardware == "twin" else "")
 
     @property
     def expert(self) -> bool:
@@ -173,8 +183,13 @@ def check_deploy(arguments: DeployArguments) -> None:
         raise ParameterError(
             "instruction: the expert does its task:=… and reads no sentence; expected a bundle as policy"
         )
+    if not arguments.chosen:
+        raise ParameterError(
+            "policy: expected policy:=BUNDLE, trained on this arm, with hardware:=real, got none "
+            "(the demo has only ever seen the twin)"
+        )
     if not arguments.expert:
-        resolve_policy(arguments.policy)
+        resolve_policy(arguments.chosen)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
 

@@ -104,7 +104,7 @@ def _twin(arguments, folder: Path, operator: str = "", size: dict | None = None)
 def _policy(arguments: DeployArguments) -> NodeSpec:
     if arguments.expert:
         return NodeSpec("policy", "grids_sim", "expert_policy", {"task": arguments.task})
-    parameters: dict = {"bundle": resolve_policy(arguments.policy), "seed": arguments.seed}
+    parameters: dict = {"bundle": resolve_policy(arguments.chosen), "seed": arguments.seed}
     if arguments.time_scale != 1.0:
         parameters["time_scale"] = arguments.time_scale
     # On the twin the task decides what is asked for; on a real table only the user and the bundle know.
@@ -122,7 +122,7 @@ def _picture_size(arguments: DeployArguments) -> dict:
     if arguments.expert:
         return {}
     try:
-        bundle = read_manifest(Path(resolve_policy(arguments.policy)))
+        bundle = read_manifest(Path(resolve_policy(arguments.chosen)))
     except BundleError as error:
         raise ParameterError(f"policy: {error}") from error
     wanted = {c.name: (c.width, c.height) for c in bundle.cameras}
@@ -213,14 +213,16 @@ def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
     # A slow policy's chunks are old when they arrive, and still meant for now.
     slow = {"chunk_max_age": min(10.0, 2.0 * arguments.time_scale)} if arguments.time_scale != 1.0 else {}
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | slow | _HOLD)
-    return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.policy)
+    return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.chosen)
 
 
 def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a teleoperation run in start order."""
     hardware = arguments.hardware == "twin"
     twin = _twin(arguments, folder, arguments.operator) if hardware else []
-    driver = _arm("driver", arguments, arguments.serial_port, {"mode": "teleop"} | _HOLD)
+    driver = _arm(
+        "driver", arguments, arguments.serial_port, {"mode": "teleop"} | _leader_calibration(arguments) | _HOLD
+    )
     leader = _arm("leader", arguments, arguments.leader_port, {})
     recorder = [_recorder(arguments)] if arguments.record else []
     nodes = _run(
@@ -228,6 +230,15 @@ def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     )
     nodes[-1].parameters["record"] = arguments.record
     return nodes
+
+
+def _leader_calibration(arguments: TeleopArguments) -> dict:
+    """The driver maps the leader's gripper by the calibration that the leader node reads it with."""
+    if arguments.hardware == "twin":
+        return {}
+    site = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])
+    chosen = site["driver"].leader_calibration or site["leader"].calibration
+    return {"leader_calibration": chosen} if chosen else {}
 
 
 def rest_nodes(arguments: RestArguments, folder: Path) -> list[NodeSpec]:

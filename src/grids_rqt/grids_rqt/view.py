@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bag", nargs="?", type=Path, help="show this bag or run folder instead of the live graph")
     parser.add_argument("--snapshot", type=Path, metavar="PNG", help="render one picture without a screen, then end")
     parser.add_argument("--demo", action="store_true", help="start the twin and a policy to have something to show")
-    parser.add_argument("--policy", default="untrained", help="policy of the demo (default: %(default)s)")
+    parser.add_argument("--policy", default="demo", help="policy of the demo (default: %(default)s)")
     parser.add_argument("--task", default="pick_place", help="task of the demo (default: %(default)s)")
     parser.add_argument("--at", type=float, metavar="S", help="bag: seconds after its start (default: its end)")
     parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="longest wait for data (%(default)s s)")

@@ -3,9 +3,10 @@
 import pytest
 
 from grids_bringup import arguments as module
+from grids_bringup import graph
 from grids_bringup.arguments import INSTRUCTIONS, DeployArguments, TeleopArguments, parse, run_folder
 from grids_bringup.arguments import check_deploy as check
-from grids_bringup.graph import claim_domain, teleop_nodes
+from grids_bringup.graph import claim_domain, deploy_nodes, teleop_nodes
 from grids_common.params import ParameterError
 
 
@@ -50,6 +51,22 @@ def test_the_expert_is_refused_on_real_hardware():
         check(parse(["policy:=expert", "hardware:=real"]))
 
 
+def test_without_a_policy_the_twin_gets_the_demo_and_a_real_arm_gets_none():
+    assert parse([]).chosen == "demo"
+    assert not parse([]).expert
+    real = parse(["hardware:=real"])
+    assert real.chosen == ""
+    with pytest.raises(ParameterError, match="policy: expected policy:=BUNDLE, trained on this arm"):
+        check(real)
+
+
+def test_the_shipped_demo_is_a_whole_bundle_for_the_twins_cameras(tmp_path):
+    parsed = parse([])
+    check(parsed)
+    twin = next(node for node in deploy_nodes(parsed, tmp_path) if node.name == "twin_cameras")
+    assert (twin.parameters["width"], twin.parameters["height"]) == (320, 240)
+
+
 def test_a_sentence_for_the_expert_is_refused_since_it_would_not_be_read():
     with pytest.raises(ParameterError, match="the expert does its task:=… and reads no sentence"):
         check(parse(["policy:=expert", "instruction:=Stack the cubes"]))
@@ -90,6 +107,21 @@ def test_an_episode_of_a_real_arm_has_the_text_of_its_task_unless_another_is_giv
     assert recorder.parameters["task"] == "stack the green cube on the blue cube"
     assert TeleopArguments(hardware="real", sentence="wipe the table").episode_text == "wipe the table"
     assert TeleopArguments().episode_text == "", "the twin says it"
+
+
+def test_the_driver_maps_the_leaders_gripper_by_the_leaders_own_calibration(tmp_path, monkeypatch):
+    site = (module.share() / "config" / "arm.yaml").read_text()
+    (tmp_path / "config").mkdir()
+    for name in ("perception.yaml", "record.yaml"):
+        (tmp_path / "config" / name).write_text((module.share() / "config" / name).read_text())
+    head, _, tail = site.partition("leader:\n  ros__parameters:\n")
+    (tmp_path / "config" / "arm.yaml").write_text(f"{head}leader:\n  ros__parameters:\n    calibration: mine\n{tail}")
+    for place in (module, graph):
+        monkeypatch.setattr(place, "share", lambda: tmp_path)
+    for hardware, expected in (("real", "mine"), ("twin", None)):
+        nodes = teleop_nodes(TeleopArguments(hardware=hardware), tmp_path)
+        driver = next(node for node in nodes if node.name == "driver")
+        assert driver.parameters.get("leader_calibration") == expected
 
 
 def test_the_sentences_are_the_twins_own():

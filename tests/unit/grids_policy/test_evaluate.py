@@ -214,8 +214,6 @@ def test_sample_locations_are_drawn_where_they_are() -> None:
 
 def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> None:
     demo = Path(__file__).parents[3] / "models" / "demo"
-    if not (demo / "policy.json").is_file():
-        pytest.skip("models/demo is not there")
     out = tmp_path / "out"
     command = [str(demo), "--episodes", "2", "--processes", "2", "--out", str(out), "--json"]
     assert main(command) == 0
