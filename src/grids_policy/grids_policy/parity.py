@@ -117,7 +117,8 @@ def read_reference(path: Path | str) -> Reference:
     """The npz and, beside it, oracle_config.json and grad_norms.json where they exist."""
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise OracleError(f"{path} cannot be read as npz: {error}") from error

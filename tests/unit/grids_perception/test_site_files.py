@@ -74,7 +74,7 @@ def test_a_real_run_in_a_container_needs_a_policy_by_name(service, monkeypatch, 
     monkeypatch.setattr("grids_bringup.arguments.share", lambda: tmp_path)
     command = compose()[service]["command"]
     pairs = [word.replace("${GRIDS_POLICY:-}", "") for word in command[1:]]
-    with pytest.raises(ParameterError, match="expected 'expert', a folder holding"):
+    with pytest.raises(ParameterError, match="policy: expected policy:=BUNDLE"):
         check_deploy(parse(pairs))
 
 
