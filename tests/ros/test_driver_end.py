@@ -31,6 +31,7 @@ def away():
             rig.client.publish(rig.client.pose_chunk(pose))
             time.sleep(0.1)
         assert np.abs(rig.twin.positions() - pose).max() < 0.1, rig.client.status
+        assert rig.client.status.mode == "policy", rig.client.status.reason
         yield rig
 
 

@@ -25,14 +25,22 @@ class SimplePlant:
 
     Deterministic and fast: for tests of everything above the servo. `hand_rad` (6,) drags limp joints, as a person
     moving a leader arm does; joints with torque on resist it.
+    `kp_nm_rad`, one per joint, is in proportion to the servos' torque: with an arm joint's stiffness, merely moving at
+    ramp speed would load the gripper beyond the 25 % that trip its overload protection.
     """
 
-    def __init__(self, start_rad=REST_POSE_RAD, *, lag_s: float = 0.04, kp_nm_rad: float = 17.8) -> None:
+    def __init__(
+        self,
+        start_rad=REST_POSE_RAD,
+        *,
+        lag_s: float = 0.04,
+        kp_nm_rad: tuple[float, ...] = (17.8, 17.8, 17.8, 17.8, 17.8, 6.4),
+    ) -> None:
         self.position_rad = np.asarray(start_rad, float).copy()
         self.velocity_rad_s = np.zeros(6)
         self.effort_nm = np.zeros(6)
         self.hand_rad: np.ndarray | None = None
-        self._lag_s, self._kp = lag_s, kp_nm_rad
+        self._lag_s, self._kp = lag_s, np.array(kp_nm_rad)
 
     def step(self, command: ServoCommand, dt_s: float) -> None:
         on = command.torque_on & (command.torque_limit_nm > 0.02)

@@ -7,6 +7,7 @@ import pytest
 
 from grids_common.so100 import RAD_PER_TICK
 from grids_sim import servo_registers as reg
+from grids_sim.plant import SimplePlant
 from grids_sim.servo import BankConfig, ServoBank, profile_step
 from grids_sim.servo_registers import REGISTERS, decode, encode
 
@@ -219,6 +220,21 @@ def test_overload_trips_after_its_time_weakens_the_servo_and_stays(bank):
     run(bank, 1.0)
     assert bank.get(5, "Status") == reg.ERROR_OVERLOAD
     write(bank, 5, "Torque_Enable", 0)
+    assert bank.get(5, "Status") == 0
+
+
+def test_moving_freely_at_ramp_speed_loads_the_gripper_of_the_plain_plant_below_its_protection():
+    bank, plant, loads = ServoBank(), SimplePlant(np.array([0, 0, 0, 0, 0, -0.9])), []
+    run(bank, 0.01, position=plant.position_rad)
+    write(bank, 5, "Torque_Enable", 1)
+    write(bank, 5, "Overload_Torque", 25)
+    for step in range(round(3.6 / DT_S)):
+        goal = round((-0.9 + 0.5 * step * DT_S) / RAD_PER_TICK) + reg.TICKS_PER_TURN // 2
+        write(bank, 5, "Goal_Position", goal)
+        plant.step(bank.update(DT_S, plant.position_rad, plant.velocity_rad_s, plant.effort_nm), DT_S)
+        loads.append(bank.get(5, "Present_Load"))
+    assert plant.position_rad[5] == pytest.approx(0.9, abs=0.05)
+    assert 50 < max(loads) < 200
     assert bank.get(5, "Status") == 0
 
 
