@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_type_hints
 
 SAMPLER_KINDS = ("dense", "grids", "random", "topk")
 LANGUAGE_PADDINGS = ("max_length", "longest")
@@ -278,13 +279,31 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def _scalar(wanted: type, value: Any, where: str) -> Any:
+    """`value` as bool, int, float or str; other types pass unchanged. YAML 1.1 reads 1e-4 as a string: a float here."""
+    if wanted not in (bool, int, float, str):
+        return _tuples(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted is float and (number or isinstance(value, str)):
+        with suppress(ValueError):
+            return float(value)
+    elif wanted is int and number and value % 1 == 0:
+        return int(value)
+    elif wanted in (bool, str) and isinstance(value, wanted):
+        return value
+    raise ConfigError(f"{where}: expected {wanted.__name__}, got {value!r}")
+
+
 def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
-    """One dataclass from JSON values; an unknown field is an error, a missing one its default."""
+    """One dataclass from JSON or YAML values; unknown fields and wrong types are errors, missing ones defaults."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{owner}: expected a mapping, got {values!r}")
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigError(f"{owner} has unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    return cls(**{name: _tuples(value) for name, value in values.items()})
+    types = get_type_hints(cls)
+    return cls(**{name: _scalar(types[name], value, f"{owner}.{name}") for name, value in values.items()})
 
 
 def config_from_dict(values: dict[str, Any]) -> PolicyConfig:

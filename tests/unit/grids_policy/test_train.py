@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -356,6 +357,26 @@ def test_an_unknown_field_is_named(tmp_path: Path) -> None:
     assert main(["--config", str(path), "--out", str(tmp_path / "run")]) == 1
     with pytest.raises(ConfigError, match=r"section\.field=value"):
         load_train_config(CONFIGS[0], ("optimiser.lr",))
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("optimiser.lr=fast", "optimiser.lr: expected float, got 'fast'"),
+        ("batch=1.5", "train.batch: expected int, got 1.5"),
+        ("batch=.nan", "train.batch: expected int, got nan"),
+        ("compile=1", "train.compile: expected bool, got 1"),
+        ("name=3", "train.name: expected str, got 3"),
+        ("optimiser=3", "optimiser: expected a mapping, got 3"),
+    ],
+)
+def test_a_value_of_another_type_is_named(override: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        load_train_config(CONFIGS[0], (override,))
+
+
+def test_a_float_without_a_point_is_a_float_as_in_json() -> None:
+    assert load_train_config(CONFIGS[0], ("optimiser.lr=1e-4",)).optimiser.lr == 1e-4
 
 
 def test_progress_is_also_written_where_tensorboard_is_missing(frames: Path, tmp_path: Path) -> None:
