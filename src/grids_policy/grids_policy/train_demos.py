@@ -17,7 +17,6 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +111,6 @@ class Turns:
         self._actor, self._recipe, self._rng, self._seed = actor, recipe, rng, seed
         self._per_row = round(FPS * actor.spec.dt_s)
         self._chunk, self._asked = np.zeros((0, len(JOINT_NAMES))), 0
-        self.cameras = actor.spec.cameras
         self.expert_drives = bool(rng.random() < 0.5)
         self._until = self._length()
 
@@ -129,11 +127,13 @@ class Turns:
         self._chunk = self._chunk[:0]
         return True
 
-    def action(self, tick: int, frames: Sequence[np.ndarray], state: np.ndarray, sentence: str) -> np.ndarray:
-        """The policy's target for now, (6,)."""
+    def action(self, tick: int, world: World, sentence: str) -> np.ndarray:
+        """The policy's target for now, (6,). It sees pictures of its own size, which may not be the cache's."""
         if not len(self._chunk) or tick - self._asked >= self._actor.spec.execute_rows * self._per_row:
+            spec, state = self._actor.spec, world.position_rad
+            frames = tuple(world.render(camera, *hw) for camera, hw in zip(spec.cameras, spec.image_hw, strict=True))
             none = np.zeros((0, len(state)))
-            seen = Seen(tuple(frames), (True,) * len(frames), state, sentence, (self._seed << 16) + tick, none)
+            seen = Seen(frames, (True,) * len(frames), state, sentence, (self._seed << 16) + tick, none)
             self._chunk, self._asked = self._actor.act(seen), tick
         row, part = divmod(tick - self._asked, self._per_row)
         low, high = self._chunk[row], self._chunk[min(row + 1, len(self._chunk) - 1)]
@@ -216,8 +216,7 @@ class Demonstrator:
                 action = expert.action(truth, position, world.time_s)
                 executed, valid = noise(action, expert.phase), not misses or expert.attempts > 1
             else:
-                newest = [images[camera][-1] for camera in turns.cameras]
-                action = executed = turns.action(tick, newest, position, truth.instruction)
+                action = executed = turns.action(tick, world, truth.instruction)
                 valid = False
             rows["state"].append(position)
             rows["action"].append(action)
