@@ -102,6 +102,7 @@ class Bundle:
     chunk: int
     execute_rows: int
     noise_dim: int
+    noise_scale: float  # standard deviation of the noise that sampling starts from; trained with 1
     steps: int
     vision_batch: int  # cameras per call of vision.onnx: all, or 1 when tokens may be reused
     max_committed: int  # 0: trained without real-time chunking
@@ -197,6 +198,8 @@ def _check(bundle: Bundle) -> None:
             f"{MANIFEST}: expected dt > 0 and 1 <= execute_rows <= chunk, got "
             f"{bundle.dt}, {bundle.execute_rows}, {bundle.chunk}"
         )
+    if not 0 <= bundle.noise_scale <= 1:
+        raise BundleError(f"{MANIFEST}: noise_scale: expected 0 to 1, got {bundle.noise_scale}")
     if not bundle.parity.get("passed"):
         raise BundleError(f"{MANIFEST}: the parity gate did not pass: {bundle.parity}")
     needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}

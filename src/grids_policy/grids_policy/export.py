@@ -64,6 +64,7 @@ class ExportOptions:
     name: str = ""
     instruction: str = ""
     per_camera: bool = False
+    noise_scale: float = 1.0
     missing_camera: tuple[str, ...] = ("mask", "black")
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -184,6 +185,7 @@ def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, li
         "chunk": config.chunk,
         "execute_rows": min(config.chunk, raw.get("n_action_steps") or config.chunk),
         "noise_dim": config.max_action_dim,
+        "noise_scale": options.noise_scale,
         "steps": config.num_steps,
         "vision_batch": 1 if options.per_camera else len(cameras),
         "max_committed": config.max_committed,
@@ -342,6 +344,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
     parser.add_argument("--instruction", default="", help="sentence used when the node is given none")
     parser.add_argument("--name", default="", help="bundle name (default: the folder's)")
+    parser.add_argument(
+        "--noise-scale", type=float, default=1.0,
+        help="0 to 1: below 1 draws chunks nearer to the middle of what the policy would do (default 1, as trained)",
+    )  # fmt: skip
     parser.add_argument("--per-camera", action="store_true", help="one vision call per camera, so tokens can be reused")
     parser.add_argument(
         "--missing-camera", default="mask,black", help="what the checkpoint copes with: mask, black, both or none"
@@ -362,6 +368,8 @@ def main(argv: list[str] | None = None) -> int:
         units = build_units(arguments.units, arguments.calibration)
         if not arguments.fps > 0:
             raise ExportError(f"--fps: expected a rate above 0, got {arguments.fps}")
+        if not 0 <= arguments.noise_scale <= 1:
+            raise ExportError(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale}")
         modes = tuple(m for m in arguments.missing_camera.split(",") if m and m != "none")
         if bad := [m for m in modes if m not in ("mask", "black")]:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
@@ -378,6 +386,7 @@ def main(argv: list[str] | None = None) -> int:
             instruction=arguments.instruction,
             per_camera=arguments.per_camera,
             missing_camera=modes,
+            noise_scale=arguments.noise_scale,
             provenance={"checkpoint": arguments.checkpoint.name},
         )
         made = export_bundle(checkpoint, arguments.bundle, options, say)

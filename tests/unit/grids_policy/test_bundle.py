@@ -75,6 +75,7 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
         ({"position_low": [0.0] * 5}, "position_low: expected 6 finite numbers"),
         ({"dt": 0.0}, "expected dt > 0"),
         ({"execute_rows": 0}, "execute_rows <= chunk"),
+        ({"noise_scale": 1.5}, "noise_scale: expected 0 to 1, got 1.5"),
         ({"parity": {"passed": False}}, "the parity gate did not pass"),
         ({"dt": "fast"}, "dt: expected float, got 'fast'"),
         ({"state_units": {"name": "rad", "scale": [0.0] * 6, "offset": [0.0] * 6}}, "a unit scale is 0"),

@@ -81,6 +81,8 @@ def test_noise_is_the_same_for_a_seed_everywhere(runtime):
     assert 0.8 < noise.std() < 1.2
     # Philox: recorded chunks must be recomputable years later.
     np.testing.assert_allclose(noise.ravel()[:3], [0.44220695, -0.13347906, -0.2643883], atol=1e-6)
+    half = replace(runtime.bundle, noise_scale=0.5)
+    np.testing.assert_array_equal(draw_noise(1, half), 0.5 * noise)
 
 
 def test_a_masked_camera_changes_nothing_but_through_its_absence(runtime, inputs):

@@ -61,9 +61,10 @@ def blank_inputs(bundle: Bundle) -> PolicyInputs:
 
 
 def draw_noise(seed: int, bundle: Bundle) -> np.ndarray:
-    """(S, D) float32 standard normal, the same for the same seed on every machine (Philox counter)."""
+    """(S, D) float32 normal of the bundle's scale, the same for the same seed on every machine (Philox counter)."""
     generator = np.random.Generator(np.random.Philox(seed))
-    return generator.standard_normal((bundle.chunk, bundle.noise_dim), dtype=np.float32)
+    noise = generator.standard_normal((bundle.chunk, bundle.noise_dim), dtype=np.float32)
+    return noise * np.float32(bundle.noise_scale)
 
 
 class AbstractRuntime(ABC):
