@@ -1,6 +1,7 @@
 """The arguments of a run, shared by `./grids NAME` and `ros2 launch grids_bringup NAME.launch.py`."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -153,6 +154,9 @@ def convert(text: str, kind: type):
     """One command-line value; strings stay strings even when they look like numbers."""
     if kind is str:
         return text
+    if kind is int:
+        with suppress(ValueError):
+            return int(text, 10)  # YAML would read 010 as eight
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
