@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
 from rosbags.rosbag2 import Reader
 
 from grids_recorder import cdr, convert, synthetic
@@ -54,6 +55,11 @@ def test_three_independent_readers_read_every_message(tmp_path):
         summary = make_reader(file).get_summary()
         assert summary.statistics.message_count == len(sent)
         assert sum(1 for _ in make_reader(file).iter_messages()) == len(sent)
+        file.seek(0)
+        decoded = make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages()
+        positions = [m.position for _, channel, _, m in decoded if channel.topic == JOINTS]
+        assert len(positions) == sum(s.topic == JOINTS for s in sent)
+        assert all(len(p) == 6 for p in positions)
     with Bag(folder) as bag:
         assert sum(1 for _ in bag.records()) == len(sent)
         assert bag.episode["sources"] == ["policy"]
