@@ -154,9 +154,10 @@ def convert(text: str, kind: type):
     """One command-line value; strings stay strings even when they look like numbers."""
     if kind is str:
         return text
-    if kind is int:
+    if kind in (int, float):
         with suppress(ValueError):
-            return int(text, 10)  # YAML would read 010 as eight
+            return kind(text)  # YAML would read 010 as eight and 1:30 as ninety
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -24,6 +24,7 @@ import numpy as np
 
 SCHEMA = "grids-policy-bundle/2"
 MANIFEST = "policy.json"
+CARD = "README.md"  # beside the bundle, for people; not one of its files
 TOKENIZER = "tokenizer.json"
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
 _DIGEST_KEY = '"digest": "'
@@ -231,6 +232,7 @@ def read_manifest(folder: Path) -> Bundle:
             f"{path}: its bytes changed since export: expected digest {written[:12]}…, got "
             f"{computed[:12]}…; restore the bundle or export again"
         )
+    values.setdefault("noise_scale", 1.0)  # bundles from before it could be chosen
     bundle = _parse(Bundle, values, MANIFEST)
     _check(bundle)
     return bundle
@@ -270,7 +272,7 @@ def seal(folder: Path, manifest: dict[str, object]) -> Bundle:
     files = {
         path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
         for path in sorted(Path(folder).iterdir())
-        if path.name != MANIFEST
+        if path.name not in (MANIFEST, CARD)
     }
     values = {"schema": SCHEMA, **manifest, "files": files, "digest": "0" * 64}
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from contextlib import suppress
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 SAMPLER_KINDS = ("dense", "grids", "random", "topk")
 LANGUAGE_PADDINGS = ("max_length", "longest")
@@ -279,14 +279,24 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _scalar(wanted: type, value: Any, where: str) -> Any:
-    """`value` as bool, int, float or str; other types pass unchanged. YAML 1.1 reads 1e-4 as a string: a float here."""
+def _typed(wanted: Any, value: Any, where: str) -> Any:
+    """`value` as the field's type, lists as tuples. YAML 1.1 reads 1e-4 as a string: a float here. NaN is refused."""
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        kinds = get_args(wanted)
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where}: expected {len(kinds)} values, got {value!r}")
+        return tuple(_typed(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if wanted not in (bool, int, float, str):
         return _tuples(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is float and (number or isinstance(value, str)):
         with suppress(ValueError):
-            return float(value)
+            if math.isfinite(float(value)):
+                return float(value)
     elif wanted is int and number and value % 1 == 0:
         return int(value)
     elif wanted in (bool, str) and isinstance(value, wanted):
@@ -303,11 +313,13 @@ def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
     if unknown:
         raise ConfigError(f"{owner} has unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
     types = get_type_hints(cls)
-    return cls(**{name: _scalar(types[name], value, f"{owner}.{name}") for name, value in values.items()})
+    return cls(**{name: _typed(types[name], value, f"{owner}.{name}") for name, value in values.items()})
 
 
 def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
     """Inverse of `config_to_dict`. Raises ConfigError naming the field."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"model: expected a mapping, got {values!r}")
     parts = {name: part_from_dict(cls, values[name], name) for name, cls in _PARTS.items() if name in values}
     return part_from_dict(PolicyConfig, {**values, **parts}, "policy")
 

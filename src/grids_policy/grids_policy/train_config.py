@@ -147,7 +147,12 @@ def load_train_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfi
         target = values
         for section in sections:
             target = target.setdefault(section, {})
-        target[name] = yaml.safe_load(text)
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {item}: {section} is not a section")
+        try:
+            target[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item}: {text!r} cannot be read as YAML: {error}") from error
     return train_config_from_dict(values)
 
 

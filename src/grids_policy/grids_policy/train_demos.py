@@ -110,6 +110,10 @@ class Turns:
     def __init__(self, actor: AbstractActor, recipe: Recipe, rng: np.random.Generator, seed: int) -> None:
         self._actor, self._recipe, self._rng, self._seed = actor, recipe, rng, seed
         self._per_row = round(FPS * actor.spec.dt_s)
+        if abs(self._per_row - FPS * actor.spec.dt_s) > 1e-6 or not self._per_row:
+            raise ValueError(
+                f"expected a policy whose rows are multiples of {1 / FPS:g} s apart, got {actor.spec.dt_s:g} s"
+            )
         self._chunk, self._asked = np.zeros((0, len(JOINT_NAMES))), 0
         self.expert_drives = bool(rng.random() < 0.5)
         self._until = self._length()
@@ -282,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mix", nargs="+", default=["pick_place=800"], metavar="TASK=EPISODES")
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--first", type=int, help="make only the first N of these episodes")
-    parser.add_argument("--policy", type=Path, help="checkpoint or bundle that drives while the expert says what to do")
+    parser.add_argument("--policy", type=Path, help="checkpoint or bundle that takes turns with the expert")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args(argv)
     choose_backend()

@@ -82,11 +82,13 @@ def list_samples(shards: Sequence[Shard], task_weights: Sequence[str] = ()) -> S
     return Samples(*(table[i].astype(np.int64) for i in range(5)), table[5])
 
 
-def split_held_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
-    """(training, held out): whole episodes, evenly spread."""
-    count = int(samples.episode.max()) + 1
-    every = max(2, round(1 / share)) if share > 0 else count + 1
-    held = samples.episode % every == every - 1
+def split_held_out(samples: Samples, shards: Sequence[Shard], share: float) -> tuple[Samples, Samples]:
+    """(training, held out): whole episodes, evenly spread; one that is there twice is wholly on one side."""
+    rows = [row for shard in shards for row in shard.episodes]
+    first: dict[tuple, int] = {}
+    number = np.array([first.setdefault((r.task, r.seed, r.ticks, r.images), len(first)) for r in rows])
+    every = max(2, round(1 / share)) if share > 0 else len(rows) + 1
+    held = (number % every == every - 1)[samples.episode]
     return samples.take(~held), samples.take(held)
 
 

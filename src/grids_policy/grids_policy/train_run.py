@@ -103,7 +103,8 @@ class Run:
         self.device = choose_device(config.device, world.rank)
         self.precision = choose_precision(config.precision, self.device)
         shards = open_shards(config)
-        samples, held_out = split_held_out(list_samples(shards, config.data.task_weights), config.data.held_out_share)
+        samples = list_samples(shards, config.data.task_weights)
+        samples, held_out = split_held_out(samples, shards, config.data.held_out_share)
         self.tokenizer = self._tokenizer(shards)
         model = config.model
         self.feed = Feed(shards, samples, config, self.tokenizer)

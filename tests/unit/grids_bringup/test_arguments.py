@@ -11,7 +11,7 @@ from grids_common.params import ParameterError
 
 
 def test_values_are_typed_and_defaults_filled():
-    parsed = parse(["policy:=expert", "duration:=10", "seed:=0070"])
+    parsed = parse(["policy:=expert", "duration:=010", "seed:=0070"])
     assert (parsed.policy, parsed.duration, parsed.seed, parsed.hardware) == ("expert", 10.0, 70, "twin")
     assert parsed.limit_s == 10.0
     assert not parsed.must_succeed

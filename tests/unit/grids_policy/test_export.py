@@ -53,7 +53,9 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     config = dataclasses.replace(small(), max_committed=2, relative_actions=(0, 1, 2, 3, 4))
     made = checkpoint(config, folder)
-    options = ExportOptions(cameras="front=80x60,wrist:wrist=64x48", fps=20.0, per_camera=True, instruction="go")
+    options = ExportOptions(
+        cameras="front=80x60,wrist:wrist=64x48", fps=20.0, per_camera=True, instruction="go", noise_scale=0.5
+    )
     export_bundle(made, folder / "bundle", options)
     return made, folder / "bundle"
 
@@ -81,7 +83,7 @@ def test_the_manifest_says_what_the_robot_needs(exported):
     assert (bundle.dt, bundle.chunk, bundle.execute_rows, bundle.steps) == (0.05, 6, 4, 4)
     assert [(c.name, c.width, c.height) for c in bundle.cameras] == [("front", 80, 60), ("wrist", 64, 48)]
     assert (bundle.tokens, bundle.grid_height, bundle.vision_batch, bundle.max_committed) == (4, 4, 1, 2)
-    assert bundle.convention == "align_corners_false"
+    assert (bundle.convention, bundle.noise_scale) == ("align_corners_false", 0.5)
     # Relative joints: spread of state and action together, around both means.
     assert bundle.normalisation["position"]["mean"][0] == pytest.approx(0.1)
     assert bundle.normalisation["position"]["std"][5] == pytest.approx(0.6)
@@ -212,6 +214,8 @@ def test_the_command_line_says_what_is_wrong_and_fails(tmp_path, capsys):
     assert "config.json is missing" in capsys.readouterr().err
     assert export.main([str(tmp_path), str(tmp_path / "b"), "--units", "degrees"]) == 1
     assert "--calibration" in capsys.readouterr().err
+    assert export.main([str(tmp_path), str(tmp_path / "b"), "--noise-scale", "2"]) == 1
+    assert "expected 0 to 1, got 2" in capsys.readouterr().err
     assert export.main([str(tmp_path), str(tmp_path / "b"), "--missing-camera", "guess"]) == 1
     assert "'guess'" in capsys.readouterr().err
 

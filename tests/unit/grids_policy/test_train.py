@@ -121,9 +121,23 @@ def test_rows_marked_invalid_are_never_drawn_and_task_weights_count(cache: Path)
 
 
 def test_held_out_episodes_are_whole_and_apart(cache: Path) -> None:
-    training, held = split_held_out(list_samples(open_cache([cache])), 0.25)
+    shards = open_cache([cache])
+    training, held = split_held_out(list_samples(shards), shards, 0.25)
     assert set(held.episode) == {3}
     assert set(training.episode) == {0, 1, 2}
+
+
+def test_an_episode_that_is_listed_twice_is_held_out_twice(cache: Path) -> None:
+    shards = open_cache([cache, cache])
+    training, held = split_held_out(list_samples(shards), shards, 0.25)
+    assert len(training) + len(held) == len(list_samples(shards))
+
+    def seeds(samples) -> set[int]:
+        rows = [row for shard in shards for row in shard.episodes]
+        return {rows[e].seed for e in samples.episode}
+
+    assert len(seeds(held)) == 1
+    assert not seeds(held) & seeds(training)
 
 
 def test_chunk_rows_are_targets_of_their_own_tick_relative_where_asked(cache: Path, words: Tokenizer) -> None:
@@ -368,6 +382,13 @@ def test_an_unknown_field_is_named(tmp_path: Path) -> None:
         ("compile=1", "train.compile: expected bool, got 1"),
         ("name=3", "train.name: expected str, got 3"),
         ("optimiser=3", "optimiser: expected a mapping, got 3"),
+        ("model=3", "model: expected a mapping, got 3"),
+        ("batch.x=1", "--set batch.x=1: batch is not a section"),
+        ("name=[", "--set name=[: '[' cannot be read as YAML"),
+        ("optimiser.lr=.nan", "optimiser.lr: expected float, got nan"),
+        ("optimiser.betas=[0.9, x]", "optimiser.betas[1]: expected float, got 'x'"),
+        ("optimiser.betas=[0.9]", "optimiser.betas: expected 2 values, got [0.9]"),
+        ("data.frames=runs/frames", "data.frames: expected a list, got 'runs/frames'"),
     ],
 )
 def test_a_value_of_another_type_is_named(override: str, text: str) -> None:
