@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from grids_policy.bundle import Bundle, load_bundle
+from grids_policy.bundle import CARD, Bundle, load_bundle
 
 
 def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], data: Sequence[str]) -> str:
@@ -25,6 +25,7 @@ def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], 
         "",
         f"GridS-SmolVLA, K = {bundle.tokens} of {bundle.grid_height * bundle.grid_width} tokens per camera, "
         f"{len(bundle.cameras)} cameras, chunks of {bundle.chunk} rows at {1 / bundle.dt:.0f} Hz. "
+        f"Sampled from noise of scale {bundle.noise_scale:g}. "
         f"Bundle `{bundle.bundle_id}`, {size:.1f} MB. It has only ever seen the twin: do not expect it to work on a "
         "real arm.",
         "",
@@ -32,11 +33,12 @@ def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], 
         "",
         "```",
         *data,
-        "./grids train --config config.yaml --out RUN     # the configuration below",
+        "./grids train --config config.yaml --out RUN     # the configuration of the last phase, below",
         "```",
         "",
         f"{progress['step']} steps, {samples / 1e3:.0f} k samples, {progress['elapsed_s'] / 60:.0f} minutes of "
-        f"training; commit of the export `{bundle.provenance.get('commit', 'unknown')}`.",
+        f"training; commit of the export `{bundle.provenance.get('commit', 'unknown')}`. "
+        "How it came about, phase by phase: docs/study.md.",
         "",
         "```yaml",
         yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=110).rstrip(),
@@ -86,8 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"model_card: {error!r}\n")
         return 1
-    # Beside the bundle's files; not one of them, so its digest does not change.
-    (arguments.bundle / "README.md").write_text(text, encoding="utf-8")
+    (arguments.bundle / CARD).write_text(text, encoding="utf-8")
     return 0
 
 
