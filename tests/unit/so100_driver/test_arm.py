@@ -465,3 +465,14 @@ def test_random_requests_never_break_a_limit_or_drop_torque_unasked():
     assert (goals >= LOW - 1e-9).all()
     assert (goals <= HIGH + 1e-9).all()
     assert all(output.torque for output in bench.outputs)
+
+
+def test_a_new_mode_is_never_seen_with_the_state_of_the_old_one():
+    bench = Bench()
+    bench.chunk(np.tile([0.5, 0, 0, 0, 0, 0], (30, 1)), dt=0.1)
+    bench.tick(30)
+    assert bench.arm.state in ("executing", "ramping")
+    bench.arm.set_mode(bench.now, "teleop")  # a status may be taken before the next tick
+    assert (str(bench.arm.mode), bench.arm.state) == ("teleop", "stopping")
+    bench.tick(100)
+    assert bench.arm.state == "holding"
