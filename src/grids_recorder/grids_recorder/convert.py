@@ -96,17 +96,21 @@ def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibratio
 
 
 def _frames(bag: Bag, topic: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Pictures of a topic by ascending index, repeated where the index repeats."""
-    needed, index = iter(wanted), -1
-    target = next(needed, None)
-    for record in bag.records([topic]):
-        index += 1
-        if target is None or index < target:
-            continue
-        picture = cdr.picture(bag.decode(record), record.type)
-        while target == index:
-            yield picture
-            target = next(needed, None)
+    """Pictures of a topic by index in the bag, in the order of `wanted`.
+
+    Mostly ascending, but a picture may have arrived after a younger one: it is kept until its last use.
+    """
+    last_use = {int(index): position for position, index in enumerate(wanted)}
+    kept: dict[int, np.ndarray] = {}
+    records = enumerate(bag.records([topic]))
+    for position, target in enumerate(map(int, wanted)):
+        while target not in kept:
+            index, record = next(records)
+            if last_use.get(index, -1) >= position:
+                kept[index] = cdr.picture(bag.decode(record), record.type)
+        yield kept[target]
+        if last_use[target] == position:
+            del kept[target]
 
 
 def write_episode(
