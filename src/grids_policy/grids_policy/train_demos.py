@@ -4,7 +4,8 @@
 
 Actions are the expert's clean targets; what is executed is disturbed by correlated noise, so that the states of
 recovering are seen too. A share of episodes grasps beside the object first: those rows are not valid as targets, the
-recovery is. The expert sees the truth; the labels keep a part of it for the auxiliary loss.
+recovery is. The expert sees the truth; the labels keep a part of it for the auxiliary loss. With --varied SHARE so
+many pictures show another table, room, light and shades of the objects (domain randomisation, Tobin et al. 2017).
 
 With --policy CHECKPOINT a policy and the expert take turns, and only the expert's rows are targets (as in HG-DAgger,
 Kelly et al. 2019): the states a policy gets itself into, with the way out of them. Rows of the policy's turns could not
@@ -61,6 +62,9 @@ class Recipe:
     start_jaw_rad: tuple[float, float] = (-0.90, 0.30)
     far_start_share: float = 0.25
     far_start_rad: tuple[float, ...] = (0.9, 0.35, 0.35, 0.35, 0.8)
+    # A share of the pictures shows another table, room, light and shades; about every so many pictures a new one.
+    varied_share: float = 0.0
+    pictures_per_look: float = 4.0
     # With a policy: how long its turns and the expert's are.
     policy_s: tuple[float, float] = (0.5, 3.0)
     expert_s: tuple[float, float] = (1.5, 3.5)
@@ -102,6 +106,26 @@ class Noise:
         executed = action.copy()
         executed[:5] += _NOISE_GAIN.get(phase, 1.0) * self._value
         return executed
+
+
+class Wardrobe:
+    """Changes how a world looks between pictures. Its random numbers are its own: what happens stays the same."""
+
+    def __init__(self, world: World, recipe: Recipe, seed: int) -> None:
+        self._world, self._recipe, self._rng = world, recipe, np.random.default_rng([seed, 78])
+        self._left = 0
+
+    def before_picture(self) -> None:
+        from grids_sim.appearance import draw_appearance, standard_appearance
+
+        if not self._recipe.varied_share:
+            return
+        if not self._left:
+            varied = self._rng.random() < self._recipe.varied_share
+            scene = self._world.scene
+            self._world.dress(draw_appearance(scene, self._rng) if varied else standard_appearance(scene))
+            self._left = self._rng.geometric(1 / self._recipe.pictures_per_look)
+        self._left -= 1
 
 
 class Turns:
@@ -192,15 +216,17 @@ class Demonstrator:
             world.reset(seed, arm_rad=self._start_pose(rng))
         except LayoutError:
             return None
-        env = LockstepEnv(world, control_hz=FPS)
-        rows, images = self._run(env, expert, noise, turns, misses=misses)
+        env, wardrobe = LockstepEnv(world, control_hz=FPS), Wardrobe(world, recipe, seed)
+        rows, images = self._run(env, expert, noise, turns, wardrobe, misses=misses)
         if not world.success() or (misses and expert.attempts < 2):
             return None
         if turns is None and expert.attempts > _MOST_ATTEMPTS:
             return None
         return EpisodeFrames(world.truth().instruction, task, seed, images, **rows)
 
-    def _run(self, env, expert, noise: Noise, turns: Turns | None, *, misses: bool) -> tuple[dict, dict]:
+    def _run(
+        self, env, expert, noise: Noise, turns: Turns | None, wardrobe: Wardrobe, *, misses: bool
+    ) -> tuple[dict, dict]:
         """Arrays of one episode: (rows, images by camera)."""
         world, task = env.world, expert.task
         rows: dict[str, list] = {n: [] for n in ("state", "action", "valid", "labels", "pixels", "weight")}
@@ -209,6 +235,7 @@ class Demonstrator:
         while world.time_s < end_s:
             truth, position, tick = world.truth(), world.position_rad, len(rows["state"])
             if tick % IMAGE_EVERY == 0:
+                wardrobe.before_picture()
                 for camera in CAMERAS:
                     images[camera].append(world.render(camera, *IMAGE_HW))
                 rows["labels"].append(labels_of(truth))
@@ -238,10 +265,10 @@ class _Worker:
     demonstrator: Demonstrator
 
     @classmethod
-    def start(cls, policy: Path | None = None) -> None:
+    def start(cls, policy: Path | None = None, varied_share: float = 0.0) -> None:
         choose_backend()
         actor = None if policy is None else load_actor(policy, fps=FPS / IMAGE_EVERY)
-        cls.demonstrator = Demonstrator(Recipe(), actor)
+        cls.demonstrator = Demonstrator(Recipe(varied_share=varied_share), actor)
 
     @classmethod
     def make(cls, job: tuple[Path, list[tuple[str, int]]]) -> tuple[int, int]:
@@ -259,13 +286,21 @@ class _Worker:
 
 
 def make(
-    out: Path, jobs: list[tuple[str, int]], *, processes: int, per_shard: int = 50, policy: Path | None = None, say=None
+    out: Path,
+    jobs: list[tuple[str, int]],
+    *,
+    processes: int,
+    per_shard: int = 50,
+    policy: Path | None = None,
+    varied_share: float = 0.0,
+    say=None,
 ) -> tuple[int, int]:
     """Run all jobs (task, seed), a shard at a time; a shard that exists is skipped. Returns (tried, kept)."""
     parts = [(out / f"{k:04d}", jobs[i : i + per_shard]) for k, i in enumerate(range(0, len(jobs), per_shard))]
     missing = [part for part in parts if not part[0].exists()]
     tried, kept, total = 0, 0, sum(len(episodes) for _, episodes in missing)
-    jobs_done = run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start, arguments=(policy,))
+    arguments = (policy, varied_share)
+    jobs_done = run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start, arguments=arguments)
     for each, good in jobs_done:
         tried, kept = tried + each, kept + good
         if say is not None:
@@ -287,8 +322,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--first", type=int, help="make only the first N of these episodes")
     parser.add_argument("--policy", type=Path, help="checkpoint or bundle that takes turns with the expert")
+    parser.add_argument("--varied", type=float, default=0.0, metavar="SHARE", help="pictures with another look, 0 to 1")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args(argv)
+    if not 0 <= arguments.varied <= 1:
+        parser.error(f"--varied: expected a share from 0 to 1, got {arguments.varied:g}")
     choose_backend()
     mix = {task: int(count) for task, count in (item.split("=") for item in arguments.mix)}
     started = time.monotonic()
@@ -298,7 +336,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"\r{tried}/{total} tried, {kept} kept, {seconds:.0f} s")
 
     jobs = job_list(mix, arguments.seed)[: arguments.first]
-    tried, kept = make(arguments.out, jobs, processes=arguments.processes, policy=arguments.policy, say=say)
+    options = {"processes": arguments.processes, "policy": arguments.policy, "varied_share": arguments.varied}
+    tried, kept = make(arguments.out, jobs, **options, say=say)
     sys.stderr.write(f"\n{kept} of {tried} episodes in {time.monotonic() - started:.0f} s\n")
     return 0
 

@@ -15,6 +15,9 @@ from grids_sim.assets import load_arm_meshes
 from grids_sim.objects import STANDARD_OBJECTS, ObjectConfig, add_object
 
 PHYSICS_HZ = 300
+# The room fades downwards, from its colour to 0.85 of it.
+SKY_MEAN = 0.925
+TABLE_PIXELS = 256
 TEXTURES = ("wood", "plain", "checker", "stripes", "speckle")
 TASK_OBJECTS = {
     "pick_place": ("green_cube", "green_bowl"),
@@ -113,7 +116,7 @@ def build_model(config: SceneConfig) -> mujoco.MjModel:
     return spec.compile()
 
 
-def table_image(texture: str, rgb: tuple[float, float, float], size: int = 256) -> np.ndarray:
+def table_image(texture: str, rgb: tuple[float, float, float], size: int = TABLE_PIXELS) -> np.ndarray:
     """Picture of the table top (size, size, 3) uint8, always the same for the same arguments."""
     v, u = np.mgrid[0:size, 0:size] / size
     noise = np.random.default_rng(0).random((size, size))

@@ -1,6 +1,7 @@
 """Demonstrations for training: the real expert in the real twin, a few episodes."""
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,6 +45,24 @@ def test_the_same_seed_gives_the_same_episode(demonstrator: Demonstrator) -> Non
     one, two = demonstrator.episode("stack_cubes", 5), demonstrator.episode("stack_cubes", 5)
     np.testing.assert_array_equal(one.action, two.action)
     np.testing.assert_array_equal(one.images["wrist"], two.images["wrist"])
+
+
+def test_varied_looks_change_the_pictures_and_nothing_that_happens() -> None:
+    plain_recipe = Recipe(miss_share=0.0, far_start_share=0.0)
+    plain = Demonstrator(plain_recipe).episode("pick_place", 6)
+    varied = Demonstrator(replace(plain_recipe, varied_share=1.0)).episode("pick_place", 6)
+    for name in ("state", "action", "labels", "pixels", "valid"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(varied, name))
+    corner = varied.images["front"][:, :8, :8].reshape(len(varied.labels), -1).astype(int)
+    looks = 1 + (np.abs(np.diff(corner, axis=0)).mean(axis=1) > 2).sum()
+    assert len(corner) / 16 < looks < len(corner)  # a new one every four pictures, roughly
+    assert np.ptp(plain.images["front"][:, 0, 0], axis=0).max() <= 2
+
+
+def test_a_share_above_one_is_refused(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--varied", "80"])
+    assert "a share from 0 to 1, got 80" in capsys.readouterr().err
 
 
 def test_a_deliberate_miss_is_not_taught_but_the_recovery_is() -> None:
