@@ -107,8 +107,8 @@ class FrameCounter:
 class StillDetector:
     """Says for how long the picture has not changed by a single bit, and whether it is black.
 
-    A real sensor has noise in every exposure, so identical pixels mean a stuck camera. A sixteenth of the pixels is
-    looked at: 0.02 ms per 640 × 480 frame.
+    A real sensor has noise in every exposure, so identical pixels mean a stuck camera. One word in seventeen is looked
+    at, which in pictures of all usual widths visits every column and every row.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,8 @@ class StillDetector:
 
     def add(self, pixels: np.ndarray, now_ns: int) -> int:
         """ns since the picture last changed."""
-        part = np.ascontiguousarray(pixels[::4, ::4])
+        flat = np.ascontiguousarray(pixels).reshape(-1)
+        part = np.ascontiguousarray(flat[: flat.size // 8 * 8].view(np.uint64)[::17]).view(np.uint8)
         digest = zlib.crc32(part)
         if digest != self._digest:
             self._digest, self._since_ns = digest, now_ns
