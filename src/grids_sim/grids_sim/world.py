@@ -289,6 +289,8 @@ class World:
             renderer = self._renderers[height, width] = mujoco.Renderer(self.model, height, width)
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.scene.light.shadows
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+            # Haze is for endless planes, of which there is none: the same picture in three quarters of the time.
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_HAZE] = False
         # A step ends by moving the joints; the poses it leaves behind are those from before the move.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
