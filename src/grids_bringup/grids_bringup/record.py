@@ -8,7 +8,8 @@ from grids_bringup import command
 from grids_bringup.arguments import TeleopArguments
 
 _EPILOG = """on the twin the scripted expert demonstrates: episodes start, end, are labelled and reset by
-themselves; elsewhere: enter starts and stops an episode, s success, f fail, d discard, r redo, q quit.
+themselves; elsewhere: e EMERGENCY STOP, enter starts and stops an episode, s success, f fail, d discard, r redo,
+q quit.
 
 exit codes: 0 fine, 1 something failed, 2 refused"""
 
