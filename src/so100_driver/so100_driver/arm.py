@@ -437,8 +437,9 @@ class Arm:
     def _enter(self, now_ns: int, mode: Mode, why: str) -> None:
         """Every change of mode forgets what was being executed and starts a new ramp."""
         self.mode, self.reason, self._waiting = mode, why, WAITING
-        if self.state not in ("inactive", "released"):  # never the old mode's state beside the new mode
-            self.state = "holding" if self.motion is None or self.motion.still else "stopping"
+        if self.state != "inactive":  # never the old mode's state beside the new mode; callers set torque first
+            still = self.motion is None or self.motion.still
+            self.state = ("holding" if still else "stopping") if self.torque else "released"
         self.human, self.plan, self._clutch, self._rest = False, None, None, None
         self._ramp = Ramp()
         self._intake = replace(self._intake, not_before_ns=now_ns)

@@ -185,7 +185,9 @@ def leader_process(number: signal.Signals) -> Callable:
         try:
             rig.twin.ask({"hand": here.tolist()})
             rig.client.set_mode("teleop")
-            if not rig.client.until(lambda s: s.reason == "following the leader", START_TIMEOUT_S):
+            if not rig.client.until(
+                lambda s: s.reason == "following the leader" and s.state == "executing", START_TIMEOUT_S
+            ):
                 return [f"the follower did not catch up with the leader: {rig.client.status.reason}"]
             mark = rig.twin.mark()
             rig.twin.ask({"hand": (here + HAND_RAD).tolist()})

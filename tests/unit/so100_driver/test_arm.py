@@ -476,3 +476,10 @@ def test_a_new_mode_is_never_seen_with_the_state_of_the_old_one():
     assert (str(bench.arm.mode), bench.arm.state) == ("teleop", "stopping")
     bench.tick(100)
     assert bench.arm.state == "holding"
+    bench.arm.set_mode(bench.now, "freedrive")
+    assert (bench.arm.torque, bench.arm.state) == (False, "released")  # an arm going limp does not "hold"
+    bench.tick(1)
+    bench.arm.set_mode(bench.now, "policy")
+    assert (bench.arm.torque, bench.arm.state) == (True, "holding")
+    bench.arm.release(bench.now, "asked")
+    assert (str(bench.arm.mode), bench.arm.state) == ("idle", "released")
