@@ -130,7 +130,7 @@ def kill_once(folder: Path, after_s: float) -> tuple[bool, float]:
     (result,) = recover_all(folder / "bags")
     kept = set()
     # Before the first flush there is no message on the disk: a loss like any other, to be judged by its length.
-    if result.folder is not None or after_s > FLUSH_S + _FLUSH_SLACK_S:
+    if not result.empty or after_s > FLUSH_S + _FLUSH_SLACK_S:
         try:
             with Bag(result.folder or result.partial) as bag:
                 kept = {(cdr.stamp_ns(r.raw), r.topic.removesuffix(cdr.COMPRESSED_SUFFIX)) for r in bag.records()}

@@ -11,17 +11,22 @@ from grids_recorder.bag_reader import UNREADABLE, Bag, find_bags
 from grids_recorder.bag_writer import write_json
 from grids_recorder.errors import RecorderError
 from grids_recorder.series import JOINTS, Series, read_series
-from grids_recorder.verdict import REJECT, Finding, Limits, Verdict, judge
+from grids_recorder.verdict import REJECT, Finding, Limits, Verdict, judge, limits_of
 
 VERDICT_FILE = "verdict.json"
 SHEET_FILE = "contact_sheet.png"
 _COLOUR = {"OK": "green", "WARN": "yellow", "REJECT": "red"}
 
 
-def check_bag(folder: Path, limits: Limits | None = None, *, sheet: bool = True) -> Verdict:
-    """Judge one bag and store what was found beside it, where that folder can be written."""
+def check_bag(
+    folder: Path, *, image_hz: float | None = None, joint_hz: float | None = None, sheet: bool = True
+) -> Verdict:
+    """Judge one bag, at the rates of its episode.json unless others are given, and store what was found beside it.
+
+    Where that folder cannot be written, the verdict is only returned.
+    """
     with Bag(folder) as bag:
-        series, verdict = _judge(bag, limits)
+        series, verdict = _judge(bag, limits_of(bag.episode, image_hz=image_hz, joint_hz=joint_hz))
         try:
             write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
             if sheet and series is not None:
@@ -33,7 +38,7 @@ def check_bag(folder: Path, limits: Limits | None = None, *, sheet: bool = True)
     return verdict
 
 
-def _judge(bag: Bag, limits: Limits | None) -> tuple[Series | None, Verdict]:
+def _judge(bag: Bag, limits: Limits) -> tuple[Series | None, Verdict]:
     """A message that cannot be decoded is a finding like any other: nothing would convert this episode."""
     try:
         series = read_series(bag)
@@ -62,16 +67,16 @@ def main(argv: list[str]) -> int:
     """0 no episode rejected, 1 at least one, 2 nothing to judge."""
     parser = argparse.ArgumentParser(prog="grids check", description=__doc__)
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")
-    parser.add_argument("--image-hz", type=float, default=Limits().image_hz, help="expected camera rate")
-    parser.add_argument("--joint-hz", type=float, default=Limits().joint_hz, help="expected joint rate")
+    parser.add_argument("--image-hz", type=float, help="expected camera rate (default: the episode's own)")
+    parser.add_argument("--joint-hz", type=float, help="expected joint rate (default: the episode's own)")
     parser.add_argument("--no-sheet", action="store_true", help="no contact sheets")
     arguments = parser.parse_args(argv)
-    limits = Limits(image_hz=arguments.image_hz, joint_hz=arguments.joint_hz)
+    rates = {"image_hz": arguments.image_hz, "joint_hz": arguments.joint_hz}
     rows, unreadable = [], False
     try:
         for folder in find_bags(arguments.bags):
             try:
-                rows.append((folder, check_bag(folder, limits, sheet=not arguments.no_sheet)))
+                rows.append((folder, check_bag(folder, **rates, sheet=not arguments.no_sheet)))
             except (RecorderError, *UNREADABLE) as error:
                 unreadable = True
                 sys.stderr.write(f"grids check: {folder.name}: {error}\n")

@@ -27,7 +27,6 @@ from grids_recorder.recording import Recording, require_space, too_little_space
 from grids_recorder.recover import recover_all
 from grids_recorder.saving import Saved, save
 from grids_recorder.session import FAILED, IDLE, OUTCOMES, REJECTS_IN_A_ROW, RESETTING, Plan, Session
-from grids_recorder.verdict import Limits
 
 TICK_S = 0.1
 STATUS_S = 0.2
@@ -54,7 +53,6 @@ class RecorderNode(Node):
         for found in recover_all(self.folder):
             self.get_logger().warning(f"left over from a crash: {found.folder or found.partial}: {found.note}")
         self.session = Session(Plan(p.episodes, p.episode_s, p.reset_s, p.automatic))
-        self.limits = Limits(image_hz=p.image_hz, joint_hz=p.joint_hz)
         self._recording: Recording | None = None
         self._saving: tuple[threading.Thread, list[Saved], str, Future] | None = None
         self._reason = self._waiting = self._full = self._episode = self._task = ""
@@ -113,6 +111,7 @@ class RecorderNode(Node):
             calibration=self._calibration,
             parameters=self.node_parameters.known,
             twin=p.twin,
+            expected_hz={"images": p.image_hz, "joints": p.joint_hz},
             seed=int(self._task_state.seed) if self._task_state else None,
             **extra,
         )
@@ -168,7 +167,7 @@ class RecorderNode(Node):
         }
         results: list[Saved] = []
         thread = threading.Thread(
-            target=lambda: results.append(save(recording, outcome, changes, self.limits)), name="saving", daemon=True
+            target=lambda: results.append(save(recording, outcome, changes)), name="saving", daemon=True
         )
         future = Future(executor=self.executor)
         self._saving = (thread, results, outcome, future)

@@ -34,12 +34,13 @@ _SPARE_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What became of one leftover. `folder` is None when nothing could be saved."""
+    """What became of one leftover. `folder` is None when nothing could be saved; `empty`: nothing was there to save."""
 
     partial: Path
     folder: Path | None
     messages: int
     note: str
+    empty: bool = False
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -104,7 +105,7 @@ def _recover(partial: Path, held) -> Recovered:
         raise RecorderError(f"{partial}: recovery needs {need + 1} MB more free disk space; free some and run again")
     count = _copy(files, new, final.name) if files else 0
     if count == 0:
-        return Recovered(partial, None, 0, "no complete message was found; the folder is kept")
+        return Recovered(partial, None, 0, "no complete message was found; the folder is kept", empty=True)
     episode = json.loads((partial / EPISODE_FILE).read_text(encoding="utf-8"))
     # How many messages were lost before the crash was known to the recorder alone.
     episode |= {"recovered": True, "outcome": episode.get("outcome", ""), "lost": None} | _provenance(new)

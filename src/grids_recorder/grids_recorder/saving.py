@@ -9,7 +9,6 @@ from grids_recorder.check import check_bag
 from grids_recorder.errors import RecorderError
 from grids_recorder.recording import Recording
 from grids_recorder.session import DISCARD, REDO
-from grids_recorder.verdict import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class Saved:
     failed: bool = False
 
 
-def save(recording: Recording, outcome: str, changes: dict, limits: Limits) -> Saved:
+def save(recording: Recording, outcome: str, changes: dict) -> Saved:
     """Finish an episode. Discarded ones are moved aside, not erased: keys are pressed by mistake."""
     folder = recording.finish(**changes)
     if folder is None:
@@ -32,7 +31,7 @@ def save(recording: Recording, outcome: str, changes: dict, limits: Limits) -> S
         aside.mkdir(exist_ok=True)
         return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
     try:
-        verdict = check_bag(folder, limits)
+        verdict = check_bag(folder)
     except Exception as error:  # the thread's top: the episode is safe on disk whatever judging does
         known = isinstance(error, (RecorderError, OSError))
         text = str(error) if known else "".join(traceback.format_exception(error))

@@ -88,9 +88,18 @@ def _graded(value: float, bounds: tuple[float, float], text: str, *, low_is_bad:
         yield Finding(level, text)
 
 
+def limits_of(episode: Mapping, *, image_hz: float | None = None, joint_hz: float | None = None) -> Limits:
+    """The limits of an episode at the rates it was recorded for, unless others are given."""
+    noted, usual = episode.get("expected_hz") or {}, Limits()
+    return Limits(
+        image_hz=image_hz or noted.get("images", usual.image_hz),
+        joint_hz=joint_hz or noted.get("joints", usual.joint_hz),
+    )
+
+
 def judge(series: Series, episode: Mapping, limits: Limits | None = None) -> Verdict:
     """The verdict from an episode's series and what the recorder noted about it (lost messages, recovery)."""
-    limits = limits or Limits()
+    limits = limits or limits_of(episode)
     start, stop = _span(series)
     duration = max(stop - start, 0) * 1e-9
     findings = [*_short(duration, limits), *_recorder_notes(series, episode, limits)]

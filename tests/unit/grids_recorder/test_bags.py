@@ -344,3 +344,12 @@ def test_a_bag_on_a_read_only_folder_is_judged_all_the_same(tmp_path, monkeypatc
     assert check_bag(folder).level == "OK"
     assert "the verdict cannot be stored there (Permission denied)" in capsys.readouterr().err
     assert os.access(folder, os.R_OK)
+
+
+def test_an_episode_is_judged_at_the_rates_it_was_recorded_for(tmp_path):
+    slow = list(samples(4.0, image_hz=10))
+    rates = {"images": 10.0, "joints": 100.0}
+    folder = record(tmp_path / "slow", slow, expected_hz=rates)
+    assert check_bag(folder).level == "OK"
+    assert check_bag(folder, image_hz=30).level == "REJECT"
+    assert check_bag(record(tmp_path / "unknown", slow)).level == "REJECT"

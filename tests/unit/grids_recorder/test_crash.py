@@ -13,17 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grids_recorder import cdr, synthetic
+from grids_recorder import bench, cdr, synthetic
 from grids_recorder.bag_reader import Bag
 from grids_recorder.bag_writer import BagWriter, partial_folder
 from grids_recorder.bench import missing_stamps
 from grids_recorder.errors import RecorderError
 from grids_recorder.recording import Recording, require_space
-from grids_recorder.recover import leftovers, main, readable_messages, recover, recover_all
+from grids_recorder.recover import Recovered, leftovers, main, readable_messages, recover, recover_all
 from grids_recorder.saving import save
 from grids_recorder.series import CHUNKS, JOINTS, TRACE
 from grids_recorder.synthetic import Sample, samples
-from grids_recorder.verdict import Limits
 
 CONNECTIONS = [
     *((f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")),
@@ -160,7 +159,7 @@ def test_a_complete_bag_whose_name_is_taken_gets_another(tmp_path):
         recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
     (tmp_path / "episode").mkdir()
     (tmp_path / "episode" / "mine").write_text("keep")
-    saved = save(recording, "success", {}, Limits())
+    saved = save(recording, "success", {})
     assert saved.failed
     assert re.search("episode appeared meanwhile .*; mend that, then run ./grids recover", saved.note)
     # In the same process, as an operator does it while the recorder waits.
@@ -182,7 +181,7 @@ def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_ru
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("grids_recorder.bag_writer.write_json", refuse)
-    saved = save(recording, "success", {}, Limits())
+    saved = save(recording, "success", {})
     assert saved.note == "the disk refused: No space left on device; mend that, then run ./grids recover"
     monkeypatch.undo()
     assert recover(tmp_path / "episode.partial").messages == len(list(samples(0.5)))
@@ -256,7 +255,7 @@ import resource, sys
 from pathlib import Path
 from grids_recorder.bag_writer import BagWriter
 from grids_recorder.recording import Recording, require_space
-from grids_recorder import cdr, synthetic
+from grids_recorder import bench, cdr, synthetic
 connections = [(f"/{c}/color/image_raw", cdr.IMAGE, False) for c in ("front", "wrist")]
 connections += [("/follower/joint_states", synthetic.JOINT_STATE, False)]
 connections += [("/follower/command_trace", synthetic.COMMAND_TRACE, False)]
@@ -322,3 +321,21 @@ def test_messages_beyond_the_queue_are_counted_as_lost(tmp_path):
 def test_the_bench_counts_what_is_missing_at_both_ends():
     assert missing_stamps([1, 2, 3, 4, 5], {2, 4}) == 3
     assert missing_stamps([1, 2], set()) == 2
+
+
+@pytest.mark.parametrize(("after_s", "readable"), [(0.45, True), (1.5, False)])
+def test_the_bench_excuses_an_empty_leftover_only_before_the_first_flush(tmp_path, monkeypatch, after_s, readable):
+    monkeypatch.setattr(bench, "_write_until_killed", lambda _folder, told: (told.write_text("1 /a\n"), time.sleep(60)))
+    monkeypatch.setattr(bench.time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))
+    (tmp_path / "bags").mkdir()
+    empty = Recovered(tmp_path / "bags", None, 0, "no complete message was found", empty=True)
+    monkeypatch.setattr(bench, "recover_all", lambda _folder: [empty])
+    assert bench.kill_once(tmp_path, after_s)[0] is readable
+
+
+def test_the_bench_counts_a_leftover_that_cannot_be_read_however_early_the_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "_write_until_killed", lambda _folder, told: (told.write_text("1 /a\n"), time.sleep(60)))
+    (tmp_path / "bags").mkdir()
+    broken = Recovered(tmp_path / "bags", None, 0, "what is left cannot be read (bad magic)")
+    monkeypatch.setattr(bench, "recover_all", lambda _folder: [broken])
+    assert not bench.kill_once(tmp_path, 0.05)[0]
