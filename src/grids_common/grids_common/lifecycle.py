@@ -117,15 +117,16 @@ def _spin(executor: SingleThreadedExecutor, end: EndRequest | None) -> None:
 
 
 def keep_buffers() -> None:
-    """Let glibc keep freed picture buffers. Else each one is given back and mapped anew, a page fault per 4 KiB.
+    """Let glibc keep freed picture buffers, which it else gives back now and then and maps anew, page by page.
 
-    mallopt(3); without glibc nothing happens.
+    mallopt(3). Either setting alone ends glibc's own adaptation and would make things worse, so the second follows only
+    where the first was taken; without glibc nothing happens.
     """
     trim_threshold, mmap_threshold = -1, -3
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 64 << 20)
-        mallopt(trim_threshold, 256 << 20)
+        if mallopt(mmap_threshold, 32 << 20):
+            mallopt(trim_threshold, 256 << 20)
 
 
 def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
