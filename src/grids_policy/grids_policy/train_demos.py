@@ -15,6 +15,7 @@ be targets even with the expert's opinion of each: a chunk is what the expert go
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import time
@@ -26,13 +27,14 @@ import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
 from grids_policy.evaluate_actor import AbstractActor, Seen, load_actor
-from grids_policy.train_cache import CacheSpec, EpisodeFrames, ShardWriter
+from grids_policy.train_cache import CacheError, CacheSpec, EpisodeFrames, ShardWriter
 from grids_recorder.parallel import run_jobs
 from grids_sim.gl import choose_backend
 
 if TYPE_CHECKING:
     from grids_sim.world import World
 
+RECIPE_FILE = "recipe.json"
 FPS = 20
 IMAGE_EVERY = 2
 IMAGE_HW = (96, 128)
@@ -281,7 +283,8 @@ class _Worker:
             if episode is not None:
                 writer.append(episode)
         kept = len(writer)
-        writer.write(folder)
+        if kept:
+            writer.write(folder)
         return len(episodes), kept
 
 
@@ -308,6 +311,20 @@ def make(
     return tried, kept
 
 
+def remember(out: Path, values: dict) -> None:
+    """Note how the shards in `out` are made; raises CacheError when those that are there were made otherwise."""
+    path = out / RECIPE_FILE
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differs = [
+            f"{name} {found.get(name)}, not {values[name]}" for name in values if found.get(name) != values[name]
+        ]
+        if differs:
+            raise CacheError(f"{out} was made with {'; '.join(differs)}: expected the same command, or another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
 def job_list(mix: dict[str, int], seed: int) -> list[tuple[str, int]]:
     """Episodes of all tasks, interleaved in a fixed order; every episode has its own seed."""
     jobs = [(task, n / count) for task, count in mix.items() for n in range(count)]
@@ -330,6 +347,12 @@ def main(argv: list[str] | None = None) -> int:
     choose_backend()
     mix = {task: int(count) for task, count in (item.split("=") for item in arguments.mix)}
     started = time.monotonic()
+    values = {"mix": mix, "seed": arguments.seed, "policy": str(arguments.policy or ""), "varied": arguments.varied}
+    try:
+        remember(arguments.out, values)
+    except CacheError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
 
     def say(tried: int, kept: int, total: int) -> None:
         seconds = time.monotonic() - started

@@ -1,7 +1,8 @@
 """How a scene looks, drawn at random and put on a World between two pictures: domain randomisation for training.
 
-Physics, names and places stay as they are. What the out-of-distribution families test and this leaves out on purpose:
-patterned tables (checker, stripes, speckle), other sizes, unknown objects, other places, a moved camera.
+Physics, names and places stay as they are. A policy trained with this has seen most of what three families of
+`perturb` show: removed_priors, light, and novel_target but for the sizes. Left out on purpose are patterned tables
+(checker, stripes, speckle: clutter), other sizes, unknown objects, other places, a moved camera.
 """
 
 import colorsys

@@ -15,8 +15,6 @@ from grids_sim.assets import load_arm_meshes
 from grids_sim.objects import STANDARD_OBJECTS, ObjectConfig, add_object
 
 PHYSICS_HZ = 300
-# The room fades downwards, from its colour to 0.85 of it.
-SKY_MEAN = 0.925
 TABLE_PIXELS = 256
 TEXTURES = ("wood", "plain", "checker", "stripes", "speckle")
 TASK_OBJECTS = {

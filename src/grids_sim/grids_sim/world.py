@@ -17,7 +17,6 @@ from grids_sim.layout import LayoutConfig, draw_layout, object_pose
 from grids_sim.scene import (
     INSTRUCTIONS,
     PHYSICS_HZ,
-    SKY_MEAN,
     TASK_OBJECTS,
     TASKS,
     SceneConfig,
@@ -97,6 +96,11 @@ class World:
         self._dof_of = {item.name: model.joint(item.name).dofadr[0] for item in self._items}
         body_ids = {model.body(item.name).id: item.name for item in self._items}
         self._owner_of_geom = [body_ids.get(body) for body in model.geom_bodyid]
+        sky = model.tex("sky").id
+        self._sky = model.tex_data[model.tex_adr[sky] :][: model.tex_height[sky] * model.tex_width[sky] * 3].reshape(
+            -1, 3
+        )
+        self._sky = self._sky.astype(np.float32)
         self._is_object = np.array([owner is not None for owner in self._owner_of_geom])
         self._geoms_in_shade = {
             item.name: np.flatnonzero(
@@ -267,8 +271,8 @@ class World:
         for item in self._items:
             model.geom_rgba[self._geoms_in_shade[item.name], :3] = look.shades[item.name]
         self._paint("table", look.table)
-        sky = self.model.tex("sky")  # one colour: the compiled one fades downwards, which no camera here can tell
-        self._paint("sky", np.tile(np.float32(look.room_rgb) * 255 * SKY_MEAN, (*sky.height, *sky.width, 1)))
+        # The compiled sky fades downwards, and keeps doing so: each channel is scaled.
+        self._paint("sky", np.clip(self._sky * (np.float32(look.room_rgb) / np.float32(self.scene.room_rgb)), 0, 255))
 
     def _paint(self, texture: str, pixels: np.ndarray) -> None:
         """Replace a texture's pixels in the model and in every renderer's copy."""

@@ -134,3 +134,10 @@ def test_the_command_writes_a_cache_and_goes_on_where_it_was_interrupted(tmp_pat
     capsys.readouterr()
     assert main(command) == 0
     assert "0 of 0 episodes" in capsys.readouterr().err
+    assert main([*command, "--varied", "0.5"]) == 2
+    assert "varied 0.0, not 0.5" in capsys.readouterr().err
+
+
+def test_a_shard_without_a_success_ends_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Demonstrator, "episode", lambda *_: None)
+    assert main(["--out", str(tmp_path), "--mix", "pick_place=1", "--processes", "1"]) == 0
