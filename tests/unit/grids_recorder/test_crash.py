@@ -255,7 +255,7 @@ import resource, sys
 from pathlib import Path
 from grids_recorder.bag_writer import BagWriter
 from grids_recorder.recording import Recording, require_space
-from grids_recorder import bench, cdr, synthetic
+from grids_recorder import cdr, synthetic
 connections = [(f"/{c}/color/image_raw", cdr.IMAGE, False) for c in ("front", "wrist")]
 connections += [("/follower/joint_states", synthetic.JOINT_STATE, False)]
 connections += [("/follower/command_trace", synthetic.COMMAND_TRACE, False)]
