@@ -93,9 +93,8 @@ def test_killing_the_policy_in_motion_holds_the_arm_at_once_and_ends_in_a_clear_
     assert "policy was killed by SIGKILL" in summary["failure"]
     assert summary["driver"]["state"] in ("holding", "inactive")
     assert summary["arm"] == "held"
-    # The servos themselves say when they got their last new goal: 0.3 s, and the stop at limited deceleration.
     goals = bus_log.load(run.folder / "bus.jsonl")
-    assert bus_log.last_goal_change_s(goals) - killed < 0.3 + 0.2
+    assert last_move_s(goals) - killed < 0.3 + 0.2
     assert bus_log.torque_offs(goals) == []
     assert (run.folder / "overlay.mp4").stat().st_size > 1000
     assert no_process_left(run)
@@ -112,9 +111,17 @@ def test_a_node_that_hangs_ends_the_run_with_its_name_and_no_servo_goes_limp(dep
     assert f"{victim} has been silent for" in run.summary()["failure"]
     assert run.summary()["arm"] == "held"
     goals = bus_log.load(run.folder / "bus.jsonl")
-    assert bus_log.last_goal_change_s(goals) - stopped < 1.0
+    assert last_move_s(goals) - stopped < 0.3 + 0.2
     assert bus_log.torque_offs(goals) == []
     assert no_process_left(run)
+
+
+def last_move_s(goals) -> float:
+    """When the servos got their last new goal: 0.3 s after a loss, and the stop at limited deceleration.
+
+    Without the gripper: a jaw that is blocked by the cube is still eased to its holding force in a hold.
+    """
+    return bus_log.last_goal_change_s([record for record in goals if record.servo_id < 6])
 
 
 def tail(run) -> str:

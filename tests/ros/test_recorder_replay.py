@@ -50,7 +50,10 @@ def run_policy(samples):
     def publish(result) -> None:
         published.append((clock[0], serialize_message(chunk_message(result, bundle))))
 
-    options = WorkerOptions(SyncLimits(max_joint_gap_s=0.1), rows=8, dt_s=bundle.dt, seed=11, expected_latency_s=0.1)
+    options = WorkerOptions(
+        SyncLimits(max_joint_gap_s=0.1), rows=8, dt_s=bundle.dt, seed=11, expected_latency_s=0.1,
+        max_committed=bundle.max_committed,
+    )  # fmt: skip
     encoder = SentenceEncoder(UNTRAINED, bundle.language)
     worker = PolicyWorker(runtime, encoder, options, publish, lambda: clock[0])
     worker.start()

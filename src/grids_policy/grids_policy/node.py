@@ -104,6 +104,10 @@ class PolicyNode(ManagedNode):
             raise SetupError(
                 "reuse_threshold: this bundle runs all cameras in one vision call; export it with --per-camera"
             )
+        if params.switching == "rtc" and bundle.max_committed == 0:
+            raise SetupError(
+                "switching 'rtc': this bundle was trained without committed rows (max_committed 0); use 'blend'"
+            )
 
     def _make_worker(self, rows: int, latency_s: float) -> PolicyWorker:
         params, bundle = self._params, self._runtime.bundle
@@ -123,6 +127,7 @@ class PolicyNode(ManagedNode):
             # Larger than any epoch of an earlier process or activation: the driver takes smaller ones for old.
             epoch=max(self._now_ns() // 1_000_000_000, self._last_epoch + 1) % 2**32,
             reuse_threshold=params.reuse_threshold,
+            max_committed=bundle.max_committed if params.switching == "rtc" else 0,
         )
         return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns)
 

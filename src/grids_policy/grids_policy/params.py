@@ -14,6 +14,11 @@ class PolicyParams:
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)
     engine_cache: str = param("~/.cache/grids/engines", "folder of built TensorRT engines")
     execute_rows: int = param(0, "rows of a chunk to execute; 0: the bundle's own", lo=0, hi=1000)
+    switching: str = param(
+        "blend",
+        "how a new chunk takes over: blend in the driver alone, or rtc: also conditioned on rows already under way",
+        choices=("blend", "rtc"),
+    )
     time_scale: float = param(1.0, "stretch of time: 2 moves at half speed", lo=1.0, hi=50.0)
     arm_when_slow: bool = param(False, "arm although inference is too slow; the driver then stops between chunks")
     arming_runs: int = param(40, "inferences measured before arming", lo=3, hi=200)

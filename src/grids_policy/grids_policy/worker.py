@@ -37,6 +37,7 @@ class WorkerOptions:
     expected_latency_s: float
     epoch: int = 0
     reuse_threshold: float = 0.0
+    max_committed: int = 0  # rows under way that a new chunk is conditioned on (real-time chunking); 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,7 @@ class PolicyWorker:
         """The arrays of one inference, and how many rows are committed."""
         bundle, options = self._bundle, self._options
         delay_s = seen.age_s + options.expected_latency_s
-        rows = commit(last, seen.stamp_ns, options.dt_s, delay_s, bundle.max_committed)
+        rows = commit(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed)
         if len(rows):
             self._committed[: len(rows)] = bundle.action_units.from_rad(rows)
         frames = tuple(

@@ -98,7 +98,8 @@ def test_one_inference_per_half_chunk_with_counted_sequence_and_seed(engine):
 
 def test_committed_rows_are_those_of_the_chunk_being_executed(engine):
     runtime = Wrapped(engine)
-    with running(runtime, expected_latency_s=0.1) as (worker, results):
+    limit = engine.bundle.max_committed
+    with running(runtime, expected_latency_s=0.1, max_committed=limit) as (worker, results):
         start = feed(worker, engine.bundle, time.time_ns() - 1_000_000_000)
         until(lambda: len(results) == 1)
         feed(worker, engine.bundle, start + 700_000_000)
@@ -108,6 +109,15 @@ def test_committed_rows_are_those_of_the_chunk_being_executed(engine):
     assert 0 < rows <= engine.bundle.max_committed
     expected = results[0].chunk.at(start + 700_000_000 + (np.arange(rows) / 30 * 1e9).astype(np.int64))
     np.testing.assert_allclose(results[1].chunk.positions_rad[:rows], expected, atol=1e-5)
+
+
+def test_unless_asked_for_no_row_is_committed_and_the_driver_alone_blends(engine):
+    with running(Wrapped(engine), expected_latency_s=0.1) as (worker, results):
+        start = feed(worker, engine.bundle, time.time_ns() - 1_000_000_000)
+        until(lambda: len(results) == 1)
+        feed(worker, engine.bundle, start + 700_000_000)
+        until(lambda: len(results) == 2)
+    assert [r.committed_rows for r in results] == [0, 0]
 
 
 def test_a_result_that_is_not_finite_is_counted_and_never_published(engine):
