@@ -288,6 +288,29 @@ def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 
     return dataclasses.replace(checkpoint, policy=policy)
 
 
+def with_finer_pictures(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpoint:
+    """The same weights for larger pictures of the same token grid: the first stem filter is stretched.
+
+    `config` may differ from the checkpoint's in the picture's size and, by the same factor, in kernel and stride of
+    the first stem convolution. A stretched filter divided by the factor squared sees in the larger picture what it
+    saw in the smaller one; what is finer is left to training. ValueError where the token grids differ.
+    """
+    before, after = checkpoint.config, config
+    if not before.vision.stem or not after.vision.stem:
+        raise ValueError("finer pictures need a convolutional stem")
+    (channels, kernel, stride), (channels2, kernel2, stride2) = before.vision.stem[0], after.vision.stem[0]
+    same = (channels, kernel * stride2) == (channels2, kernel2 * stride) and before.grid == after.grid
+    if not same or before.vision.image_size // before.vision.stride != after.vision.image_size // after.vision.stride:
+        raise ValueError("finer pictures: expected the same token grid, first kernel and stride scaled alike")
+    policy = Policy(dataclasses.replace(after, sampler=before.sampler)).eval()
+    weights = dict(checkpoint.policy.state_dict())
+    first = weights["vision.stem.0.weight"]
+    stretched = torch.nn.functional.interpolate(first, size=(kernel2, kernel2), mode="bilinear", align_corners=False)
+    weights["vision.stem.0.weight"] = stretched * (kernel / kernel2) ** 2
+    policy.load_state_dict(weights)
+    return dataclasses.replace(checkpoint, policy=policy)
+
+
 def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` so that LeRobot (dense) and `load_checkpoint` read it back.
 

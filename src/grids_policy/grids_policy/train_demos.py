@@ -28,6 +28,7 @@ import numpy as np
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
 from grids_policy.evaluate_actor import AbstractActor, Seen, load_actor
 from grids_policy.train_cache import CacheError, CacheSpec, EpisodeFrames, ShardWriter
+from grids_recorder.frame_cache import parse_size
 from grids_recorder.parallel import run_jobs
 from grids_sim.gl import choose_backend
 
@@ -55,6 +56,7 @@ _SAFE_HEIGHT_M = 0.09
 class Recipe:
     """How varied the demonstrations are. Noise is an Ornstein-Uhlenbeck process on the arm joints."""
 
+    image_hw: tuple[int, int] = IMAGE_HW
     noisy_share: float = 0.7
     noise_rad: tuple[float, float] = (0.01, 0.05)
     noise_keep: float = 0.9
@@ -72,8 +74,8 @@ class Recipe:
     expert_s: tuple[float, float] = (1.5, 3.5)
 
 
-def spec() -> CacheSpec:
-    return CacheSpec(FPS, IMAGE_EVERY, IMAGE_HW, CAMERAS, JOINT_NAMES, LABELS, POINTS)
+def spec(image_hw: tuple[int, int] = IMAGE_HW) -> CacheSpec:
+    return CacheSpec(FPS, IMAGE_EVERY, image_hw, CAMERAS, JOINT_NAMES, LABELS, POINTS)
 
 
 def labels_of(truth) -> np.ndarray:
@@ -86,13 +88,13 @@ def labels_of(truth) -> np.ndarray:
     return np.array([*truth.objects[moved].position_m, *truth.objects[goal].position_m, np.cos(yaw), np.sin(yaw)])
 
 
-def pixels_of(world: World, truth) -> np.ndarray:
+def pixels_of(world: World, truth, image_hw: tuple[int, int]) -> np.ndarray:
     """Where POINTS are in each camera's picture, (cameras, 2, 2): x, y in [0, 1] inside the picture."""
     from grids_sim.judge import RULES
 
     moved, goal, _ = RULES[truth.task]
     points = np.stack([truth.objects[name].position_m for name in (moved, goal)])
-    return np.stack([world.project(camera, points, IMAGE_HW[1] / IMAGE_HW[0]) for camera in CAMERAS])
+    return np.stack([world.project(camera, points, image_hw[1] / image_hw[0]) for camera in CAMERAS])
 
 
 class Noise:
@@ -175,6 +177,7 @@ class Demonstrator:
 
     def __init__(self, recipe: Recipe, actor: AbstractActor | None = None) -> None:
         self.recipe, self.actor = recipe, actor
+        self._hw = recipe.image_hw
         self._worlds: dict[tuple[str, bool], World] = {}
 
     def _world(self, task: str, *, everything: bool):
@@ -239,9 +242,9 @@ class Demonstrator:
             if tick % IMAGE_EVERY == 0:
                 wardrobe.before_picture()
                 for camera in CAMERAS:
-                    images[camera].append(world.render(camera, *IMAGE_HW))
+                    images[camera].append(world.render(camera, *self._hw))
                 rows["labels"].append(labels_of(truth))
-                rows["pixels"].append(pixels_of(world, truth))
+                rows["pixels"].append(pixels_of(world, truth, self._hw))
                 rows["weight"].append(_DRAW_WEIGHT.get(expert.phase, 1.0))
             if turns is not None and turns.change(tick) and turns.expert_drives:
                 expert.take_over()
@@ -267,17 +270,17 @@ class _Worker:
     demonstrator: Demonstrator
 
     @classmethod
-    def start(cls, policy: Path | None = None, varied_share: float = 0.0) -> None:
+    def start(cls, recipe: Recipe, policy: Path | None = None) -> None:
         choose_backend()
         actor = None if policy is None else load_actor(policy, fps=FPS / IMAGE_EVERY)
-        cls.demonstrator = Demonstrator(Recipe(varied_share=varied_share), actor)
+        cls.demonstrator = Demonstrator(recipe, actor)
 
     @classmethod
     def make(cls, job: tuple[Path, list[tuple[str, int]]]) -> tuple[int, int]:
         """One shard: (tried, kept)."""
         folder, episodes = job
         shutil.rmtree(folder.with_name(folder.name + ".part"), ignore_errors=True)
-        writer = ShardWriter(spec())
+        writer = ShardWriter(spec(cls.demonstrator.recipe.image_hw))
         for task, seed in episodes:
             episode = cls.demonstrator.episode(task, seed)
             if episode is not None:
@@ -294,15 +297,15 @@ def make(
     *,
     processes: int,
     per_shard: int = 50,
+    recipe: Recipe | None = None,
     policy: Path | None = None,
-    varied_share: float = 0.0,
     say=None,
 ) -> tuple[int, int]:
     """Run all jobs (task, seed), a shard at a time; a shard that exists is skipped. Returns (tried, kept)."""
     parts = [(out / f"{k:04d}", jobs[i : i + per_shard]) for k, i in enumerate(range(0, len(jobs), per_shard))]
     missing = [part for part in parts if not part[0].exists()]
     tried, kept, total = 0, 0, sum(len(episodes) for _, episodes in missing)
-    arguments = (policy, varied_share)
+    arguments = (recipe or Recipe(), policy)
     jobs_done = run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start, arguments=arguments)
     for each, good in jobs_done:
         tried, kept = tried + each, kept + good
@@ -315,7 +318,7 @@ def remember(out: Path, values: dict) -> None:
     """Note how the shards in `out` are made; raises CacheError when those that are there were made otherwise."""
     path = out / RECIPE_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = {"size": list(IMAGE_HW)} | json.loads(path.read_text(encoding="utf-8"))
         differs = [
             f"{name} {found.get(name)}, not {values[name]}" for name in values if found.get(name) != values[name]
         ]
@@ -340,6 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, help="make only the first N of these episodes")
     parser.add_argument("--policy", type=Path, help="checkpoint or bundle that takes turns with the expert")
     parser.add_argument("--varied", type=float, default=0.0, metavar="SHARE", help="pictures with another look, 0 to 1")
+    parser.add_argument("--size", type=parse_size, default=IMAGE_HW, metavar="HxW", help="pictures, default 96x128")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.varied <= 1:
@@ -347,7 +351,10 @@ def main(argv: list[str] | None = None) -> int:
     choose_backend()
     mix = {task: int(count) for task, count in (item.split("=") for item in arguments.mix)}
     started = time.monotonic()
-    values = {"mix": mix, "seed": arguments.seed, "policy": str(arguments.policy or ""), "varied": arguments.varied}
+    values = {
+        "mix": mix, "seed": arguments.seed, "policy": str(arguments.policy or ""), "varied": arguments.varied,
+        "size": list(arguments.size),
+    }  # fmt: skip
     try:
         remember(arguments.out, values)
     except CacheError as error:
@@ -359,8 +366,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"\r{tried}/{total} tried, {kept} kept, {seconds:.0f} s")
 
     jobs = job_list(mix, arguments.seed)[: arguments.first]
-    options = {"processes": arguments.processes, "policy": arguments.policy, "varied_share": arguments.varied}
-    tried, kept = make(arguments.out, jobs, **options, say=say)
+    recipe = Recipe(image_hw=arguments.size, varied_share=arguments.varied)
+    tried, kept = make(
+        arguments.out, jobs, processes=arguments.processes, recipe=recipe, policy=arguments.policy, say=say
+    )
     sys.stderr.write(f"\n{kept} of {tried} episodes in {time.monotonic() - started:.0f} s\n")
     return 0
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_sampler
+from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_finer_pictures, with_sampler
 from grids_policy.config import ConfigError
 from grids_policy.initialise import init_weights
 from grids_policy.model import Policy
@@ -160,6 +160,11 @@ class Run:
     def _started(self) -> Policy:
         """The weights to fine-tune, behind this run's sampler when the checkpoint has another one."""
         loaded = load_checkpoint(self.config.start_from, cameras=self.config.model.cameras)
+        if loaded.config.vision.stem[:1] != self.config.model.vision.stem[:1]:
+            try:
+                loaded = with_finer_pictures(loaded, self.config.model)
+            except ValueError as error:
+                raise ConfigError(f"start_from: {error}") from error
         if loaded.config.sampler != self.config.model.sampler:
             loaded = with_sampler(loaded, self.config.model.sampler, seed=self.config.seed)
         found = replace(loaded.config, image_hw=self.config.model.image_hw)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from grids_policy.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
+    with_finer_pictures,
     with_sampler,
 )
 from grids_policy.config import PolicyConfig, SamplerConfig
@@ -22,6 +24,7 @@ from grids_policy.initialise import init_weights
 from grids_policy.model import Policy
 from grids_policy.normalize import Normalizer
 
+DEMO = Path(__file__).parents[3] / "models" / "demo-checkpoint"
 STATS = "policy_preprocessor_step_5_normalizer_processor.safetensors"
 POST_STATS = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
 VLM = "model.vlm_with_expert.vlm.model."
@@ -390,3 +393,33 @@ def test_normalizer_works_on_numpy_too(tiny):
     norm = load_checkpoint(tiny).normalizer("action").to(lambda tensor: tensor.numpy())
     values = norm.invert(norm.apply(norm.first))
     assert values == pytest.approx(norm.first, abs=1e-5)
+
+
+def finer(config: PolicyConfig, kernel: int, stride: int, hw: tuple[int, int]) -> PolicyConfig:
+    first, *rest = config.vision.stem
+    size = config.vision.image_size * stride // first[2]
+    vision = dataclasses.replace(config.vision, image_size=size, stem=((first[0], kernel, stride), *rest))
+    return dataclasses.replace(config, vision=vision, image_hw=(hw, hw), resize_hw=hw)
+
+
+def test_with_finer_pictures_the_tower_sees_what_it_saw():
+    coarse = load_checkpoint(DEMO)
+    kernel, stride = (3 * side // 2 for side in coarse.config.vision.stem[0][1:])
+    size = tuple(3 * side // 2 for side in coarse.config.resize_hw)
+    fine = with_finer_pictures(coarse, finer(coarse.config, kernel, stride, size))
+    rough = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    small, large = (
+        torch.nn.functional.interpolate(rough, size=hw, mode="bilinear") for hw in (coarse.config.resize_hw, size)
+    )
+    with torch.no_grad():
+        seen, again = coarse.policy.vision(small), fine.policy.vision(large)
+    assert seen.shape == again.shape
+    assert (seen - again).abs().mean() < 0.05 * seen.std()
+
+
+def test_finer_pictures_refuse_another_token_grid():
+    coarse = load_checkpoint(DEMO)
+    _, kernel, stride = coarse.config.vision.stem[0]
+    rows, columns = coarse.config.resize_hw
+    with pytest.raises(ValueError, match="same token grid"):
+        with_finer_pictures(coarse, finer(coarse.config, kernel, stride, (2 * rows, 2 * columns)))
