@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from grids_policy.evaluate_pool import EvaluationError, evaluate
-from grids_policy.evaluate_rollout import CONTROLS, LIMIT_S, SWITCHING, EpisodeConfig
+from grids_policy.evaluate_rollout import CONTROLS, LIMIT_S, SWITCHING, EpisodeConfig, EpisodeResult
 from grids_policy.evaluate_stats import Summary, as_json, markdown, summarise
+from grids_recorder.progress import Progress
 
 TASKS = tuple(LIMIT_S)
 # The test of "both cameras are used" and "not a memorised path".
@@ -43,7 +44,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--execute-rows", type=int, default=0, help="rows of a chunk to execute; 0: the bundle's")
     parser.add_argument("--delay-ms", type=float, nargs="+", default=[0.0], help="inference delays to try")
     parser.add_argument(
-        "--switching", nargs="+", choices=SWITCHING, default=["naive"], help="how a new chunk takes over"
+        "--switching",
+        nargs="+",
+        choices=SWITCHING,
+        default=["blend"],
+        help="how a new chunk takes over; blend, as the driver does it, is the default",
     )
     parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
     parser.add_argument("--processes", type=int, default=2)
@@ -119,28 +124,30 @@ def _row_seconds(arguments: argparse.Namespace) -> float:
     return 1 / arguments.fps
 
 
+def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> list[EpisodeResult]:
+    good = 0
+    with Progress("episodes", len(episodes)) as progress:
+
+        def say(_done: int, _total: int, result: EpisodeResult) -> None:
+            nonlocal good
+            good += result.success
+            progress.advance(f"{good} successes")
+
+        if arguments.through_ros:
+            from grids_policy.evaluate_ros import evaluate_through_ros
+
+            return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
+        return evaluate(
+            arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps, nice=arguments.nice, say=say
+        )
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     wanted = conditions(arguments, _row_seconds(arguments))
     episodes = [config for configs in wanted.values() for config in configs]
-    began, good = time.monotonic(), 0
-
-    def say(done: int, total: int, result) -> None:
-        nonlocal good
-        good += result.success
-        left = (time.monotonic() - began) / done * (total - done)
-        sys.stderr.write(f"\r{done}/{total} episodes, {good} successes, {left:.0f} s left   ")
-        sys.stderr.flush()
-
-    if arguments.through_ros:
-        from grids_policy.evaluate_ros import evaluate_through_ros
-
-        results = evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
-    else:
-        results = evaluate(
-            arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps, nice=arguments.nice, say=say
-        )
+    began = time.monotonic()
+    results = _results(arguments, episodes)
     seconds = time.monotonic() - began
-    sys.stderr.write("\n")
     summaries, start = [], 0
     for (name, _), configs in wanted.items():
         summaries.append(summarise(name, results[start : start + len(configs)]))
