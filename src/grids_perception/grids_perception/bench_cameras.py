@@ -20,8 +20,7 @@ RECORDING_S = 3.0
 # Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first. Counted by
 # reading the code, not measured.
 COPIES_BY_DESIGN = (
-    "SDK buffer → frame (the SDK recycles its own)",
-    "frame → message",
+    "SDK buffer → message",
     "message → shared memory (serialization)",
     "shared memory → subscriber's message; its array is a view",
 )
@@ -147,12 +146,21 @@ class Receiver:
         rclpy.try_shutdown()
 
 
+# The source alone, read as the node reads it: what playing the file costs without a node around it.
+_ONLY_READ = """
+import sys, time
+from grids_perception.camera_node import build_source
+from grids_perception.params import CameraParams
+source = build_source(CameraParams(source="file", device=sys.argv[1], loop=True), time.time_ns)
+source.open()
+while True:
+    source.read(1.0)
+"""
+
+
 @contextlib.contextmanager
-def camera_process(camera: str, recording: Path) -> Iterator[subprocess.Popen]:
-    program = "from grids_perception.camera_node import main; main()"
-    parameters = ("autostart:=true", f"camera:={camera}", "source:=file", f"device:={recording}", "loop:=true")
-    words = [word for item in parameters for word in ("-p", item)]
-    command = [sys.executable, "-c", program, "--ros-args", "-r", f"__node:={camera}_camera", *words]
+def running(command: list[str]) -> Iterator[subprocess.Popen]:
+    """A child process for the length of the block."""
     process = subprocess.Popen(command, env=os.environ.copy(), stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -163,6 +171,26 @@ def camera_process(camera: str, recording: Path) -> Iterator[subprocess.Popen]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def playback_cpu(recording: Path, seconds: float) -> float:
+    """CPU in % of a core that playing the recording takes by itself."""
+    import psutil
+
+    with running([sys.executable, "-c", _ONLY_READ, str(recording)]) as process:
+        time.sleep(3.0)  # imports, opening
+        watched, begin = psutil.Process(process.pid), time.monotonic()
+        before = sum(watched.cpu_times()[:2])
+        time.sleep(seconds)
+        return 100 * (sum(watched.cpu_times()[:2]) - before) / (time.monotonic() - begin)
+
+
+def camera_process(camera: str, recording: Path) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    program = "from grids_perception.camera_node import main; main()"
+    parameters = ("autostart:=true", f"camera:={camera}", "source:=file", f"device:={recording}", "loop:=true")
+    words = [word for item in parameters for word in ("-p", item)]
+    command = [sys.executable, "-c", program, "--ros-args", "-r", f"__node:={camera}_camera", *words]
+    return running(command)
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -209,15 +237,17 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
             frames = {c: list(rows) for c, rows in receiver.frames.items()}
     finally:
         receiver.close()
-    values = receiver.health
+    values, playing = receiver.health, playback_cpu(recording, min(seconds, 8.0))
     return {
         "source": recording.suffix,
         "seconds": round(passed, 1),
+        "playback_cpu_percent": round(playing, 1),
         "cameras": {
             c: {
                 "rate_hz": round(len(ages[c]) / passed, 2),
                 "age_ms": percentiles(ages[c]),
                 "cpu_percent": round(cpu[c], 1),
+                "cpu_added_percent": round(cpu[c] - playing, 1),
                 "node_cost_p95_ms": float(values.get(c, {}).get("node_cost_p95_ms", "nan")),
                 "lost": int(values.get(c, {}).get("lost", 0)),
                 "undelivered": undelivered(frames[c]),

@@ -20,7 +20,7 @@ from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_perception.capture_loop import CaptureLimits, CaptureLoop, Health
 from grids_perception.core.capture import Frame, Stamp
-from grids_perception.messages import fill_image
+from grids_perception.messages import ImageBuffer
 from grids_perception.params import CameraParams
 from grids_perception.source import AbstractSource, Intrinsics, SourceError
 
@@ -115,6 +115,7 @@ class CameraNode(ManagedNode):
         self._params = p = declare(self, CameraParams)
         self._frame_id = p.frame_id or f"{p.camera}_color_optical_frame"
         self._images = topics.publisher(self, f"/{p.camera}/color/image_raw", Image)
+        self._buffer = ImageBuffer(Image())
         self._infos = topics.publisher(self, f"/{p.camera}/color/camera_info", CameraInfo)
         self._jpegs = None
         if p.compressed:
@@ -181,9 +182,7 @@ class CameraNode(ManagedNode):
     def _deliver(self, frame: Frame, stamp: Stamp) -> None:
         """Publish one frame. Called from the capture thread."""
         header = Header(frame_id=self._frame_id, stamp=Time(nanoseconds=max(stamp.ns, 0)).to_msg())
-        image = Image()
-        fill_image(image, frame.pixels, header)
-        self._images.publish(image)
+        self._images.publish(self._buffer.fill(frame.pixels, header))
         size = (frame.pixels.shape[1], frame.pixels.shape[0])
         if (self._info.width, self._info.height) != size:
             info = self._loop.health().info if self._loop else None

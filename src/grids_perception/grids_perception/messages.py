@@ -56,6 +56,27 @@ def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> No
     message.data = data
 
 
+class ImageBuffer:
+    """One sensor_msgs/Image filled again and again: one copy of the pixels, no memory asked for per frame.
+
+    publish() serialises before it returns, so the message may be filled again after it.
+    """
+
+    def __init__(self, message) -> None:
+        self.message = message
+        self._pixels = np.empty(0, np.uint8)
+
+    def fill(self, image: np.ndarray, header, encoding: str = "rgb8"):
+        """Copy uint8 (H, W, C) into the message and return it."""
+        if self._pixels.shape != image.shape or self.message.encoding != encoding:
+            fill_image(self.message, image, header, encoding)
+            self._pixels = np.frombuffer(self.message.data, np.uint8).reshape(image.shape)
+        else:
+            self.message.header = header
+            np.copyto(self._pixels, image)
+        return self.message
+
+
 def samples_from_message(message) -> Samples:
     """grids_msgs/SampledTokens → Samples; ValueError says which field does not fit."""
     grid, k = (message.grid_height, message.grid_width), message.tokens

@@ -236,8 +236,8 @@ class RealSenseSource(AbstractSource):
             if ok:
                 color = frames.as_frameset().get_color_frame()
                 domain = color.get_frame_timestamp_domain().name
-                # A copy: librealsense recycles the buffer, and keeping its frames starves its pool.
-                pixels = np.array(np.asanyarray(color.get_data()), copy=True)
+                # A view that keeps the SDK's frame: copied once, into the message, and let go at the next read.
+                pixels = np.asanyarray(color.get_data())
                 return Frame(pixels, color.get_frame_number(), color.get_timestamp(), domain, arrival_ns)
             if self._ended():
                 raise EndOfStreamError(f"{self._file}: end of the recording")

@@ -20,7 +20,14 @@ def test_percentiles_are_those_of_the_values():
 
 def result() -> dict:
     ages = percentiles([1.0, 2.0, 3.0])
-    camera = {"rate_hz": 29.9, "age_ms": ages, "cpu_percent": 8.0, "node_cost_p95_ms": 1.1, "lost": 0}
+    camera = {
+        "rate_hz": 29.9,
+        "age_ms": ages,
+        "cpu_percent": 18.0,
+        "cpu_added_percent": 8.0,
+        "node_cost_p95_ms": 1.1,
+        "lost": 0,
+    }
     camera["undelivered"] = 4
     run = {
         "policy": "untrained",
@@ -36,7 +43,7 @@ def result() -> dict:
 
 def test_the_report_names_every_number_with_its_limit_and_what_is_missing():
     text = report(result())
-    assert "CPU 8.0 % of a core (limit 10: kept)" in text
+    assert "CPU 18.0 % of a core, 8.0 beyond playing the file (limit 10: kept)" in text
     assert "age p95 (limit 12: kept)" in text
     assert "0 lost before the node, 4 between node and subscriber" in text
     assert "copies per frame, by design, not measured: 2" in text

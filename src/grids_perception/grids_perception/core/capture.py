@@ -14,7 +14,7 @@ EPOCH_DOMAINS = ("global_time", "system_time")  # device stamps that already cou
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture. pixels RGB uint8 (H, W, 3), owned by the receiver.
+    """One picture. pixels RGB uint8 (H, W, 3), read-only; they may hold on to the device's buffer: keep a copy.
 
     number counts exposures, so gaps are losses; None where the device does not count. device_ms is the device's
     stamp in `domain`: "global_time", "system_time" (host epoch), "hardware_clock", "monotonic" (any origin), or
