@@ -40,6 +40,7 @@ from grids_policy.graphs import (
     export_onnx,
     seen_names,
 )
+from grids_policy.nested import with_tokens
 from grids_policy.normalize import Normalizer
 from grids_policy.precision import convert
 from grids_policy.units import KINDS, build_units, rad_units
@@ -339,6 +340,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="LIST",
         help="NAME[:CHECKPOINT_CAMERA]=WIDTHxHEIGHT,… as the robot's cameras publish; default: the checkpoint's own",
     )
+    parser.add_argument(
+        "--tokens", type=int, default=0, metavar="K",
+        help="only the first K GridS tokens per camera (a checkpoint trained with loss.nested); default: all",
+    )  # fmt: skip
     parser.add_argument("--fps", type=float, default=30.0, help="rate of the dataset's actions (default 30)")
     parser.add_argument("--units", choices=KINDS, default="rad", help="of the dataset's state and actions")
     parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
@@ -374,6 +379,8 @@ def main(argv: list[str] | None = None) -> int:
         if bad := [m for m in modes if m not in ("mask", "black")]:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
+        if arguments.tokens:
+            checkpoint = with_tokens(checkpoint, arguments.tokens)
         refuse_unknown_cameras(arguments.cameras, checkpoint.config)
         say(f"checkpoint {arguments.checkpoint} loaded")
         options = ExportOptions(

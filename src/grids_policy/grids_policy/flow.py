@@ -29,6 +29,7 @@ class TrainBatch(NamedTuple):
     token_mask: Tensor  # (B, L)
     actions: Tensor  # (B, S, action_dim)
     action_is_pad: Tensor | None = None  # (B, S)
+    kept: Tensor | None = None  # (B,) how many sampled tokens per camera the language model may read; None: all
 
 
 class FlowDraw(NamedTuple):

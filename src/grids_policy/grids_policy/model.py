@@ -330,17 +330,19 @@ class Policy(nn.Module):
     ) -> Prefix:
         """Cameras, language, state on one token axis, with masks and positions.
 
-        sampled (B, N, K, C), image_mask (B, N), state (B, state_dim) normalised, tokens (B, L).
+        sampled (B, N, K, C), image_mask (B, N) or per token (B, N, K), state (B, state_dim) normalised, tokens (B, L).
         A camera left out equals a masked one, except that LeRobot keeps the special tokens around
         an absent camera; so with image_special_tokens the missing slots are added here.
         """
         config = self.config
         scale, cameras = math.sqrt(config.text.width), sampled.shape[1]
-        always = torch.ones_like(image_mask[:, :1])  # (B, 1)
+        if image_mask.ndim == 2:
+            image_mask = image_mask.unsqueeze(-1).expand(-1, -1, sampled.shape[2])
+        always = torch.ones_like(image_mask[:, 0, :1])  # (B, 1)
         parts, pads = [], []
         for i in range(cameras):
             parts.append(sampled[:, i] * scale)
-            pads.append(image_mask[:, i : i + 1].expand(-1, sampled.shape[2]))
+            pads.append(image_mask[:, i])
         if config.image_special_tokens:
             missing = max(0, len(config.image_keys) + config.empty_cameras - cameras)
             start, end = self.camera_markers(len(sampled))

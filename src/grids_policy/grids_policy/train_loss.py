@@ -29,7 +29,11 @@ def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCac
     """Dense tokens (B, N, T, C), hidden prefix (B, P, C) and the cache. `images` may already be dense tokens."""
     dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
     sampled = policy.sampler(dense)
-    prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
+    readable = batch.image_mask
+    if batch.kept is not None:
+        order = torch.arange(sampled.tokens.shape[2], device=batch.kept.device)
+        readable = readable.unsqueeze(-1) & (order < batch.kept[:, None, None])  # (B, N, K)
+    prefix = policy.embed_prefix(sampled.tokens, readable, *batch[2:5])
     keys, values, hidden = policy.prefill(prefix)
     return dense, hidden, policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # no map needed here
 
@@ -167,10 +171,16 @@ class BatchMaker:
             torch.from_numpy(raw.token_mask).to(device),
             self.action.apply(torch.from_numpy(raw.actions).to(device)),
             torch.from_numpy(raw.pad).to(device),
+            self._kept(count, generator).to(device) if training and self.loss.nested else None,
         )
         random = draw(self.policy, count, repeats=self.loss.repeats, generator=generator)
         moved = FlowDraw(*(None if t is None else t.to(device) for t in random))
         return batch, torch.from_numpy(raw.labels).to(device), torch.from_numpy(raw.pixels).to(device), moved
+
+    def _kept(self, count: int, generator: torch.Generator) -> Tensor:
+        """How many tokens each sample may read, (B,): one of `loss.nested`, all alike."""
+        choices = torch.tensor(self.loss.nested)
+        return choices[torch.randint(len(choices), (count,), generator=generator)]
 
     def _colours(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Brightness, colour balance and offset, one draw per image; pixels are in [-1, 1]."""

@@ -20,6 +20,7 @@ from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from grids_policy.config import ConfigError
 from grids_policy.initialise import init_weights
 from grids_policy.model import Policy
+from grids_policy.nested import spread_tokens
 from grids_policy.normalize import build_normalizer
 from grids_policy.train_cache import CacheError, Shard, open_cache
 from grids_policy.train_config import TrainConfig, train_config_to_dict
@@ -153,6 +154,8 @@ class Run:
         else:
             policy = Policy(self.config.model).train()
             init_weights(policy, self.config.seed)
+        if self.config.loss.nested:
+            spread_tokens(policy)
         if self.config.lora.rank:
             add_lora(policy, self.config.lora)
         return policy
