@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = make_figures(options.runs, folder)
     except ImportError as error:
-        sys.stderr.write(f"grids figures: needs matplotlib: pip install -r requirements/view.txt ({error})\n")
+        sys.stderr.write(f"grids figures: needs matplotlib: bash requirements/setup.sh view ({error})\n")
         return 1
     except (BagError, OSError) as error:
         sys.stderr.write(f"grids figures: {error}\n")

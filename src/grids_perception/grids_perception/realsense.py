@@ -26,7 +26,7 @@ def load_sdk():
     except ImportError as error:
         if "libusb" not in str(error):
             raise SourceError(
-                "RealSense cameras need the package pyrealsense2: pip install -r requirements/hardware.txt"
+                "RealSense cameras need the package pyrealsense2: bash requirements/setup.sh hardware"
             ) from error
         try:
             import libusb_package
@@ -35,7 +35,7 @@ def load_sdk():
             import pyrealsense2
         except (ImportError, OSError) as second:
             raise SourceError(
-                "pyrealsense2 needs libusb: apt install libusb-1.0-0, or pip install -r requirements/hardware.txt"
+                "pyrealsense2 needs libusb: apt install libusb-1.0-0, or bash requirements/setup.sh hardware"
             ) from second
     return pyrealsense2
 

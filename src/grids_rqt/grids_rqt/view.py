@@ -49,7 +49,7 @@ def make_application(*, offscreen: bool):
     try:
         from qtpy import QtCore, QtGui, QtWidgets
     except ImportError as error:
-        raise RuntimeError(f"the viewer needs Qt: pip install -r requirements/view.txt ({error})") from error
+        raise RuntimeError(f"the viewer needs Qt: bash requirements/setup.sh view ({error})") from error
     if offscreen:
         QtCore.qInstallMessageHandler(_pass_on)
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["grids"])

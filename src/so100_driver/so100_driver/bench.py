@@ -258,7 +258,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--serial-port", default="", help="a real follower; default: a twin is started")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each control-loop part")
     parser.add_argument("--rate", type=float, default=100.0, help="control rate, Hz")
-    parser.add_argument("--campaign", action="store_true", help="run the fault campaign instead")
+    parser.add_argument(
+        "--campaign", action="store_true", help="run the fault campaign instead (then --help for more: --short …)"
+    )
     chosen = parser.parse_args(argv)
     try:
         params = DriverParams(rate_hz=chosen.rate)

@@ -88,11 +88,13 @@ def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | No
             missing[engine] = f"{engine}: int8 bundles use operators that only the CPU engine has; export fp16"
         elif NAMES[engine] not in available:
             missing[engine] = f"{engine}: this onnxruntime has no {NAMES[engine]}"
-            missing[engine] += " (pip install onnxruntime-gpu)"
+            missing[engine] += (
+                " (bash requirements/setup.sh runtime installs the GPU build where it finds an NVIDIA driver)"
+            )
         elif isinstance(gpu, str):
             missing[engine] = f"{engine}: {gpu}"
         elif engine == "tensorrt" and tensorrt is None:
-            missing[engine] = "tensorrt: libnvinfer.so.10 not found (pip install tensorrt-cu12)"
+            missing[engine] = "tensorrt: libnvinfer.so.10 not found (.venv/bin/pip install tensorrt-cu12)"
     if wanted != "auto":
         if wanted in missing:
             raise BundleError(f"expected engine {wanted!r}, but it cannot run here: {missing[wanted]}")
