@@ -101,7 +101,7 @@ class PrefixGraph(nn.Module):
         if not config.early:
             seen.append(self_similarity(dense[0]))
         # The state token is always real, so the first action position is the number of valid tokens.
-        rows = prefix.pad[0].long().sum() + torch.arange(config.chunk)
+        rows = prefix.pad[0].float().sum() + torch.arange(config.chunk)
         cos, sin = rope_angles(rows, config.text.head_dim)
         return *ready, prefix.pad[0], cos, sin, *seen
 

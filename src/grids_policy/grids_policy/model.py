@@ -55,7 +55,7 @@ class Prefix(NamedTuple):
     embeddings: Tensor  # (B, P, C)
     pad: Tensor  # (B, P) bool, True where a token is real
     visible: Tensor  # (B, P, P) bool, [i, j] True where i may read j
-    positions: Tensor  # (B, P) int64
+    positions: Tensor  # (B, P) whole numbers as float32: TensorRT's CumSum takes no integers
 
 
 class PrefixCache(NamedTuple):
@@ -369,7 +369,7 @@ class Policy(nn.Module):
         order = (torch.arange(length + extra, device=pad.device) >= length - 1).long()
         readable = order[None, :] <= order[:, None]  # only the state and what follows sees the state
         visible = readable & pad[:, :, None] & pad[:, None, :]  # (B, P, P)
-        return Prefix(embeddings, pad, visible, pad.long().cumsum(1) - 1)
+        return Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1)
 
     def prefill(self, prefix: Prefix, *, to_end: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Language layers: keys and values (B, G, P, D) of each, and a hidden state (B, P, C).

@@ -101,6 +101,11 @@ def test_graphs_have_static_shapes_no_private_paths_and_only_parsable_operators(
         assert not operators & UNWELCOME
         doubles = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.DOUBLE]
         assert not doubles
+        typed = onnx.shape_inference.infer_shapes(model)
+        types = {value.name: value.type.tensor_type.elem_type for value in typed.graph.value_info}
+        sums = [types[node.input[0]] for node in model.graph.node if node.op_type == "CumSum"]
+        assert set(sums) <= {onnx.TensorProto.FLOAT}, "TensorRT's CumSum takes no integers"
+        assert len(sums) == (name == "prefix")
 
 
 def test_what_does_not_depend_on_the_noise_is_not_in_the_step(exported):
