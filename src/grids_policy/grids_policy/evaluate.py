@@ -51,6 +51,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="how a new chunk takes over; blend, as the driver does it, is the default",
     )
     parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
+    parser.add_argument(
+        "--noise-scale", type=float, default=None,
+        help="standard deviation, 0 to 1, of the noise sampling starts from; default: the bundle's, 1 for a checkpoint",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")
     parser.add_argument("--out", type=Path, help="folder for results.json, episodes.jsonl, table.md and plots")
@@ -66,6 +70,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--videos needs --out")
     if arguments.through_ros and arguments.out is None:
         parser.error("--through-ros needs --out: every run leaves its folder there")
+    if arguments.noise_scale is not None and not 0 <= arguments.noise_scale <= 1:
+        parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
+    if arguments.noise_scale is not None and arguments.through_ros:
+        parser.error("--noise-scale: the real-time graph samples as the bundle says; export one with another scale")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
     return arguments
@@ -138,8 +146,9 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
 
             return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
         return evaluate(
-            arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps, nice=arguments.nice, say=say
-        )
+            arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps,
+            noise_scale=arguments.noise_scale, nice=arguments.nice, say=say,
+        )  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -163,7 +172,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             from grids_policy.evaluate_report import write_videos
 
             failed = [c for c, r in zip(episodes, results, strict=True) if not r.success][: arguments.videos]
-            write_videos(arguments.out / "videos", arguments.policy, failed, arguments.fps)
+            write_videos(arguments.out / "videos", arguments.policy, failed, arguments.fps, arguments.noise_scale)
     if arguments.json:
         sys.stdout.write(json.dumps(report) + "\n")
     return 0

@@ -1,7 +1,7 @@
 """What the evaluator asks for actions: a bundle on ONNX Runtime, as on the robot, or a checkpoint in torch."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +50,14 @@ class AbstractActor(ABC):
 class BundleActor(AbstractActor):
     """The robot's own runtime on one CPU thread."""
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path, threads: int = 1, noise_scale: float | None = None) -> None:
         from grids_policy.language import SentenceEncoder
         from grids_policy.runtime.base import PolicyOutputs
         from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
         self._runtime = OnnxRuntime(Path(folder), EngineOptions(engine="cpu", threads=threads))
-        b = self._bundle = self._runtime.bundle
+        b = self._runtime.bundle
+        b = self._bundle = b if noise_scale is None else replace(b, noise_scale=noise_scale)
         self._encoder = SentenceEncoder(Path(folder), b.language)
         self._outputs = PolicyOutputs.empty(b)
         self.spec = ActorSpec(
@@ -90,7 +91,7 @@ class BundleActor(AbstractActor):
 class CheckpointActor(AbstractActor):
     """A checkpoint folder in torch, before any export; rad in, rad out. `fps`: of the dataset it was trained on."""
 
-    def __init__(self, folder: Path, fps: float = 20.0, threads: int = 1) -> None:
+    def __init__(self, folder: Path, fps: float = 20.0, threads: int = 1, noise_scale: float | None = None) -> None:
         import torch
         from tokenizers import Tokenizer
 
@@ -99,6 +100,7 @@ class CheckpointActor(AbstractActor):
         torch.set_num_threads(threads)
         loaded = load_checkpoint(folder)
         self._policy, config = loaded.policy, loaded.config
+        self._noise_scale = 1.0 if noise_scale is None else noise_scale
         self._state, self._action = loaded.normalizer("observation.state"), loaded.normalizer("action")
         self._tokenizer = Tokenizer.from_file(str(loaded.tokenizer))
         mask = relative_mask(config.relative_actions, config.action_dim)
@@ -121,7 +123,7 @@ class CheckpointActor(AbstractActor):
         state = torch.tensor(seen.position_rad, dtype=torch.float32)
         random = np.random.Generator(np.random.Philox(seen.noise_seed))
         shape = (1, config.chunk, config.max_action_dim)
-        noise = torch.from_numpy(random.standard_normal(shape, dtype=np.float32))
+        noise = torch.from_numpy(random.standard_normal(shape, dtype=np.float32)) * self._noise_scale
         rows = min(len(seen.committed_rad), config.max_committed)
         clean = torch.zeros(config.chunk, config.action_dim)
         clean[:rows] = torch.tensor(np.asarray(seen.committed_rad[:rows]), dtype=torch.float32)
@@ -143,11 +145,14 @@ class CheckpointActor(AbstractActor):
         return self._coords, self._retention
 
 
-def load_actor(folder: Path, *, fps: float = 20.0, threads: int = 1) -> AbstractActor:
-    """A bundle (policy.json) or a checkpoint (config.json). Raises ValueError for anything else."""
+def load_actor(folder: Path, *, fps: float = 20.0, threads: int = 1, noise_scale: float | None = None) -> AbstractActor:
+    """A bundle (policy.json) or a checkpoint (config.json). Raises ValueError for anything else.
+
+    noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
+    """
     folder = Path(folder)
     if (folder / "policy.json").is_file():
-        return BundleActor(folder, threads)
+        return BundleActor(folder, threads, noise_scale)
     if (folder / "config.json").is_file():
-        return CheckpointActor(folder, fps, threads)
+        return CheckpointActor(folder, fps, threads, noise_scale)
     raise ValueError(f"{folder}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")

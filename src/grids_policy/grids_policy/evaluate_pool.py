@@ -21,7 +21,7 @@ class EvaluationError(RuntimeError):
     """A worker failed; the text holds its traceback."""
 
 
-def _work(folder: str, fps: float, nice: int, jobs, results) -> None:
+def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
     """Worker process. Every error ends the whole evaluation: a missing episode would bias the result."""
     os.nice(nice)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +30,7 @@ def _work(folder: str, fps: float, nice: int, jobs, results) -> None:
         from grids_policy.evaluate_actor import load_actor
         from grids_policy.evaluate_rollout import Rollouts
 
-        rollouts = Rollouts(load_actor(Path(folder), fps=fps, threads=1))
+        rollouts = Rollouts(load_actor(Path(folder), threads=1, **options))
         while (job := jobs.get()) is not None:
             number, config = job
             results.put((number, rollouts.run(config), ""))
@@ -44,19 +44,21 @@ def evaluate(
     *,
     processes: int = 2,
     fps: float = 20.0,
+    noise_scale: float | None = None,
     nice: int = 0,
     say: Callable[[int, int, EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
     """Results in the order of `episodes`. `say(done, total, result)` after each. Raises EvaluationError."""
     context = multiprocessing.get_context("spawn")
     jobs, results = context.Queue(), context.Queue()
-    count = max(1, min(processes, len(episodes)))
+    count, options = max(1, min(processes, len(episodes))), {"fps": fps, "noise_scale": noise_scale}
     for job in enumerate(episodes):
         jobs.put(job)
     for _ in range(count):
         jobs.put(None)
     workers = [
-        context.Process(target=_work, args=(str(folder), fps, nice, jobs, results), daemon=True) for _ in range(count)
+        context.Process(target=_work, args=(str(folder), options, nice, jobs, results), daemon=True)
+        for _ in range(count)
     ]
     for worker in workers:
         worker.start()

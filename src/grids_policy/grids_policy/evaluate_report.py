@@ -42,7 +42,9 @@ def plot(path: Path, summaries: Sequence[Summary]) -> None:
     plt.close(figure)
 
 
-def write_videos(folder: Path, policy: Path, episodes: Sequence[EpisodeConfig], fps: float) -> list[Path]:
+def write_videos(
+    folder: Path, policy: Path, episodes: Sequence[EpisodeConfig], fps: float, noise_scale: float | None = None
+) -> list[Path]:
     """Run the episodes again, both cameras side by side with the sample locations, one MP4 each."""
     import av
 
@@ -52,7 +54,7 @@ def write_videos(folder: Path, policy: Path, episodes: Sequence[EpisodeConfig], 
 
     choose_backend()
     folder.mkdir(parents=True, exist_ok=True)
-    rollouts, paths = Rollouts(load_actor(policy, fps=fps)), []
+    rollouts, paths = Rollouts(load_actor(policy, fps=fps, noise_scale=noise_scale)), []
     for config in episodes:
         pictures: list[np.ndarray] = []
 

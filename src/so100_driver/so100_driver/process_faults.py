@@ -175,6 +175,16 @@ def second_driver(rig: Rig, dice: random.Random) -> list[str]:
     return found + settled(rig, mark)
 
 
+def _under_way(rig: Rig, standing: np.ndarray, timeout_s: float = 2.0) -> bool:
+    """Wait until the follower has left the pose `standing`; a loaded machine takes its time."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if np.abs(rig.twin.positions("follower") - standing).max() > 0.06:
+            return True
+        time.sleep(0.005)
+    return False
+
+
 def leader_process(number: signal.Signals) -> Callable:
     """The leader node ends by a signal, or stops for 2 s, while the follower follows: the arm holds within 0.3 s."""
 
@@ -189,9 +199,11 @@ def leader_process(number: signal.Signals) -> Callable:
                 lambda s: s.reason == "following the leader" and s.state == "executing", START_TIMEOUT_S
             ):
                 return [f"the follower did not catch up with the leader: {rig.client.status.reason}"]
-            mark = rig.twin.mark()
+            mark, standing = rig.twin.mark(), rig.twin.positions("follower")
             rig.twin.ask({"hand": (here + HAND_RAD).tolist()})
-            time.sleep(dice.uniform(0.15, 0.3))  # the hand is under way for 0.45 s
+            if not _under_way(rig, standing):
+                return ["the follower did not move with the leader"]
+            time.sleep(dice.uniform(0.0, 0.15))  # the hand is under way for 0.45 s
             cause = time.monotonic()
             leader.send(number)
             time.sleep(2.0 if number == signal.SIGSTOP else 1.0)
