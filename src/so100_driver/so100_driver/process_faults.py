@@ -200,7 +200,8 @@ def leader_process(number: signal.Signals) -> Callable:
             ):
                 return [f"the follower did not catch up with the leader: {rig.client.status.reason}"]
             mark, standing = rig.twin.mark(), rig.twin.positions("follower")
-            rig.twin.ask({"hand": (here + HAND_RAD).tolist()})
+            away = -HAND_RAD if here[0] > 0 else HAND_RAD  # the leader stays where the run before has left it
+            rig.twin.ask({"hand": (here + away).tolist()})
             if not _under_way(rig, standing):
                 return ["the follower did not move with the leader"]
             time.sleep(dice.uniform(0.0, 0.15))  # the hand is under way for 0.45 s
