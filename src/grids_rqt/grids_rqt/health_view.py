@@ -46,8 +46,9 @@ class LatencyView(theme.Box):
         for i, (name, value, color) in enumerate(numbers):
             x = area.left() + (i % 2) * area.width() / 2
             rect = QtCore.QRectF(x, table_top + 15 * (i // 2), area.width() / 2 - 8, 15)
-            theme.text(painter, rect, name, size_px=10, color=theme.MUTED)
             theme.text(painter, rect, value, size_px=11, color=color, align=QtCore.Qt.AlignRight, bold=True)
+            rect.setRight(rect.right() - painter.fontMetrics().horizontalAdvance(value) - 4)
+            theme.text(painter, rect, name, size_px=10, color=theme.MUTED)
 
     def _bars(self, painter: QtGui.QPainter, area: QtCore.QRectF, state: ViewState) -> None:
         stages = state.policy.stages if state.policy else ()

@@ -43,7 +43,7 @@ class Header(QtWidgets.QWidget):
     def __init__(self, controls: AbstractControls | None) -> None:
         super().__init__()
         self._controls, self._said = controls, None
-        self._mode = QtWidgets.QLabel("–")
+        self._mode = theme.Line("–")
         self._mode.setMinimumWidth(170)
         self._reason = theme.Line("waiting for /follower/status")
         self._instruction = QtWidgets.QLineEdit()
@@ -55,7 +55,11 @@ class Header(QtWidgets.QWidget):
         self._reset = QtWidgets.QPushButton("Reset stop")
         self._estop = QtWidgets.QPushButton("■  EMERGENCY STOP")
         self._estop.setObjectName("estop")
-        self._estop.setShortcut(QtGui.QKeySequence(QtCore.Qt.Key_Escape))
+        # Not the button's own shortcut: of several equal ones Qt presses none, and rqt can show several panels.
+        self._escape = QtWidgets.QShortcut(QtGui.QKeySequence(QtCore.Qt.Key_Escape), self)
+        self._escape.setAutoRepeat(False)
+        self._escape.activated.connect(self._estop.click)
+        self._escape.activatedAmbiguously.connect(self._estop.click)
         self._estop.setToolTip("Stops the arm where it is, torque on (Esc)")
         rows, row = QtWidgets.QVBoxLayout(self), QtWidgets.QHBoxLayout()
         rows.setContentsMargins(8, 6, 8, 0)

@@ -22,10 +22,11 @@ class GridsPlugin(Plugin):
         super().__init__(context)
         self.setObjectName("GridsPlugin")
         model = Model(CAMERAS)
-        self._feed = RosFeed(model, "grids_rqt")
+        serial = context.serial_number()  # rqt can show several of us: nodes of one name lose their log
+        self._feed = RosFeed(model, f"grids_rqt_{serial}" if serial > 1 else "grids_rqt")
         self._panel = Panel(model, self._feed.now_ns, CAMERAS, RosControls(self._feed))
-        if context.serial_number() > 1:
-            self._panel.setWindowTitle(f"GridS ({context.serial_number()})")
+        if serial > 1:
+            self._panel.setWindowTitle(f"GridS ({serial})")
         context.add_widget(self._panel)
         self._panel.start()
 

@@ -41,6 +41,7 @@ class RosFeed:
         if self._owns_rclpy:
             rclpy.init()
         self.node = rclpy.create_node(name)
+        self._clock = self.node.get_clock()  # outlives the node: rqt may close us in the middle of a refresh
         self._model = model
         for topic in model.topics:
             kind = TYPES[topics.topic(topic).type]
@@ -57,7 +58,7 @@ class RosFeed:
             return
 
     def now_ns(self) -> int:
-        return self.node.get_clock().now().nanoseconds
+        return self._clock.now().nanoseconds
 
     def close(self) -> None:
         if self.node is None:

@@ -226,6 +226,27 @@ def test_the_longest_instruction_of_the_twin_can_be_read_at_1280_by_800(applicat
     assert field.fontMetrics().horizontalAdvance(words) < field.width() - 16  # padding and border
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_escape_stops_the_arm_however_many_panels_the_window_holds(application, count):
+    from qtpy import QtCore, QtTest, QtWidgets
+
+    recorders = [Recorder() for _ in range(count)]
+    window = QtWidgets.QWidget()
+    row = QtWidgets.QHBoxLayout(window)
+    panels = [make_panel(recorder) for recorder in recorders]
+    for panel in panels:
+        panel.show_state(full_state())
+        row.addWidget(panel)
+    window.show()
+    window.activateWindow()
+    application.processEvents()
+    panels[0]._header._instruction.setFocus()  # the key counts wherever the cursor is
+    QtTest.QTest.keyClick(panels[0]._header._instruction, QtCore.Qt.Key_Escape)
+    application.processEvents()
+    assert [asked for recorder in recorders for asked in recorder.asked] == ["estop"]
+    window.close()
+
+
 def test_without_controls_the_buttons_are_dead(application):
     panel = make_panel()
     header = panel._header
