@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
 # Called by ./grids; every step is skipped when it is already done and repeated when it was left half-finished.
-#   setup.sh runtime|view|data|dev
+#   setup.sh runtime|view|data|hardware|dev
 set -euo pipefail
 levels=("${@:-runtime}")
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)

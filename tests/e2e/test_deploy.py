@@ -121,7 +121,10 @@ def last_move_s(goals) -> float:
 
     Without the gripper: a jaw that is blocked by the cube is still eased to its holding force in a hold.
     """
-    return bus_log.last_goal_change_s([record for record in goals if record.servo_id < 6])
+    arm = bus_log.last_goal_change_s([record for record in goals if record.servo_id < 6])
+    eased = [r.value for r in goals if (r.servo_id, r.kind) == (6, "goal") and r.t_s > arm + 0.1]
+    assert not eased or max(eased) - min(eased) < 200, f"the jaw went on from {eased[0]} to {eased[-1]} of 4096"
+    return arm
 
 
 def tail(run) -> str:

@@ -153,15 +153,18 @@ from grids_perception.camera_node import build_source
 from grids_perception.params import CameraParams
 source = build_source(CameraParams(source="file", device=sys.argv[1], loop=True), time.time_ns)
 source.open()
+while source.read(1.0) is None:
+    pass
+print("playing", flush=True)
 while True:
     source.read(1.0)
 """
 
 
 @contextlib.contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen]:
+def running(command: list[str], stdout: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen]:
     """A child process for the length of the block."""
-    process = subprocess.Popen(command, env=os.environ.copy(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=os.environ.copy(), stdout=stdout, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -177,11 +180,14 @@ def playback_cpu(recording: Path, seconds: float) -> float:
     """CPU in % of a core that playing the recording takes by itself."""
     import psutil
 
-    with running([sys.executable, "-c", _ONLY_READ, str(recording)]) as process:
-        time.sleep(3.0)  # imports, opening
+    with running([sys.executable, "-c", _ONLY_READ, str(recording)], subprocess.PIPE) as process:
+        if process.stdout.readline().strip() != b"playing":
+            raise RuntimeError(f"the recording {recording} cannot be played")
         watched, begin = psutil.Process(process.pid), time.monotonic()
         before = sum(watched.cpu_times()[:2])
         time.sleep(seconds)
+        if process.poll() is not None:
+            raise RuntimeError(f"playing {recording} ended by itself, code {process.returncode}")
         return 100 * (sum(watched.cpu_times()[:2]) - before) / (time.monotonic() - begin)
 
 

@@ -291,18 +291,21 @@ def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 
 def with_finer_pictures(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpoint:
     """The same weights for larger pictures of the same token grid: the first stem filter is stretched.
 
-    `config` may differ from the checkpoint's in the picture's size and, by the same factor, in kernel and stride of
-    the first stem convolution. A stretched filter divided by the factor squared sees in the larger picture what it
-    saw in the smaller one; what is finer is left to training. ValueError where the token grids differ.
+    Of `config` the picture's size is taken and, larger by the same factor, kernel and stride of the first stem
+    convolution. A stretched filter divided by the factor squared sees in the larger picture what it saw in the
+    smaller one; what is finer is left to training. ValueError where the token grids differ.
     """
     before, after = checkpoint.config, config
     if not before.vision.stem or not after.vision.stem:
         raise ValueError("finer pictures need a convolutional stem")
     (channels, kernel, stride), (channels2, kernel2, stride2) = before.vision.stem[0], after.vision.stem[0]
     same = (channels, kernel * stride2) == (channels2, kernel2 * stride) and before.grid == after.grid
-    if not same or before.vision.image_size // before.vision.stride != after.vision.image_size // after.vision.stride:
+    if kernel2 <= kernel or not same:
         raise ValueError("finer pictures: expected the same token grid, first kernel and stride scaled alike")
-    policy = Policy(dataclasses.replace(after, sampler=before.sampler)).eval()
+    stem = (after.vision.stem[0], *before.vision.stem[1:])
+    vision = dataclasses.replace(before.vision, image_size=after.vision.image_size, stem=stem)
+    sizes = {"image_hw": after.image_hw, "resize_hw": after.resize_hw, "vision": vision}
+    policy = Policy(dataclasses.replace(before, **sizes)).eval()
     weights = dict(checkpoint.policy.state_dict())
     first = weights["vision.stem.0.weight"]
     stretched = torch.nn.functional.interpolate(first, size=(kernel2, kernel2), mode="bilinear", align_corners=False)

@@ -51,8 +51,20 @@ class SamplerConfig:
     after_layer: int = -1  # grids only: sample inside the vision tower after this many layers; -1: behind the connector
     kernel: str = "matmul"  # matmul (tent weights) | grid_sample: same numbers, other operators
     seed: int = 0  # which fixed cells kind=random keeps at inference
+    # grids only: trained to do with the first so many tokens of each camera, for each of these numbers (nested dropout,
+    # Rippel et al. 2014; Matryoshka query transformers, Hu et al. 2024); `./grids export --tokens` takes one of them.
+    nested: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.nested and (
+            self.kind != "grids" or self.after_layer >= 0 or self.tokens not in self.nested or min(self.nested) < 1
+            or max(self.nested) > self.tokens
+        ):  # fmt: skip
+            raise ConfigError(
+                f"sampler.nested: expected numbers from 1 to sampler.tokens ({self.tokens}), that one among them, with "
+                f"kind 'grids' behind the connector; got {list(self.nested)}, {self.kind!r}, after_layer "
+                f"{self.after_layer}"
+            )
         _one_of("sampler.kind", self.kind, SAMPLER_KINDS)
         _one_of("sampler.pooling", self.pooling, ("mean", "max", "conv"))
         _one_of("sampler.interpolation", self.interpolation, ("bilinear", "nearest"))

@@ -48,7 +48,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=SWITCHING,
         default=["blend"],
-        help="how a new chunk takes over; blend, as the driver does it, is the default",
+        help="how a new chunk takes over; controls and families use the first (default: blend, a plainer one than the "
+        "driver's)",
     )
     parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
     parser.add_argument(
@@ -74,6 +75,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
     if arguments.noise_scale is not None and arguments.through_ros:
         parser.error("--noise-scale: the real-time graph samples as the bundle says; export one with another scale")
+    if arguments.through_ros and arguments.switching != ["blend"]:
+        parser.error("--switching: the real-time graph switches as its policy node and driver do")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
     return arguments
@@ -92,6 +95,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
     for task in tasks:
         base = EpisodeConfig(
             task, instruction=arguments.instruction, control=arguments.control, execute_rows=arguments.execute_rows,
+            switching=arguments.switching[0],
             scenario=everything if arguments.scene == "all" else None,
         )  # fmt: skip
         for delay_ms in arguments.delay_ms:
@@ -188,6 +192,8 @@ def overall(arguments: argparse.Namespace, summaries: list[Summary], results, se
         "episodes": first["episodes"],
         "failures": first["failures"],
         "seed": arguments.seed,
+        "switching": arguments.switching[0],
+        "noise_scale": arguments.noise_scale,
         "conditions": [as_json(s) for s in summaries],
         "seconds": round(seconds, 1),
         "times_real_time": round(_speed(results, seconds), 2),

@@ -41,7 +41,7 @@ class EpisodeConfig:
     control: str = "none"
     execute_rows: int = 0
     delay_rows: int = 0
-    switching: str = "naive"
+    switching: str = "blend"
     limit_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -342,7 +342,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--tokens", type=int, default=0, metavar="K",
-        help="only the first K GridS tokens per camera (a checkpoint trained with loss.nested); default: all",
+        help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
     parser.add_argument("--fps", type=float, default=30.0, help="rate of the dataset's actions (default 30)")
     parser.add_argument("--units", choices=KINDS, default="rad", help="of the dataset's state and actions")

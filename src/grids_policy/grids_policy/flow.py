@@ -64,6 +64,8 @@ def repeat_cache(cache: PrefixCache, repeats: int) -> PrefixCache:
 
 def flow_errors(policy: Policy, batch: TrainBatch, random: FlowDraw) -> Tensor:
     """Squared velocity errors (R*B, S, A), before any reduction."""
+    if batch.kept is not None:
+        raise ValueError("flow_errors reads all tokens; nested ones are trained through train_loss")
     cache = policy.encode(*batch[:5])
     extra = policy.config.max_action_dim - batch.actions.shape[-1]
     clean = F.pad(batch.actions, (0, extra))  # (B, S, A)

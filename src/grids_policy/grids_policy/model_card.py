@@ -57,7 +57,9 @@ def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], 
 def table(report: dict) -> list[str]:
     """One evaluation as Markdown lines."""
     lines = [
-        f"Scene seeds from {report['seed']}, {report['seconds']:.0f} s, {report['times_real_time']} x real time.",
+        f"Scene seeds from {report['seed']}, {report['seconds']:.0f} s, {report['times_real_time']} x real time, "
+        f"chunks taken over by `--switching {report.get('switching', 'naive')}`"
+        + ("." if report.get("noise_scale") is None else f", noise scale {report['noise_scale']:g}."),
         "",
         "| condition | task | success | 95 % | median s | failures |",
         "|---|---|---|---|---|---|",

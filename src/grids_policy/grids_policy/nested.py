@@ -1,6 +1,6 @@
-"""One GridS checkpoint that works at any K: tokens in an order of which every beginning covers the picture.
+"""One GridS checkpoint for several K: tokens in an order of which every beginning covers the picture.
 
-Trained with `loss.nested` the language model learns to do with the first k tokens, for several k, so that a slow
+Trained with `sampler.nested` the language model learns to do with the first k tokens, for several k, so that a slow
 machine may take fewer without another training run. The paper names a fixed K as one of its limits.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grids_policy.checkpoint import Checkpoint
-from grids_policy.grids import GridSampler
+from grids_policy.grids import CameraGrids, GridSampler
 from grids_policy.model import Policy
 
 
@@ -25,32 +25,42 @@ def spread_order(points: Tensor) -> Tensor:
     return torch.tensor(taken)
 
 
-def _samplers(policy: Policy) -> list[GridSampler]:
-    found = [module for module in policy.sampler.modules() if isinstance(module, GridSampler)]
-    if not found:
-        raise ValueError(f"nested tokens: expected sampler kind 'grids', got {policy.config.sampler.kind!r}")
-    return found
+def spread_tokens(policy: Policy, images: Tensor) -> None:
+    """Reorder the predicted points, in place, by where they lie in the mean of `images` (B, N, 3, H, W)."""
+    with torch.no_grad():
+        coords = policy.sampler(policy.dense_tokens(images)).coords.mean(0)  # (N, K, 2)
+        if isinstance(policy.sampler, CameraGrids):
+            for sampler, points in zip(policy.sampler.grids, coords, strict=False):
+                _reorder(sampler, spread_order(points))
+        else:
+            _reorder(policy.sampler.grids, spread_order(coords.mean(0)))
 
 
-def spread_tokens(policy: Policy) -> None:
-    """Reorder the predicted points, in place, by where they lie without any picture."""
-    for sampler in _samplers(policy):
-        last = sampler.scout_mlp[2]
-        with torch.no_grad():
-            order = spread_order(torch.sigmoid(last.bias).unflatten(0, (-1, 2)))
-            rows = torch.stack((2 * order, 2 * order + 1), 1).flatten()
-            last.weight.copy_(last.weight[rows])
-            last.bias.copy_(last.bias[rows])
+def _reorder(sampler: GridSampler, order: Tensor) -> None:
+    last = sampler.scout_mlp[2]
+    rows = torch.stack((2 * order, 2 * order + 1), 1).flatten()
+    last.weight.copy_(last.weight[rows])
+    last.bias.copy_(last.bias[rows])
+
+
+def with_nested(checkpoint: Checkpoint, nested: tuple[int, ...]) -> Checkpoint:
+    """The same weights, to be trained for these numbers of tokens."""
+    sampler = dataclasses.replace(checkpoint.config.sampler, nested=nested)
+    policy = Policy(dataclasses.replace(checkpoint.config, sampler=sampler)).eval()
+    policy.load_state_dict(checkpoint.policy.state_dict())
+    return dataclasses.replace(checkpoint, policy=policy)
 
 
 def with_tokens(checkpoint: Checkpoint, tokens: int) -> Checkpoint:
-    """The same weights with only the first `tokens` points of each camera. ValueError where there are not so many."""
-    _samplers(checkpoint.policy)
-    before = checkpoint.config
-    if not 1 <= tokens <= before.sampler.tokens:
-        raise ValueError(f"tokens: expected 1 to {before.sampler.tokens}, got {tokens}")
-    sampler = dataclasses.replace(before.sampler, tokens=tokens)
-    policy = Policy(dataclasses.replace(before, sampler=sampler)).eval()
+    """The same weights with only the first `tokens` points of each camera. ValueError where not trained for so many."""
+    before = checkpoint.config.sampler
+    if tokens not in before.nested:
+        raise ValueError(
+            f"tokens: expected one of those it was trained for ({list(before.nested) or 'none'}), got {tokens}"
+        )
+    kept = tuple(k for k in before.nested if k <= tokens)
+    sampler = dataclasses.replace(before, tokens=tokens, nested=kept)
+    policy = Policy(dataclasses.replace(checkpoint.config, sampler=sampler)).eval()
     weights = {
         name: tensor[: 2 * tokens] if ".scout_mlp.2." in name else tensor
         for name, tensor in checkpoint.policy.state_dict().items()

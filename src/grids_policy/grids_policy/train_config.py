@@ -57,17 +57,11 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """repeats: (noise, time) draws per observation; auxiliary: weight of the labels' errors, 0 = no such heads.
-
-    nested: each sample reads only the first so many GridS tokens of each camera, one of these numbers (nested dropout,
-    Rippel et al. 2014; as in Matryoshka query transformers, Hu et al. 2024). The checkpoint can then be exported at
-    any of them (`./grids export --tokens`). Empty: all tokens.
-    """
+    """repeats: (noise, time) draws per observation; auxiliary: weight of the labels' errors, 0 = no such heads."""
 
     reduction: str = "action_dims"
     repeats: int = 1
     auxiliary: float = 0.0
-    nested: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +110,6 @@ class TrainConfig:
             raise ConfigError(f"precision must be auto, fp32, bf16 or fp16; got {self.precision!r}")
         if not (self.data.frames or self.data.dataset):
             raise ConfigError("data.frames or data.dataset must name at least one folder")
-        if nested := self.loss.nested:
-            sampler = self.model.sampler
-            if sampler.kind != "grids" or not all(1 <= k <= sampler.tokens for k in nested):
-                raise ConfigError(
-                    f"loss.nested: expected numbers from 1 to the {sampler.tokens} tokens of sampler kind 'grids', "
-                    f"got {list(nested)} with kind {sampler.kind!r}"
-                )
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be in [0, 1); got {self.ema}")
 

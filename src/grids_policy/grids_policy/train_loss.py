@@ -171,15 +171,15 @@ class BatchMaker:
             torch.from_numpy(raw.token_mask).to(device),
             self.action.apply(torch.from_numpy(raw.actions).to(device)),
             torch.from_numpy(raw.pad).to(device),
-            self._kept(count, generator).to(device) if training and self.loss.nested else None,
+            self._kept(count, generator).to(device) if training and self.policy.config.sampler.nested else None,
         )
         random = draw(self.policy, count, repeats=self.loss.repeats, generator=generator)
         moved = FlowDraw(*(None if t is None else t.to(device) for t in random))
         return batch, torch.from_numpy(raw.labels).to(device), torch.from_numpy(raw.pixels).to(device), moved
 
     def _kept(self, count: int, generator: torch.Generator) -> Tensor:
-        """How many tokens each sample may read, (B,): one of `loss.nested`, all alike."""
-        choices = torch.tensor(self.loss.nested)
+        """How many tokens each sample may read, (B,): drawn evenly from `sampler.nested`."""
+        choices = torch.tensor(self.policy.config.sampler.nested)
         return choices[torch.randint(len(choices), (count,), generator=generator)]
 
     def _colours(self, pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from grids_policy.config import ConfigError
 from grids_policy.initialise import init_weights
 from grids_policy.model import Policy
-from grids_policy.nested import spread_tokens
+from grids_policy.nested import spread_tokens, with_nested
 from grids_policy.normalize import build_normalizer
 from grids_policy.train_cache import CacheError, Shard, open_cache
 from grids_policy.train_config import TrainConfig, train_config_to_dict
@@ -84,6 +84,12 @@ def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
     data, shards = config.data, ()
     if data.frames:
         shards += open_cache([Path(folder) for folder in data.frames])
+    for shard in shards:
+        if shard.spec.image_hw != config.model.resize_hw:
+            raise CacheError(
+                f"expected frames of {config.model.resize_hw} (height, width) as model.resize_hw says, got "
+                f"{shard.spec.image_hw}: make them with train_demos --size"
+            )
     shards += tuple(open_lerobot(folder, config.model) for folder in data.dataset)
     for shard in shards:
         if shard.spec.cameras != config.model.cameras:
@@ -154,8 +160,8 @@ class Run:
         else:
             policy = Policy(self.config.model).train()
             init_weights(policy, self.config.seed)
-        if self.config.loss.nested:
-            spread_tokens(policy)
+            if self.config.model.sampler.nested:
+                self._spread(policy)
         if self.config.lora.rank:
             add_lora(policy, self.config.lora)
         return policy
@@ -168,13 +174,23 @@ class Run:
                 loaded = with_finer_pictures(loaded, self.config.model)
             except ValueError as error:
                 raise ConfigError(f"start_from: {error}") from error
-        if loaded.config.sampler != self.config.model.sampler:
-            loaded = with_sampler(loaded, self.config.model.sampler, seed=self.config.seed)
+        before, wanted = loaded.config.sampler, self.config.model.sampler
+        if replace(before, nested=wanted.nested) == wanted:
+            loaded = with_nested(loaded, wanted.nested)
+        else:
+            loaded = with_sampler(loaded, wanted, seed=self.config.seed)
+        if wanted.nested and not before.nested:  # an order that was trained with is kept
+            self._spread(loaded.policy)
         found = replace(loaded.config, image_hw=self.config.model.image_hw)
         if found != self.config.model:
             differs = [f for f in found.__slots__ if getattr(found, f) != getattr(self.config.model, f)]
             raise ConfigError(f"start_from: the checkpoint differs from the config's model in {', '.join(differs)}")
         return loaded.policy.train()
+
+    def _spread(self, policy: Policy) -> None:
+        raw = self.feed.batch(np.arange(min(64, len(self.feed.samples))), None, self.config.augment)
+        images = torch.from_numpy(raw.images)
+        spread_tokens(policy, policy.preprocess([images[:, n] for n in range(images.shape[1])]))
 
     def _freeze(self) -> None:
         """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""

@@ -105,7 +105,7 @@ def gpu() -> Iterable[Line]:
     try:
         import onnxruntime
     except ImportError as error:
-        yield Line("FAIL", "ONNX Runtime", f"{error}", "bash requirements/setup.sh runtime")
+        yield Line("FAIL", "ONNX Runtime", f"{error}", "rm .grids/runtime.inputs; bash requirements/setup.sh runtime")
         return
     yield ok("ONNX Runtime", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
 
@@ -116,7 +116,7 @@ def cameras() -> Iterable[Line]:
         import pyrealsense2
     except ImportError as error:
         level = "WARN" if not videos else "FAIL"
-        fix = "bash requirements/setup.sh hardware"
+        fix = "rm -f .grids/hardware.inputs; bash requirements/setup.sh hardware"
         yield Line(level, "cameras", f"librealsense cannot be loaded ({error}); V4L2: {videos or 'none'}", fix)
         return
     info = pyrealsense2.camera_info

@@ -238,5 +238,25 @@ def test_a_run_of_the_graph_becomes_an_episode_and_a_broken_run_an_error(tmp_pat
         result_of({**summary, "ended_by": "failure", "failure": "no follower"}, config)
     with pytest.raises(EvaluationError, match="standard scene only"):
         evaluate_through_ros(tmp_path, [replace(config, delay_rows=1)], tmp_path)
-    with pytest.raises(SystemExit):
-        parse_arguments(["x", "--through-ros"])
+    for words in (["--through-ros"], ["--through-ros", "--out", "o", "--switching", "rtc"], ["--noise-scale", "2"]):
+        with pytest.raises(SystemExit):
+            parse_arguments(["x", *words])
+
+
+def test_all_conditions_of_one_table_switch_alike():
+    arguments = parse_arguments(["x", "--ood", "--controls", "--episodes", "1"])
+    found = conditions(arguments, 0.1)
+    assert len(found) > 10
+    assert {config.switching for configs in found.values() for config in configs} == {"blend"}
+
+
+def test_the_noise_scale_reaches_the_policy():
+    demo = Path(__file__).parents[3] / "models"
+    for folder in (demo / "demo", demo / "demo-checkpoint"):
+        for scale, same in ((0.0, True), (1.0, False)):
+            actor = load_actor(folder, fps=10.0, noise_scale=scale)
+            frames = tuple(np.zeros((*hw, 3), np.uint8) for hw in actor.spec.image_hw)
+            chunks = [
+                actor.act(Seen(frames, (True, True), np.zeros(6), "go", seed, np.zeros((0, 6)))) for seed in (1, 2)
+            ]
+            assert np.array_equal(*chunks) == same

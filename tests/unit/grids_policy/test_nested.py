@@ -9,7 +9,7 @@ from grids_policy.checkpoint import load_checkpoint
 from grids_policy.config import ConfigError
 from grids_policy.flow import TrainBatch
 from grids_policy.grids import lattice
-from grids_policy.nested import spread_order, spread_tokens, with_tokens
+from grids_policy.nested import spread_order, spread_tokens, with_nested, with_tokens
 from grids_policy.train_config import load_train_config
 from grids_policy.train_loss import encode
 
@@ -19,7 +19,7 @@ DEMO = ROOT / "models" / "demo-checkpoint"
 
 @pytest.fixture(scope="module")
 def demo():
-    return load_checkpoint(DEMO)
+    return with_nested(load_checkpoint(DEMO), (1, 4, 5, 8, 16))
 
 
 def batch(config, kept=None) -> TrainBatch:
@@ -51,8 +51,8 @@ def test_every_beginning_of_the_order_covers_the_picture():
 
 def test_reordering_moves_the_points_and_nothing_else(demo):
     moved = load_checkpoint(DEMO)
-    spread_tokens(moved.policy)
     given = batch(demo.config)
+    spread_tokens(moved.policy, given.images)
     with torch.no_grad():
         before = demo.policy.sampler(demo.policy.dense_tokens(given.images)).coords
         after = moved.policy.sampler(moved.policy.dense_tokens(given.images)).coords
@@ -77,12 +77,15 @@ def test_each_sample_keeps_its_own_number(demo):
         torch.testing.assert_close(mixed[row], alone[row])
 
 
-def test_more_tokens_than_there_are_is_an_error(demo):
-    with pytest.raises(ValueError, match="expected 1 to 16, got 17"):
-        with_tokens(demo, 17)
+@pytest.mark.parametrize("tokens", [2, 17])
+def test_a_number_it_was_not_trained_for_is_an_error(demo, tokens):
+    with pytest.raises(ValueError, match=rf"trained for \(\[1, 4, 5, 8, 16\]\), got {tokens}"):
+        with_tokens(demo, tokens)
+    with pytest.raises(ValueError, match=r"trained for \(none\), got 4"):
+        with_tokens(load_checkpoint(DEMO), 4)
 
 
-@pytest.mark.parametrize("wrong", ["loss.nested=[4, 32]", "loss.nested=[0]"])
+@pytest.mark.parametrize("wrong", ["[4, 32]", "[0, 16]", "[4, 8]"])
 def test_the_recipe_refuses_numbers_the_sampler_does_not_have(wrong):
-    with pytest.raises(ConfigError, match="expected numbers from 1 to the 16 tokens"):
-        load_train_config(ROOT / "config" / "train" / "demo.yaml", (wrong,))
+    with pytest.raises(ConfigError, match="expected numbers from 1 to sampler"):
+        load_train_config(ROOT / "config" / "train" / "demo.yaml", (f"model.sampler.nested={wrong}",))

@@ -441,6 +441,33 @@ def test_fine_tuning_starts_from_a_checkpoint_and_names_what_differs(frames: Pat
         run_steps(other, tmp_path / "third", 0)
 
 
+def test_nested_tokens_are_drawn_in_training_and_their_order_is_kept_once_trained(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    run_steps(config, tmp_path / "plain", 1).save()
+    sampler = replace(config.model.sampler, nested=(1, 2))
+    nested = replace(
+        config, start_from=str(tmp_path / "plain" / "checkpoint"), model=replace(config.model, sampler=sampler)
+    )
+    first = run_steps(nested, tmp_path / "first", 0)
+    points = first.module.policy.sampler.grids.scout_mlp[2].bias.detach().clone()
+    before = load_checkpoint(nested.start_from).policy.sampler.grids.scout_mlp[2].bias
+    assert torch.equal(points.sort().values, before.sort().values)  # the plain run's points, perhaps in another order
+    raw = first.feed.batch(np.arange(4), None, config.augment)
+    kept = torch.cat([first.make(raw, torch.Generator().manual_seed(i), training=True)[0].kept for i in range(8)])
+    assert set(kept.tolist()) == {1, 2}
+    assert first.make(raw, torch.Generator(), training=False)[0].kept is None
+    first.save()
+    again = run_steps(replace(nested, start_from=str(tmp_path / "first" / "checkpoint")), tmp_path / "again", 0)
+    assert torch.equal(again.module.policy.sampler.grids.scout_mlp[2].bias, points)
+
+
+def test_frames_of_another_size_than_the_model_reads_are_refused(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    model = replace(config.model, image_hw=((16, 16),) * 2, resize_hw=(16, 16))
+    with pytest.raises(CacheError, match=r"expected frames of \(16, 16\).*got \(8, 8\).*--size"):
+        run_steps(replace(config, model=model), tmp_path / "run", 0)
+
+
 def test_data_with_other_cameras_is_refused(frames: Path, tmp_path: Path) -> None:
     config = configured(frames)
     keys = ("observation.images.top", "observation.images.wrist")
