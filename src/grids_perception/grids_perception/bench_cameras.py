@@ -174,6 +174,8 @@ def running(command: list[str], stdout: int = subprocess.DEVNULL) -> Iterator[su
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def playback_cpu(recording: Path, seconds: float) -> float:

@@ -302,6 +302,10 @@ def with_finer_pictures(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpo
     same = (channels, kernel * stride2) == (channels2, kernel2 * stride) and before.grid == after.grid
     if kernel2 <= kernel or not same:
         raise ValueError("finer pictures: expected the same token grid, first kernel and stride scaled alike")
+    if (kernel2 - stride2) % 2:  # the stem pads by half the difference
+        raise ValueError(
+            f"finer pictures: expected kernel and stride an even number apart, got {kernel2} and {stride2}"
+        )
     stem = (after.vision.stem[0], *before.vision.stem[1:])
     vision = dataclasses.replace(before.vision, image_size=after.vision.image_size, stem=stem)
     sizes = {"image_hw": after.image_hw, "resize_hw": after.resize_hw, "vision": vision}

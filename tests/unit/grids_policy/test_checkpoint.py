@@ -404,8 +404,8 @@ def finer(config: PolicyConfig, kernel: int, stride: int, hw: tuple[int, int]) -
 
 def test_with_finer_pictures_the_tower_sees_what_it_saw():
     coarse = load_checkpoint(DEMO)
-    kernel, stride = (3 * side // 2 for side in coarse.config.vision.stem[0][1:])
-    size = tuple(3 * side // 2 for side in coarse.config.resize_hw)
+    kernel, stride = (2 * side for side in coarse.config.vision.stem[0][1:])
+    size = tuple(2 * side for side in coarse.config.resize_hw)
     fine = with_finer_pictures(coarse, finer(coarse.config, kernel, stride, size))
     rough = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     small, large = (
@@ -423,3 +423,6 @@ def test_finer_pictures_refuse_another_token_grid():
     rows, columns = coarse.config.resize_hw
     with pytest.raises(ValueError, match="same token grid"):
         with_finer_pictures(coarse, finer(coarse.config, kernel, stride, (2 * rows, 2 * columns)))
+    odd = finer(coarse.config, 3 * kernel // 2, 3 * stride // 2, (3 * rows // 2, 3 * columns // 2))
+    with pytest.raises(ValueError, match="an even number apart"):
+        with_finer_pictures(coarse, odd)
