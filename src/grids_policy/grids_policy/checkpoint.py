@@ -68,6 +68,12 @@ class Checkpoint:
     def config(self) -> PolicyConfig:
         return self.policy.config
 
+    def rebuilt(self, config: PolicyConfig, weights: dict[str, Tensor]) -> Checkpoint:
+        """The same checkpoint with the policy `config` describes, holding exactly `weights`."""
+        policy = Policy(config).eval()
+        policy.load_state_dict(weights)
+        return dataclasses.replace(self, policy=policy)
+
     @property
     def norm_modes(self) -> dict[str, str]:
         default = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
@@ -309,13 +315,11 @@ def with_finer_pictures(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpo
     stem = (after.vision.stem[0], *before.vision.stem[1:])
     vision = dataclasses.replace(before.vision, image_size=after.vision.image_size, stem=stem)
     sizes = {"image_hw": after.image_hw, "resize_hw": after.resize_hw, "vision": vision}
-    policy = Policy(dataclasses.replace(before, **sizes)).eval()
     weights = dict(checkpoint.policy.state_dict())
     first = weights["vision.stem.0.weight"]
     stretched = torch.nn.functional.interpolate(first, size=(kernel2, kernel2), mode="bilinear", align_corners=False)
     weights["vision.stem.0.weight"] = stretched * (kernel / kernel2) ** 2
-    policy.load_state_dict(weights)
-    return dataclasses.replace(checkpoint, policy=policy)
+    return checkpoint.rebuilt(dataclasses.replace(before, **sizes), weights)
 
 
 def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:

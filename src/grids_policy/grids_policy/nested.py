@@ -46,9 +46,7 @@ def _reorder(sampler: GridSampler, order: Tensor) -> None:
 def with_nested(checkpoint: Checkpoint, nested: tuple[int, ...]) -> Checkpoint:
     """The same weights, to be trained for these numbers of tokens."""
     sampler = dataclasses.replace(checkpoint.config.sampler, nested=nested)
-    policy = Policy(dataclasses.replace(checkpoint.config, sampler=sampler)).eval()
-    policy.load_state_dict(checkpoint.policy.state_dict())
-    return dataclasses.replace(checkpoint, policy=policy)
+    return checkpoint.rebuilt(dataclasses.replace(checkpoint.config, sampler=sampler), checkpoint.policy.state_dict())
 
 
 def with_tokens(checkpoint: Checkpoint, tokens: int) -> Checkpoint:
@@ -60,10 +58,8 @@ def with_tokens(checkpoint: Checkpoint, tokens: int) -> Checkpoint:
         )
     kept = tuple(k for k in before.nested if k <= tokens)
     sampler = dataclasses.replace(before, tokens=tokens, nested=kept)
-    policy = Policy(dataclasses.replace(checkpoint.config, sampler=sampler)).eval()
     weights = {
         name: tensor[: 2 * tokens] if ".scout_mlp.2." in name else tensor
         for name, tensor in checkpoint.policy.state_dict().items()
     }
-    policy.load_state_dict(weights)
-    return dataclasses.replace(checkpoint, policy=policy)
+    return checkpoint.rebuilt(dataclasses.replace(checkpoint.config, sampler=sampler), weights)
