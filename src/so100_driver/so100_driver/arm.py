@@ -467,7 +467,7 @@ class Arm:
         if self.verdict.speed < 1.0:
             self.hits |= limits.HIT_DERATED
         if self._rest is not None:
-            return 1.5 * p.rest_velocity
+            return p.rest_velocity  # also when a stall has let the plan run ahead
         policy = self.mode is Mode.POLICY and raw is not None
         # A policy's blended target starts at the goal and is always near.
         asked = np.clip(raw if policy else target, self.limits.low_rad, self.limits.high_rad)

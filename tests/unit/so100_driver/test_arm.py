@@ -212,15 +212,18 @@ def test_freedrive_cuts_torque_and_leaving_it_starts_at_the_measured_pose():
     assert output.goal == pytest.approx(np.full(6, 0.7))
 
 
-def test_rest_goes_there_slowly_and_only_then_releases():
+@pytest.mark.parametrize("stall_s", [0.0, 0.25])
+def test_rest_goes_there_slowly_and_only_then_releases(stall_s):
     bench = Bench(start=np.array([1.0, 1.0, -1.0, -1.0, -1.0, 0.5]))
     bench.tick(5)
     bench.goals.clear()
     assert bench.arm.go_rest(bench.now, "test")[0]
+    bench.tick(100)
+    bench.now += round(stall_s * 1e9)  # the plan runs ahead; what it is behind is never made up in a hurry
     while bench.tick().torque and len(bench.goals) < 2000:
         pass
     assert bench.goals[-1] == pytest.approx(REST_POSE_RAD, abs=0.02)
-    assert bench.speeds.max() <= 1.5 * bench.params.rest_velocity
+    assert bench.speeds.max() <= 1.001 * bench.params.rest_velocity
     assert bench.arm.state == "released"
     assert len(bench.goals) < 600  # within 6 s
 
@@ -250,7 +253,7 @@ def test_rest_pauses_while_a_servo_is_silent_and_still_arrives():
     while bench.tick().torque and len(bench.goals) < 2000:
         pass
     assert bench.goals[-1] == pytest.approx(REST_POSE_RAD, abs=0.02)
-    assert bench.speeds.max() <= 1.5 * bench.params.rest_velocity
+    assert bench.speeds.max() <= 1.001 * bench.params.rest_velocity
 
 
 def test_deactivate_holds_with_torque_and_refuses_commands():
