@@ -1,0 +1,184 @@
+"""The contrasts of docs/study.md: each token sampler fine-tuned from one dense checkpoint, then evaluated.
+
+python -m grids_policy.study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
+
+Every run has the same weights to begin with, frames, number of samples and scenes; only the sampler and the seed
+differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not repeated, so an
+interrupted study goes on with the same command. `--table` only reads what is there.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from grids_policy.evaluate_stats import wilson
+
+# Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "dense": ("kind=dense",),
+    "grids-16": (),
+    "grids-4": ("tokens=4",),
+    "grids-8": ("tokens=8",),
+    "grids-32": ("tokens=32",),
+    "random-16": ("kind=random",),
+    "topk-16": ("kind=topk",),
+    "no-embedding": ("coord_embedding=false",),
+    "nearest": ("interpolation=nearest",),
+    "no-lattice": ("lattice_init=false",),
+}
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What one evaluation counts: in distribution per task, and per task and family out of distribution."""
+
+    tasks: tuple[str, ...]
+    episodes: int
+    ood_episodes: int
+    seed: int
+    noise_scale: float
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="grids study", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="one folder per run in here")
+    parser.add_argument("--table", action="store_true", help="train nothing: the table of the runs that are complete")
+    parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
+    parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches (train_demos)")
+    parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training")
+    parser.add_argument("--steps", type=int, default=800, help="of 32 samples")
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--tasks", nargs="+", default=["pick_place", "stack_cubes"])
+    parser.add_argument("--episodes", type=int, default=100, help="per task, in distribution")
+    parser.add_argument("--ood-episodes", type=int, default=10, help="per task and each of the paper's seven families")
+    parser.add_argument("--scene-seed", type=int, default=9_000_000)
+    parser.add_argument("--noise-scale", type=float, default=0.5)
+    parser.add_argument("--lanes", type=int, default=2, help="runs side by side, one thread each")
+    arguments = parser.parse_args(argv)
+    if not arguments.table and (arguments.base is None or not arguments.frames):
+        parser.error("expected --base and --frames, or --table")
+    return arguments
+
+
+def train_words(arguments: argparse.Namespace, variant: str, seed: int, folder: Path) -> list[str]:
+    """The training command of one run."""
+    frames = ", ".join(str(path) for path in arguments.frames)
+    overrides = [
+        f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
+        "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
+        f"optimiser.lr={arguments.lr:.1e}",
+        *(f"model.sampler.{change}" for change in VARIANTS[variant]),
+    ]  # fmt: skip
+    words = [sys.executable, "-m", "grids_policy.train", "--config", str(arguments.config), "--out", str(folder)]
+    return words + [word for override in overrides for word in ("--set", override)]
+
+
+def evaluate_words(conditions: Conditions, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
+    """The evaluation command of one run, in or out of distribution."""
+    words = [sys.executable, "-m", "grids_policy.evaluate", str(checkpoint), "--task", *conditions.tasks]
+    words += ["--seed", str(conditions.seed), "--noise-scale", str(conditions.noise_scale), "--processes", "1"]
+    words += ["--episodes", str(conditions.ood_episodes if ood else conditions.episodes), "--out", str(out)]
+    return [*words, "--ood"] if ood else words
+
+
+def run_one(arguments: argparse.Namespace, variant: str, seed: int) -> None:
+    """Train and evaluate one run; CalledProcessError when either fails (its words are in log.txt)."""
+    folder = arguments.out / f"{variant}-s{seed}"
+    if (folder / RESULT).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    conditions = Conditions(
+        tuple(arguments.tasks), arguments.episodes, arguments.ood_episodes, arguments.scene_seed, arguments.noise_scale
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder / "log.txt").open("a") as log:
+
+        def call(words: list[str]) -> None:
+            subprocess.run(words, check=True, stdout=log, stderr=log, env=environment)
+
+        call(train_words(arguments, variant, seed, folder / "train"))
+        found = []
+        for ood in (False, True):
+            out = folder / ("ood" if ood else "id")
+            call(evaluate_words(conditions, folder / "train" / "checkpoint", out, ood=ood))
+            report = json.loads((out / "results.json").read_text())
+            found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
+    result = {"variant": variant, "seed": seed, "steps": arguments.steps, "lr": arguments.lr, "conditions": found}
+    partial = folder / (RESULT + ".partial")
+    partial.write_text(json.dumps(result, indent=1))
+    partial.rename(folder / RESULT)
+    sys.stderr.write(f"{variant} seed {seed}: complete\n")
+
+
+def read_results(out: Path) -> dict[str, list[dict]]:
+    """Complete runs by variant, in the order of VARIANTS, each variant's by seed."""
+    found = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
+    by_variant = {v: sorted((r for r in found if r["variant"] == v), key=lambda r: r["seed"]) for v in VARIANTS}
+    return {variant: results for variant, results in by_variant.items() if results}
+
+
+def count(results: list[dict], task: str, *, ood: bool) -> tuple[int, int, list[float]]:
+    """(successes, episodes, share of each seed) of one variant over its seeds; an empty task means all."""
+    tallies = []
+    for result in results:
+        rows = [c for c in result["conditions"] if c["condition"].startswith("ood_") == ood and task in ("", c["task"])]
+        tallies.append((sum(c["successes"] for c in rows), sum(c["episodes"] for c in rows)))
+    shares = [good / tried for good, tried in tallies if tried]
+    return sum(t[0] for t in tallies), sum(t[1] for t in tallies), shares
+
+
+def _cell(results: list[dict], task: str, *, ood: bool) -> str:
+    good, tried, shares = count(results, task, ood=ood)
+    low, high = wilson(good, tried)
+    seeds = "" if len(shares) == 1 else "; " + ", ".join(f"{100 * s:.0f}" for s in shares)
+    return f"{good}/{tried} = {100 * good / max(tried, 1):.0f} % ({100 * low:.0f}–{100 * high:.0f}{seeds})"
+
+
+def _mean(results: list[dict], name: str, *, ood: bool) -> float:
+    values = [c[name] for r in results for c in r["conditions"] if c["condition"].startswith("ood_") == ood]
+    return sum(values) / len(values)
+
+
+def table(by_variant: dict[str, list[dict]]) -> str:
+    """Markdown: success per task (Wilson 95 % over all episodes; then each seed's), OOD, retention and spread."""
+    tasks = sorted({c["task"] for rs in by_variant.values() for r in rs for c in r["conditions"]})
+    head = ["variant", "seeds", *tasks, "OOD", "retention", "spread"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for variant, results in by_variant.items():
+        cells = [_cell(results, task, ood=False) for task in tasks] + [_cell(results, "", ood=True)]
+        spread = [f"{_mean(results, name, ood=False):.3f}" for name in ("retention", "coordinate_spread")]
+        lines.append("| " + " | ".join([variant, str(len(results)), *cells, *spread]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    failed = 0
+    if not arguments.table:
+        runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
+        with ThreadPoolExecutor(arguments.lanes) as lanes:
+            waiting = {run: lanes.submit(run_one, arguments, *run) for run in runs}
+        for (variant, seed), future in waiting.items():
+            if isinstance(future.exception(), (subprocess.CalledProcessError, OSError, ValueError)):
+                sys.stderr.write(f"study: {variant} seed {seed} failed, see its log.txt: {future.exception()}\n")
+                failed = 1
+            else:
+                future.result()
+    by_variant = read_results(arguments.out)
+    if not by_variant:
+        sys.stderr.write(f"study: expected complete runs in {arguments.out}, found none\n")
+        return 1
+    sys.stdout.write(table(by_variant))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
