@@ -312,6 +312,15 @@ def copy_bundle(tmp_path) -> Path:
     return Path(shutil.copytree(UNTRAINED, tmp_path / "bundle"))
 
 
+def changed_bundle(tmp_path, **changes) -> Path:
+    """A bundle whose manifest says otherwise, and whose digest agrees."""
+    folder = copy_bundle(tmp_path)
+    manifest = json.loads((folder / "policy.json").read_text())
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files", "digest")}
+    seal(folder, kept | changes)
+    return folder
+
+
 def test_one_changed_byte_refuses_to_configure(tmp_path, robot):
     folder = copy_bundle(tmp_path)
     data = bytearray((folder / "prefix.onnx").read_bytes())
@@ -323,15 +332,19 @@ def test_one_changed_byte_refuses_to_configure(tmp_path, robot):
 
 
 def test_an_engine_that_is_too_slow_refuses_to_arm_and_says_by_how_much(tmp_path, robot):
-    folder = copy_bundle(tmp_path)
-    manifest = json.loads((folder / "policy.json").read_text())
-    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files", "digest")}
-    seal(folder, kept | {"dt": 1e-4})
+    folder = changed_bundle(tmp_path, dt=1e-4)
     with policy(tmp_path, f"bundle:={folder}", "arm_when_slow:=false") as process:
         assert process.wait(60) == 1
     text = log_of(tmp_path)
     assert "refusing to arm" in text
     assert "times too slow" in text
+
+
+def test_rtc_is_refused_for_a_bundle_that_was_trained_without_committed_rows(tmp_path, robot):
+    folder = changed_bundle(tmp_path, max_committed=0)
+    with policy(tmp_path, f"bundle:={folder}", "switching:=rtc") as process:
+        assert process.wait(60) == 1
+    assert "trained without committed rows (max_committed 0); use 'blend'" in log_of(tmp_path)
 
 
 def test_an_unknown_parameter_value_is_refused(tmp_path, robot):

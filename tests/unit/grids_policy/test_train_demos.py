@@ -128,9 +128,11 @@ def test_labels_turn_with_the_cube_four_times_as_fast() -> None:
 
 def test_the_command_writes_a_cache_and_goes_on_where_it_was_interrupted(tmp_path: Path, capsys) -> None:
     command = ["--out", str(tmp_path), "--mix", "pick_place=3", "--first", "2", "--processes", "1", "--seed", "9"]
+    command += ["--size", "72x96"]
     assert main(command) == 0
-    count = sum(len(shard.episodes) for shard in open_cache([tmp_path]))
-    assert 1 <= count <= 2
+    shards = open_cache([tmp_path])
+    assert 1 <= sum(len(shard.episodes) for shard in shards) <= 2
+    assert {shard.images[c].shape[1:] for shard in shards for c in ("front", "wrist")} == {(72, 96, 3)}
     capsys.readouterr()
     assert main(command) == 0
     assert "0 of 0 episodes" in capsys.readouterr().err
