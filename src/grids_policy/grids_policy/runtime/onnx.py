@@ -5,6 +5,7 @@ write in place. Results are copied into the caller's arrays.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,14 +74,18 @@ def open_sessions(folder: Path, provider_list: list, options: EngineOptions) -> 
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spin)))
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    sessions = {}
-    for graph in GRAPHS:
+
+    def load(graph: str) -> ort.InferenceSession:
         path = Path(folder) / f"{graph}.onnx"
         try:
-            sessions[graph] = ort.InferenceSession(str(path), settings, providers=provider_list)
+            return ort.InferenceSession(str(path), settings, providers=provider_list)
         except Exception as error:  # onnxruntime raises its own classes, all of them Exception
             raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
-    return sessions
+
+    # Packing the weights for the CPU is most of a load, and needs no lock; a GPU's engines are built one by one.
+    workers = len(GRAPHS) if provider_list == [providers.NAMES["cpu"]] else 1
+    with ThreadPoolExecutor(workers) as pool:
+        return dict(zip(GRAPHS, pool.map(load, GRAPHS), strict=True))
 
 
 _NUMPY = {
