@@ -56,6 +56,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--noise-scale", type=float, default=None,
         help="standard deviation, 0 to 1, of the noise sampling starts from; default: the bundle's, 1 for a checkpoint",
     )  # fmt: skip
+    parser.add_argument(
+        "--reuse-threshold", type=float, default=0.0,
+        help="keep a camera's tokens while its image differs by less (0 to 255), as the node's reuse_threshold",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")
     parser.add_argument("--out", type=Path, help="folder for results.json, episodes.jsonl, table.md and plots")
@@ -75,6 +79,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
     if arguments.noise_scale is not None and arguments.through_ros:
         parser.error("--noise-scale: the real-time graph samples as the bundle says; export one with another scale")
+    if not 0 <= arguments.reuse_threshold <= 255:
+        parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
+    if arguments.through_ros and arguments.reuse_threshold:
+        parser.error("--reuse-threshold: in the real-time graph it is a parameter of the policy node")
     if arguments.through_ros and arguments.switching != ["blend"]:
         parser.error("--switching: the real-time graph switches as its policy node and driver do")
     if arguments.episodes < 1:
@@ -151,7 +159,7 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
             return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
         return evaluate(
             arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps,
-            noise_scale=arguments.noise_scale, nice=arguments.nice, say=say,
+            noise_scale=arguments.noise_scale, reuse_threshold=arguments.reuse_threshold, nice=arguments.nice, say=say,
         )  # fmt: skip
 
 
@@ -194,6 +202,7 @@ def overall(arguments: argparse.Namespace, summaries: list[Summary], results, se
         "seed": arguments.seed,
         "switching": arguments.switching[0],
         "noise_scale": arguments.noise_scale,
+        "reuse_threshold": arguments.reuse_threshold,
         "conditions": [as_json(s) for s in summaries],
         "seconds": round(seconds, 1),
         "times_real_time": round(_speed(results, seconds), 2),

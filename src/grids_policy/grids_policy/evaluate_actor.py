@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from grids_policy.relative import from_relative, relative_mask, to_relative
+from grids_policy.reuse import FrameReuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class AbstractActor(ABC):
 
     spec: ActorSpec
 
+    def begin(self) -> None:  # noqa: B027 - most policies remember nothing
+        """A new episode: forget what was seen before."""
+
     @abstractmethod
     def act(self, seen: Seen) -> np.ndarray: ...
 
@@ -46,11 +50,18 @@ class AbstractActor(ABC):
     def sampled(self) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (N, K, 2) and retention (N, h, w) of the last call."""
 
+    @property
+    def reused(self) -> int:
+        """Cameras whose tokens the last call took from an earlier one."""
+        return 0
+
 
 class BundleActor(AbstractActor):
     """The robot's own runtime on one CPU thread."""
 
-    def __init__(self, folder: Path, threads: int = 1, noise_scale: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, threads: int = 1, noise_scale: float | None = None, reuse_threshold: float = 0.0
+    ) -> None:
         from grids_policy.language import SentenceEncoder
         from grids_policy.runtime.base import PolicyOutputs
         from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
@@ -60,6 +71,10 @@ class BundleActor(AbstractActor):
         b = self._bundle = b if noise_scale is None else replace(b, noise_scale=noise_scale)
         self._encoder = SentenceEncoder(Path(folder), b.language)
         self._outputs = PolicyOutputs.empty(b)
+        if reuse_threshold > 0 and b.vision_batch != 1:
+            raise ValueError(f"{folder}: tokens can be reused only in a bundle exported with --per-camera")
+        self._reuse_threshold = reuse_threshold
+        self.begin()
         self.spec = ActorSpec(
             b.bundle_id,
             tuple(c.name for c in b.cameras),
@@ -69,6 +84,14 @@ class BundleActor(AbstractActor):
             b.execute_rows,
             b.max_committed,
         )
+
+    def begin(self) -> None:
+        self._reuse = FrameReuse(len(self._bundle.cameras), self._reuse_threshold)
+        self._refreshed: tuple[bool, ...] | None = None
+
+    @property
+    def reused(self) -> int:
+        return sum(not fresh for fresh in self._refreshed or ())
 
     def act(self, seen: Seen) -> np.ndarray:
         from grids_policy.runtime.base import PolicyInputs, draw_noise
@@ -80,7 +103,9 @@ class BundleActor(AbstractActor):
         committed[:rows] = b.action_units.from_rad(seen.committed_rad[:rows])
         state = b.state_units.from_rad(seen.position_rad).astype(np.float32)
         noise = draw_noise(seen.noise_seed, b)
-        inputs = PolicyInputs(seen.frames, np.array(seen.present), state, tokens, mask, noise, committed, rows)
+        self._refreshed = self._reuse.refresh(seen.frames) if self._reuse_threshold > 0 else None
+        present = np.array(seen.present)
+        inputs = PolicyInputs(seen.frames, present, state, tokens, mask, noise, committed, rows, self._refreshed)
         self._runtime.infer(inputs, self._outputs)
         return b.action_units.to_rad(self._outputs.actions.astype(float))
 
@@ -145,14 +170,19 @@ class CheckpointActor(AbstractActor):
         return self._coords, self._retention
 
 
-def load_actor(folder: Path, *, fps: float = 20.0, threads: int = 1, noise_scale: float | None = None) -> AbstractActor:
+def load_actor(
+    folder: Path, *, fps: float = 20.0, threads: int = 1, noise_scale: float | None = None, reuse_threshold: float = 0.0
+) -> AbstractActor:
     """A bundle (policy.json) or a checkpoint (config.json). Raises ValueError for anything else.
 
     noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
+    reuse_threshold: as the policy node's, for a bundle exported with --per-camera; 0: every image is seen anew.
     """
     folder = Path(folder)
     if (folder / "policy.json").is_file():
-        return BundleActor(folder, threads, noise_scale)
+        return BundleActor(folder, threads, noise_scale, reuse_threshold)
     if (folder / "config.json").is_file():
+        if reuse_threshold > 0:
+            raise ValueError(f"{folder}: tokens can be reused only in a bundle (./grids export --per-camera)")
         return CheckpointActor(folder, fps, threads, noise_scale)
     raise ValueError(f"{folder}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")

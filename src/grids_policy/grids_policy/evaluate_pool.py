@@ -45,13 +45,15 @@ def evaluate(
     processes: int = 2,
     fps: float = 20.0,
     noise_scale: float | None = None,
+    reuse_threshold: float = 0.0,
     nice: int = 0,
     say: Callable[[int, int, EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
     """Results in the order of `episodes`. `say(done, total, result)` after each. Raises EvaluationError."""
     context = multiprocessing.get_context("spawn")
     jobs, results = context.Queue(), context.Queue()
-    count, options = max(1, min(processes, len(episodes))), {"fps": fps, "noise_scale": noise_scale}
+    count = max(1, min(processes, len(episodes)))
+    options = {"fps": fps, "noise_scale": noise_scale, "reuse_threshold": reuse_threshold}
     for job in enumerate(episodes):
         jobs.put(job)
     for _ in range(count):

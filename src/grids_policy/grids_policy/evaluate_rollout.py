@@ -66,6 +66,7 @@ class EpisodeResult:
     inferences: int
     retention: float
     coordinate_spread: float
+    reused: float  # share of the images whose tokens were taken from an earlier inference
     moved_m: dict[str, float]
 
 
@@ -207,7 +208,8 @@ class Rollouts:
         start = {name: pose.position_m.copy() for name, pose in truth.objects.items()}
         rows = min(config.execute_rows or spec.execute_rows, spec.chunk - config.delay_rows)
         ticks = round((config.limit_s or LIMIT_S[config.task]) / spec.dt_s)
-        first, retention, coordinates = world.position_rad, [], []
+        first, retention, coordinates, reused = world.position_rad, [], [], 0
+        self.actor.begin()
         pending: tuple[int, int, np.ndarray] | None = None
         asked = -rows
         for tick in range(ticks):
@@ -220,6 +222,7 @@ class Rollouts:
                 noise = (config.seed << 16) + tick
                 chunk = self.actor.act(Seen(frames, present, state, instruction, noise, fixed))
                 seen = self.actor.sampled()
+                reused += self.actor.reused
                 coordinates.append(seen[0])
                 retention.append(float(seen[1].mean()))
                 pending, asked = (tick, tick + delay, chunk), tick
@@ -245,5 +248,6 @@ class Rollouts:
             len(retention),
             float(np.mean(retention)),
             float(np.mean(np.std(np.stack(coordinates), axis=0))),
+            reused / (len(retention) * len(spec.cameras)),
             moved,
         )

@@ -32,7 +32,7 @@ def result_of(summary: dict, config: EpisodeConfig) -> EpisodeResult:
     time_s = summary["success_time_s"] if done else summary["elapsed_s"]
     nan = float("nan")
     failure = "" if done else "not_done"
-    return EpisodeResult(config.task, config.seed, done, time_s, failure, nan, summary["chunks"], nan, nan, {})
+    return EpisodeResult(config.task, config.seed, done, time_s, failure, nan, summary["chunks"], nan, nan, nan, {})
 
 
 def evaluate_through_ros(

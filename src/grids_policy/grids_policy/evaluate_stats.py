@@ -38,6 +38,7 @@ class Summary:
     failures: dict[str, int]
     retention: float
     coordinate_spread: float
+    reused: float
 
 
 def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
@@ -60,6 +61,7 @@ def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
         dict(sorted(Counter(r.failure for r in results if r.failure).items())),
         float(np.mean([r.retention for r in results])),
         float(np.mean([r.coordinate_spread for r in results])),
+        float(np.mean([r.reused for r in results])),
     )
 
 

@@ -21,7 +21,7 @@ from grids_sim.perturb import scenario
 HW = (24, 32)
 RESULT = dict(
     task="pick_place", seed=1, success=True, time_s=7.0, failure="", jerk_rad_s3=10.0, inferences=9, retention=0.9,
-    coordinate_spread=0.01, moved_m={},
+    coordinate_spread=0.01, reused=0.0, moved_m={},
 )  # fmt: skip
 
 

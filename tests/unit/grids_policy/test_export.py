@@ -259,3 +259,30 @@ def test_a_calibration_that_cannot_be_used_is_named(tmp_path):
     path.write_text(json.dumps(broken))
     with pytest.raises(UnitsError, match="calibration of elbow_flex: expected range_min < range_max"):
         build_units("normalised", path)
+
+
+def test_the_evaluator_reuses_tokens_as_the_robot_does(exported):
+    from grids_policy.evaluate_actor import Seen, load_actor
+
+    plain = load_actor(exported[1])
+    actor = load_actor(exported[1], reuse_threshold=5.0)
+    random = np.random.default_rng(0)
+    frames = tuple(random.integers(0, 200, shape, dtype=np.uint8) for shape in ((60, 80, 3), (48, 64, 3)))
+    brighter = (frames[0], frames[1] + 9)
+
+    def act(actor, frames):
+        chunk = actor.act(Seen(frames, (True, True), np.zeros(6), "go", 1, np.zeros((0, 6))))
+        return chunk, actor.reused
+
+    first, reused = act(actor, frames)
+    assert reused == 0
+    assert act(actor, frames)[1] == 2
+    np.testing.assert_array_equal(act(actor, frames)[0], first)
+    second, reused = act(actor, brighter)  # the wrist camera is seen anew
+    assert reused == 1
+    np.testing.assert_allclose(second, act(plain, brighter)[0], atol=1e-6)
+    assert act(actor, (frames[0], frames[1] + 6))[1] == 2  # within the threshold of what was last seen
+    actor.begin()
+    assert act(actor, frames)[1] == 0
+    with pytest.raises(ValueError, match="--per-camera"):
+        load_actor(Path("models/demo"), reuse_threshold=5.0)
