@@ -2,8 +2,8 @@
 
 python -m grids_policy.study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
-Every run has the same weights to begin with, frames, number of samples and scenes; only the sampler and the seed
-differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not repeated, so an
+Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only the sampler and
+the seed differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not repeated, so an
 interrupted study goes on with the same command. `--table` only reads what is there.
 """
 
@@ -31,6 +31,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "nearest": ("interpolation=nearest",),
     "no-lattice": ("lattice_init=false",),
 }
+# Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
+FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
 RESULT = "result.json"
 
 
@@ -74,7 +76,7 @@ def train_words(arguments: argparse.Namespace, variant: str, seed: int, folder: 
     overrides = [
         f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
         "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
-        f"optimiser.lr={arguments.lr:.1e}",
+        f"optimiser.lr={arguments.lr:.1e}", *FROZEN,
         *(f"model.sampler.{change}" for change in VARIANTS[variant]),
     ]  # fmt: skip
     words = [sys.executable, "-m", "grids_policy.train", "--config", str(arguments.config), "--out", str(folder)]
@@ -89,12 +91,21 @@ def evaluate_words(conditions: Conditions, checkpoint: Path, out: Path, *, ood: 
     return [*words, "--ood"] if ood else words
 
 
+def share_features(out: Path, run: Path) -> None:
+    """Dense tokens are computed once for all runs: they are kept by the weights that made them."""
+    shared, link = (out / "features").resolve(), run / "features"
+    shared.mkdir(parents=True, exist_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(shared)
+
+
 def run_one(arguments: argparse.Namespace, variant: str, seed: int) -> None:
     """Train and evaluate one run; CalledProcessError when either fails (its words are in log.txt)."""
     folder = arguments.out / f"{variant}-s{seed}"
     if (folder / RESULT).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    share_features(arguments.out, folder / "train")
     conditions = Conditions(
         tuple(arguments.tasks), arguments.episodes, arguments.ood_episodes, arguments.scene_seed, arguments.noise_scale
     )
