@@ -3,8 +3,8 @@
 python -m grids_policy.study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
 Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only the sampler and
-the seed differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not repeated, so an
-interrupted study goes on with the same command. `--table` only reads what is there.
+the seed differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not repeated,
+so an interrupted study goes on with the same command. `--table` only reads what is there.
 """
 
 import argparse
@@ -70,17 +70,37 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def train_words(arguments: argparse.Namespace, variant: str, seed: int, folder: Path) -> list[str]:
-    """The training command of one run."""
+def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[str]:
+    """Of the training configuration, for one run."""
     frames = ", ".join(str(path) for path in arguments.frames)
-    overrides = [
+    return [
         f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
         "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
         f"optimiser.lr={arguments.lr:.1e}", *FROZEN,
         *(f"model.sampler.{change}" for change in VARIANTS[variant]),
     ]  # fmt: skip
+
+
+def train_words(arguments: argparse.Namespace, variant: str, seed: int, folder: Path) -> list[str]:
+    """The training command of one run."""
     words = [sys.executable, "-m", "grids_policy.train", "--config", str(arguments.config), "--out", str(folder)]
-    return words + [word for override in overrides for word in ("--set", override)]
+    return words + [word for override in overrides(arguments, variant, seed) for word in ("--set", override)]
+
+
+def build_features(arguments: argparse.Namespace) -> None:
+    """The frozen tower's tokens of all images, before runs that go side by side ask for them."""
+    from grids_policy.checkpoint import load_checkpoint
+    from grids_policy.train_config import load_train_config
+    from grids_policy.train_features import open_features
+    from grids_policy.train_run import open_shards
+
+    config = load_train_config(arguments.config, tuple(overrides(arguments, "dense", 0)))
+    policy = load_checkpoint(arguments.base, cameras=config.model.cameras).policy
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    open_features(policy, open_shards(config), arguments.out / "features", build=True, say=say)
 
 
 def evaluate_words(conditions: Conditions, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
@@ -174,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     failed = 0
     if not arguments.table:
+        build_features(arguments)
         runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
         with ThreadPoolExecutor(arguments.lanes) as lanes:
             waiting = {run: lanes.submit(run_one, arguments, *run) for run in runs}

@@ -64,6 +64,7 @@ def test_a_complete_run_is_not_repeated_and_a_failure_is_said(arguments, tmp_pat
 
     monkeypatch.setattr(study.subprocess, "run", fail)
     monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
+    monkeypatch.setattr(study, "build_features", lambda _: None)
     assert study.main() == 1
     assert len(ran) == 3  # dense with seed 1, grids-16 with both
     shown = capsys.readouterr()
