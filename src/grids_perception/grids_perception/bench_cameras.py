@@ -90,7 +90,9 @@ def make_recording(folder: Path) -> Path:
 
 
 class Receiver:
-    """Subscribes like the policy node and notes the age of each image on arrival.
+    """Notes the age of each image on arrival, and subscribes like the recorder: a reader that wants every frame.
+
+    (The policy's subscription keeps the newest only, so that a frame skipped there is no loss.)
 
     `frames[camera]` grows by (frames the node has had, frames that came here) with each of its diagnostics.
     """
@@ -99,9 +101,11 @@ class Receiver:
         import rclpy
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import Image
 
         from grids_common import topics
+        from grids_recorder.inputs import IMAGE_DEPTH
 
         rclpy.init()
         self.node = rclpy.create_node("bench_receiver")
@@ -110,8 +114,10 @@ class Receiver:
         self.frames: dict[str, list[tuple[int, int]]] = {name: [] for name in cameras}
         self.health: dict[str, dict[str, str]] = {}
         topics.subscription(self.node, "/diagnostics", DiagnosticArray, self._note_health)
+        every = QoSProfile(depth=IMAGE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         for name in cameras:
-            topics.subscription(self.node, f"/{name}/color/image_raw", Image, lambda m, name=name: self._note(name, m))
+            topic = topics.relative(f"/{name}/color/image_raw")
+            self.node.create_subscription(Image, topic, lambda m, name=name: self._note(name, m), every)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
