@@ -10,6 +10,7 @@ BENCHES = {
     "driver": ("so100_driver.bench", "loop rate, lateness, bus; --campaign: the fault campaign"),
     "graph": ("grids_perception.bench", "camera to policy and camera to servo ages, CPU per process"),
     "record": ("grids_recorder.bench", "messages lost, CPU, write latency, crash recovery"),
+    "view": ("grids_rqt.bench", "drawing sample locations, and a frame of the panel"),
 }
 
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "export": ("grids_policy.export", "turn a checkpoint into a bundle"),
     "parity": ("grids_policy.parity", "compare with reference numbers"),
     "eval": ("grids_policy.evaluate", "measure a bundle's success in the twin"),
-    "bench": ("grids_bringup.bench", "measure: policy, driver, graph, record"),
+    "bench": ("grids_bringup.bench", "measure: policy, driver, graph, record, view"),
     "calibrate": ("so100_driver.calibrate", "calibrate an arm"),
     "doctor": ("so100_driver.doctor", "check everything that is plugged in"),
     "view": ("grids_rqt.view", "cameras, sample locations, chunks, servo health"),

@@ -1,5 +1,6 @@
 """The panel on Qt's offscreen platform: it paints every state, obeys its toggles, its buttons reach the controls."""
 
+import json
 import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -11,8 +12,9 @@ import pytest
 pytest.importorskip("qtpy", reason="pip install -r requirements/view.txt")
 
 from grids_perception.core.overlay import draw
-from grids_perception.core.samples import Letterbox, Samples
-from grids_rqt.model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
+from grids_rqt.bench import example_state
+from grids_rqt.bench import main as bench
+from grids_rqt.model import Model, ViewState
 from grids_rqt.view import _size, main, make_application
 
 CAMERAS = ("front", "wrist")
@@ -21,37 +23,6 @@ CAMERAS = ("front", "wrist")
 @pytest.fixture(scope="module")
 def application():
     return make_application(offscreen=True)
-
-
-def full_state(now_ns: int = 10_000_000_000) -> ViewState:
-    rng = np.random.default_rng(0)
-    box = Letterbox((640, 480), (512, 512), (512, 384), (0, 128))
-    dense = rng.normal(size=(64, 16))
-    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
-
-    def camera(name):
-        samples = tuple(
-            Samples(
-                name, now_ns, rng.uniform(0.2, 0.9, (16, 2)), (8, 8), "align_corners_false", box,
-                rng.uniform(0.5, 1, (8, 8)), 0.8, dense @ dense.T,
-            )
-            for _ in range(9)
-        )  # fmt: skip
-        return CameraState(rng.integers(0, 255, (480, 640, 3), np.uint8), now_ns, samples, 30.0)
-
-    times = np.linspace(now_ns - 4e9, now_ns, 120).astype(np.int64)
-    names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-    return ViewState(
-        now_ns=now_ns,
-        cameras={name: camera(name) for name in CAMERAS},
-        chunk=ChunkState(now_ns - 300_000_000, 1 / 30, np.zeros((50, 6)), 3, ()),
-        driver=DriverState("policy", "executing", "following", 0.8, 0.3, 1000, 1, 0.6, 0, 0, 0, ""),
-        policy=PolicyState("running", "", "CPUExecutionProvider", "b", 3, 0, (("total", 0.1, 0.2, 0.3),), 0.01, 0.01),
-        servos=tuple(Servo(n, 0.1, 0.2, 0.1, 35.0, 7.4, 32 if n == "gripper" else 0, True, True) for n in names),
-        joints_ns=times,
-        joints_rad=np.sin(times[:, None] * 1e-9) * np.ones(6),
-        instruction="Pick up the cube",
-    )
 
 
 class Recorder:
@@ -90,7 +61,7 @@ def pixels(panel) -> np.ndarray:
     return np.frombuffer(buffer, np.uint8).reshape(picture.height(), picture.width(), 4).copy()
 
 
-@pytest.mark.parametrize("state", [ViewState(), full_state()], ids=["nothing yet", "everything"])
+@pytest.mark.parametrize("state", [ViewState(), example_state()], ids=["nothing yet", "everything"])
 @pytest.mark.parametrize("size", [(1280, 800), (1920, 1080)])
 def test_every_state_is_painted(application, state, size):
     panel = make_panel(size=size)
@@ -103,7 +74,7 @@ def test_every_state_is_painted(application, state, size):
 
 def test_the_panel_fits_into_1280_by_800(application):
     panel = make_panel()
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     application.processEvents()
     need = panel.minimumSizeHint()
     assert need.width() <= 1280
@@ -112,7 +83,7 @@ def test_the_panel_fits_into_1280_by_800(application):
 
 def test_a_toggle_changes_the_cameras_and_nothing_else(application):
     panel = make_panel()
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     application.processEvents()
     before = pixels(panel)
     panel.set_layers({"retention": True, "unknown": True})
@@ -127,7 +98,7 @@ def test_a_toggle_changes_the_cameras_and_nothing_else(application):
 def test_buttons_reach_the_controls_and_their_answer_the_screen(application):
     recorder = Recorder()
     panel = make_panel(recorder)
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     header = panel._header
     header._modes.setCurrentText("teleop")
     header._set_mode.click()
@@ -143,34 +114,34 @@ def test_buttons_reach_the_controls_and_their_answer_the_screen(application):
 def test_a_buttons_answer_stays_until_the_driver_says_something_new(application):
     recorder = Recorder()
     panel = make_panel(recorder)
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     recorder.report(True, "mode teleop: done")
     application.processEvents()
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     assert panel._header._reason.text() == "mode teleop: done"
-    driver = replace(full_state().driver, reason="holding: no chunk")
-    panel.show_state(replace(full_state(), driver=driver))
+    driver = replace(example_state().driver, reason="holding: no chunk")
+    panel.show_state(replace(example_state(), driver=driver))
     assert panel._header._reason.text() == "holding: no chunk"
 
 
 def test_a_driver_that_falls_silent_is_no_driver_and_its_last_words_are_gone(application):
     panel = make_panel(Recorder())
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     assert panel._header._mode.text() == "POLICY  ·  executing"
-    panel.show_state(replace(full_state(), driver=None))
+    panel.show_state(replace(example_state(), driver=None))
     assert panel._header._mode.text() == "NO DRIVER"
     assert panel._header._reason.text().startswith("nothing on /follower/status")
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     assert panel._header._reason.text() == "following"
 
 
 def test_a_silent_camera_is_dimmed_and_says_so(application):
     panel = make_panel()
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     application.processEvents()
     view = panel._cameras[0]
     bright = pixels(view)[..., :3].mean()
-    state = full_state()
+    state = example_state()
     state.cameras["front"] = replace(state.cameras["front"], rate_hz=0.0, silent_s=4.2)
     panel.show_state(state)
     assert "no image for 4 s" in view.title()
@@ -200,7 +171,7 @@ def test_a_long_reason_ends_in_an_ellipsis_and_is_whole_in_its_tooltip(applicati
     assert not differs[:, -2:].any()  # not cut off in the middle of a letter
     assert line.toolTip() == reason
     panel = make_panel()
-    panel.show_state(replace(full_state(), driver=replace(full_state().driver, reason=reason)))
+    panel.show_state(replace(example_state(), driver=replace(example_state().driver, reason=reason)))
     application.processEvents()
     assert panel.width() == 1280  # the window does not grow with the sentence
 
@@ -208,7 +179,7 @@ def test_a_long_reason_ends_in_an_ellipsis_and_is_whole_in_its_tooltip(applicati
 def test_why_an_arm_has_stopped_can_be_read_whole_at_1280_by_800(application):
     reason = "servo 3 (elbow_flex) has not answered for 0.2 s: check the cable between 2 and 3, then reset the stop"
     panel = make_panel()
-    panel.show_state(replace(full_state(), driver=replace(full_state().driver, mode="fault", reason=reason)))
+    panel.show_state(replace(example_state(), driver=replace(example_state().driver, mode="fault", reason=reason)))
     application.processEvents()
     line = panel._header._reason
     assert line.fontMetrics().horizontalAdvance(reason) < line.width()
@@ -219,7 +190,7 @@ def test_the_longest_instruction_of_the_twin_can_be_read_at_1280_by_800(applicat
 
     words = max(INSTRUCTIONS.values(), key=len)
     panel = make_panel(Recorder())
-    panel.show_state(replace(full_state(), instruction=words))
+    panel.show_state(replace(example_state(), instruction=words))
     application.processEvents()
     field = panel._header._instruction
     assert field.text() == words
@@ -235,7 +206,7 @@ def test_escape_stops_the_arm_however_many_panels_the_window_holds(application, 
     row = QtWidgets.QHBoxLayout(window)
     panels = [make_panel(recorder) for recorder in recorders]
     for panel in panels:
-        panel.show_state(full_state())
+        panel.show_state(example_state())
         row.addWidget(panel)
     window.show()
     window.activateWindow()
@@ -259,7 +230,7 @@ def test_an_instruction_being_typed_is_not_overwritten(application):
     field = panel._header._instruction
     field.setText("half a sent")
     field.setModified(True)
-    panel.show_state(full_state())
+    panel.show_state(example_state())
     assert field.text() == "half a sent"
 
 
@@ -269,14 +240,14 @@ def test_a_sent_instruction_gives_way_to_the_policys_next_one(application):
     header._instruction.setText("Stack the cubes")
     header._instruction.setModified(True)
     header._send.click()
-    panel.show_state(replace(full_state(), instruction="Pick up the pen"))
+    panel.show_state(replace(example_state(), instruction="Pick up the pen"))
     assert header._instruction.text() == "Pick up the pen"
 
 
 def test_a_whole_frame_costs_little_more_than_drawing_its_two_cameras(application):
     """20 frames per second leave 50 ms; a frame takes 13 ms where the two overlays alone take 4 ms."""
     panel = make_panel()
-    states = [full_state(t) for t in (10_000_000_000, 10_050_000_000)]
+    states = [example_state(t) for t in (10_000_000_000, 10_050_000_000)]
 
     def cpu_s(work) -> float:
         costs = []
@@ -310,3 +281,15 @@ def test_a_size_must_be_two_numbers(words):
 def test_a_missing_bag_is_one_sentence_and_code_one(capsys):
     assert main(["/nowhere/run", "--snapshot", "/tmp/never.png"]) == 1
     assert "found nothing at /nowhere/run" in capsys.readouterr().err
+
+
+def test_the_bench_measures_both_and_says_whether_the_limits_hold(application, capsys):
+    assert bench(["--rounds", "3"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert "limit 3 at p95" in lines[0]
+    found = json.loads(lines[-1])
+    assert set(found["ms"]) == {"overlay", "panel"}
+    assert 0 < found["ms"]["overlay"]["p50"] <= found["ms"]["overlay"]["p99"]
+    assert found["frames_per_s"] == pytest.approx(1000 / found["ms"]["panel"]["p50"], abs=0.1)
+    with pytest.raises(SystemExit):
+        bench(["--rounds", "0"])

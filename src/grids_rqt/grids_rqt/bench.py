@@ -1,0 +1,122 @@
+"""`./grids bench view`: drawing sample locations on a picture, and a whole frame of the panel, offscreen.
+
+Every frame shows new pictures, samples and joints. The last line is JSON.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from grids_common.so100 import JOINT_NAMES
+from grids_common.topics import CAMERAS
+from grids_perception.core.overlay import Style, draw
+from grids_perception.core.samples import Letterbox, Samples
+from grids_rqt.model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
+
+SIZE = (1280, 800)
+LIMITS_MS = {"overlay": 3.0, "panel": 1000 / 20}  # a picture on one core; 20 frames per second
+
+
+def example_samples(camera: str, now_ns: int, rng: np.random.Generator) -> Samples:
+    """16 random points of 8 x 8 tokens on a 640 x 480 picture, with retention and similarity."""
+    dense = rng.normal(size=(64, 16))
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    box = Letterbox((640, 480), (512, 512), (512, 384), (0, 128))
+    return Samples(
+        camera, now_ns, rng.uniform(0.2, 0.9, (16, 2)), (8, 8), "align_corners_false", box,
+        rng.uniform(0.5, 1, (8, 8)), 0.8, dense @ dense.T,
+    )  # fmt: skip
+
+
+def example_state(now_ns: int = 10_000_000_000, seed: int = 0) -> ViewState:
+    """Everything the panel can show, with both cameras live."""
+    rng = np.random.default_rng(seed)
+
+    def camera(name: str) -> CameraState:
+        samples = tuple(example_samples(name, now_ns, rng) for _ in range(9))
+        return CameraState(rng.integers(0, 255, (480, 640, 3), np.uint8), now_ns, samples, 30.0)
+
+    times = np.linspace(now_ns - 4e9, now_ns, 120).astype(np.int64)
+    return ViewState(
+        now_ns=now_ns,
+        cameras={name: camera(name) for name in CAMERAS},
+        chunk=ChunkState(now_ns - 300_000_000, 1 / 30, np.zeros((50, 6)), 3, ()),
+        driver=DriverState("policy", "executing", "following", 0.8, 0.3, 1000, 1, 0.6, 0, 0, 0, ""),
+        policy=PolicyState("running", "", "CPUExecutionProvider", "b", 3, 0, (("total", 0.1, 0.2, 0.3),), 0.01, 0.01),
+        servos=tuple(Servo(n, 0.1, 0.2, 0.1, 35.0, 7.4, 32 if n == "gripper" else 0, True, True) for n in JOINT_NAMES),
+        joints_ns=times,
+        joints_rad=np.sin(times[:, None] * 1e-9) * np.ones(6),
+        instruction="Pick up the cube",
+    )
+
+
+def percentiles_ms(work: Callable[[int], None], rounds: int) -> dict[str, float]:
+    """p50, p95 and p99 of work(0), work(1), … in ms of wall time; the first is warming up."""
+    times = []
+    for number in range(rounds + 1):
+        begin = time.perf_counter()
+        work(number)
+        times.append(1e3 * (time.perf_counter() - begin))
+    p50, p95, p99 = np.percentile(times[1:], (50, 95, 99))
+    return {"p50": round(p50, 2), "p95": round(p95, 2), "p99": round(p99, 2)}
+
+
+def overlay_ms(rounds: int) -> dict[str, float]:
+    """Every layer on one 640 x 480 picture, one thread."""
+    import cv2
+
+    rng, threads = np.random.default_rng(0), cv2.getNumThreads()
+    image = rng.integers(0, 255, (480, 640, 3), np.uint8)
+    past = [example_samples(CAMERAS[0], 0, rng) for _ in range(9)]
+    cv2.setNumThreads(1)
+    try:
+        return percentiles_ms(lambda _: draw(image, past[-1], history=past[:-1], style=Style(retention=True)), rounds)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def panel_ms(rounds: int) -> dict[str, float]:
+    """The panel with both cameras at 1280 x 800: state taken over and everything painted."""
+    from grids_rqt.panel import LAYERS, Panel
+    from grids_rqt.view import make_application
+
+    application = make_application(offscreen=True)
+    panel = Panel(Model(CAMERAS), lambda: 0, CAMERAS, None)
+    panel.set_layers(dict.fromkeys(LAYERS, True))
+    panel.resize(*SIZE)
+    panel.show()
+    states = [example_state(10_000_000_000 + 45_000_000 * n, seed=n) for n in range(8)]
+
+    def frame(number: int) -> None:
+        panel.show_state(states[number % len(states)])
+        application.processEvents()
+        panel.grab()
+
+    try:
+        return percentiles_ms(frame, rounds)
+    finally:
+        panel.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="grids bench view", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200, help="frames of each (default: 200)")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {arguments.rounds}")
+    found = {"overlay": overlay_ms(arguments.rounds), "panel": panel_ms(arguments.rounds)}
+    names = {"overlay": "sample locations on one 640 x 480 picture, every layer", "panel": "one frame of the panel"}
+    for part, row in found.items():
+        verdict = "kept" if row["p95"] <= LIMITS_MS[part] else "NOT KEPT"
+        sys.stdout.write(
+            f"{names[part]}: p50 {row['p50']} p95 {row['p95']} p99 {row['p99']} ms "
+            f"(limit {LIMITS_MS[part]:g} at p95: {verdict})\n"
+        )
+    rate = 1000 / found["panel"]["p50"]
+    sys.stdout.write(f"painted as fast as it can, the panel makes {rate:.0f} frames per second\n")
+    sys.stdout.write(json.dumps({"bench": "view", "size": SIZE, "frames_per_s": round(rate, 1), "ms": found}) + "\n")
+    return 0
