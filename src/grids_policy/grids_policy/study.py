@@ -1,10 +1,10 @@
-"""The contrasts of docs/study.md: each token sampler fine-tuned from one dense checkpoint, then evaluated.
+"""The contrasts of docs/study.md: each variant of GridS fine-tuned from one dense checkpoint, then evaluated.
 
 python -m grids_policy.study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
-Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only the sampler and
-the seed differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not repeated,
-so an interrupted study goes on with the same command. `--table` only reads what is there.
+Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only what the variant
+names and the seed differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not
+repeated, so an interrupted study goes on with the same command. `--table` only reads what is there.
 """
 
 import argparse
@@ -20,16 +20,17 @@ from grids_policy.evaluate_stats import wilson
 
 # Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "dense": ("kind=dense",),
+    "dense": ("model.sampler.kind=dense",),
     "grids-16": (),
-    "grids-4": ("tokens=4",),
-    "grids-8": ("tokens=8",),
-    "grids-32": ("tokens=32",),
-    "random-16": ("kind=random",),
-    "topk-16": ("kind=topk",),
-    "no-embedding": ("coord_embedding=false",),
-    "nearest": ("interpolation=nearest",),
-    "no-lattice": ("lattice_init=false",),
+    "grids-4": ("model.sampler.tokens=4",),
+    "grids-8": ("model.sampler.tokens=8",),
+    "grids-32": ("model.sampler.tokens=32",),
+    "random-16": ("model.sampler.kind=random",),
+    "topk-16": ("model.sampler.kind=topk",),
+    "no-embedding": ("model.sampler.coord_embedding=false",),
+    "nearest": ("model.sampler.interpolation=nearest",),
+    "no-lattice": ("model.sampler.lattice_init=false",),
+    "lora": ("lora.rank=8",),
 }
 # Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
@@ -77,7 +78,7 @@ def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[st
         f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
         "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
         f"optimiser.lr={arguments.lr:.1e}", *FROZEN,
-        *(f"model.sampler.{change}" for change in VARIANTS[variant]),
+        *VARIANTS[variant],
     ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_every_variant_is_a_training_the_trainer_accepts_and_no_two_are_alike(ar
         overrides = tuple(words[i + 1] for i, word in enumerate(words) if word == "--set")
         config = load_train_config(Path("config/train/demo.yaml"), overrides)
         assert (config.seed, config.optimiser.minutes, config.data.frames) == (3, 0, ("a", "b"))
-        seen.add(config.model.sampler)
+        seen.add((config.model.sampler, config.lora))
     assert len(seen) == len(study.VARIANTS)
 
 
