@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from grids_policy.evaluate_stats import wilson
@@ -35,17 +34,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 # Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
 RESULT = "result.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What one evaluation counts: in distribution per task, and per task and family out of distribution."""
-
-    tasks: tuple[str, ...]
-    episodes: int
-    ood_episodes: int
-    seed: int
-    noise_scale: float
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -104,12 +92,29 @@ def build_features(arguments: argparse.Namespace) -> None:
     open_features(policy, open_shards(config), arguments.out / "features", build=True, say=say)
 
 
-def evaluate_words(conditions: Conditions, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
+def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
     """The evaluation command of one run, in or out of distribution."""
-    words = [sys.executable, "-m", "grids_policy.evaluate", str(checkpoint), "--task", *conditions.tasks]
-    words += ["--seed", str(conditions.seed), "--noise-scale", str(conditions.noise_scale), "--processes", "1"]
-    words += ["--episodes", str(conditions.ood_episodes if ood else conditions.episodes), "--out", str(out)]
+    words = [sys.executable, "-m", "grids_policy.evaluate", str(checkpoint), "--task", *arguments.tasks]
+    words += ["--seed", str(arguments.scene_seed), "--noise-scale", str(arguments.noise_scale), "--processes", "1"]
+    words += ["--episodes", str(arguments.ood_episodes if ood else arguments.episodes), "--out", str(out)]
     return [*words, "--ood"] if ood else words
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """What all runs of one table have in common."""
+    names = ("steps", "lr", "tasks", "episodes", "ood_episodes", "scene_seed", "noise_scale")
+    return {"base": str(arguments.base)} | {name: getattr(arguments, name) for name in names}
+
+
+def is_complete(path: Path, wanted: dict[str, object]) -> bool:
+    """Whether a run's result is there. ValueError where it was made with other settings."""
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())["settings"]
+    differs = [f"{name} {found.get(name)}, not {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
+    if differs:
+        raise ValueError(f"{path} was made with {'; '.join(differs)}: give the same options, or another --out")
+    return True
 
 
 def share_features(out: Path, run: Path) -> None:
@@ -124,12 +129,9 @@ def share_features(out: Path, run: Path) -> None:
 def run_one(arguments: argparse.Namespace, variant: str, seed: int) -> None:
     """Train and evaluate one run; CalledProcessError when either fails (its words are in log.txt)."""
     folder = arguments.out / f"{variant}-s{seed}"
-    if (folder / RESULT).exists():
+    if is_complete(folder / RESULT, settings(arguments)):
         return
     share_features(arguments.out, folder / "train")
-    conditions = Conditions(
-        tuple(arguments.tasks), arguments.episodes, arguments.ood_episodes, arguments.scene_seed, arguments.noise_scale
-    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as log:
 
@@ -140,10 +142,10 @@ def run_one(arguments: argparse.Namespace, variant: str, seed: int) -> None:
         found = []
         for ood in (False, True):
             out = folder / ("ood" if ood else "id")
-            call(evaluate_words(conditions, folder / "train" / "checkpoint", out, ood=ood))
+            call(evaluate_words(arguments, folder / "train" / "checkpoint", out, ood=ood))
             report = json.loads((out / "results.json").read_text())
             found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
-    result = {"variant": variant, "seed": seed, "steps": arguments.steps, "lr": arguments.lr, "conditions": found}
+    result = {"variant": variant, "seed": seed, "settings": settings(arguments), "conditions": found}
     partial = folder / (RESULT + ".partial")
     partial.write_text(json.dumps(result, indent=1))
     partial.rename(folder / RESULT)

@@ -10,12 +10,12 @@ from grids_policy import study
 from grids_policy.train_config import load_train_config
 
 
-def result(variant, seed, conditions):
+def result(variant, seed, conditions, settings=None):
     rows = [
         {"condition": c, "task": t, "successes": good, "episodes": tried, "retention": 0.9, "coordinate_spread": 0.02}
         for c, t, good, tried in conditions
     ]
-    return {"variant": variant, "seed": seed, "steps": 1, "lr": 1e-4, "conditions": rows}
+    return {"variant": variant, "seed": seed, "settings": settings, "conditions": rows}
 
 
 def keep(out, found):
@@ -55,7 +55,9 @@ def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
 
 
 def test_a_complete_run_is_not_repeated_and_a_failure_is_said(arguments, tmp_path, monkeypatch, capsys):
-    keep(tmp_path, result("dense", 0, [("in_distribution", "pick_place", 1, 2), ("ood_clutter", "pick_place", 1, 2)]))
+    rows = [("in_distribution", "pick_place", 1, 2), ("ood_clutter", "pick_place", 1, 2)]
+    keep(tmp_path, result("dense", 0, rows, study.settings(arguments)))
+    keep(tmp_path, result("dense", 1, rows, study.settings(arguments) | {"steps": 7}))
     ran = []
 
     def fail(words, **_):
@@ -66,10 +68,12 @@ def test_a_complete_run_is_not_repeated_and_a_failure_is_said(arguments, tmp_pat
     monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
     monkeypatch.setattr(study, "build_features", lambda _: None)
     assert study.main() == 1
-    assert len(ran) == 3  # dense with seed 1, grids-16 with both
+    assert len(ran) == 2  # grids-16 with both seeds
     shown = capsys.readouterr()
+    assert "dense seed 1 failed" in shown.err
+    assert "was made with steps 7, not 800: give the same options" in shown.err
     assert "grids-16 seed 1 failed" in shown.err
-    assert "1/2 = 50 %" in shown.out
+    assert "2/4 = 50 %" in shown.out
 
 
 def test_training_needs_a_base_and_a_table_needs_runs(tmp_path, capsys):
