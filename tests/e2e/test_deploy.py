@@ -66,7 +66,7 @@ def test_a_bundle_keeps_chunks_flowing_for_ten_seconds(deploy):
 
 def test_without_a_policy_named_the_learned_demo_does_the_task_in_one_of_three_scenes(deploy):
     done = []
-    for seed in range(3):  # it succeeds in about two of three
+    for seed in range(3):
         run = deploy(f"seed:={seed}")
         assert run.wait(180) in (0, 3), run.output[-3000:]
         summary = run.summary()

@@ -92,6 +92,7 @@ class ServoBank:
         self._alarm = np.zeros(self.count, int)
         self._latched = np.zeros(self.count, int)
         self._overload_s, self._overcurrent_s = zeros.copy(), zeros.copy()
+        self._least_load = np.full(self.count, np.inf)  # since the protections last looked
         self._profile, self._profile_speed = zeros.copy(), zeros.copy()
         self._step_goal = zeros.copy()
         self._heat_c: np.ndarray | None = None
@@ -237,6 +238,7 @@ class ServoBank:
                     self._store(index, REGISTERS["Goal_Position"], self._present_tick(index))
                     self._refresh(index)
             self._load = np.asarray(effort_nm, float) / self._stall_nm
+            np.minimum(self._least_load, np.abs(self._load), out=self._least_load)
             self._since_slow_s += dt_s
             if self._since_slow_s >= SLOW_PERIOD_S:
                 self._electrics(self._since_slow_s)
@@ -272,7 +274,9 @@ class ServoBank:
 
     def _protect(self, dt_s: float) -> None:
         cache = self._cache
-        over = np.abs(self._load) * 100 > cache["Overload_Torque"]
+        # Without a break: a motion to and fro passes through zero, also where both looks find it loaded.
+        over = self._least_load * 100 > cache["Overload_Torque"]
+        self._least_load[:] = np.inf
         self._overload_s = np.where(over, self._overload_s + dt_s, 0.0)
         tripped = over & (self._overload_s >= cache["Protection_Time"] * reg.TIME_UNIT_S)
         self._latched[tripped] |= reg.ERROR_OVERLOAD

@@ -8,7 +8,7 @@ import pytest
 from grids_common.so100 import RAD_PER_TICK
 from grids_sim import servo_registers as reg
 from grids_sim.plant import SimplePlant
-from grids_sim.servo import BankConfig, ServoBank, profile_step
+from grids_sim.servo import SLOW_PERIOD_S, BankConfig, ServoBank, profile_step
 from grids_sim.servo_registers import REGISTERS, decode, encode
 
 ZERO = np.zeros(6)
@@ -220,6 +220,16 @@ def test_overload_trips_after_its_time_weakens_the_servo_and_stays(bank):
     run(bank, 1.0)
     assert bank.get(5, "Status") == reg.ERROR_OVERLOAD
     write(bank, 5, "Torque_Enable", 0)
+    assert bank.get(5, "Status") == 0
+
+
+def test_a_load_that_changes_sides_again_and_again_is_no_overload(bank):
+    write(bank, 5, "Torque_Enable", 1)
+    write(bank, 5, "Overload_Torque", 25)
+    period_s = 6 * math.ceil(SLOW_PERIOD_S / DT_S) * DT_S
+    for step in range(1, round(6.0 / DT_S)):
+        phase = 2 * math.pi * step * DT_S / period_s - math.pi / 6  # the protections look at 30, 90, 150 … degrees
+        bank.update(DT_S, np.zeros(6), np.zeros(6), np.array([0, 0, 0, 0, 0, 0.7 * math.sin(phase)]))
     assert bank.get(5, "Status") == 0
 
 
