@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 # Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
-RESULT = "result.json"
+RESULT, SETTINGS = "result.json", "settings.json"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -65,8 +66,8 @@ def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[st
     return [
         f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
         "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
-        f"optimiser.lr={arguments.lr:.1e}", *FROZEN,
-        *VARIANTS[variant],
+        f"optimiser.lr={arguments.lr!r}", *FROZEN,
+        *VARIANTS[variant], f"model.sampler.seed={seed}",
     ]  # fmt: skip
 
 
@@ -100,21 +101,29 @@ def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *
     return [*words, "--ood"] if ood else words
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, object]:
-    """What all runs of one table have in common."""
-    names = ("steps", "lr", "tasks", "episodes", "ood_episodes", "scene_seed", "noise_scale")
-    return {"base": str(arguments.base)} | {name: getattr(arguments, name) for name in names}
-
-
-def is_complete(path: Path, wanted: dict[str, object]) -> bool:
-    """Whether a run's result is there. ValueError where it was made with other settings."""
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text())["settings"]
-    differs = [f"{name} {found.get(name)}, not {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
-    if differs:
-        raise ValueError(f"{path} was made with {'; '.join(differs)}: give the same options, or another --out")
-    return True
+def settle(arguments: argparse.Namespace) -> None:
+    """Note what all runs in --out have in common. ValueError where those that are there were made otherwise."""
+    names = (
+        "base",
+        "frames",
+        "config",
+        "steps",
+        "lr",
+        "tasks",
+        "episodes",
+        "ood_episodes",
+        "scene_seed",
+        "noise_scale",
+    )
+    wanted = json.loads(json.dumps({name: getattr(arguments, name) for name in names}, default=str))
+    path = arguments.out / SETTINGS
+    if path.exists():
+        found = json.loads(path.read_text())
+        differs = [f"{n} {found.get(n)}, not {wanted[n]}" for n in wanted if found.get(n) != wanted[n]]
+        if differs:
+            raise ValueError(f"{path}: runs there have {'; '.join(differs)}: give the same options, or another --out")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=1))
 
 
 def share_features(out: Path, run: Path) -> None:
@@ -123,33 +132,67 @@ def share_features(out: Path, run: Path) -> None:
     shared.mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     if not link.exists():
+        link.unlink(missing_ok=True)  # --out has been moved
         link.symlink_to(shared)
 
 
-def run_one(arguments: argparse.Namespace, variant: str, seed: int) -> None:
-    """Train and evaluate one run; CalledProcessError when either fails (its words are in log.txt)."""
-    folder = arguments.out / f"{variant}-s{seed}"
-    if is_complete(folder / RESULT, settings(arguments)):
-        return
-    share_features(arguments.out, folder / "train")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (folder / "log.txt").open("a") as log:
+class Runner:
+    """Trains and evaluates runs, side by side from several threads, until `stop`."""
 
-        def call(words: list[str]) -> None:
-            subprocess.run(words, check=True, stdout=log, stderr=log, env=environment)
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments, self._stopping = arguments, threading.Event()
 
-        call(train_words(arguments, variant, seed, folder / "train"))
-        found = []
-        for ood in (False, True):
-            out = folder / ("ood" if ood else "id")
-            call(evaluate_words(arguments, folder / "train" / "checkpoint", out, ood=ood))
-            report = json.loads((out / "results.json").read_text())
-            found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
-    result = {"variant": variant, "seed": seed, "settings": settings(arguments), "conditions": found}
-    partial = folder / (RESULT + ".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    partial.rename(folder / RESULT)
-    sys.stderr.write(f"{variant} seed {seed}: complete\n")
+    def stop(self) -> None:
+        """Nothing further begins; what runs is expected to end by itself (Ctrl-C reaches it, too)."""
+        self._stopping.set()
+
+    def run(self, variant: str, seed: int) -> None:
+        """One run. CalledProcessError or ValueError when it fails or is interrupted; its words are in log.txt."""
+        arguments, folder = self._arguments, self._arguments.out / f"{variant}-s{seed}"
+        if (folder / RESULT).exists():
+            return
+        share_features(arguments.out, folder / "train")
+        with (folder / "log.txt").open("a") as log:
+            self._call(train_words(arguments, variant, seed, folder / "train"), log)
+            step = json.loads((folder / "train" / "state" / "progress.json").read_text())["step"]
+            if step != arguments.steps:  # the trainer also ends well when it is asked to stop
+                raise ValueError(f"training stopped at step {step} of {arguments.steps}")
+            found = []
+            for ood in (False, True):
+                out = folder / ("ood" if ood else "id")
+                self._call(evaluate_words(arguments, folder / "train" / "checkpoint", out, ood=ood), log)
+                report = json.loads((out / "results.json").read_text())
+                found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
+        partial = folder / (RESULT + ".partial")
+        partial.write_text(json.dumps({"variant": variant, "seed": seed, "conditions": found}, indent=1))
+        partial.rename(folder / RESULT)
+        sys.stderr.write(f"{variant} seed {seed}: complete\n")
+
+    def _call(self, words: list[str], log) -> None:
+        if self._stopping.is_set():
+            raise ValueError("interrupted")
+        subprocess.run(words, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def run_all(arguments: argparse.Namespace) -> int:
+    """All runs asked for, `lanes` at a time; 1 when one failed, 130 after Ctrl-C."""
+    settle(arguments)
+    build_features(arguments)
+    runner, failed = Runner(arguments), 0
+    runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
+    with ThreadPoolExecutor(arguments.lanes) as lanes:
+        waiting = {run: lanes.submit(runner.run, *run) for run in runs}
+        try:
+            for (variant, seed), future in waiting.items():
+                if error := future.exception():
+                    sys.stderr.write(f"study: {variant} seed {seed} failed, see its log.txt: {error}\n")
+                    failed = 1
+        except KeyboardInterrupt:
+            runner.stop()
+            lanes.shutdown(wait=False, cancel_futures=True)
+            sys.stderr.write("study: interrupted; the same command goes on\n")
+            return 130
+    return failed
 
 
 def read_results(out: Path) -> dict[str, list[dict]]:
@@ -194,25 +237,19 @@ def table(by_variant: dict[str, list[dict]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    failed = 0
+    arguments, code = parse_arguments(argv), 0
     if not arguments.table:
-        build_features(arguments)
-        runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
-        with ThreadPoolExecutor(arguments.lanes) as lanes:
-            waiting = {run: lanes.submit(run_one, arguments, *run) for run in runs}
-        for (variant, seed), future in waiting.items():
-            if isinstance(future.exception(), (subprocess.CalledProcessError, OSError, ValueError)):
-                sys.stderr.write(f"study: {variant} seed {seed} failed, see its log.txt: {future.exception()}\n")
-                failed = 1
-            else:
-                future.result()
+        try:
+            code = run_all(arguments)
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"study: {error}\n")
+            return 1
     by_variant = read_results(arguments.out)
     if not by_variant:
         sys.stderr.write(f"study: expected complete runs in {arguments.out}, found none\n")
-        return 1
+        return code or 1
     sys.stdout.write(table(by_variant))
-    return failed
+    return code
 
 
 if __name__ == "__main__":

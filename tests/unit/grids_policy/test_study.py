@@ -10,12 +10,12 @@ from grids_policy import study
 from grids_policy.train_config import load_train_config
 
 
-def result(variant, seed, conditions, settings=None):
+def result(variant, seed, conditions):
     rows = [
         {"condition": c, "task": t, "successes": good, "episodes": tried, "retention": 0.9, "coordinate_spread": 0.02}
         for c, t, good, tried in conditions
     ]
-    return {"variant": variant, "seed": seed, "settings": settings, "conditions": rows}
+    return {"variant": variant, "seed": seed, "conditions": rows}
 
 
 def keep(out, found):
@@ -54,26 +54,73 @@ def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
     assert "140/200 = 70 % (63–76; 80, 60)" in study.table(found)
 
 
-def test_a_complete_run_is_not_repeated_and_a_failure_is_said(arguments, tmp_path, monkeypatch, capsys):
-    rows = [("in_distribution", "pick_place", 1, 2), ("ood_clutter", "pick_place", 1, 2)]
-    keep(tmp_path, result("dense", 0, rows, study.settings(arguments)))
-    keep(tmp_path, result("dense", 1, rows, study.settings(arguments) | {"steps": 7}))
-    ran = []
+ROWS = [("in_distribution", "pick_place", 1, 2), ("ood_clutter", "pick_place", 1, 2)]
 
-    def fail(words, **_):
-        ran.append(words)
-        raise subprocess.CalledProcessError(1, words)
+
+@pytest.fixture
+def started(arguments, monkeypatch):
+    """Commands that would run, by their module and run; a training that is `cut` ends well, but early."""
+    ran, cut = [], set()
+
+    def run(words, **_):
+        out = Path(words[words.index("--out") + 1])
+        ran.append((words[2], out.parent.name))
+        if words[2] == "grids_policy.train":
+            (out / "state").mkdir(parents=True)
+            step = 3 if out.parent.name in cut else arguments.steps
+            (out / "state" / "progress.json").write_text(json.dumps({"step": step}))
+        else:
+            rows = ROWS[1:] if "--ood" in words else ROWS[:1]
+            out.mkdir()
+            (out / "results.json").write_text(json.dumps({"conditions": result("x", 0, rows)["conditions"]}))
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(study, "build_features", lambda _: None)
+    monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
+    return ran, cut
+
+
+def test_a_complete_run_is_not_repeated_and_an_interrupted_training_is_not_complete(tmp_path, started, capsys):
+    ran, cut = started
+    keep(tmp_path, result("dense", 0, ROWS))
+    cut.add("grids-16-s1")
+    assert study.main() == 1
+    assert [name for _, name in ran] == ["grids-16-s0"] * 3 + ["dense-s1"] * 3 + ["grids-16-s1"]
+    shown = capsys.readouterr()
+    assert "grids-16 seed 1 failed, see its log.txt: training stopped at step 3 of 800" in shown.err
+    assert "| dense | 2 | 2/4 = 50 %" in shown.out
+    assert "| grids-16 | 1 |" in shown.out
+
+
+def test_a_failure_is_said_and_the_others_go_on(arguments, started, monkeypatch, capsys):
+    working = study.subprocess.run
+
+    def fail(words, **options):
+        if "dense-s1" in str(words):
+            raise subprocess.CalledProcessError(1, words)
+        working(words, **options)
 
     monkeypatch.setattr(study.subprocess, "run", fail)
-    monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
-    monkeypatch.setattr(study, "build_features", lambda _: None)
     assert study.main() == 1
-    assert len(ran) == 2  # grids-16 with both seeds
     shown = capsys.readouterr()
     assert "dense seed 1 failed" in shown.err
-    assert "was made with steps 7, not 800: give the same options" in shown.err
-    assert "grids-16 seed 1 failed" in shown.err
-    assert "2/4 = 50 %" in shown.out
+    assert "| grids-16 | 2 |" in shown.out
+
+
+def test_a_stopped_runner_begins_nothing(arguments, started):
+    runner = study.Runner(arguments)
+    runner.stop()
+    with pytest.raises(ValueError, match="interrupted"):
+        runner.run("dense", 0)
+    assert started[0] == []
+
+
+def test_runs_of_other_settings_are_not_mixed(arguments, started, capsys):
+    assert study.main() == 0
+    capsys.readouterr()
+    arguments.steps, arguments.seeds = 7, [2]
+    assert study.main() == 1
+    assert "runs there have steps 800, not 7: give the same options" in capsys.readouterr().err
 
 
 def test_training_needs_a_base_and_a_table_needs_runs(tmp_path, capsys):
