@@ -144,6 +144,11 @@ def _row_seconds(arguments: argparse.Namespace) -> float:
     return 1 / arguments.fps
 
 
+def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:
+    names = ("fps", "noise_scale", "reuse_threshold")
+    return {name: getattr(arguments, name) for name in names}
+
+
 def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> list[EpisodeResult]:
     good = 0
     with Progress("episodes", len(episodes)) as progress:
@@ -158,8 +163,8 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
 
             return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
         return evaluate(
-            arguments.policy, episodes, processes=arguments.processes, fps=arguments.fps,
-            noise_scale=arguments.noise_scale, reuse_threshold=arguments.reuse_threshold, nice=arguments.nice, say=say,
+            arguments.policy, episodes, _actor_options(arguments), processes=arguments.processes,
+            nice=arguments.nice, say=say,
         )  # fmt: skip
 
 
@@ -175,6 +180,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         start += len(configs)
     sys.stdout.write(markdown(summaries))
     sys.stdout.write(f"{len(results)} episodes in {seconds:.0f} s, {_speed(results, seconds):.1f}x real time\n")
+    if arguments.reuse_threshold:
+        shares = ", ".join(f"{100 * s.reused:.1f} % ({s.condition}, {s.task})" for s in summaries)
+        sys.stdout.write(f"images whose tokens were reused: {shares}\n")
     report = overall(arguments, summaries, results, seconds)
     if arguments.out is not None:
         from grids_policy.evaluate_report import write_report
@@ -184,7 +192,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             from grids_policy.evaluate_report import write_videos
 
             failed = [c for c, r in zip(episodes, results, strict=True) if not r.success][: arguments.videos]
-            write_videos(arguments.out / "videos", arguments.policy, failed, arguments.fps, arguments.noise_scale)
+            write_videos(arguments.out / "videos", arguments.policy, failed, _actor_options(arguments))
     if arguments.json:
         sys.stdout.write(json.dumps(report) + "\n")
     return 0

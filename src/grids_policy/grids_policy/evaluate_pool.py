@@ -41,19 +41,19 @@ def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
 def evaluate(
     folder: Path,
     episodes: Sequence[EpisodeConfig],
+    options: dict[str, object],
     *,
     processes: int = 2,
-    fps: float = 20.0,
-    noise_scale: float | None = None,
-    reuse_threshold: float = 0.0,
     nice: int = 0,
     say: Callable[[int, int, EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
-    """Results in the order of `episodes`. `say(done, total, result)` after each. Raises EvaluationError."""
+    """Results in the order of `episodes`; `options` as load_actor takes them. Raises EvaluationError.
+
+    `say(done, total, result)` is called after each.
+    """
     context = multiprocessing.get_context("spawn")
     jobs, results = context.Queue(), context.Queue()
     count = max(1, min(processes, len(episodes)))
-    options = {"fps": fps, "noise_scale": noise_scale, "reuse_threshold": reuse_threshold}
     for job in enumerate(episodes):
         jobs.put(job)
     for _ in range(count):

@@ -43,9 +43,12 @@ def plot(path: Path, summaries: Sequence[Summary]) -> None:
 
 
 def write_videos(
-    folder: Path, policy: Path, episodes: Sequence[EpisodeConfig], fps: float, noise_scale: float | None = None
+    folder: Path, policy: Path, episodes: Sequence[EpisodeConfig], options: dict[str, object]
 ) -> list[Path]:
-    """Run the episodes again, both cameras side by side with the sample locations, one MP4 each."""
+    """Run the episodes again, both cameras side by side with the sample locations, one MP4 each.
+
+    `options` as load_actor takes them.
+    """
     import av
 
     from grids_policy.evaluate_actor import load_actor
@@ -54,7 +57,7 @@ def write_videos(
 
     choose_backend()
     folder.mkdir(parents=True, exist_ok=True)
-    rollouts, paths = Rollouts(load_actor(policy, fps=fps, noise_scale=noise_scale)), []
+    rollouts, paths = Rollouts(load_actor(policy, **options)), []
     for config in episodes:
         pictures: list[np.ndarray] = []
 

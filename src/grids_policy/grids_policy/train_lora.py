@@ -27,9 +27,13 @@ class LoraLinear(nn.Module):
         return self.base
 
 
-def add_lora(module: nn.Module, config: LoraConfig) -> int:
-    """Freeze everything but `also_train`, wrap the targets; returns how many layers were wrapped."""
-    chosen = [n for n, m in module.named_modules() if isinstance(m, nn.Linear) and n.endswith(config.targets)]
+def add_lora(module: nn.Module, config: LoraConfig, skip: tuple[str, ...] = ()) -> int:
+    """Freeze everything but `also_train`, wrap the targets; returns how many layers were wrapped.
+
+    Targets whose name begins with one of `skip` stay as they are.
+    """
+    linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    chosen = [n for n in linear if n.endswith(config.targets) and not n.startswith(skip)]
     if not chosen:
         raise ConfigError(f"lora.targets {config.targets} match no linear layer")
     for name, parameter in module.named_parameters():

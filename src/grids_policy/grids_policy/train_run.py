@@ -163,7 +163,7 @@ class Run:
             if self.config.model.sampler.nested:
                 self._spread(policy)
         if self.config.lora.rank:
-            add_lora(policy, self.config.lora)
+            add_lora(policy, self.config.lora, skip=("vision.",) if self.config.freeze_vision else ())
         return policy
 
     def _started(self) -> Policy:
@@ -339,7 +339,7 @@ class Run:
         save_checkpoint(self.folder / "checkpoint", self.checkpoint())
         episodes = [EpisodeConfig(config.closed_loop_task, seed) for seed in range(config.closed_loop_episodes)]
         fps = spec.fps / config.data.row_every
-        summary = summarise("closed_loop", evaluate(self.folder / "checkpoint", episodes, processes=2, fps=fps))
+        summary = summarise("closed_loop", evaluate(self.folder / "checkpoint", episodes, {"fps": fps}, processes=2))
         low, high = summary.interval
         return {"success_rate": summary.success_rate, "low": low, "high": high, "episodes": float(summary.episodes)}
 

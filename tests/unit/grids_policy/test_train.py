@@ -353,6 +353,11 @@ def test_lora_starts_as_the_model_trains_little_and_is_merged_in_the_checkpoint(
     wrapped = tuple(f"{name}.weight" for name in LoraConfig().targets)
     assert all(n.startswith("sampler.") or n.endswith(wrapped) for n in moved)
     assert run_steps(config, tmp_path / "run", 1).progress.step == 3
+    policy = plain.module.policy
+    vision, every = [
+        sum(n.endswith(LoraConfig().targets) for n, _ in m.named_modules()) for m in (policy.vision, policy)
+    ]
+    assert add_lora(policy, LoraConfig(rank=2), skip=("vision.",)) == every - vision < every
     with pytest.raises(ConfigError, match="match no linear layer"):
         add_lora(torch.nn.Linear(2, 2), LoraConfig(rank=1, targets=("nothing",)))
 

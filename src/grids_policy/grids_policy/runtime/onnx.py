@@ -82,10 +82,12 @@ def open_sessions(folder: Path, provider_list: list, options: EngineOptions) -> 
         except Exception as error:  # onnxruntime raises its own classes, all of them Exception
             raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
 
+    # The first session of a process sets how its thread treats denormals, so it is made here, where inference runs.
+    sessions = {GRAPHS[0]: load(GRAPHS[0])}
     # Packing the weights for the CPU is most of a load, and needs no lock; a GPU's engines are built one by one.
     workers = len(GRAPHS) if provider_list == [providers.NAMES["cpu"]] else 1
     with ThreadPoolExecutor(workers) as pool:
-        return dict(zip(GRAPHS, pool.map(load, GRAPHS), strict=True))
+        return sessions | dict(zip(GRAPHS[1:], pool.map(load, GRAPHS[1:]), strict=True))
 
 
 _NUMPY = {
