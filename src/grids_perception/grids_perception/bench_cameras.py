@@ -1,4 +1,4 @@
-"""Bench, part one: two camera nodes at 640 × 480 and 30 Hz, and a subscriber that stands where the policy would.
+"""Bench, part one: two camera nodes at 640 × 480 and 30 Hz, and a subscriber that wants every frame.
 
 The nodes play a recording of the RealSense SDK in real time (a video file where the SDK is not installed), so that
 their own work is the real one: SDK queue, copy, stamp, message, DDS.

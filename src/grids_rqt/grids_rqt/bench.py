@@ -1,6 +1,7 @@
 """`./grids bench view`: drawing sample locations on a picture, and a whole frame of the panel, offscreen.
 
-Every frame shows new pictures, samples and joints. The last line is JSON.
+The panel's frames take turns between eight states, so that pictures, samples and joints change with each. The last line
+is JSON.
 """
 
 import argparse
@@ -112,7 +113,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {arguments.rounds}")
-    found = {"overlay": overlay_ms(arguments.rounds), "panel": panel_ms(arguments.rounds)}
+    try:
+        found = {"overlay": overlay_ms(arguments.rounds), "panel": panel_ms(arguments.rounds)}
+    except RuntimeError as error:  # no Qt, no font
+        sys.stderr.write(f"bench view: {error}\n")
+        return 1
     names = {"overlay": "sample locations on one 640 x 480 picture, every layer", "panel": "one frame of the panel"}
     for part, row in found.items():
         verdict = "kept" if row["p95"] <= LIMITS_MS[part] else "NOT KEPT"

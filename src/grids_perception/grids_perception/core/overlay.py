@@ -1,7 +1,7 @@
 """Draw sample locations onto a camera image: rings with index, trail, footprint, retention, legend.
 
-Everything is drawn on a copy in RGB. Sizes follow the image height, so a 320 × 240 image stays readable. At most
-3 ms per 640 × 480 frame on one core with every layer on.
+Everything is drawn on a copy in RGB. Sizes follow the image height, so a 320 × 240 image stays readable. With
+every layer on, 1 to 3 ms per 640 × 480 frame in the median, depending on the machine (`./grids bench view`).
 """
 
 from collections.abc import Sequence
