@@ -69,6 +69,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     arguments = parser.parse_args(argv)
+    _refuse_nonsense(parser, arguments)
+    return arguments
+
+
+def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program with a sentence where options do not fit together."""
+    from grids_sim.perturb import ALL_FAMILIES
+
     if arguments.ood is not None and (unknown := sorted(set(arguments.ood) - set(ALL_FAMILIES))):
         parser.error(f"--ood: expected {', '.join(ALL_FAMILIES)}, got {unknown[0]!r}")
     if arguments.videos and arguments.out is None:
@@ -87,7 +95,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--switching: the real-time graph switches as its policy node and driver do")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
-    return arguments
 
 
 def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, str], list[EpisodeConfig]]:
