@@ -3,8 +3,8 @@
 python -m grids_policy.study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
 Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only what the variant
-names and the seed differ, as when GridS is put into a pretrained SmolVLA (the paper, section 4). A complete run is not
-repeated, so an interrupted study goes on with the same command. `--table` only reads what is there.
+names and the seed differ. A complete run is not repeated, so an interrupted study goes on with the same command.
+`--table` only reads what is there.
 """
 
 import argparse
@@ -103,19 +103,9 @@ def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *
 
 def settle(arguments: argparse.Namespace) -> None:
     """Note what all runs in --out have in common. ValueError where those that are there were made otherwise."""
-    names = (
-        "base",
-        "frames",
-        "config",
-        "steps",
-        "lr",
-        "tasks",
-        "episodes",
-        "ood_episodes",
-        "scene_seed",
-        "noise_scale",
-    )
-    wanted = json.loads(json.dumps({name: getattr(arguments, name) for name in names}, default=str))
+    each_call = ("out", "table", "variants", "seeds", "lanes")  # may differ from call to call
+    values = {name: value for name, value in vars(arguments).items() if name not in each_call}
+    wanted = json.loads(json.dumps(values, default=str))
     path = arguments.out / SETTINGS
     if path.exists():
         found = json.loads(path.read_text())

@@ -14,6 +14,7 @@ import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
+from grids_perception.bench_cameras import percentiles
 from grids_perception.core.overlay import Style, draw
 from grids_perception.core.samples import Letterbox, Samples
 from grids_rqt.model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
@@ -60,15 +61,14 @@ def example_state(now_ns: int = 10_000_000_000, seed: int = 0) -> ViewState:
     )
 
 
-def percentiles_ms(work: Callable[[int], None], rounds: int) -> dict[str, float]:
-    """p50, p95 and p99 of work(0), work(1), … in ms of wall time; the first is warming up."""
+def timed_ms(work: Callable[[int], None], rounds: int) -> dict[str, float]:
+    """Percentiles of work(0), work(1), … in ms of wall time; the first is warming up."""
     times = []
     for number in range(rounds + 1):
         begin = time.perf_counter()
         work(number)
         times.append(1e3 * (time.perf_counter() - begin))
-    p50, p95, p99 = np.percentile(times[1:], (50, 95, 99))
-    return {"p50": round(p50, 2), "p95": round(p95, 2), "p99": round(p99, 2)}
+    return percentiles(times[1:])
 
 
 def overlay_ms(rounds: int) -> dict[str, float]:
@@ -80,7 +80,7 @@ def overlay_ms(rounds: int) -> dict[str, float]:
     past = example_history(CAMERAS[0], 0, rng)
     cv2.setNumThreads(1)
     try:
-        return percentiles_ms(lambda _: draw(image, past[-1], history=past[:-1], style=Style(retention=True)), rounds)
+        return timed_ms(lambda _: draw(image, past[-1], history=past[:-1], style=Style(retention=True)), rounds)
     finally:
         cv2.setNumThreads(threads)
 
@@ -102,7 +102,7 @@ def panel_ms(rounds: int) -> dict[str, float]:
         application.processEvents()  # paints what has changed, which is everything that shows measurements
 
     try:
-        return percentiles_ms(frame, rounds)
+        return timed_ms(frame, rounds)
     finally:
         panel.close()
 
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     for part, row in found.items():
         verdict = "kept" if row["p95"] <= LIMITS_MS[part] else "NOT KEPT"
         sys.stdout.write(
-            f"{names[part]}: p50 {row['p50']} p95 {row['p95']} p99 {row['p99']} ms "
+            f"{names[part]}: p50 {row['p50']:.2f} p95 {row['p95']:.2f} p99 {row['p99']:.2f} ms "
             f"(limit {LIMITS_MS[part]:g} at p95: {verdict})\n"
         )
     rate = 1000 / found["panel"]["p50"]
