@@ -134,9 +134,9 @@ def test_a_recorded_realsense_arrives_complete_with_stamps_intrinsics_and_diagno
     assert values["stamp_from"] == "offset"
 
 
-def write_video(path, frames=40):
+def write_video(path, frames=40, rate=20):
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=20)
+        stream = container.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for k in range(frames):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * k % 250, np.uint8), format="rgb24")
@@ -209,6 +209,22 @@ def test_a_lost_camera_is_reopened_and_an_error_nobody_expected_ends_the_node_wi
     assert "front: camera lost: unplugged; reopening" in said
     assert "front: broken is back after 1 attempt(s)" in said
     assert "front: capturing has ended for good, and so does this node: RuntimeError: nobody expected this" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_the_stream_is_no_fault(number, node, tmp_path, log):
+    """rclpy's own handler ends the context first, and a frame that came after it was a FATAL with a traceback."""
+    images = []
+    topics.subscription(node, "/front/color/image_raw", Image, images.append)
+    path = write_video(tmp_path / "clip.mp4", rate=500)
+    with camera_process("source:=file", f"device:={path}", "loop:=true", "fps:=120", log=log) as process:
+        spin_until(node, lambda: len(images) > 20)
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    log.seek(0)
+    said = log.read()
+    assert "FATAL" not in said
+    assert "Traceback" not in said
 
 
 def test_up_and_down_twice_delivers_each_time_and_leaves_no_thread(tmp_path):

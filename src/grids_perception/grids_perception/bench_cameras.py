@@ -105,8 +105,10 @@ class Receiver:
         from sensor_msgs.msg import Image
 
         from grids_common import topics
+        from grids_common.lifecycle import keep_buffers
         from grids_recorder.inputs import IMAGE_DEPTH
 
+        keep_buffers()
         rclpy.init()
         self.node = rclpy.create_node("bench_receiver")
         self.ages_ms: dict[str, list[float]] = {name: [] for name in cameras}
@@ -216,14 +218,14 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 
 def undelivered(frames: list[tuple[int, int]]) -> int | None:
-    """Frames a node had and its subscriber did not get, from rows (had, got). One may be under way at either end.
+    """Frames a node had and its subscriber did not get, from rows (had, got).
 
-    None where there is nothing to subtract.
+    A row also counts what is just under way, so either end takes the least of its rows, up to three. None with too few.
     """
     if len(frames) < 2:
         return None
-    (had, got), (had_last, got_last) = frames[0], frames[-1]
-    return max(0, (had_last - had) - (got_last - got))
+    missing, rows = [had - got for had, got in frames], min(3, len(frames) // 2)
+    return max(0, min(missing[-rows:]) - min(missing[:rows]))
 
 
 def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "wrist")) -> dict:

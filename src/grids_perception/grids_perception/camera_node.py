@@ -95,6 +95,7 @@ def diagnose(camera: str, health: Health, wanted_hz: float) -> DiagnosticStatus:
         "clock_jumps": health.clock_jumps,
         "age_p95_ms": f"{health.age_p95_ms:.2f}",
         "node_cost_p95_ms": f"{health.cost_p95_ms:.2f}",
+        "real-time": health.realtime,
         "firmware": health.info.firmware if health.info else "",
         "usb": health.info.usb if health.info else "",
     }
@@ -144,7 +145,8 @@ class CameraNode(ManagedNode):
     def _make_loop(self) -> CaptureLoop:
         p = self._params
         limits = CaptureLimits(p.timeout_s, p.frozen_after_s, p.max_stamp_error_s, p.assumed_delay_s)
-        return CaptureLoop(build_source(p, self._now_ns), limits, self._deliver, self._log)
+        source, priority = build_source(p, self._now_ns), p.realtime_priority
+        return CaptureLoop(source, limits, self._deliver, self._log, priority)
 
     def configure(self) -> None:
         try:
@@ -205,4 +207,4 @@ class CameraNode(ManagedNode):
 
 
 def main() -> None:
-    sys.exit(run_node(CameraNode))
+    sys.exit(run_node(CameraNode, outlive_signals=True))  # the capture thread publishes until make_safe

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from grids_common.realtime import become_realtime, ordinary_priority
 from grids_perception.core.capture import Frame, FrameCounter, Stamp, StampMapper, StillDetector, backoff_s
 from grids_perception.source import AbstractSource, EndOfStreamError, SourceError, SourceInfo
 
@@ -46,6 +47,7 @@ class Health:
     age_p95_ms: float = 0.0
     cost_p95_ms: float = 0.0
     black: bool = False
+    realtime: str = ""  # "SCHED_FIFO 10", or why not
 
 
 @dataclass(slots=True)
@@ -75,9 +77,12 @@ class CaptureLoop:
         limits: CaptureLimits,
         deliver: Callable[[Frame, Stamp], None],
         log: Callable[[str, str], None],
+        priority: int = 0,
     ) -> None:
+        """`priority`: SCHED_FIFO of the capture thread where permitted, 0: do not ask."""
         self._source, self._limits = source, limits
         self._deliver, self._log = deliver, log
+        self._priority, self._realtime = priority, ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._info: SourceInfo | None = None
@@ -132,9 +137,12 @@ class CaptureLoop:
             age_p95_ms=float(np.percentile(ages, 95)) * 1e-6 if ages else 0.0,
             cost_p95_ms=float(np.percentile(costs, 95)) * 1e3 if costs else 0.0,
             black=self._still.black,
+            realtime=self._realtime,
         )
 
     def _run(self) -> None:
+        # A frame takes a millisecond; without priority the reader that it wakes up interrupts it for several.
+        self._realtime = become_realtime(self._priority) or f"SCHED_FIFO {self._priority}"
         try:
             while not self._stop.is_set():
                 if self._info is None and not self._reopen():
@@ -159,7 +167,8 @@ class CaptureLoop:
                 self._source.reset()
             self._attempts += 1
             try:
-                self._info = self._source.open()
+                with ordinary_priority():  # may take a second, and the SDK's threads start here
+                    self._info = self._source.open()
             except SourceError as error:
                 self._reason = f"{error} (attempt {self._attempts}, next in {backoff_s(self._attempts):.1f} s)"
                 self._log("warning", self._reason)

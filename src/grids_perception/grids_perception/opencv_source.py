@@ -1,6 +1,7 @@
 """Cameras without an SDK through OpenCV: UVC webcams over V4L2, and video files that stand in for a camera."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from grids_perception.source import AbstractSource, EndOfStreamError, Intrinsics
 
 # OpenCV waits 10 s for a V4L2 frame; a camera that is silent for 2 s is lost. Read when a camera is opened.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
+_FAILED_READ_S = 0.02  # a read that fails at once is tried again 50 times a second, not as often as the core can
 
 
 class UvcSource(AbstractSource):
@@ -59,6 +61,7 @@ class UvcSource(AbstractSource):
         if not ok:
             if not Path(self._device).exists():
                 raise SourceError(f"{self._device} was unplugged")
+            time.sleep(_FAILED_READ_S)
             return None
         self._number += 1
         kernel_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)  # the driver's buffer stamp, CLOCK_MONOTONIC

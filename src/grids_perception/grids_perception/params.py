@@ -58,6 +58,7 @@ class CameraParams:
     frame_id: str = param("", "optical frame; empty: <camera>_color_optical_frame")
     intrinsics: tuple[float, ...] = param((), "uvc, file: fx, fy, cx, cy", unit="px")
     distortion: tuple[float, ...] = param((), "uvc, file: k1, k2, p1, p2, k3")
+    realtime_priority: int = param(10, "SCHED_FIFO priority of the capture thread, 0: do not ask", lo=0, hi=90)
     timeout_s: float = param(1.0, "silence after which the camera is lost", unit="s", lo=0.1, hi=30.0)
     frozen_after_s: float = param(1.0, "time of identical pictures after which it is stuck", unit="s", lo=0.2, hi=60.0)
     max_stamp_error_s: float = param(0.2, "largest believable age of a device stamp", unit="s", lo=0.01, hi=5.0)

@@ -15,6 +15,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from grids_common import topics
+from grids_common.lifecycle import keep_buffers
 from grids_rqt.model import Model
 from grids_rqt.panel import AbstractControls
 
@@ -37,6 +38,7 @@ class RosFeed:
 
     def __init__(self, model: Model, name: str = "grids_view") -> None:
         """Initialises rclpy where nobody has; then it also shuts it down."""
+        keep_buffers()
         self._owns_rclpy = not rclpy.ok()
         if self._owns_rclpy:
             rclpy.init()

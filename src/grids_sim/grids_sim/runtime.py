@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
+from grids_common.realtime import become_realtime, ordinary_priority
 from grids_common.so100 import HOME_POSE_RAD, REST_POSE_RAD
 from grids_common.topics import CAMERAS
 from grids_sim import faults as fault_box
@@ -25,12 +26,12 @@ from grids_sim.hand import Hand, wave
 from grids_sim.link_folder import STATE_NAME, LinkFolder
 from grids_sim.params import TASKS, TwinParams
 from grids_sim.plant import SimplePlant, StuckJoints, WorldPlant
-from grids_sim.realtime import PHYSICS_PRIORITY, become_realtime, ordinary_priority
 from grids_sim.serial_bus import SerialBus
 from grids_sim.servo import BankConfig, ServoBank
 from grids_sim.shared_state import StateWriter
 
 PHYSICS_HZ = 300
+PHYSICS_PRIORITY = 15  # SCHED_FIFO: the twin stands for hardware, which no load on this computer delays
 MAX_BACKLOG_STEPS = 60
 TRUTH_STEPS = 10
 SNAPSHOT_STEPS = 3
@@ -249,7 +250,7 @@ class Twin:
     # -- physics thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self.stats.realtime = become_realtime(PHYSICS_PRIORITY)
+        self.stats.realtime = not become_realtime(PHYSICS_PRIORITY)
         try:
             self._loop()
         except Exception as error:  # the thread's top: kept for `check`

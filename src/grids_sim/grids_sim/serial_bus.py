@@ -22,15 +22,16 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from grids_common.realtime import become_realtime
 from grids_sim import feetech_packet as packet
 from grids_sim.bus_log import BusLog, log_write
 from grids_sim.faults import FaultBox
 from grids_sim.feetech_packet import PacketReader, Status
-from grids_sim.realtime import BUS_PRIORITY, become_realtime
 from grids_sim.servo import ServoBank
 from grids_sim.servo_chain import Answer, ServoChain
 
 BITS_PER_BYTE = 10
+BUS_PRIORITY = 20  # SCHED_FIFO, above the twin's physics and below the driver's control loop
 USB_BLOCK_BYTES = 64
 _TCGETS2, _TERMIOS2_SIZE, _OSPEED_OFFSET = 0x802C542A, 44, 40
 _PR_SET_TIMERSLACK, _TIMER_SLACK_NS = 29, 1000

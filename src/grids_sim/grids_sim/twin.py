@@ -17,10 +17,10 @@ import signal
 import sys
 import threading
 
+from grids_common.realtime import become_realtime
 from grids_sim.link_folder import FolderInUseError
 from grids_sim.params import TASKS, TwinParams
-from grids_sim.realtime import PHYSICS_PRIORITY, become_realtime
-from grids_sim.runtime import Twin
+from grids_sim.runtime import PHYSICS_PRIORITY, Twin
 
 
 def parse(argv: list[str] | None) -> TwinParams:

@@ -13,13 +13,13 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from grids_common import params
 from grids_common.lifecycle import SetupError, run_node
+from grids_common.realtime import become_realtime
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import publisher, subscription
 from grids_sim.faults import FaultError
 from grids_sim.link_folder import FolderInUseError
 from grids_sim.params import TwinParams
-from grids_sim.realtime import PHYSICS_PRIORITY, become_realtime
-from grids_sim.runtime import Twin
+from grids_sim.runtime import PHYSICS_PRIORITY, Twin
 
 BASE_FRAME = "base"
 OBJECTS_HZ = 30.0

@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 
+from grids_common.realtime import become_realtime
+
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -15,13 +17,10 @@ def quicken() -> None:
 
 def request(priority: int) -> tuple[bool, str]:
     """Ask for SCHED_FIFO for the calling thread and locked memory for the process: (granted, one sentence)."""
-    if priority <= 0:
-        return False, "real-time scheduling was not asked for (realtime_priority is 0)"
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except (OSError, AttributeError) as error:
+    refusal = become_realtime(priority)
+    if refusal:
         return False, (
-            f"real-time scheduling was refused ({error}): ticks may be a few ms late under load; to permit it add "
+            f"real-time scheduling was {refusal}: ticks may be a few ms late under load; to permit it add "
             "'@dialout - rtprio 60' and '@dialout - memlock unlimited' to /etc/security/limits.d/so100.conf"
         )
     library = ctypes.CDLL(None, use_errno=True)

@@ -67,6 +67,7 @@ def test_a_limit_that_is_not_kept_is_said_and_so_is_a_number_that_is_missing():
     [
         ([], None),
         ([(30, 30)], None),
+        ([(30, 29), (60, 60), (90, 88), (120, 117), (150, 148), (180, 179)], 1),  # up to three under way
         ([(40, 31), (70, 61)], 0),  # nine were lost before the measurement began
         ([(40, 31), (55, 40), (70, 56)], 5),
         ([(40, 30), (70, 61)], 0),  # one was under way at the first row

@@ -1,5 +1,6 @@
 """Stamps, losses and stuck pictures as pure functions; the capture loop against a scripted source."""
 
+import os
 import time
 
 import numpy as np
@@ -123,6 +124,7 @@ class ScriptedSource(AbstractSource):
     def __init__(self, script: list[str], absent: int = 0, ill: str = ""):
         self.script, self.absent, self.ill = list(script), absent, ill
         self.opened = self.resets = self.number = 0
+        self.opened_at, self.read_at = [], -1
 
     def open(self) -> SourceInfo:
         if self.opened and self.absent:
@@ -130,10 +132,12 @@ class ScriptedSource(AbstractSource):
             raise SourceError("no device")
         self.opened += 1
         self.number = 0
+        self.opened_at.append(os.sched_getscheduler(0))
         return SourceInfo("scripted", "1", Intrinsics(8, 8))
 
     def read(self, timeout_s: float) -> Frame | None:
         time.sleep(0.005)
+        self.read_at = os.sched_getscheduler(0)
         step = self.script.pop(0) if self.script else self.ill or "frame"
         if step == "unplug":
             raise SourceError("unplugged")
@@ -154,7 +158,7 @@ class ScriptedSource(AbstractSource):
         self.ill = ""
 
 
-def run_until(source: ScriptedSource, condition, monkeypatch, limits=None):
+def run_until(source: ScriptedSource, condition, monkeypatch, limits=None, priority=0):
     """Run the loop on the script with short back-off; returns what was delivered, said and the last health."""
     monkeypatch.setattr("grids_perception.capture_loop.backoff_s", lambda attempt: 0.01)
     frames, said = [], []
@@ -163,6 +167,7 @@ def run_until(source: ScriptedSource, condition, monkeypatch, limits=None):
         limits or CaptureLimits(timeout_s=0.1, frozen_after_s=0.2),
         lambda frame, stamp: frames.append((frame, stamp)),
         lambda level, text: said.append(f"{level}: {text}"),
+        priority,
     )
     loop.open()
     loop.start()
@@ -185,6 +190,16 @@ def test_an_unplugged_camera_is_said_and_delivers_again_after_several_attempts(m
     assert "camera lost: unplugged" in text
     assert "no device (attempt 4" in text
     assert "is back after 5 attempt(s)" in text
+
+
+def test_frames_are_read_with_priority_where_permitted_and_a_camera_is_reopened_without(monkeypatch):
+    source = ScriptedSource(["frame"] * 3 + ["unplug"])
+    _, _, health = run_until(source, lambda loop, frames: len(frames) > 6, monkeypatch, priority=10)
+    assert source.opened_at == [os.SCHED_OTHER, os.SCHED_OTHER]
+    granted = health.realtime == "SCHED_FIFO 10"
+    assert granted or "refused" in health.realtime
+    assert source.read_at == (os.SCHED_FIFO if granted else os.SCHED_OTHER)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER  # the caller's thread keeps its own
 
 
 def test_a_silent_camera_is_reopened(monkeypatch):

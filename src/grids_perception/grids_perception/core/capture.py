@@ -3,7 +3,6 @@
 All instants are ns, all clocks are arguments; one object per camera, used by its capture thread only.
 """
 
-import zlib
 from collections import deque
 from dataclasses import dataclass
 
@@ -112,7 +111,7 @@ class StillDetector:
     """
 
     def __init__(self) -> None:
-        self._digest: int | None = None
+        self._words = np.empty(0, np.uint64)
         self._since_ns = 0
         self.still_ns = 0
         self.black = False
@@ -120,11 +119,10 @@ class StillDetector:
     def add(self, pixels: np.ndarray, now_ns: int) -> int:
         """ns since the picture last changed."""
         flat = np.ascontiguousarray(pixels).reshape(-1)
-        part = np.ascontiguousarray(flat[: flat.size // 8 * 8].view(np.uint64)[::17]).view(np.uint8)
-        digest = zlib.crc32(part)
-        if digest != self._digest:
-            self._digest, self._since_ns = digest, now_ns
-            self.black = int(part.max()) <= 8
+        words = np.array(flat[: flat.size // 8 * 8].view(np.uint64)[::17])
+        if not np.array_equal(words, self._words):
+            self._words, self._since_ns = words, now_ns
+            self.black = int(words.view(np.uint8).max(initial=0)) <= 8
         self.still_ns = now_ns - self._since_ns
         return self.still_ns
 
