@@ -160,11 +160,11 @@ def _verdict(name: str, value: float) -> str:
 
 
 def _camera_lines(name: str, row: dict) -> str:
-    missing = "unknown" if row["undelivered"] is None else row["undelivered"]
+    lost, missing = ("unknown" if row[key] is None else row[key] for key in ("lost", "undelivered"))
     return (
         _line(f"{name}: stamp → subscriber, ms", row["age_ms"])
         + f"  {name}: age p95 {_verdict('age_p95_ms', row['age_ms'].get('p95', float('nan')))}, {row['rate_hz']} Hz, "
-        f"{row['lost']} lost before the node, {missing} between node and subscriber, "
+        f"{lost} lost before the node, {missing} between node and subscriber, "
         f"CPU {row['cpu_percent']} % of a core, {row['cpu_added_percent']} beyond playing the file "
         f"{_verdict('cpu_added_percent', row['cpu_added_percent'])}, "
         f"node's own time p95 {row['node_cost_p95_ms']} ms {_verdict('node_cost_p95_ms', row['node_cost_p95_ms'])}\n"

@@ -114,7 +114,7 @@ class Receiver:
         self.ages_ms: dict[str, list[float]] = {name: [] for name in cameras}
         self.counts = dict.fromkeys(cameras, 0)
         self.frames: dict[str, list[tuple[int, int]]] = {name: [] for name in cameras}
-        self.health: dict[str, dict[str, str]] = {}
+        self.health: dict[str, list[dict[str, str]]] = {name: [] for name in cameras}
         topics.subscription(self.node, "/diagnostics", DiagnosticArray, self._note_health)
         every = QoSProfile(depth=IMAGE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         for name in cameras:
@@ -137,12 +137,12 @@ class Receiver:
         for status in message.status:
             name, values = status.name.removeprefix("camera "), {v.key: v.value for v in status.values}
             if name in self.counts and "received" in values:
-                self.health[name] = values
+                self.health[name].append(values)
                 self.frames[name].append((int(values["received"]), self.counts[name]))
 
     def forget(self) -> None:
         """Start the measurement: what came before was warming up."""
-        for values in (*self.ages_ms.values(), *self.frames.values()):
+        for values in (*self.ages_ms.values(), *self.frames.values(), *self.health.values()):
             values.clear()
 
     def close(self) -> None:
@@ -228,6 +228,11 @@ def undelivered(frames: list[tuple[int, int]]) -> int | None:
     return max(0, min(missing[-rows:]) - min(missing[:rows]))
 
 
+def lost(health: list[dict[str, str]]) -> int | None:
+    """Frames lost before the node from the first to the last of its diagnostics; None with too few."""
+    return int(health[-1]["lost"]) - int(health[0]["lost"]) if len(health) > 1 else None
+
+
 def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "wrist")) -> dict:
     """Ages in ms, CPU in % of a core, losses; raises RuntimeError when a camera node does not deliver."""
     import psutil
@@ -253,7 +258,7 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
             frames = {c: list(rows) for c, rows in receiver.frames.items()}
     finally:
         receiver.close()
-    values, playing = receiver.health, playback_cpu(recording, min(seconds, 8.0))
+    health, playing = receiver.health, playback_cpu(recording, min(seconds, 8.0))
     return {
         "source": recording.suffix,
         "seconds": round(passed, 1),
@@ -264,8 +269,8 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
                 "age_ms": percentiles(ages[c]),
                 "cpu_percent": round(cpu[c], 1),
                 "cpu_added_percent": round(cpu[c] - playing, 1),
-                "node_cost_p95_ms": float(values.get(c, {}).get("node_cost_p95_ms", "nan")),
-                "lost": int(values.get(c, {}).get("lost", 0)),
+                "node_cost_p95_ms": float(health[c][-1]["node_cost_p95_ms"]) if health[c] else float("nan"),
+                "lost": lost(health[c]),
                 "undelivered": undelivered(frames[c]),
             }
             for c in cameras

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from grids_perception.bench import RunWatcher, report
-from grids_perception.bench_cameras import percentiles, undelivered
+from grids_perception.bench_cameras import lost, percentiles, undelivered
 
 
 def test_percentiles_of_nothing_say_so():
@@ -75,6 +75,12 @@ def test_a_limit_that_is_not_kept_is_said_and_so_is_a_number_that_is_missing():
 )
 def test_frames_between_node_and_subscriber_are_counted_over_the_measurement_only(rows, expected):
     assert undelivered(rows) == expected
+
+
+def test_a_loss_while_the_nodes_start_is_none_of_the_measurement():
+    assert lost([]) is None
+    assert lost([{"lost": "1"}]) is None
+    assert lost([{"lost": "1"}, {"lost": "1"}, {"lost": "3"}]) == 2
 
 
 def test_a_status_that_is_sent_again_is_one_age():
