@@ -22,8 +22,8 @@ class GridsPlugin(Plugin):
         super().__init__(context)
         self.setObjectName("GridsPlugin")
         model = Model(CAMERAS)
-        serial = context.serial_number()  # rqt can show several of us: nodes of one name lose their log
-        self._feed = RosFeed(model, f"grids_rqt_{serial}" if serial > 1 else "grids_rqt")
+        serial = context.serial_number()  # 0 with --standalone; two nodes of one name would lose their log
+        self._feed = RosFeed(model, f"grids_rqt_{serial}" if serial else "grids_rqt")
         self._panel = Panel(model, self._feed.now_ns, CAMERAS, RosControls(self._feed))
         if serial > 1:
             self._panel.setWindowTitle(f"GridS ({serial})")
