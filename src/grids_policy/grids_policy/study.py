@@ -31,6 +31,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "nearest": ("model.sampler.interpolation=nearest",),
     "no-lattice": ("model.sampler.lattice_init=false",),
     "lora": ("lora.rank=8",),
+    "dense-lora": ("model.sampler.kind=dense", "lora.rank=8"),
 }
 # Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")

@@ -33,7 +33,7 @@ def _process(rank: int, config: TrainConfig, out: str, port: int) -> None:
 
     from grids_policy.train_run import Log, Run, join
 
-    world = join(rank, config.processes, port)
+    world = join(rank, config.processes, port, config.device)
     folder, began = Path(out), time.monotonic()
 
     def say(text: str) -> None:
@@ -50,6 +50,8 @@ def _process(rank: int, config: TrainConfig, out: str, port: int) -> None:
         trained = sum(p.numel() for p in run.module.parameters() if p.requires_grad)
         where = f"{run.device}, {run.precision}"
         say(f"{len(run.feed.samples)} frames, {trained / 1e6:.2f} M parameters, step {run.progress.step}, {where}")
+        if run.held_out is None and config.data.held_out_share > 0:
+            say(f"no validation: too few episodes to hold out {config.data.held_out_share:g} of them")
     log = Log(folder, config, say) if world.first else None
     try:
         run.train(log)

@@ -16,11 +16,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from grids_policy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_finer_pictures, with_sampler
-from grids_policy.config import ConfigError
+from grids_policy.checkpoint import Checkpoint, save_checkpoint
 from grids_policy.initialise import init_weights
 from grids_policy.model import Policy
-from grids_policy.nested import spread_tokens, with_nested
+from grids_policy.nested import spread_tokens
 from grids_policy.normalize import build_normalizer
 from grids_policy.train_cache import CacheError, Shard, open_cache
 from grids_policy.train_config import TrainConfig, train_config_to_dict
@@ -29,17 +28,11 @@ from grids_policy.train_features import open_features, refuse_image_changes
 from grids_policy.train_feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
 from grids_policy.train_lora import add_lora, merge_lora
 from grids_policy.train_loss import BatchMaker, Losses, PolicyLoss, encode
-from grids_policy.train_state import (
-    Average,
-    Progress,
-    learning_rate,
-    load_state,
-    save_state,
-    share_done,
-)
-from grids_policy.train_tokens import fit_tokenizer
+from grids_policy.train_start import TOKENIZER, settle_tokenizer, started_from
+from grids_policy.train_state import Average, Progress, learning_rate, load_state, save_state, share_done
 
 _VALIDATION_BATCHES = 8
+_ALIKE = ("fps", "joints", "labels", "points", "image_hw")  # of all data of one run
 STATISTICS = "statistics.safetensors"
 
 
@@ -94,8 +87,9 @@ def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
     for shard in shards:
         if shard.spec.cameras != config.model.cameras:
             raise CacheError(f"expected cameras {config.model.cameras} as the model has, got {shard.spec.cameras}")
-        if shard.spec.labels != shards[0].spec.labels or shard.spec.image_hw != shards[0].spec.image_hw:
-            raise CacheError(f"data differ in labels or image size: {shards[0].spec} and {shard.spec}")
+        differs = [n for n in _ALIKE if getattr(shard.spec, n) != getattr(shards[0].spec, n)]
+        if differs:
+            raise CacheError(f"data differ in {', '.join(differs)}: {shards[0].spec} and {shard.spec}")
     return shards
 
 
@@ -122,10 +116,12 @@ class Run:
             self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
         self._freeze()
         self.optimiser = self._optimiser()
+        # fp16 gradients of a plain loss underflow; for other precisions the scaler does nothing.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = Average(self.module, config.ema) if config.ema and world.first else None
         self.progress = Progress()
         if (folder / "state").exists():
-            self.progress = load_state(folder / "state", self.module, self.optimiser, self.average)
+            self.progress = load_state(folder / "state", self.module, self.optimiser, self.average, self.scaler)
         if config.compile:
             self.module.compile(dynamic=False)  # names and copies stay those of the plain module
         self.wrapped = DistributedDataParallel(self.module) if world.size > 1 else self.module
@@ -136,13 +132,11 @@ class Run:
 
     # --- parts -------------------------------------------------------------------------------------------------
     def _tokenizer(self, shards) -> Tokenizer:
-        path = Path(self.config.data.tokenizer or self.folder / "tokenizer.json")
-        if not path.exists() and self.world.first:
-            sentences = {row.instruction for shard in shards for row in shard.episodes}
-            fit_tokenizer(sentences, self.config.model.text.vocab, path)
+        if self.world.first:
+            settle_tokenizer(self.config, self.folder, {row.instruction for s in shards for row in s.episodes})
         if self.world.size > 1:
             dist.barrier()
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(self.folder / TOKENIZER))
 
     def _statistics(self) -> dict[str, Tensor]:
         """From the first session of this run, so that more data later does not change what the numbers mean."""
@@ -168,23 +162,9 @@ class Run:
 
     def _started(self) -> Policy:
         """The weights to fine-tune, behind this run's sampler when the checkpoint has another one."""
-        loaded = load_checkpoint(self.config.start_from, cameras=self.config.model.cameras)
-        if loaded.config.vision.stem[:1] != self.config.model.vision.stem[:1]:
-            try:
-                loaded = with_finer_pictures(loaded, self.config.model)
-            except ValueError as error:
-                raise ConfigError(f"start_from: {error}") from error
-        before, wanted = loaded.config.sampler, self.config.model.sampler
-        if replace(before, nested=wanted.nested) == wanted:
-            loaded = with_nested(loaded, wanted.nested)
-        else:
-            loaded = with_sampler(loaded, wanted, seed=self.config.seed)
-        if wanted.nested and not before.nested:  # an order that was trained with is kept
+        loaded, nested = started_from(self.config)
+        if self.config.model.sampler.nested and not nested:  # an order that was trained with is kept
             self._spread(loaded.policy)
-        found = replace(loaded.config, image_hw=self.config.model.image_hw)
-        if found != self.config.model:
-            differs = [f for f in found.__slots__ if getattr(found, f) != getattr(self.config.model, f)]
-            raise ConfigError(f"start_from: the checkpoint differs from the config's model in {', '.join(differs)}")
         return loaded.policy.train()
 
     def _spread(self, policy: Policy) -> None:
@@ -251,9 +231,11 @@ class Run:
         with self.autocast():
             losses = self.wrapped(*batch)
         self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), config.optimiser.clip)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         if self.average is not None:
             self.average.update(self.module, number)
         return losses, float(norm)
@@ -289,8 +271,9 @@ class Run:
                     self.save()
                     last_save = time.monotonic()
                 if config.closed_loop_every_s and now - last_loop > config.closed_loop_every_s:
-                    log.write("closed_loop", self.progress, self.closed_loop())
-                    last_loop = time.monotonic()
+                    self.save()
+                    self._check_closed_loop(log)
+                    last_save = last_loop = time.monotonic()
             if self.world.first:
                 if self.held_out is not None and not stop and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
@@ -329,14 +312,22 @@ class Run:
         chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])
         return chunk[..., : config.action_dim].float()
 
+    def _check_closed_loop(self, log: "Log") -> None:
+        """A twin that does not run here is no reason to end a training."""
+        from grids_policy.evaluate_pool import EvaluationError
+
+        try:
+            log.write("closed_loop", self.progress, self.closed_loop())
+        except EvaluationError as error:
+            log.say(f"closed loop: {error}; training goes on without")
+
     def closed_loop(self) -> dict[str, float]:
-        """Success of the averaged weights in the lock-step twin; the other processes wait meanwhile."""
+        """Success of the saved checkpoint in the lock-step twin; the other processes wait meanwhile."""
         from grids_policy.evaluate_pool import evaluate
         from grids_policy.evaluate_rollout import EpisodeConfig
         from grids_policy.evaluate_stats import summarise
 
         config, spec = self.config, self.feed.shards[0].spec
-        save_checkpoint(self.folder / "checkpoint", self.checkpoint())
         episodes = [EpisodeConfig(config.closed_loop_task, seed) for seed in range(config.closed_loop_episodes)]
         fps = spec.fps / config.data.row_every
         summary = summarise("closed_loop", evaluate(self.folder / "checkpoint", episodes, {"fps": fps}, processes=2))
@@ -345,7 +336,8 @@ class Run:
 
     def save(self) -> None:
         """State to go on from, and the averaged weights as a checkpoint."""
-        save_state(self.folder / "state", self.module, self.optimiser, self.average, self.progress)
+        whole = {"progress": self.progress, "scaler": self.scaler}
+        save_state(self.folder / "state", self.module, self.optimiser, self.average, **whole)
         save_checkpoint(self.folder / "checkpoint", self.checkpoint())
 
     def checkpoint(self) -> Checkpoint:
@@ -356,18 +348,20 @@ class Run:
         policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
         statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
         raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
-        return Checkpoint(policy, statistics, raw, tokenizer=self.folder / "tokenizer.json")
+        return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER)
 
 
 class Log:
     """RUN/log.jsonl, TensorBoard where installed, and one line of progress on the terminal."""
 
     def __init__(self, folder: Path, config: TrainConfig, say) -> None:
-        self._path, self._say, self._every = folder / "log.jsonl", say, config.log_every_s
+        self._path, self.say, self._every = folder / "log.jsonl", say, config.log_every_s
         self._last, self._recent = time.monotonic(), []
         self._last_samples: int | None = None
         self.validated_at = -1
         self._board = _tensorboard(folder)
+        if self._board is None:
+            say("TensorBoard is not installed (pip install tensorboard): curves go to log.jsonl only")
         (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
 
     def step(self, run: Run, losses: Losses, norm: float) -> None:
@@ -385,7 +379,7 @@ class Log:
         o, progress = run.config.optimiser, run.progress
         share = share_done(progress, o)
         left = progress.elapsed_s / max(share, 1e-6) * (1 - share)
-        self._say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
+        self.say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
         self._last, self._last_samples, self._recent = now, progress.samples, []
 
     def write(self, kind: str, progress: Progress, values: dict) -> None:
@@ -397,11 +391,11 @@ class Log:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{kind}/{name}", value, progress.step)
         if kind == "closed_loop":
-            self._say(f"closed loop: success {values['success_rate']:.2f} ({values['low']:.2f}-{values['high']:.2f})")
+            self.say(f"closed loop: success {values['success_rate']:.2f} ({values['low']:.2f}-{values['high']:.2f})")
         if kind == "validation":
             self.validated_at = progress.step
             labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())
-            self._say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
+            self.say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
 
 
 def _tensorboard(folder: Path):
@@ -413,11 +407,18 @@ def _tensorboard(folder: Path):
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def join(rank: int, size: int, port: int) -> World:
-    """Enter the group of processes; gloo on the CPU, nccl on GPUs. torchrun's environment wins over the arguments."""
+def choose_backend(device: str, on_this_machine: int) -> str:
+    """nccl where each process has a GPU of its own, which it insists on; else gloo."""
+    gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    return "nccl" if gpus >= on_this_machine else "gloo"
+
+
+def join(rank: int, size: int, port: int, device: str = "auto") -> World:
+    """Enter the group of processes. torchrun's environment wins over the arguments."""
     size = int(os.environ.get("WORLD_SIZE", size))
     if size > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(port))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=size)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        dist.init_process_group(choose_backend(device, here), rank=rank, world_size=size)
     return World(rank, size)

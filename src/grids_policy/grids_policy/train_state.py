@@ -86,11 +86,17 @@ def restore_optimiser(
             entries = {key: value for key, value in own.items() if "." not in key}
             if not entries:
                 raise ResumeError(f"optimiser state: expected moments of {names[parameter]}, found none")
-            optimiser.state[parameter] = entries
+            optimiser.state[parameter] = {name: value.to(parameter.device) for name, value in entries.items()}
 
 
 def save_state(
-    folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, average: Average | None, progress: Progress
+    folder: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    *,
+    progress: Progress,
+    scaler: torch.amp.GradScaler,
 ) -> None:
     """Whole or not at all; an existing state is replaced."""
     part = folder.with_name(folder.name + ".part")
@@ -101,6 +107,8 @@ def save_state(
     save_file(optimiser_tensors(optimiser, names), part / "optimiser.safetensors")
     if average is not None:
         save_file(average.values, part / "average.safetensors")
+    if scaler.is_enabled():
+        (part / "scaler.json").write_text(json.dumps(scaler.state_dict()), encoding="utf-8")
     (part / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -110,7 +118,13 @@ def save_state(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, average: Average | None) -> Progress:
+def load_state(
+    folder: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    scaler: torch.amp.GradScaler,
+) -> Progress:
     """Fill everything in place. Raises ResumeError when the state is of another model."""
     try:
         weights = load_file(folder / "weights.safetensors")
@@ -128,4 +142,6 @@ def load_state(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer
     if average is not None:
         for name, value in load_file(folder / "average.safetensors").items():
             average.values[name].copy_(value)
+    if scaler.is_enabled() and (folder / "scaler.json").exists():
+        scaler.load_state_dict(json.loads((folder / "scaler.json").read_text(encoding="utf-8")))
     return progress

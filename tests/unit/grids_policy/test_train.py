@@ -12,58 +12,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_training import SPEC, configured, episode, run_steps, tiny_run
 from tokenizers import Tokenizer
 
 from grids_policy.checkpoint import load_checkpoint
-from grids_policy.config import ConfigError, ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
+from grids_policy.config import ConfigError
 from grids_policy.train import main
-from grids_policy.train_cache import CacheError, CacheSpec, EpisodeFrames, ShardWriter, open_cache
+from grids_policy.train_cache import CacheError, CacheSpec, ShardWriter, open_cache
 from grids_policy.train_config import (
     AugmentConfig,
-    DataConfig,
     LoraConfig,
-    OptimiserConfig,
-    TrainConfig,
     train_config_to_dict,
 )
 from grids_policy.train_feed import Feed, Prefetch, list_samples, split_held_out
 from grids_policy.train_lora import add_lora
 from grids_policy.train_loss import SlotHead
 from grids_policy.train_run import Log, Run, World, choose_precision
-from grids_policy.train_state import Progress, ResumeError, load_state
+from grids_policy.train_state import ResumeError, load_state
 from grids_policy.train_tokens import encode, fit_tokenizer
-
-SPEC = CacheSpec(20, 2, (8, 8), ("front", "wrist"), ("a", "b", "c"), ("x", "y"), ("object",))
-
-
-def episode(seed: int, ticks: int = 11, task: str = "one") -> EpisodeFrames:
-    """Ticks count up: state = tick, action = tick + 0.5, image = its own number."""
-    images = -(-ticks // 2)
-    ramp = np.arange(ticks, dtype=np.float32)[:, None] * np.ones(3, np.float32)
-    pictures = np.broadcast_to(np.arange(images, dtype=np.uint8)[:, None, None, None], (images, 8, 8, 3))
-    return EpisodeFrames(
-        f"do {task}", task, seed, {"front": pictures, "wrist": pictures + 100}, ramp, ramp + 0.5,
-        np.arange(ticks) >= 2, np.full((images, 2), seed, np.float32), np.full((images, 2, 1, 2), 0.5, np.float32),
-        np.ones(images, np.float32),
-    )  # fmt: skip
-
-
-def tiny_run(**changes) -> TrainConfig:
-    model = PolicyConfig(
-        image_hw=((8, 8), (8, 8)), resize_hw=(8, 8), state_dim=3, action_dim=3, max_state_dim=3, max_action_dim=3,
-        chunk=4, num_steps=2, language_tokens=6, relative_actions=(0, 1),
-        vision=VisionConfig(8, 2, 8, 1, 2, 16, activation="relu", shuffle=2),
-        text=TextConfig(16, 2, 2, 1, 8, 32, vocab=300), expert=ExpertConfig(16, 2, 32),
-        sampler=SamplerConfig("grids", 2, hidden=8, coord_hidden=4),
-    )  # fmt: skip
-    return TrainConfig(
-        **{
-            "data": DataConfig(frames=("unused",), row_every=2, action_statistics="step"),
-            "model": model,
-            "batch": 4,
-            **changes,
-        }
-    )
 
 
 @pytest.fixture
@@ -238,30 +204,6 @@ def frames(tmp_path: Path) -> Path:
     return tmp_path / "frames"
 
 
-def configured(frames: Path, **changes):
-    base = tiny_run()
-    return replace(
-        base,
-        precision="fp32",
-        threads=1,
-        ema=0.9,
-        data=replace(base.data, frames=(str(frames),), held_out_share=0.2),
-        optimiser=OptimiserConfig(lr=3e-3, warmup_steps=1, steps=6, weight_decay=0.01, clip=1.0),
-        loss=replace(base.loss, repeats=2, auxiliary=0.1),
-        augment=replace(base.augment, shift_px=1, gain=0.1, state_noise_rad=0.01, camera_drop=0.1),
-        **changes,
-    )
-
-
-def run_steps(config, folder: Path, count: int) -> Run:
-    folder.mkdir(exist_ok=True)
-    run = Run(config, folder, World())
-    for _ in range(count):
-        run.step(run.raw_batch(run.progress.step))
-        run.progress = Progress(run.progress.step + 1)
-    return run
-
-
 def test_auto_precision_is_bf16_only_where_the_processor_multiplies_it(monkeypatch) -> None:
     cpu = torch.device("cpu")
     for found, expected in (({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
@@ -324,17 +266,26 @@ def test_the_state_of_another_model_is_refused(frames: Path, tmp_path: Path) -> 
     smaller = replace(config, model=replace(config.model, expert=replace(config.model.expert, mlp=16)))
     with pytest.raises(ResumeError, match="another model"):
         Run(smaller, tmp_path / "run", World())
+    optimiser, scaler = torch.optim.AdamW([torch.zeros(1)]), torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(ResumeError, match="saved training state"):
-        load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), torch.optim.AdamW([torch.zeros(1)]), None)
+        load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), optimiser, None, scaler)
 
 
-def test_progress_is_also_written_where_tensorboard_is_missing(frames: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_progress_goes_to_tensorboard_and_without_it_is_said_to_be_in_the_log(
+    installed, frames: Path, tmp_path: Path, monkeypatch
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run = run_steps(configured(frames), tmp_path / "run", 0)
     said: list[str] = []
     log = Log(tmp_path / "run", replace(run.config, log_every_s=0.0), said.append)
     losses, norm = run.step(run.raw_batch(0))
     log.step(run, losses, norm)
-    assert "ETA" in said[0]
+    assert "ETA" in said[-1]
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["kind"] == "train"
+    assert bool(list((tmp_path / "run").glob("tensorboard/events*"))) == installed
+    assert ("TensorBoard is not installed" in said[0]) != installed
 
 
 def test_lora_starts_as_the_model_trains_little_and_is_merged_in_the_checkpoint(frames: Path, tmp_path: Path) -> None:
