@@ -1,7 +1,6 @@
 """What a run begins with: tokenizer and weights of a checkpoint; training on other devices and precisions."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from grids_policy.train_run import Log, Run, World, choose_backend
 from grids_policy.train_start import started_from
 from grids_policy.train_state import restore_optimiser
 from grids_policy.train_tokens import encode, fit_tokenizer
-
-ORACLE = Path(__file__).parents[3].parent / "shared" / "oracle" / "tiny"
 
 
 def frames_of(folder: Path, *tasks: str) -> Path:
@@ -68,17 +65,16 @@ def test_a_checkpoint_without_tokenizer_asks_for_one(frames: Path, tmp_path: Pat
         run_steps(configured(frames, start_from=str(tmp_path / "first" / "checkpoint")), tmp_path / "second", 0)
 
 
-def test_a_lerobot_checkpoint_with_other_camera_names_and_no_statistics_is_a_start(tmp_path: Path) -> None:
+def test_a_lerobot_checkpoint_with_other_camera_names_and_no_statistics_is_a_start(tiny: Path) -> None:
     """As smolvla_base comes: camera1…, statistics that belong to no feature, no GridS."""
-    base = tmp_path / "base"
-    shutil.copytree(ORACLE, base)
+    base = tiny
     for path in base.glob("policy_p*"):
         path.unlink()
     found = load_checkpoint(base, identity_stats=True).config
     assert found.cameras == ("camera1", "camera2")
     keys = ("observation.images.front", "observation.images.wrist")
     model = replace(found, image_keys=keys, image_hw=((480, 640),) * 2, sampler=SamplerConfig("grids", 4))
-    config = replace(configured(tmp_path), model=model, start_from=str(base))
+    config = replace(configured(base), model=model, start_from=str(base))
     loaded, nested = started_from(config)
     assert loaded.config == model
     assert not nested
