@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from grids_policy.evaluate_stats import wilson
+from grids_policy.study_table import RESULT, read_results, table
 
 # Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -35,13 +35,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 # Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
-RESULT, SETTINGS = "result.json", "settings.json"
+SETTINGS = "settings.json"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="grids study", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="one folder per run in here")
     parser.add_argument("--table", action="store_true", help="train nothing: the table of the runs that are complete")
+    parser.add_argument("--reference", type=Path, help="study whose grids-16 the table compares with; default: --out")
     parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
     parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches (train_demos)")
     parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
@@ -104,7 +105,7 @@ def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *
 
 def settle(arguments: argparse.Namespace) -> None:
     """Note what all runs in --out have in common. ValueError where those that are there were made otherwise."""
-    each_call = ("out", "table", "variants", "seeds", "lanes")  # may differ from call to call
+    each_call = ("out", "table", "reference", "variants", "seeds", "lanes")  # may differ from call to call
     values = {name: value for name, value in vars(arguments).items() if name not in each_call}
     wanted = json.loads(json.dumps(values, default=str))
     path = arguments.out / SETTINGS
@@ -186,47 +187,6 @@ def run_all(arguments: argparse.Namespace) -> int:
     return failed
 
 
-def read_results(out: Path) -> dict[str, list[dict]]:
-    """Complete runs by variant, in the order of VARIANTS, each variant's by seed."""
-    found = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
-    by_variant = {v: sorted((r for r in found if r["variant"] == v), key=lambda r: r["seed"]) for v in VARIANTS}
-    return {variant: results for variant, results in by_variant.items() if results}
-
-
-def count(results: list[dict], task: str, *, ood: bool) -> tuple[int, int, list[float]]:
-    """(successes, episodes, share of each seed) of one variant over its seeds; an empty task means all."""
-    tallies = []
-    for result in results:
-        rows = [c for c in result["conditions"] if c["condition"].startswith("ood_") == ood and task in ("", c["task"])]
-        tallies.append((sum(c["successes"] for c in rows), sum(c["episodes"] for c in rows)))
-    shares = [good / tried for good, tried in tallies if tried]
-    return sum(t[0] for t in tallies), sum(t[1] for t in tallies), shares
-
-
-def _cell(results: list[dict], task: str, *, ood: bool) -> str:
-    good, tried, shares = count(results, task, ood=ood)
-    low, high = wilson(good, tried)
-    seeds = "" if len(shares) == 1 else "; " + ", ".join(f"{100 * s:.0f}" for s in shares)
-    return f"{good}/{tried} = {100 * good / max(tried, 1):.0f} % ({100 * low:.0f}–{100 * high:.0f}{seeds})"
-
-
-def _mean(results: list[dict], name: str, *, ood: bool) -> float:
-    values = [c[name] for r in results for c in r["conditions"] if c["condition"].startswith("ood_") == ood]
-    return sum(values) / len(values)
-
-
-def table(by_variant: dict[str, list[dict]]) -> str:
-    """Markdown: success per task (Wilson 95 % over all episodes; then each seed's), OOD, retention and spread."""
-    tasks = sorted({c["task"] for rs in by_variant.values() for r in rs for c in r["conditions"]})
-    head = ["variant", "seeds", *tasks, "OOD", "retention", "spread"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for variant, results in by_variant.items():
-        cells = [_cell(results, task, ood=False) for task in tasks] + [_cell(results, "", ood=True)]
-        spread = [f"{_mean(results, name, ood=False):.3f}" for name in ("retention", "coordinate_spread")]
-        lines.append("| " + " | ".join([variant, str(len(results)), *cells, *spread]) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def main(argv: list[str] | None = None) -> int:
     arguments, code = parse_arguments(argv), 0
     if not arguments.table:
@@ -235,11 +195,11 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             sys.stderr.write(f"study: {error}\n")
             return 1
-    by_variant = read_results(arguments.out)
+    by_variant = read_results(arguments.out, tuple(VARIANTS))
     if not by_variant:
         sys.stderr.write(f"study: expected complete runs in {arguments.out}, found none\n")
         return code or 1
-    sys.stdout.write(table(by_variant))
+    sys.stdout.write(table(by_variant, arguments.out, arguments.reference or arguments.out))
     return code
 
 

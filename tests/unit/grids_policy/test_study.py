@@ -4,15 +4,25 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grids_policy import study
+from grids_policy.study_table import count, difference, read_results
 from grids_policy.train_config import load_train_config
 
 
 def result(variant, seed, conditions):
     rows = [
-        {"condition": c, "task": t, "successes": good, "episodes": tried, "retention": 0.9, "coordinate_spread": 0.02}
+        {
+            "condition": c,
+            "task": t,
+            "successes": good,
+            "episodes": tried,
+            "failures": {"misplaced": tried - good},
+            "retention": 0.9,
+            "coordinate_spread": 0.02,
+        }
         for c, t, good, tried in conditions
     ]
     return {"variant": variant, "seed": seed, "conditions": rows}
@@ -21,6 +31,11 @@ def result(variant, seed, conditions):
 def keep(out, found):
     folder = out / f"{found['variant']}-s{found['seed']}"
     folder.mkdir(parents=True)
+    for part, ood in (("id", False), ("ood", True)):
+        rows = [c for c in found["conditions"] if c["condition"].startswith("ood_") == ood]
+        scenes = [{"task": c["task"], "success": n < c["successes"]} for c in rows for n in range(c["episodes"])]
+        (folder / part).mkdir()
+        (folder / part / "episodes.jsonl").write_text("\n".join(map(json.dumps, scenes)))
     (folder / study.RESULT).write_text(json.dumps(found))
 
 
@@ -48,10 +63,27 @@ def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
     keep(
         tmp_path, result("dense", 0, [("in_distribution", "pick_place", 80, 100), ("ood_spatial", "pick_place", 2, 10)])
     )
-    found = study.read_results(tmp_path)
-    assert study.count(found["dense"], "pick_place", ood=False) == (140, 200, [0.8, 0.6])
-    assert study.count(found["dense"], "", ood=True) == (3, 20, [0.2, 0.1])
-    assert "140/200 = 70 % (63–76; 80, 60)" in study.table(found)
+    keep(tmp_path, result("grids-16", 0, [("in_distribution", "pick_place", 85, 100)]))
+    found = read_results(tmp_path, tuple(study.VARIANTS))
+    assert count(found["dense"], "pick_place", ood=False) == (140, 200, [0.8, 0.6])
+    assert count(found["dense"], "", ood=True) == (3, 20, [0.2, 0.1])
+    lines = study.table(found, tmp_path, tmp_path).splitlines()
+    assert "140/200 = 70 % (63–76; 80, 60)" in lines[2]
+    assert "| -5 (" in lines[2]  # on the seed that both have
+    assert "| 60/200 |" in lines[2]
+
+
+def test_a_distance_is_taken_scene_by_scene_on_the_seeds_that_both_have():
+    always, never = np.ones(50), np.zeros(50)
+    assert difference({0: always, 1: always}, {0: never, 2: never}) == (1.0, 1.0, 1.0)
+    assert difference({0: always}, {1: always}) is None
+    half = np.arange(50) % 2.0
+    assert difference({0: half}, {0: half}) == (0.0, 0.0, 0.0)  # the same scenes: no noise of the draw of scenes
+    mean, low, high = difference({0: half}, {0: never})
+    assert mean == 0.5
+    assert 0.3 < low < 0.45 < 0.55 < high < 0.7
+    _, wide_low, wide_high = difference({0: always, 1: never}, {0: never, 1: never})
+    assert (wide_low, wide_high) == (0.0, 1.0)  # seeds that disagree widen the interval
 
 
 ROWS = [("in_distribution", "pick_place", 1, 2), ("ood_clutter", "pick_place", 1, 2)]
