@@ -41,11 +41,11 @@ def successes(out: Path, variant: str, tasks: Sequence[str], *, ood: bool) -> di
 
 
 def difference(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> tuple[float, float, float] | None:
-    """(mean, low, high) of first - second on the seeds that both have, scene by scene; None without such seeds.
+    """(mean, low, high) of first - second on the seeds that both have, scene by scene; None without a common scene.
 
     95 % by bootstrap over seeds and scenes; with one seed it knows nothing of what differs from seed to seed.
     """
-    seeds = sorted(set(first) & set(second))
+    seeds = sorted(s for s in set(first) & set(second) if len(first[s]) == len(second[s]) > 0)
     if not seeds:
         return None
     pairs = np.stack([first[seed] - second[seed] for seed in seeds])
