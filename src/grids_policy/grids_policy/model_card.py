@@ -2,7 +2,7 @@
 
     python -m grids_policy.model_card models/demo --run runs/demo --results runs/eval/results.json --data "COMMAND"
 
-Nothing is typed by hand: configuration from the run, digest and commit from policy.json, tables from `./grids eval`.
+Only the lines of --data are typed: configuration from the run, digest and commit from policy.json, tables from `./grids eval`.
 """
 
 import argparse
