@@ -6,14 +6,23 @@ latency on purpose. The same arguments give the same result. With --json the las
 
 import argparse
 import json
+import math
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from grids_policy.evaluate_pool import EvaluationError, evaluate
-from grids_policy.evaluate_rollout import CONTROLS, LIMIT_S, SWITCHING, EpisodeConfig, EpisodeResult
-from grids_policy.evaluate_stats import Summary, as_json, markdown, summarise
+from grids_policy.evaluate_rollout import (
+    CONTROLS,
+    LIMIT_S,
+    SWITCHING,
+    EpisodeConfig,
+    EpisodeResult,
+    check_delay,
+    whole_rows,
+)
+from grids_policy.evaluate_stats import Summary, as_json, json_text, markdown, summarise
 from grids_recorder.progress import Progress
 
 TASKS = tuple(LIMIT_S)
@@ -42,7 +51,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
     parser.add_argument("--execute-rows", type=int, default=0, help="rows of a chunk to execute; 0: the bundle's")
-    parser.add_argument("--delay-ms", type=float, nargs="+", default=[0.0], help="inference delays to try")
+    parser.add_argument(
+        "--delay-ms", type=float, nargs="+", default=[0.0],
+        help="inference delays to try, multiples of the policy's row (1000 / its rows per second)",
+    )  # fmt: skip
     parser.add_argument(
         "--switching",
         nargs="+",
@@ -81,24 +93,50 @@ def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         parser.error(f"--ood: expected {', '.join(ALL_FAMILIES)}, got {unknown[0]!r}")
     if arguments.videos and arguments.out is None:
         parser.error("--videos needs --out")
-    if arguments.through_ros and arguments.out is None:
-        parser.error("--through-ros needs --out: every run leaves its folder there")
     if arguments.noise_scale is not None and not 0 <= arguments.noise_scale <= 1:
         parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
-    if arguments.noise_scale is not None and arguments.through_ros:
-        parser.error("--noise-scale: the real-time graph samples as the bundle says; export one with another scale")
     if not 0 <= arguments.reuse_threshold <= 255:
         parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
-    if arguments.through_ros and arguments.reuse_threshold:
-        parser.error("--reuse-threshold: in the real-time graph it is a parameter of the policy node")
-    if arguments.through_ros and arguments.switching != ["blend"]:
-        parser.error("--switching: the real-time graph switches as its policy node and driver do")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
+    if wrong := [ms for ms in arguments.delay_ms if not 0 <= ms < math.inf]:
+        parser.error(f"--delay-ms: expected 0 or more, got {wrong[0]:g}")
+    if any(arguments.delay_ms) and (arguments.controls or arguments.ood is not None):
+        parser.error("--delay-ms: --controls and --ood run without a delay; give the delays a run of their own")
+    if arguments.through_ros:
+        _refuse_in_real_time(parser, arguments)
+
+
+def _refuse_in_real_time(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program with a sentence where an option means nothing to the real-time graph."""
+    if arguments.out is None:
+        parser.error("--through-ros needs --out: every run leaves its folder there")
+    standard = "the real-time graph runs the standard scene with both cameras; leave it out or leave out --through-ros"
+    own = "the real-time graph goes by its policy node and driver; leave it out or leave out --through-ros"
+    refused = (
+        ("--ood", arguments.ood is not None, standard),
+        ("--controls", arguments.controls, standard),
+        ("--control", arguments.control != "none", standard),
+        ("--scene", arguments.scene != "task", standard),
+        ("--delay-ms", any(arguments.delay_ms), "the real-time graph has the delay it has"),
+        ("--execute-rows", arguments.execute_rows != 0, own),
+        ("--switching", arguments.switching != ["blend"], own),
+        ("--noise-scale", arguments.noise_scale is not None,
+         "the real-time graph samples as the bundle says; export one with another scale"),
+        ("--reuse-threshold", arguments.reuse_threshold != 0,
+         "in the real-time graph it is a parameter of the policy node"),
+        ("--videos", arguments.videos != 0, "every run through ROS leaves its overlay.mp4 in its own folder"),
+    )  # fmt: skip
+    for option, given, why in refused:
+        if given:
+            parser.error(f"{option}: {why}")
 
 
 def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, str], list[EpisodeConfig]]:
-    """Episodes by (condition, task), in the order of the table."""
+    """Episodes by (condition, task), in the order of the table; dt_s: the policy's row.
+
+    Raises ValueError when a delay is no whole number of rows.
+    """
     from grids_sim.perturb import COMPOUND_COUNT, FAMILIES, Scenario, scenario
     from grids_sim.scene import standard_scene
 
@@ -117,7 +155,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
             for switching in arguments.switching:
                 plain = len(arguments.delay_ms) == len(arguments.switching) == 1 and not delay_ms
                 name = "in_distribution" if plain else f"delay_{delay_ms:g}ms_{switching}"
-                rows = round(delay_ms / 1000 / dt_s)
+                rows = whole_rows("--delay-ms", delay_ms / 1000, dt_s)
                 found[name, task] = [replace(base, seed=s, delay_rows=rows, switching=switching) for s in seeds]
         if arguments.controls:
             for control in CONTROL_SET[1:]:
@@ -127,7 +165,33 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
             found[f"ood_{family}", task] = [
                 replace(base, seed=s, scenario=scenario(family, task, (s - arguments.seed) % fixed)) for s in seeds
             ]
+            whole_rows(f"--ood {family}", found[f"ood_{family}", task][0].scenario.effects.delay_s, dt_s)
     return found
+
+
+def _chunk_and_committed(folder: Path) -> tuple[int, int]:
+    """Rows of a chunk, and how many of them may be given. Raises ValueError when `folder` is no policy."""
+    from grids_policy.bundle import read_manifest
+    from grids_policy.lerobot import policy_config
+
+    if (folder / "policy.json").is_file():
+        found = read_manifest(folder)
+    elif (folder / "config.json").is_file():
+        names = ("config.json", "grids_config.json", "oracle_config.json")
+        texts = [path.read_text("utf-8") if (path := folder / name).is_file() else "null" for name in names]
+        found = policy_config(*map(json.loads, texts))
+    else:
+        raise ValueError(f"{folder}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")
+    return found.chunk, found.max_committed
+
+
+def check_delays(folder: Path, episodes: list[EpisodeConfig]) -> None:
+    """Raises ValueError when the policy in `folder` cannot run with the delay of one of the episodes."""
+    if not any(config.delay_rows for config in episodes):
+        return
+    chunk, committed = _chunk_and_committed(folder)
+    for rows, switching in {(config.delay_rows, config.switching) for config in episodes}:
+        check_delay(rows, switching, chunk, committed)
 
 
 def _speed(results, seconds: float) -> float:
@@ -178,6 +242,7 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
 def _evaluate(arguments: argparse.Namespace) -> int:
     wanted = conditions(arguments, _row_seconds(arguments))
     episodes = [config for configs in wanted.values() for config in configs]
+    check_delays(arguments.policy, episodes)
     began = time.monotonic()
     results = _results(arguments, episodes)
     seconds = time.monotonic() - began
@@ -198,10 +263,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if arguments.videos:
             from grids_policy.evaluate_report import write_videos
 
-            failed = [c for c, r in zip(episodes, results, strict=True) if not r.success][: arguments.videos]
+            named = [(name, config) for (name, _), configs in wanted.items() for config in configs]
+            failed = [pair for pair, r in zip(named, results, strict=True) if not r.success][: arguments.videos]
             write_videos(arguments.out / "videos", arguments.policy, failed, _actor_options(arguments))
     if arguments.json:
-        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json_text(report) + "\n")
     return 0
 
 

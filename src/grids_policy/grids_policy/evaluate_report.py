@@ -1,6 +1,5 @@
 """Files of an evaluation: results.json, one line per episode, a Markdown table, a bar chart, videos of failures."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,17 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from grids_policy.evaluate_rollout import EpisodeConfig, EpisodeResult
-from grids_policy.evaluate_stats import Summary, markdown
-
-_VIDEO_HW = (240, 320)
+from grids_policy.evaluate_stats import Summary, json_text, markdown
 
 
 def write_report(folder: Path, report: dict, summaries: Sequence[Summary], results: Sequence[EpisodeResult]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json_text(report, indent=1) + "\n", encoding="utf-8")
     with (folder / "episodes.jsonl").open("w", encoding="utf-8") as stream:
         for result in results:
-            stream.write(json.dumps(asdict(result)) + "\n")
+            stream.write(json_text(asdict(result)) + "\n")
     (folder / "table.md").write_text(markdown(summaries), encoding="utf-8")
     plot(folder / "success.png", summaries)
 
@@ -43,11 +40,12 @@ def plot(path: Path, summaries: Sequence[Summary]) -> None:
 
 
 def write_videos(
-    folder: Path, policy: Path, episodes: Sequence[EpisodeConfig], options: dict[str, object]
+    folder: Path, policy: Path, episodes: Sequence[tuple[str, EpisodeConfig]], options: dict[str, object]
 ) -> list[Path]:
-    """Run the episodes again, both cameras side by side with the sample locations, one MP4 each.
+    """Run the episodes, (condition, config), again; one MP4 each, named after its condition.
 
-    `options` as load_actor takes them.
+    Every picture is what the policy saw at one inference, the cameras side by side with the sample locations; a masked
+    camera is black. `options` as load_actor takes them.
     """
     import av
 
@@ -58,19 +56,15 @@ def write_videos(
     choose_backend()
     folder.mkdir(parents=True, exist_ok=True)
     rollouts, paths = Rollouts(load_actor(policy, **options)), []
-    for config in episodes:
+    for condition, config in episodes:
         pictures: list[np.ndarray] = []
 
-        def watch(world, _frames, actor, pictures=pictures) -> None:
+        def watch(_world, frames, actor, pictures=pictures) -> None:
             coordinates, _ = actor.sampled()
-            views = [
-                mark(world.render(camera, *_VIDEO_HW), points)
-                for camera, points in zip(actor.spec.cameras, coordinates, strict=True)
-            ]
-            pictures.append(np.concatenate(views, axis=1))
+            pictures.append(side_by_side([mark(*pair) for pair in zip(frames, coordinates, strict=True)]))
 
         result = rollouts.run(config, watch)
-        path = folder / f"{config.task}_{config.seed}_{result.failure or 'success'}.mp4"
+        path = folder / f"{condition}_{config.task}_{config.seed}_{result.failure or 'success'}.mp4"
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=5)
             stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
@@ -81,11 +75,22 @@ def write_videos(
     return paths
 
 
+def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """(h, w, 3) uint8 of any sizes in one row, black below the lower ones; height and width even, as H.264 needs."""
+    height, width = (n + n % 2 for n in (max(i.shape[0] for i in images), sum(i.shape[1] for i in images)))
+    out, left = np.zeros((height, width, 3), np.uint8), 0
+    for image in images:
+        out[: image.shape[0], left : left + image.shape[1]] = image
+        left += image.shape[1]
+    return out
+
+
 def mark(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The image with a small square at each sample location (K, 2) in [0, 1]."""
+    """The image with a small square, about 1/50 of its height, at each sample location (K, 2) in [0, 1]."""
     out = image.copy()
     height, width = out.shape[:2]
+    reach = max(1, height // 120)
     for x, y in points:
         row, column = int(y * height), int(x * width)
-        out[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = (255, 40, 200)
+        out[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = (255, 40, 200)
     return out

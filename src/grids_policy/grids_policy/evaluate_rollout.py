@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from grids_policy.evaluate_actor import AbstractActor, Seen
+from grids_policy.evaluate_actor import AbstractActor, ActorSpec, Seen
 from grids_sim.judge import RULES
 from grids_sim.lockstep import LockstepEnv
 from grids_sim.objects import STANDARD_OBJECTS, rest_height_m
@@ -23,6 +23,7 @@ LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
 LIFTED_M = 0.020
 NEAR_GOAL_M = 0.08
 GREY = 127
+ROW_TOLERANCE = 0.01  # of a row, for delays given in rounded ms
 
 CONTROLS = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "black_front", "black_wrist",
             "other_episode", "frozen_state")  # fmt: skip
@@ -72,8 +73,9 @@ class EpisodeResult:
 
 @dataclass(slots=True)
 class _History:
-    """What the end of an episode is judged by."""
+    """What the end of an episode is judged by. start: the objects' first places, m."""
 
+    start: dict[str, np.ndarray]
     touched: bool = False
     lifted: bool = False
     settled: bool = False
@@ -85,6 +87,21 @@ class _History:
         self.touched |= truth.held == moved
         self.lifted |= truth.held == moved and height > LIFTED_M
         self.settled |= rule(truth.objects[moved], truth.objects[goal])
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """What the sampler did, one entry per inference."""
+
+    coordinates: list[np.ndarray] = field(default_factory=list)
+    retention: list[float] = field(default_factory=list)
+    reused: int = 0
+
+    def add(self, actor: AbstractActor) -> None:
+        coordinates, retention = actor.sampled()
+        self.coordinates.append(coordinates)
+        self.retention.append(float(retention.mean()))
+        self.reused += actor.reused
 
 
 def failure_of(history: _History, truth) -> str:
@@ -112,30 +129,69 @@ def rms_jerk(path: list[np.ndarray], dt_s: float) -> float:
     return float(np.sqrt(np.mean(third**2)))
 
 
+def whole_rows(what: str, delay_s: float, dt_s: float) -> int:
+    """A delay in rows of dt_s. Raises ValueError, which begins with `what`, when it is no multiple of a row."""
+    rows = round(delay_s / dt_s)
+    if abs(delay_s / dt_s - rows) > ROW_TOLERANCE:
+        row, below = 1000 * dt_s, int(delay_s / dt_s)
+        raise ValueError(
+            f"{what}: expected a multiple of the policy's row of {row:g} ms, got {1000 * delay_s:g} ms; "
+            f"the nearest are {below * row:g} and {(below + 1) * row:g} ms"
+        )
+    return rows
+
+
+def check_delay(delay_rows: int, switching: str, chunk: int, max_committed: int) -> None:
+    """Raises ValueError when a policy with chunks of `chunk` rows cannot run with this delay."""
+    if delay_rows >= chunk:
+        raise ValueError(f"delay: expected less than the policy's chunk of {chunk} rows, got {delay_rows} rows")
+    if switching == "rtc" and delay_rows > max_committed:
+        raise ValueError(
+            f"switching rtc: expected a delay of at most the {max_committed} committed rows that the policy was "
+            f"trained with, got {delay_rows} rows; use a shorter delay, naive or blend"
+        )
+
+
 class Cameras:
     """Frames as the policy gets them: perturbed, controlled, and as old as the scenario says."""
 
     def __init__(self, world: World, actor: AbstractActor, config: EpisodeConfig, other: World | None) -> None:
-        self._world, self._spec, self._other = world, actor.spec, other
+        self._world, self._spec = world if other is None else other, actor.spec
         kind, _, name = config.control.partition("_")
         self._lost, self._kind = (name, kind) if kind in ("grey", "mask", "black") else ("", "")
         self._effects = config.scenario.effects if config.scenario is not None else ImageEffects()
         self._rng = np.random.default_rng([config.seed, 9])
-        self._late: deque = deque(maxlen=self._effects.delay_frames + 1)
+        self.age_rows = whole_rows("the frames' delay", self._effects.delay_s, actor.spec.dt_s)
+        self._kept: deque[tuple[int, tuple[np.ndarray, ...]]] = deque(maxlen=self.age_rows + 1)
+        masked = {*self._effects.masked, self._lost if self._kind == "mask" else ""}
+        self.present = tuple(camera not in masked for camera in self._spec.cameras)
 
-    def look(self) -> tuple[tuple[np.ndarray, ...], tuple[bool, ...]]:
-        """(frames, present) now."""
-        frames, present = [], []
+    def keep(self, tick: int) -> None:
+        """Takes the pictures of this tick, for a look at them up to `age_rows` ticks later. Ticks must ascend."""
+        if not self._kept or self._kept[-1][0] != tick:
+            self._kept.append((tick, self._take()))
+
+    def look(self, tick: int) -> tuple[np.ndarray, ...]:
+        """Frames of `age_rows` ticks ago; of the first tick when the episode is younger.
+
+        With an age, every tick from `age_rows` before this one must have been kept.
+        """
+        if not self._kept or not self.age_rows:
+            self.keep(tick)
+        return next((frames for at, frames in reversed(self._kept) if at <= tick - self.age_rows), self._kept[0][1])
+
+    def shown(self, frames: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """The frames for a reader: what the policy does not see is black."""
+        return tuple(f if seen else np.zeros_like(f) for f, seen in zip(frames, self.present, strict=True))
+
+    def _take(self) -> tuple[np.ndarray, ...]:
+        frames = []
         for camera, (height, width) in zip(self._spec.cameras, self._spec.image_hw, strict=True):
-            world = self._world if self._other is None else self._other
-            image = self._effects.apply(camera, world.render(camera, height, width), self._rng)
-            seen = not (camera == self._lost and self._kind == "mask") and camera not in self._effects.masked
+            image = self._effects.apply(camera, self._world.render(camera, height, width), self._rng)
             if camera == self._lost and self._kind in ("grey", "black"):
                 image = np.full_like(image, GREY if self._kind == "grey" else 0)
             frames.append(image)
-            present.append(seen)
-        self._late.append(tuple(frames))
-        return self._late[0], tuple(present)
+        return tuple(frames)
 
 
 class Chunks:
@@ -182,7 +238,12 @@ class Rollouts:
         return self._worlds[config]
 
     def run(self, config: EpisodeConfig, watch=None) -> EpisodeResult:
-        """One episode. `watch(world, frames, actor)` is called at every inference, for videos."""
+        """One episode. `watch(world, frames, actor)` is called at every inference, for videos.
+
+        Its frames are those the policy saw; a masked camera's is black. Raises ValueError when the policy cannot run
+        with the episode's delay.
+        """
+        check_delay(config.delay_rows, config.switching, self.actor.spec.chunk, self.actor.spec.max_committed)
         scenario = config.scenario
         plain = WorldConfig(task=config.task)
         setup = plain if scenario is None else scenario.world_config(config.task)
@@ -204,30 +265,29 @@ class Rollouts:
         env = LockstepEnv(world, control_hz=round(1 / spec.dt_s))
         truth = env.reset(config.seed)
         instruction = config.instruction or truth.instruction
-        cameras, chunks, history = Cameras(world, self.actor, config, other), Chunks(config.switching), _History()
-        start = {name: pose.position_m.copy() for name, pose in truth.objects.items()}
+        cameras, chunks = Cameras(world, self.actor, config, other), Chunks(config.switching)
+        tokens = _Tokens()
+        history = _History({name: pose.position_m.copy() for name, pose in truth.objects.items()})
         rows = min(config.execute_rows or spec.execute_rows, spec.chunk - config.delay_rows)
-        ticks = round((config.limit_s or LIMIT_S[config.task]) / spec.dt_s)
-        first, retention, coordinates, reused = world.position_rad, [], [], 0
+        first = world.position_rad
         self.actor.begin()
         pending: tuple[int, int, np.ndarray] | None = None
         asked = -rows
-        for tick in range(ticks):
+        for tick in range(round((config.limit_s or LIMIT_S[config.task]) / spec.dt_s)):
             if pending is None and tick - asked >= rows:
                 delay = config.delay_rows if tick else 0
-                frames, present = cameras.look()
+                frames = cameras.look(tick)
                 state = first if config.control == "frozen_state" else world.position_rad
                 fixed = chunks.ahead(tick, delay) if config.switching == "rtc" else None
                 fixed = np.zeros((0, len(state))) if fixed is None else fixed
                 noise = (config.seed << 16) + tick
-                chunk = self.actor.act(Seen(frames, present, state, instruction, noise, fixed))
-                seen = self.actor.sampled()
-                reused += self.actor.reused
-                coordinates.append(seen[0])
-                retention.append(float(seen[1].mean()))
+                chunk = self.actor.act(Seen(frames, cameras.present, state, instruction, noise, fixed))
+                tokens.add(self.actor)
                 pending, asked = (tick, tick + delay, chunk), tick
                 if watch is not None:
-                    watch(world, frames, self.actor)
+                    watch(world, cameras.shown(frames), self.actor)
+            if cameras.age_rows and tick + cameras.age_rows >= asked + rows:
+                cameras.keep(tick)
             if pending is not None and tick >= pending[1]:
                 chunks.replace(pending[0], tick, pending[2])
                 pending = None
@@ -237,17 +297,21 @@ class Rollouts:
             history.look(truth)
             if done:
                 break
-        moved = {name: float(np.linalg.norm(truth.objects[name].position_m - place)) for name, place in start.items()}
-        return EpisodeResult(
-            config.task,
-            config.seed,
-            truth.success,
-            truth.success_time_s if truth.success else truth.time_s,
-            failure_of(history, truth),
-            rms_jerk(history.path, spec.dt_s),
-            len(retention),
-            float(np.mean(retention)),
-            float(np.mean(np.std(np.stack(coordinates), axis=0))),
-            reused / (len(retention) * len(spec.cameras)),
-            moved,
-        )
+        return _result(config, spec, truth, history, tokens)
+
+
+def _result(config: EpisodeConfig, spec: ActorSpec, truth, history: _History, tokens: _Tokens) -> EpisodeResult:
+    """`truth` is the one at the end."""
+    return EpisodeResult(
+        config.task,
+        config.seed,
+        truth.success,
+        truth.success_time_s if truth.success else truth.time_s,
+        failure_of(history, truth),
+        rms_jerk(history.path, spec.dt_s),
+        len(tokens.retention),
+        float(np.mean(tokens.retention)),
+        float(np.mean(np.std(np.stack(tokens.coordinates), axis=0))),
+        tokens.reused / (len(tokens.retention) * len(spec.cameras)),
+        {name: float(np.linalg.norm(truth.objects[name].position_m - place)) for name, place in history.start.items()},
+    )

@@ -1,5 +1,6 @@
 """From episode results to numbers that can be compared: intervals, categories, tables. Pure."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -65,10 +66,23 @@ def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
     )
 
 
+def _finite(value):
+    """The same with None for every number that is not finite, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def as_json(summary: Summary) -> dict[str, object]:
-    """JSON has no nan: None instead."""
-    values = asdict(summary)
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+    """JSON has neither nan nor infinity: None instead."""
+    return _finite(asdict(summary))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that every parser reads: null where a number is not finite."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def markdown(summaries: Sequence[Summary]) -> str:

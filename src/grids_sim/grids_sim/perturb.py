@@ -22,14 +22,17 @@ _GAP_M = 0.012
 
 @dataclass(frozen=True, slots=True)
 class ImageEffects:
-    """What happens to frames after rendering. noise: std in grey levels; blur: sigma in pixels; delay in frames."""
+    """What happens to frames after rendering. noise: std in grey levels; blur: sigma in pixels.
+
+    delay_s: how old a frame is when the policy gets it, in simulated s, however often the policy looks.
+    """
 
     gain: float = 1.0
     noise: float = 0.0
     blur_px: float = 0.0
     black: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
-    delay_frames: int = 0
+    delay_s: float = 0.0
 
     def apply(self, camera: str, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(h, w, 3) uint8 in, the same out."""
@@ -212,10 +215,10 @@ EXTRAS: dict[str, Callable] = {
     "sensor": _sensor,
     "front_masked": _image_only(ImageEffects(masked=("front",))),
     "front_black": _image_only(ImageEffects(black=("front",))),
-    "latency_1": _image_only(ImageEffects(delay_frames=1)),
+    "latency_100ms": _image_only(ImageEffects(delay_s=0.1)),
 }
 ALL_FAMILIES = (*FAMILIES, *EXTRAS)
-_SCENE_UNCHANGED = ("spatial", "sensor", "front_masked", "front_black", "latency_1")
+_SCENE_UNCHANGED = ("spatial", "sensor", "front_masked", "front_black", "latency_100ms")
 
 
 def scenario(family: str, task: str, seed: int) -> Scenario:

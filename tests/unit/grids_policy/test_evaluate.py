@@ -1,19 +1,25 @@
 """The evaluator against the real twin, with the scripted expert in the policy's place: what it says must be true."""
 
 import json
+import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 import numpy as np
+import psutil
 import pytest
 
+from grids_policy import evaluate_ros
 from grids_policy.evaluate import conditions, main, parse_arguments
 from grids_policy.evaluate_actor import AbstractActor, ActorSpec, Seen, load_actor
-from grids_policy.evaluate_report import mark, write_report
+from grids_policy.evaluate_pool import EvaluationError
+from grids_policy.evaluate_report import mark, side_by_side, write_report, write_videos
 from grids_policy.evaluate_rollout import BLEND_ROWS, Chunks, EpisodeConfig, Rollouts, rms_jerk
+from grids_policy.evaluate_ros import deploy_command, evaluate_through_ros, result_of
 from grids_policy.evaluate_stats import markdown, summarise, wilson
 from grids_sim.expert import Expert, ExpertConfig
 from grids_sim.perturb import scenario
@@ -142,6 +148,39 @@ def test_a_lost_front_camera_is_masked_or_black_by_family() -> None:
         assert (actor.seen[0].frames[0] == 0).all() == dark
 
 
+@pytest.mark.parametrize("execute_rows", [1, 3, 8])
+def test_late_pictures_are_as_old_as_they_say_however_often_the_policy_looks(execute_rows: int, monkeypatch) -> None:
+    rendered = []
+
+    def render(world, camera: str, height: int, width: int) -> np.ndarray:
+        rendered.append(camera)
+        return np.full((height, width, 3), round(world.time_s / 0.05), np.uint8)
+
+    monkeypatch.setattr("grids_sim.world.World.render", render)
+    late, plain = StillActor(), StillActor()
+    config = EpisodeConfig(seed=3, execute_rows=execute_rows, limit_s=1.2)
+    play(plain, config)
+    looks = range(0, 24, execute_rows)
+    assert [seen.frames[0][0, 0, 0] for seen in plain.seen] == list(looks)
+    assert len(rendered) == 2 * len(looks)
+    rendered.clear()
+    play(late, replace(config, scenario=scenario("latency_100ms", "pick_place", 0)))
+    assert [seen.frames[0][0, 0, 0] for seen in late.seen] == [max(0, tick - 2) for tick in looks]
+    assert len(rendered) <= 2 * min(24, 2 * len(looks) + 1)  # nothing is rendered that no look could need
+
+
+def test_late_pictures_and_a_slow_policy_do_not_lose_each_other(monkeypatch) -> None:
+    monkeypatch.setattr(
+        "grids_sim.world.World.render", lambda w, _c, h, x: np.full((h, x, 3), round(w.time_s / 0.05), np.uint8)
+    )
+    actor = StillActor()
+    late = scenario("latency_100ms", "pick_place", 0)
+    play(actor, EpisodeConfig(seed=3, execute_rows=2, delay_rows=5, scenario=late, limit_s=1.2))
+    asked = [seen.noise_seed - (3 << 16) for seen in actor.seen]
+    assert asked == [0, 2, 8, 14, 20]
+    assert [seen.frames[1][0, 0, 0] for seen in actor.seen] == [0, 0, 6, 12, 18]
+
+
 def test_wilson_agrees_with_published_values() -> None:
     low, high = wilson(94, 100)
     assert (round(low, 3), round(high, 3)) == (0.875, 0.972)
@@ -168,8 +207,17 @@ def test_a_summary_counts_failures_and_writes_itself(tmp_path: Path) -> None:
     text = markdown([summary, summarise("none", [bad])])
     assert "2/3 = 67 %" in text
     assert "1 dropped" in text
-    write_report(tmp_path / "out", {"success_rate": 2 / 3}, [summary], [good, good, bad])
-    assert len((tmp_path / "out" / "episodes.jsonl").read_text().splitlines()) == 3
+    silent = replace(bad, jerk_rad_s3=math.nan, moved_m={"pen": math.inf})  # as a run through ROS says nothing of it
+    write_report(tmp_path / "out", {"success_rate": math.nan}, [summary], [good, good, silent])
+
+    def strict(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    rows = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
+    assert json.loads(rows[0], parse_constant=strict)["jerk_rad_s3"] == 10.0
+    last = json.loads(rows[2], parse_constant=strict)
+    assert (len(rows), last["jerk_rad_s3"], last["moved_m"]) == (3, None, {"pen": None})
+    assert json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=strict)["success_rate"] is None
     assert (tmp_path / "out" / "success.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="at least one episode"):
         summarise("empty", [])
@@ -193,6 +241,52 @@ def test_delays_become_whole_rows_of_the_policy() -> None:
     found = conditions(arguments, 0.1)
     assert [key[0] for key in found] == ["delay_0ms_naive", "delay_0ms_rtc", "delay_200ms_naive", "delay_200ms_rtc"]
     assert found["delay_200ms_rtc", "pick_place"][0].delay_rows == 2
+    third = parse_arguments(["x", "--delay-ms", "33.3", "--episodes", "1"])
+    assert conditions(third, 1 / 30)["delay_33.3ms_blend", "pick_place"][0].delay_rows == 1
+    for words, message in (
+        (["--delay-ms", "50"], r"--delay-ms: expected a multiple of .* 100 ms, got 50 ms; the nearest are 0 and 100"),
+        (["--delay-ms", "0", "250"], "got 250 ms; the nearest are 200 and 300 ms"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            conditions(parse_arguments(["x", *words]), 0.1)
+    late = parse_arguments(["x", "--ood", "latency_100ms", "--episodes", "1"])
+    assert len(conditions(late, 1 / 30)) == 2
+    with pytest.raises(ValueError, match="--ood latency_100ms: expected a multiple of the policy's row of 40 ms"):
+        conditions(late, 0.04)
+
+
+@pytest.mark.parametrize("folder", ["demo", "demo-checkpoint"])
+def test_a_delay_that_the_policy_cannot_have_is_refused_before_anything_runs(folder: str, capsys, monkeypatch) -> None:
+    def evaluate(*_args, **_kwargs) -> None:
+        raise AssertionError("episodes were started")
+
+    monkeypatch.setattr("grids_policy.evaluate.evaluate", evaluate)
+    models = Path(__file__).parents[3] / "models"
+    for words, message in (
+        (["1000"], "expected less than the policy's chunk of 10 rows, got 10 rows"),
+        (["0", "500", "--switching", "naive", "rtc"], "at most the 4 committed rows that the policy was trained with"),
+    ):
+        assert main([str(models / folder), "--episodes", "1", "--delay-ms", *words]) == 1
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="expected less than the policy's chunk"):
+        play(StillActor(), EpisodeConfig(delay_rows=10))
+    with pytest.raises(ValueError, match="at most the 2 committed rows"):
+        play(StillActor(), EpisodeConfig(delay_rows=3, switching="rtc"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--delay-ms", "200", "--ood"],
+        ["--delay-ms", "0", "200", "--controls"],
+        ["--delay-ms", "-100"],
+        ["--delay-ms", "nan"],
+    ],
+)
+def test_a_delay_is_never_dropped_without_a_word(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["x", *words])
+    assert "--delay-ms" in capsys.readouterr().err
 
 
 def test_what_is_not_a_policy_is_refused_in_one_sentence(tmp_path: Path, capsys) -> None:
@@ -212,6 +306,40 @@ def test_sample_locations_are_drawn_where_they_are() -> None:
     assert marked[0, 0].sum() == 0
 
 
+def test_pictures_of_any_sizes_stand_side_by_side() -> None:
+    high, low = np.full((31, 20, 3), 9, np.uint8), np.full((24, 31, 3), 5, np.uint8)
+    row = side_by_side([high, low])
+    assert row.shape == (32, 52, 3)
+    assert (row[:31, :20] == 9).all()
+    assert (row[:24, 20:51] == 5).all()
+    assert not row[24:, 20:].any()
+
+
+def test_a_video_is_named_after_its_condition_and_shows_what_the_policy_saw(tmp_path: Path, monkeypatch) -> None:
+    import av
+
+    actor = StillActor()
+    monkeypatch.setattr("grids_policy.evaluate_actor.load_actor", lambda _folder, **_options: actor)
+    config = EpisodeConfig(seed=3, limit_s=0.1)
+    wanted = [
+        ("in_distribution", config),
+        ("grey_front", replace(config, control="grey_front")),
+        ("mask_wrist", replace(config, control="mask_wrist")),
+    ]
+    paths = write_videos(tmp_path, tmp_path, wanted, {})
+    assert [path.name for path in paths] == [f"{name}_pick_place_3_no_contact.mp4" for name, _ in wanted]
+    frames = []
+    for path in paths:
+        with av.open(str(path)) as container:
+            frames.append(next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int))
+    plain, grey, mask = frames
+    height, width = HW
+    assert plain.shape == (height, 2 * width, 3)
+    centre = slice(6, None), slice(6, width - 6)
+    assert np.abs(grey[centre] - 127).max() < 12 < np.abs(plain[centre] - 127).max()
+    assert mask[6:, width + 6 :].max() < 25 < plain[6:, width + 6 :].max()
+
+
 def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> None:
     demo = Path(__file__).parents[3] / "models" / "demo"
     out = tmp_path / "out"
@@ -224,9 +352,6 @@ def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> 
 
 
 def test_a_run_of_the_graph_becomes_an_episode_and_a_broken_run_an_error(tmp_path: Path) -> None:
-    from grids_policy.evaluate_pool import EvaluationError
-    from grids_policy.evaluate_ros import deploy_command, evaluate_through_ros, result_of
-
     config = EpisodeConfig("stack_cubes", 7, instruction="stack the green cube on the blue cube")
     command = deploy_command(tmp_path, config, tmp_path / "run")
     assert command[-4:-1] == ["task:=stack_cubes", "seed:=7", f"output:={tmp_path / 'run'}"]
@@ -236,11 +361,68 @@ def test_a_run_of_the_graph_becomes_an_episode_and_a_broken_run_an_error(tmp_pat
     assert (missed.success, missed.failure, missed.time_s) == (False, "not_done", 9.0)
     with pytest.raises(EvaluationError, match="the graph failed: no follower"):
         result_of({**summary, "ended_by": "failure", "failure": "no follower"}, config)
+    with pytest.raises(EvaluationError, match="stopped before the task's time was up"):
+        result_of({**summary, "success": False, "ended_by": "stopped"}, config)
+    for more, failure in (
+        ({"chunks": 0}, "no_chunks"),
+        ({"driver": {"chunks_accepted": 0, "chunks_refused": 12}}, "arm_refused"),
+        ({"driver": {"chunks_accepted": 3, "chunks_refused": 9}}, "not_done"),
+        ({"driver": {}}, "not_done"),
+    ):
+        undone = {**summary, "success": False, "ended_by": "time limit", **more}
+        assert result_of(undone, config).failure == failure
+
+
+def test_what_the_graph_cannot_run_is_refused_before_the_first_run(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("grids_policy.evaluate_ros.run_graph", lambda *_: pytest.fail("a run was started"))
+    config = EpisodeConfig(seed=7)
     with pytest.raises(EvaluationError, match="standard scene only"):
-        evaluate_through_ros(tmp_path, [replace(config, delay_rows=1)], tmp_path)
-    for words in (["--through-ros"], ["--through-ros", "--out", "o", "--switching", "rtc"], ["--noise-scale", "2"]):
+        evaluate_through_ros(tmp_path, [config, replace(config, seed=8, delay_rows=1)], tmp_path)
+    (tmp_path / "pick_place_8").mkdir()
+    (tmp_path / "pick_place_8" / "summary.json").write_text("{}")
+    with pytest.raises(EvaluationError, match="expected no earlier run, found one"):
+        evaluate_through_ros(tmp_path, [config, replace(config, seed=8)], tmp_path)
+    for words in (
+        ["--ood"], ["--controls"], ["--control", "grey_front"], ["--scene", "all"], ["--delay-ms", "0", "200"],
+        ["--execute-rows", "3"], ["--switching", "rtc"], ["--noise-scale", "0.5"], ["--reuse-threshold", "4"],
+        ["--videos", "2"],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            parse_arguments(["x", "--through-ros", "--out", "o", *words])
+        assert f"error: {words[0]}: " in capsys.readouterr().err
+    for words in (["--through-ros"], ["--noise-scale", "2"]):
         with pytest.raises(SystemExit):
             parse_arguments(["x", *words])
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+deaf = "import signal, time; [signal.signal(number, signal.SIG_IGN) for number in (2, 15)]"
+node = deaf + "; print('up', flush=True); time.sleep(60)"
+process = subprocess.Popen([sys.executable, "-c", node], start_new_session=True, stdout=subprocess.PIPE)
+process.stdout.readline()
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_that_does_not_end_is_ended_with_all_its_nodes(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(evaluate_ros, "RUN_S", 2.0)
+    monkeypatch.setattr(evaluate_ros, "END_S", 0.3)
+    monkeypatch.setattr(evaluate_ros, "deploy_command", lambda *_: [sys.executable, "-c", STUBBORN])
+    demo = Path(__file__).parents[3] / "models" / "demo"
+    assert main([str(demo), "--through-ros", "--episodes", "1", "--out", str(tmp_path)]) == 1
+    assert "the run had not ended after 2 s" in capsys.readouterr().err
+    node = int((tmp_path / "runs" / "pick_place_7000000" / "deploy.log").read_text())
+    assert psutil.pid_exists(node) is False or psutil.Process(node).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_run_without_a_summary_says_what_it_said(tmp_path: Path, monkeypatch) -> None:
+    words = "import sys; sys.exit('no such task')"
+    monkeypatch.setattr(evaluate_ros, "deploy_command", lambda *_: [sys.executable, "-c", words])
+    with pytest.raises(EvaluationError, match="the run said: no such task"):
+        evaluate_through_ros(tmp_path, [EpisodeConfig(seed=7)], tmp_path)
 
 
 def test_all_conditions_of_one_table_switch_alike():

@@ -78,6 +78,13 @@ def test_image_effects_do_what_they_say() -> None:
     assert 8 < noisy.std() < 11
 
 
+def test_late_pictures_are_late_by_a_time_and_the_scene_is_as_ever() -> None:
+    made = scenario("latency_100ms", "pick_place", 0)
+    assert made.effects == ImageEffects(delay_s=0.1)
+    assert made.scene == standard_scene("pick_place")
+    assert made.shared
+
+
 def test_an_unknown_family_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="ood family: expected one of"):
         scenario("gravity", "pick_place", 0)
