@@ -2,7 +2,8 @@
 
     python -m grids_policy.model_card models/demo --run runs/demo --results runs/eval/results.json --data "COMMAND"
 
-Only the lines of --data are typed: configuration from the run, digest and commit from policy.json, tables from `./grids eval`.
+Only the lines of --data are typed: configuration comes from the run, digest and commit from policy.json, tables from
+`./grids eval`.
 """
 
 import argparse
