@@ -1,5 +1,7 @@
 """The viewer on a live graph and on a bag: messages arrive off the GUI thread, buttons call real services."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -220,6 +222,121 @@ def test_two_bags_in_a_folder_are_named_instead_of_guessed(stack, tmp_path):
     assert result.returncode == 1
     assert "expected one bag" in result.stderr
     assert "a, b" in result.stderr
+
+
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+from qtpy import QtCore
+from grids_rqt.panel import Panel
+from grids_rqt.view import main
+refresh = Panel.refresh
+def first(panel):
+    Panel.refresh = refresh
+    QtCore.QTimer.singleShot(0, lambda: print("shown", flush=True))  # called by the event loop
+    refresh(panel)
+Panel.refresh = first
+sys.exit(main(sys.argv[1:]))
+"""
+DEPLOY = """
+import os, signal, sys, time
+from pathlib import Path
+note = Path(os.environ["DEPLOY_NOTE"])
+def end(number, _frame):
+    note.write_text(signal.Signals(number).name)
+    sys.exit(0)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, end)
+note.write_text("runs")
+time.sleep(120)
+"""
+
+
+@pytest.fixture
+def window(tmp_path):
+    """Starts `./grids view` with a window nobody sees and returns its process once the event loop runs."""
+    started = []
+
+    def start(*arguments, **environment):
+        settings = os.environ | {"QT_QPA_PLATFORM": "offscreen", "DISPLAY": ":none"} | environment
+        with (tmp_path / "stderr").open("w") as err:
+            command = [sys.executable, "-c", PROGRAM, *arguments]
+            process = subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=err, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "shown\n", (tmp_path / "stderr").read_text()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def deploy(tmp_path):
+    """Stands in for `./grids deploy`: (environment that makes the demo start it, file that says how it ended)."""
+    (tmp_path / "fake" / "grids_bringup").mkdir(parents=True)
+    (tmp_path / "fake" / "grids_bringup" / "__init__.py").touch()  # else the real package, later in the path, wins
+    (tmp_path / "fake" / "grids_bringup" / "cli.py").write_text(DEPLOY, encoding="utf-8")
+    note = tmp_path / "note"
+    path = os.pathsep.join([str(tmp_path / "fake"), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "DEPLOY_NOTE": str(note), "TMPDIR": str(tmp_path)}, note
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_live_window_and_its_demo(window, deploy, number):
+    environment, note = deploy
+    process = window("--demo", **environment)
+    wait_for(note.exists)
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    assert note.read_text() == "SIGINT"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs setpriv")
+def test_a_killed_window_takes_its_demo_along(window, deploy):
+    environment, note = deploy
+    process = window("--demo", **environment)
+    wait_for(note.exists)
+    process.kill()
+    wait_for(lambda: note.read_text() == "SIGTERM")
+
+
+def test_a_signal_ends_the_wait_for_a_picture(tmp_path, deploy):
+    environment, note = deploy
+    words = ["--demo", "--snapshot", str(tmp_path / "none.png")]
+    command = [sys.executable, "-c", PROGRAM, *words]
+    process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+    wait_for(note.exists)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "ended by SIGTERM before there was enough for a picture" in err
+    assert note.read_text() == "SIGINT"
+
+
+def test_a_signal_ends_the_window_of_a_bag(window, stack, tmp_path):
+    process = window(str(write_bag(tmp_path / "bag", stack, 1)))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+def test_a_failed_demo_is_told_while_the_window_is_open_and_gives_code_one(window, tmp_path):
+    process = window("--demo", "--policy", "/nowhere/none")
+    wait_for(lambda: "/nowhere/none" in (tmp_path / "stderr").read_text())
+    assert "the demo run ended with code 2" in (tmp_path / "stderr").read_text()
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 1
+
+
+def test_a_feed_inside_a_program_that_runs_ros_leaves_signals_and_ros_alone(stack):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    feed = RosFeed(Model(topics.CAMERAS))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    feed.close()
+    assert rclpy.ok()
 
 
 def check_picture(path: Path) -> None:

@@ -43,6 +43,7 @@ class Header(QtWidgets.QWidget):
     def __init__(self, controls: AbstractControls | None) -> None:
         super().__init__()
         self._controls, self._said = controls, None
+        self._gone = ("nothing on /follower/status any more: is the driver running?", False)
         self._mode = theme.Line("–")
         self._mode.setMinimumWidth(170)
         self._reason = theme.Line("waiting for /follower/status")
@@ -96,6 +97,11 @@ class Header(QtWidgets.QWidget):
         self._reason.setStyleSheet(f"color: {color.name()}")
         self._reason.setText(sentence)
 
+    def run_over(self, sentence: str, *, ok: bool) -> None:
+        """Say it now, and again once the driver's last words have lapsed."""
+        self._gone = (sentence, ok)
+        self._show_report(ok, sentence)
+
     def show_state(self, state: ViewState) -> None:
         driver = state.driver
         mode = driver.mode if driver else "–"
@@ -105,7 +111,8 @@ class Header(QtWidgets.QWidget):
         self._mode.setStyleSheet(f"color: {color.name()}; font-size: 14px; font-weight: bold")
         if driver is None and self._said is not None:
             self._said = None
-            self._show_report(False, "nothing on /follower/status any more: is the driver running?")
+            sentence, ok = self._gone
+            self._show_report(ok, sentence)
         if driver is not None and driver.reason != self._said:
             self._said = driver.reason  # a button's answer stays until the driver says something new
             self._show_report(mode not in ("estop", "fault"), driver.reason)
@@ -190,6 +197,10 @@ class Panel(QtWidgets.QWidget):
 
     def stop(self) -> None:
         self._timer.stop()
+
+    def run_over(self, sentence: str, *, ok: bool) -> None:
+        """Nothing more will come from the run that was shown: say why where the driver's reason stands."""
+        self._header.run_over(sentence, ok=ok)
 
     def refresh(self) -> None:
         self.show_state(self._model.snapshot(self._now_ns()))

@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from grids_msgs.msg import ActionChunk, DriverStatus, PolicyStatus, SampledTokens, ServoState, TaskState
 from grids_msgs.srv import SetMode
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -37,11 +38,11 @@ class RosFeed:
     """Subscribes to everything the model shows. `close` is safe to call more than once."""
 
     def __init__(self, model: Model, name: str = "grids_view") -> None:
-        """Initialises rclpy where nobody has; then it also shuts it down."""
+        """Initialises rclpy where nobody has; then it also shuts it down. Signals are left to the program."""
         keep_buffers()
         self._owns_rclpy = not rclpy.ok()
         if self._owns_rclpy:
-            rclpy.init()
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node(name)
         self._clock = self.node.get_clock()  # outlives the node: rqt may close us in the middle of a refresh
         self._model = model

@@ -3,9 +3,9 @@
 import argparse
 import os
 import re
-import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from grids_common.topics import CAMERAS
@@ -87,14 +87,17 @@ def _complete(state, *, tokens: bool) -> bool:
     return not tokens or (state.chunk is not None and all(c.samples for c in cameras))
 
 
-def _wait_for_data(model, feed, options, demo) -> None:
+def _wait_for_data(model, feed, options, demo, end) -> None:
     """Until the model is complete; without samples a picture is taken after half of the wait."""
     begin, ready = time.monotonic(), None
     while True:
         passed = time.monotonic() - begin
         state = model.snapshot(feed.now_ns())
-        if demo is not None and demo.failed():
-            raise RuntimeError(demo.failed())
+        over = demo.over() if demo is not None else None
+        if over is not None:
+            raise RuntimeError(over.sentence)
+        if end.asked:
+            raise RuntimeError(f"ended by {end.asked} before there was enough for a picture")
         if _complete(state, tokens=passed < options.wait / 2):
             ready = ready or time.monotonic()
             if time.monotonic() - ready >= PICTURE_READY_S + (3.0 if demo else 0.0):
@@ -119,41 +122,40 @@ def _from_bag(options) -> int:
     if options.snapshot is not None:
         _save(application, panel, options.snapshot)
         return 0
-    panel.show()
+    from grids_rqt.window import EndRequest, show
+
     panel.refresh()
-    return int(application.exec())
+    with EndRequest() as end:
+        return show(application, panel, end)
 
 
 def _live(options) -> int:
     from grids_rqt.demo import DemoRun
     from grids_rqt.model import Model
 
-    demo = DemoRun(policy=options.policy, task=options.task, limit_s=600.0) if options.demo else None
-    feed = None
-    try:
-        application = make_application(offscreen=options.snapshot is not None)
-        from grids_rqt.ros_feed import RosControls, RosFeed
+    application = make_application(offscreen=options.snapshot is not None)
+    from grids_rqt.ros_feed import RosControls, RosFeed
+    from grids_rqt.window import EndRequest, show
 
+    with ExitStack() as started:  # each is ended, whatever happens to the others
+        end = started.enter_context(EndRequest())
+        demo = DemoRun(policy=options.policy, task=options.task, limit_s=600.0) if options.demo else None
+        if demo is not None:
+            started.callback(demo.close)
         model = Model(CAMERAS)
         feed = RosFeed(model)
+        started.callback(feed.close)
         panel = _panel(model, feed.now_ns, options, RosControls(feed))
         if options.snapshot is not None:
-            _wait_for_data(model, feed, options, demo)
+            _wait_for_data(model, feed, options, demo, end)
             _save(application, panel, options.snapshot)
             return 0
-        signal.signal(signal.SIGINT, lambda *_: application.quit())
-        panel.show()
         panel.start()
-        return int(application.exec())
-    finally:
-        if feed is not None:
-            feed.close()
-        if demo is not None:
-            demo.close()
+        return show(application, panel, end, demo)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: shown or written; 1: no data or no screen; 2: wrong arguments."""
+    """Exit code 0: shown or written; 1: no data, no screen or a failed demo; 2: wrong arguments."""
     options = _parser().parse_args(argv)
     from grids_perception.bags import BagError
 
@@ -162,6 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     except (RuntimeError, BagError, OSError) as error:
         sys.stderr.write(f"grids view: {error}\n")
         return 1
+    except KeyboardInterrupt:  # before anything was started
+        return 130
 
 
 def run() -> None:

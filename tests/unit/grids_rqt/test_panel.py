@@ -149,6 +149,55 @@ def test_a_silent_camera_is_dimmed_and_says_so(application):
     assert pixels(view)[..., :3].mean() < 0.8 * bright
 
 
+@pytest.mark.parametrize(("oldest_s", "shown"), [(0.3, [0.3, 0.2, 0.1]), (120.0, [0.2, 0.1]), (-600.0, [0.2, 0.1])])
+def test_a_trail_does_not_reach_across_a_pause(application, monkeypatch, oldest_s, shown):
+    from grids_rqt import camera_view
+
+    drawn = []
+    monkeypatch.setattr(
+        camera_view, "draw", lambda image, newest, history, style: drawn.append((*history, newest)) or image
+    )
+    state = example_state()
+    camera = state.cameras["front"]
+    ages_s = (oldest_s, 0.2, 0.1)
+    samples = [replace(camera.samples[i], stamp_ns=camera.image_ns - int(age * 1e9)) for i, age in enumerate(ages_s)]
+    state.cameras["front"] = replace(camera, samples=tuple(samples))
+    panel = make_panel()
+    panel.show_state(state)
+    drawn.clear()
+    panel._cameras[0].grab()
+    assert [round((camera.image_ns - s.stamp_ns) * 1e-9, 3) for s in drawn[-1]] == shown
+
+
+class FakeDemo:
+    """Stands where the run's process would be; `end` is how it ended, None while it runs."""
+
+    end = None
+
+    def over(self):
+        return self.end
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_the_end_of_a_demo_stands_in_the_header_and_on_stderr(application, capsys, ok, code):
+    from grids_rqt.demo import Over
+    from grids_rqt.window import EndRequest, Watch
+
+    panel, demo = make_panel(Recorder()), FakeDemo()
+    watch = Watch(application, panel, EndRequest(), demo)
+    panel.show_state(example_state())
+    watch.look()
+    assert panel._header._reason.text() == "following"
+    demo.end = Over(ok, "the demo run is over: for a test")
+    watch.look()
+    watch.look()
+    assert panel._header._reason.text() == "the demo run is over: for a test"
+    panel.show_state(replace(example_state(), driver=None))
+    assert panel._header._reason.text() == "the demo run is over: for a test"
+    assert watch.code == code
+    assert capsys.readouterr().err == "grids view: the demo run is over: for a test\n"
+
+
 def test_the_plugin_description_names_the_class_rqt_will_load():
     folder = Path(__file__).parents[3] / "src" / "grids_rqt"
     plugin = ET.parse(folder / "plugin.xml").getroot().find("class")
