@@ -92,16 +92,17 @@ class ManagedNode(LifecycleNode):
 class EndRequest:
     """SIGINT and SIGTERM as a wish, so that the context lives until the node is safe.
 
-    A SIGINT before `spinning`, or after any other signal, raises KeyboardInterrupt at once.
+    A SIGINT before `spinning`, or after any other signal, raises KeyboardInterrupt at once: so the second one ends a
+    `make_safe` that hangs. Once `ending`, when only what cannot hang is left, signals are ignored.
     """
 
     def __init__(self) -> None:
-        self.asked = self.spinning = False
+        self.asked = self.spinning = self.ending = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame) -> None:
-        at_once = self.asked or not self.spinning
+        at_once = (self.asked or not self.spinning) and not self.ending
         self.asked = True
         if number == signal.SIGINT and at_once:
             raise KeyboardInterrupt
@@ -114,6 +115,19 @@ def _spin(executor: SingleThreadedExecutor, end: EndRequest | None) -> None:
     end.spinning = True
     while not end.asked and rclpy.ok():
         executor.spin_once(timeout_sec=SIGNAL_POLL_S)
+
+
+def _end(node, end: EndRequest | None) -> None:
+    """Make the node safe and destroy it. A SIGINT meanwhile ends `make_safe` only; a node may take it for a hint."""
+    try:
+        if isinstance(node, ManagedNode):
+            node.make_safe()
+    except KeyboardInterrupt:
+        node.get_logger().warning("interrupted again: ending without what was left to make safe")
+    finally:
+        if end is not None:
+            end.ending = True
+        node.destroy_node()
 
 
 def keep_buffers() -> None:
@@ -134,7 +148,8 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
 
     SIGINT and SIGTERM end the spin cleanly with code 0; SetupError and ParameterError in the constructor print one
     sentence and give code 2; a failed autostart gives 1. `outlive_signals`: topics and services still work while
-    `make_safe` runs, which may spin `self.executor`; otherwise a signal ends them first.
+    `make_safe` runs, which may spin `self.executor`; otherwise a signal ends them first. A second SIGINT raises
+    KeyboardInterrupt in `make_safe`; the node is destroyed and the context shut down all the same.
     """
     keep_buffers()
     handlers = SignalHandlerOptions.NO if outlive_signals else SignalHandlerOptions.ALL
@@ -160,9 +175,9 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     finally:
-        if node is not None:
-            if isinstance(node, ManagedNode):
-                node.make_safe()
-            node.destroy_node()
-        rclpy.try_shutdown()
+        try:
+            if node is not None:
+                _end(node, end)
+        finally:
+            rclpy.try_shutdown()
     return 0

@@ -16,7 +16,14 @@ from pathlib import Path
 
 from grids_perception.bench_cameras import measure, percentiles
 
-LIMITS = {"age_p95_ms": 12.0, "node_cost_p95_ms": 2.0, "cpu_added_percent": 10.0}
+LIMITS = {
+    "camera_to_policy_p95_ms": 12.0,
+    "age_p95_ms": 12.0,  # the way to a subscriber is a part of the one to the policy
+    "node_cost_p95_ms_worst_10s": 2.0,
+    "cpu_added_percent": 10.0,
+    "lost": 0,
+    "undelivered": 0,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,20 +161,31 @@ def _line(name: str, row: dict) -> str:
     return f"  {name:34s} p50 {row['p50']:8.2f}   p95 {row['p95']:8.2f}   p99 {row['p99']:8.2f}   n {row['count']}\n"
 
 
-def _verdict(name: str, value: float) -> str:
-    """The limit and whether `value` keeps it; NaN keeps nothing."""
-    return f"(limit {LIMITS[name]:g}: {'kept' if value <= LIMITS[name] else 'NOT KEPT'})"
+def _verdict(name: str, value: float | None) -> str:
+    """The limit and whether `value` keeps it; what is unknown (None, NaN) keeps nothing."""
+    kept = value is not None and value <= LIMITS[name]
+    return f"(limit {LIMITS[name]:g}: {'kept' if kept else 'NOT KEPT'})"
 
 
 def _camera_lines(name: str, row: dict) -> str:
+    cost = row["node_cost_p95_ms_worst_10s"]
     lost, missing = ("unknown" if row[key] is None else row[key] for key in ("lost", "undelivered"))
     return (
         _line(f"{name}: stamp → subscriber, ms", row["age_ms"])
-        + f"  {name}: age p95 {_verdict('age_p95_ms', row['age_ms'].get('p95', float('nan')))}, {row['rate_hz']} Hz, "
-        f"{lost} lost before the node, {missing} between node and subscriber, "
+        + f"  {name}: age p95 {_verdict('age_p95_ms', row['age_ms'].get('p95'))}, {row['rate_hz']} Hz, "
+        f"{lost} lost before the node {_verdict('lost', row['lost'])}, "
+        f"{missing} between node and subscriber {_verdict('undelivered', row['undelivered'])}, "
         f"CPU {row['cpu_percent']} % of a core, {row['cpu_added_percent']} beyond playing the file "
-        f"{_verdict('cpu_added_percent', row['cpu_added_percent'])}, "
-        f"node's own time p95 {row['node_cost_p95_ms']} ms {_verdict('node_cost_p95_ms', row['node_cost_p95_ms'])}\n"
+        f"{_verdict('cpu_added_percent', row['cpu_added_percent'])}, node's own time p95 of its worst 10 s "
+        f"{cost} ms {_verdict('node_cost_p95_ms_worst_10s', cost)}, real-time: {row['realtime']}\n"
+    )
+
+
+def _policy_verdict(row: dict) -> str:
+    """The limit of the whole way, with what stands for the cameras here."""
+    return (
+        f"  camera to policy p95 {_verdict('camera_to_policy_p95_ms', row.get('p95'))}; these cameras are the twin's, "
+        f"which renders both pictures on the processor's {os.cpu_count()} cores, and the policy shares them\n"
     )
 
 
@@ -188,6 +206,7 @@ def report(result: dict) -> str:
             out.append(_line(f"{camera} capture → subscriber, ms", row))
         for key in ("camera_to_policy_ms", "camera_to_chunk_ms", "camera_to_servo_ms"):
             out.append(_line(key.removesuffix("_ms").replace("_", " ") + ", ms", part[key]))
+        out.append(_policy_verdict(part["camera_to_policy_ms"]))
         rows = ", ".join(f"{name} {value:g} %" for name, value in part["cpu_percent"].items())
         out.append(f"  CPU of a core: {rows}\n")
     return "".join(out)

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_perception.capture_loop import WINDOW_FRAMES
+
 WIDTH, HEIGHT, FPS = 640, 480, 30
-RECORDING_S = 3.0
+RECORDING_S = 20.0  # played in a loop; what is lost where it starts again does not show, so it is to do so seldom
 # Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first. Counted by
 # reading the code, not measured.
 COPIES_BY_DESIGN = (
@@ -35,8 +37,8 @@ def _pictures(count: int) -> Iterator[np.ndarray]:
         yield np.roll(ramp, 7 * k, axis=1) + np.roll(noise, k, axis=0)
 
 
-def record_device(path: Path, count: int = int(RECORDING_S * FPS)) -> Path:
-    """A .db3 as the SDK's recorder writes it, from a software device. Takes as long as it plays."""
+def record_device(path: Path, count: int) -> Path:
+    """A .db3 as the SDK's recorder writes it, from a software device. Takes as long as it plays, 28 MB a second."""
     from grids_perception.realsense import load_sdk
 
     rs = load_sdk()
@@ -69,7 +71,7 @@ def record_device(path: Path, count: int = int(RECORDING_S * FPS)) -> Path:
     return path
 
 
-def write_video(path: Path, count: int = int(RECORDING_S * FPS)) -> Path:
+def write_video(path: Path, count: int) -> Path:
     """The same pictures as an MP4."""
     from grids_perception.video import Mp4Writer
 
@@ -80,13 +82,14 @@ def write_video(path: Path, count: int = int(RECORDING_S * FPS)) -> Path:
     return path
 
 
-def make_recording(folder: Path) -> Path:
+def make_recording(folder: Path, length_s: float = RECORDING_S) -> Path:
     from grids_perception.source import SourceError
 
+    count = round(length_s * FPS)
     try:
-        return record_device(folder / "camera.db3")
+        return record_device(folder / "camera.db3", count)
     except SourceError:
-        return write_video(folder / "camera.mp4")
+        return write_video(folder / "camera.mp4", count)
 
 
 class Receiver:
@@ -141,9 +144,11 @@ class Receiver:
                 self.frames[name].append((int(values["received"]), self.counts[name]))
 
     def forget(self) -> None:
-        """Start the measurement: what came before was warming up."""
-        for values in (*self.ages_ms.values(), *self.frames.values(), *self.health.values()):
+        """Start the measurement: what came before was warming up, but its last word is what to count from."""
+        for values in self.ages_ms.values():
             values.clear()
+        for rows in (*self.frames.values(), *self.health.values()):
+            del rows[:-1]
 
     def close(self) -> None:
         import rclpy
@@ -233,17 +238,47 @@ def lost(health: list[dict[str, str]]) -> int | None:
     return int(health[-1]["lost"]) - int(health[0]["lost"]) if len(health) > 1 else None
 
 
-def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "wrist")) -> dict:
+def worst_cost_ms(health: list[dict[str, str]]) -> float:
+    """The largest p95 of the node's own time, ms, from diagnostics of which the first counts as the beginning.
+
+    Each tells of the last WINDOW_FRAMES, 10 s at 30 Hz, so those are taken that tell of nothing before the beginning;
+    of a shorter measurement the last. NaN with none.
+    """
+    if not health:
+        return float("nan")
+    begin = int(health[0]["received"])
+    whole = [row for row in health if int(row["received"]) - begin >= WINDOW_FRAMES] or health[-1:]
+    return max(float(row["node_cost_p95_ms"]) for row in whole)
+
+
+def camera_row(ages_ms: list[float], frames: list[tuple[int, int]], health: list[dict[str, str]]) -> dict:
+    """What came of one camera, but for rate and CPU."""
+    return {
+        "age_ms": percentiles(ages_ms),
+        "node_cost_p95_ms_worst_10s": worst_cost_ms(health),
+        "lost": lost(health),
+        "undelivered": undelivered(frames),
+        "realtime": health[-1]["real-time"] if health else "unknown",
+    }
+
+
+def measure(
+    seconds: float,
+    folder: Path,
+    cameras: tuple[str, ...] = ("front", "wrist"),
+    recording_s: float = RECORDING_S,
+) -> dict:
     """Ages in ms, CPU in % of a core, losses; raises RuntimeError when a camera node does not deliver."""
     import psutil
 
-    recording = make_recording(folder)
+    recording = make_recording(folder, recording_s)
     receiver = Receiver(cameras)
     try:
         with contextlib.ExitStack() as stack:
             processes = {c: stack.enter_context(camera_process(c, recording)) for c in cameras}
             deadline = time.monotonic() + 30.0
-            while not all(len(ages) > FPS for ages in receiver.ages_ms.values()):
+            # Two seconds: then the last diagnostics, which are the baseline, came with images already arriving.
+            while not all(len(ages) > 2 * FPS for ages in receiver.ages_ms.values()):
                 if time.monotonic() > deadline:
                     raise RuntimeError("expected images of both camera nodes within 30 s, got none or too few")
                 time.sleep(0.05)
@@ -254,26 +289,27 @@ def measure(seconds: float, folder: Path, cameras: tuple[str, ...] = ("front", "
             time.sleep(seconds)
             passed = time.monotonic() - begin
             cpu = {c: 100 * (sum(p.cpu_times()[:2]) - before[c]) / passed for c, p in watched.items()}
-            ages = {c: list(values) for c, values in receiver.ages_ms.items()}
-            frames = {c: list(rows) for c, rows in receiver.frames.items()}
+            # Now, before the nodes end: what they say on the way is none of the measurement.
+            seen = {
+                c: camera_row(list(receiver.ages_ms[c]), list(receiver.frames[c]), list(receiver.health[c]))
+                for c in cameras
+            }
     finally:
         receiver.close()
-    health, playing = receiver.health, playback_cpu(recording, min(seconds, 8.0))
+    playing = playback_cpu(recording, min(seconds, 8.0))
     return {
         "source": recording.suffix,
+        "recording_seconds": recording_s,
         "seconds": round(passed, 1),
         "playback_cpu_percent": round(playing, 1),
         "cameras": {
             c: {
-                "rate_hz": round(len(ages[c]) / passed, 2),
-                "age_ms": percentiles(ages[c]),
+                "rate_hz": round(row["age_ms"]["count"] / passed, 2),
                 "cpu_percent": round(cpu[c], 1),
                 "cpu_added_percent": round(cpu[c] - playing, 1),
-                "node_cost_p95_ms": float(health[c][-1]["node_cost_p95_ms"]) if health[c] else float("nan"),
-                "lost": lost(health[c]),
-                "undelivered": undelivered(frames[c]),
+                **row,
             }
-            for c in cameras
+            for c, row in seen.items()
         },
         "copies_by_design": list(COPIES_BY_DESIGN),
     }

@@ -22,9 +22,14 @@ from grids_perception.capture_loop import CaptureLimits, CaptureLoop, Health
 from grids_perception.core.capture import Frame, Stamp
 from grids_perception.messages import ImageBuffer
 from grids_perception.params import CameraParams
-from grids_perception.source import AbstractSource, Intrinsics, SourceError
+from grids_perception.source import AbstractSource, ColorRequest, Intrinsics, SourceError
 
 DIAGNOSTICS_PERIOD_S = 1.0
+
+
+def is_plain_video(p: CameraParams) -> bool:
+    """A file that is no recording of the RealSense SDK: its frames are decoded in the capture thread."""
+    return p.source == "file" and not p.device.endswith(".db3")
 
 
 def build_source(p: CameraParams, clock_ns) -> AbstractSource:
@@ -32,26 +37,26 @@ def build_source(p: CameraParams, clock_ns) -> AbstractSource:
     given = Intrinsics(p.width, p.height)
     if p.intrinsics:
         given = Intrinsics(p.width, p.height, *p.intrinsics, coefficients=p.distortion or given.coefficients)
+    request = ColorRequest(
+        p.width,
+        p.height,
+        p.fps,
+        exposure_us=p.exposure_us or None,
+        gain=p.gain if p.gain >= 0 else None,
+        white_balance_k=p.white_balance_k or None,
+    )
     match p.source:
         case "uvc":
             from grids_perception.opencv_source import UvcSource
 
-            return UvcSource(p.device, (p.width, p.height), p.fps, clock_ns, intrinsics=given)
-        case "file" if not p.device.endswith(".db3"):
+            return UvcSource(p.device, request, clock_ns, intrinsics=given)
+        case "file" if is_plain_video(p):
             from grids_perception.opencv_source import VideoFileSource
 
             return VideoFileSource(Path(p.device), clock_ns, loop=p.loop)
         case _:
-            from grids_perception.realsense import ColorRequest, RealSenseSource
+            from grids_perception.realsense import RealSenseSource
 
-            request = ColorRequest(
-                p.width,
-                p.height,
-                p.fps,
-                exposure_us=p.exposure_us or None,
-                gain=p.gain if p.gain >= 0 else None,
-                white_balance_k=p.white_balance_k or None,
-            )
             serial = p.serial.removeprefix("_")  # ROS reads bare digits as a number
             file = Path(p.device) if p.source == "file" else None
             return RealSenseSource(request, clock_ns, serial=serial, model=p.model, file=file, loop=p.loop)
@@ -68,23 +73,37 @@ def camera_info(intrinsics: Intrinsics, size: tuple[int, int]) -> CameraInfo:
     return message
 
 
-def diagnose(camera: str, health: Health, wanted_hz: float) -> DiagnosticStatus:
-    """One camera's line of /diagnostics."""
+def trouble_since(health: Health, previous: Health) -> list[str]:
+    """What has gone wrong between two looks at a camera. A file that starts again sets its clock back, rightly."""
+    live = health.info is None or health.info.live
+    grown = (
+        ((health.lost or 0) - (previous.lost or 0), "frame(s) lost"),
+        (health.stamps_distrusted - previous.stamps_distrusted, "stamp(s) not believed"),
+        (health.clock_jumps - previous.clock_jumps if live else 0, "clock jump(s)"),
+    )
+    return [f"{count} {what} since the last message" for count, what in grown if count > 0]
+
+
+def diagnose(camera: str, health: Health, wanted_hz: float, previous: Health | None = None) -> DiagnosticStatus:
+    """One camera's line of /diagnostics; `previous` is the health that the line before it told of."""
     level, message = DiagnosticStatus.OK, f"{health.rate_hz:.1f} Hz"
+    trouble = trouble_since(health, previous) if previous else []
+    if health.rate_hz < 0.8 * wanted_hz and health.received > wanted_hz:
+        trouble.insert(0, f"{health.rate_hz:.1f} Hz instead of {wanted_hz:g} Hz")
     notes = health.info.notes if health.info else ()
     if health.state in ("lost", "opening", "ended"):
         level = DiagnosticStatus.WARN if health.state == "ended" else DiagnosticStatus.ERROR
         message = health.reason or health.state
     elif health.black:
         level, message = DiagnosticStatus.WARN, "the picture is black: lens cap, light or exposure"
-    elif health.rate_hz < 0.8 * wanted_hz and health.received > wanted_hz:
-        level, message = DiagnosticStatus.WARN, f"{health.rate_hz:.1f} Hz instead of {wanted_hz:g} Hz"
+    elif trouble:
+        level, message = DiagnosticStatus.WARN, "; ".join(trouble)
     elif notes:
         level, message = DiagnosticStatus.WARN, "; ".join(notes)
     values = {
         "state": health.state,
         "received": health.received,
-        "lost": health.lost,
+        "lost": "unknown" if health.lost is None else health.lost,
         "repeated": health.repeated,
         "rate_hz": f"{health.rate_hz:.2f}",
         "reconnects": health.reconnects,
@@ -125,6 +144,7 @@ class CameraNode(ManagedNode):
         self._loop: CaptureLoop | None = None
         self._info = CameraInfo()
         self._timer = None
+        self._reported: Health | None = None  # what the last diagnostics told of
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
@@ -145,12 +165,20 @@ class CameraNode(ManagedNode):
     def _make_loop(self) -> CaptureLoop:
         p = self._params
         limits = CaptureLimits(p.timeout_s, p.frozen_after_s, p.max_stamp_error_s, p.assumed_delay_s)
-        source, priority = build_source(p, self._now_ns), p.realtime_priority
-        return CaptureLoop(source, limits, self._deliver, self._log, priority)
+        # Decoding takes as long as it likes, and a slow one would take its core from everybody without priority.
+        priority = 0 if is_plain_video(p) else p.realtime_priority
+        return CaptureLoop(build_source(p, self._now_ns), limits, self._deliver, self._log, priority)
 
     def configure(self) -> None:
         try:
             self._loop = self._make_loop()
+        except SourceError as error:
+            raise SetupError(f"{self._params.camera}: {error}") from error
+        self._open()
+
+    def _open(self) -> None:
+        """Open the camera; SetupError when it is missing or not the one asked for."""
+        try:
             info = self._loop.open()
         except SourceError as error:
             raise SetupError(f"{self._params.camera}: {error}") from error
@@ -159,6 +187,9 @@ class CameraNode(ManagedNode):
         self._log("info", f"{info.name} serial {info.serial or '?'} firmware {info.firmware or '?'} opened")
 
     def activate(self) -> None:
+        if not self._loop.is_open:  # it was active before
+            self._open()
+        self._reported = None
         self._loop.start()
         self._timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
@@ -197,7 +228,8 @@ class CameraNode(ManagedNode):
 
     def _publish_diagnostics(self) -> None:
         health = self._loop.health()
-        status = diagnose(self._params.camera, health, float(self._params.fps))
+        status = diagnose(self._params.camera, health, float(self._params.fps), self._reported)
+        self._reported = health
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)

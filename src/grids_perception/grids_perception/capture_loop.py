@@ -15,6 +15,12 @@ from grids_perception.source import AbstractSource, EndOfStreamError, SourceErro
 
 RESET_AFTER_ATTEMPTS = 3
 SETTLED_S = 5.0  # a camera that delivers changing pictures for so long is well again
+STOP_TIMEOUT_S = 10.0  # the longest that a read which cannot be interrupted is waited for
+WINDOW_FRAMES = 300  # ages and costs are percentiles of so many frames: 10 s at 30 Hz
+RT_ADVICE = (
+    "frames may be a few ms late under load; to permit it add '@dialout - rtprio 60' to "
+    "/etc/security/limits.d/so100.conf"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Health:
     reason: str = ""
     info: SourceInfo | None = None
     received: int = 0
-    lost: int = 0
+    lost: int | None = 0  # None: the camera does not count
     repeated: int = 0
     rate_hz: float = 0.0
     reconnects: int = 0
@@ -47,7 +53,7 @@ class Health:
     age_p95_ms: float = 0.0
     cost_p95_ms: float = 0.0
     black: bool = False
-    realtime: str = ""  # "SCHED_FIFO 10", or why not
+    realtime: str = ""  # "SCHED_FIFO 10", "not asked for", or why not
 
 
 @dataclass(slots=True)
@@ -55,8 +61,8 @@ class _Window:
     """The last seconds, for rates and percentiles that forget."""
 
     arrivals_ns: deque = field(default_factory=lambda: deque(maxlen=150))
-    ages_ns: deque = field(default_factory=lambda: deque(maxlen=300))
-    costs_s: deque = field(default_factory=lambda: deque(maxlen=300))
+    ages_ns: deque = field(default_factory=lambda: deque(maxlen=WINDOW_FRAMES))
+    costs_s: deque = field(default_factory=lambda: deque(maxlen=WINDOW_FRAMES))
 
     def rate_hz(self, now_ns: int) -> float:
         recent = [t for t in list(self.arrivals_ns) if now_ns - t < 2_000_000_000]
@@ -103,16 +109,28 @@ class CaptureLoop:
         self._info = self._source.open()
         return self._info
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a source is open; false before `open`, while it is lost and after `stop`."""
+        return self._info is not None
+
     def start(self) -> None:
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and close the source; harmless when not running."""
+        """Stop the thread and close the source; harmless when not running.
+
+        A thread that hangs in a read beyond STOP_TIMEOUT_S keeps the source, which it closes itself when it returns:
+        a source is no place for two threads.
+        """
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(10.0)
+            self._thread.join(STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                self._log("error", f"reading has not returned within {STOP_TIMEOUT_S:g} s; the camera stays open")
+                return
         self._thread = None
         self._source.close()
         self._info = None
@@ -125,7 +143,7 @@ class CaptureLoop:
             reason=self._reason,
             info=self._info,
             received=self._counter.received,
-            lost=self._counter.lost,
+            lost=None if self._counter.uncounted else self._counter.lost,
             repeated=self._counter.repeated,
             rate_hz=self._window.rate_hz(time.monotonic_ns()),
             reconnects=self._reconnects,
@@ -141,8 +159,7 @@ class CaptureLoop:
         )
 
     def _run(self) -> None:
-        # A frame takes a millisecond; without priority the reader that it wakes up interrupts it for several.
-        self._realtime = become_realtime(self._priority) or f"SCHED_FIFO {self._priority}"
+        self._ask_for_priority()
         try:
             while not self._stop.is_set():
                 if self._info is None and not self._reopen():
@@ -152,10 +169,29 @@ class CaptureLoop:
             self._state, self._reason = "ended", str(end)
             self._log("info", str(end))
         except Exception:  # the top of the thread: kept for the node, which reports it
+            if self._stop.is_set():
+                return  # whoever stops it may already have taken away what it delivers to
             self._state, self.fatal = "lost", traceback.format_exc()
             self._reason = self.fatal.strip().splitlines()[-1]
             self._log("fatal", self.fatal)
         finally:
+            self._close()
+
+    def _ask_for_priority(self) -> None:
+        """A frame takes a millisecond; without priority the reader that it wakes up interrupts it for several."""
+        if not self._priority:
+            self._realtime = "not asked for"
+            return
+        refusal = become_realtime(self._priority)
+        self._realtime = refusal or f"SCHED_FIFO {self._priority}"
+        if refusal:
+            self._log("warning", f"real-time scheduling was {refusal}: {RT_ADVICE}")
+        else:
+            self._log("info", f"frames are taken with {self._realtime}")
+
+    def _close(self) -> None:
+        """From the capture thread, whose priority is for frames only: stopping a camera may take the SDK a second."""
+        with ordinary_priority():
             self._source.close()
 
     def _reopen(self) -> bool:
@@ -164,7 +200,8 @@ class CaptureLoop:
             if self._attempts and self._attempts % RESET_AFTER_ATTEMPTS == 0:
                 self._resets += 1
                 self._log("warning", f"asking the camera to restart after {self._attempts} attempts")
-                self._source.reset()
+                with ordinary_priority():
+                    self._source.reset()
             self._attempts += 1
             try:
                 with ordinary_priority():  # may take a second, and the SDK's threads start here
@@ -172,7 +209,7 @@ class CaptureLoop:
             except SourceError as error:
                 self._reason = f"{error} (attempt {self._attempts}, next in {backoff_s(self._attempts):.1f} s)"
                 self._log("warning", self._reason)
-                self._source.close()
+                self._close()
                 continue
             self._reconnects += 1
             self._counter.forget_position()
@@ -205,7 +242,7 @@ class CaptureLoop:
     def _lose(self, reason: str) -> None:
         self._state, self._reason, self._info = "lost", reason, None
         self._log("error", f"camera lost: {reason}; reopening")
-        self._source.close()
+        self._close()
 
     def _check_still(self, *, live: bool) -> None:
         frozen_s = self._still.still_ns * 1e-9

@@ -23,7 +23,7 @@ from grids_common import topics
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.params import declare
 from grids_perception.core.overlay import Style, draw
-from grids_perception.core.samples import Samples
+from grids_perception.core.samples import Samples, recent
 from grids_perception.core.sheet import Panel, Sheet, cell_for, compose
 from grids_perception.messages import fill_image, image_to_rgb, samples_from_message, stamp_ns
 from grids_perception.params import OverlayParams
@@ -157,11 +157,7 @@ class OverlayNode(Node):
 
     def _recent(self, camera: _Camera, image_ns: int) -> tuple[tuple[Samples, ...], float | None]:
         """Samples young enough to draw on an image of that stamp, and the newest one's age in s."""
-        samples = camera.samples
-        if not samples:
-            return (), None
-        age_s = (image_ns - samples[-1].stamp_ns) * 1e-9
-        return (samples, age_s) if abs(age_s) <= self._params.max_age_s else ((), None)
+        return recent(camera.samples, image_ns, self._params.max_age_s)
 
     def _on_image(self, camera: _Camera, message: Image) -> None:
         try:

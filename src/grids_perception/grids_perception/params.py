@@ -50,15 +50,19 @@ class CameraParams:
     width: int = param(640, "image width", unit="px", lo=16, hi=4096)
     height: int = param(480, "image height", unit="px", lo=16, hi=4096)
     fps: int = param(30, "frame rate", unit="Hz", lo=1, hi=120)
-    exposure_us: float = param(0.0, "exposure; 0: automatic", unit="µs", lo=0.0, hi=1e6)
-    gain: float = param(-1.0, "gain in the camera's own steps; -1: automatic", lo=-1.0, hi=1e4)
+    exposure_us: float = param(0.0, "exposure; 0: automatic, unless gain is fixed", unit="µs", lo=0.0, hi=1e6)
+    gain: float = param(
+        -1.0, "gain in the camera's own steps, also ends automatic exposure; -1: automatic", lo=-1.0, hi=1e4
+    )
     white_balance_k: float = param(0.0, "white balance; 0: automatic", unit="K", lo=0.0, hi=12000.0)
     compressed: bool = param(False, "also publish JPEG on color/image_raw/compressed")
     jpeg_quality: int = param(90, "quality of that JPEG", lo=1, hi=100)
     frame_id: str = param("", "optical frame; empty: <camera>_color_optical_frame")
     intrinsics: tuple[float, ...] = param((), "uvc, file: fx, fy, cx, cy", unit="px")
     distortion: tuple[float, ...] = param((), "uvc, file: k1, k2, p1, p2, k3")
-    realtime_priority: int = param(10, "SCHED_FIFO priority of the capture thread, 0: do not ask", lo=0, hi=90)
+    realtime_priority: int = param(
+        10, "SCHED_FIFO priority of the capture thread, 0: do not ask; never asked for to play a video", lo=0, hi=90
+    )
     timeout_s: float = param(1.0, "silence after which the camera is lost", unit="s", lo=0.1, hi=30.0)
     frozen_after_s: float = param(1.0, "time of identical pictures after which it is stuck", unit="s", lo=0.2, hi=60.0)
     max_stamp_error_s: float = param(0.2, "largest believable age of a device stamp", unit="s", lo=0.01, hi=5.0)

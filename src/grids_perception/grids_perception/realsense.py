@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from grids_perception.core.capture import Frame
-from grids_perception.source import AbstractSource, EndOfStreamError, Intrinsics, SourceError, SourceInfo
+from grids_perception.source import (
+    AbstractSource,
+    ColorRequest,
+    EndOfStreamError,
+    Intrinsics,
+    SourceError,
+    SourceInfo,
+)
 
 QUEUE_FRAMES = 8
 
@@ -87,19 +94,6 @@ def device_notes(device: Device) -> tuple[str, ...]:
             "with: update with rs-fw-update or realsense-viewer"
         )
     return tuple(notes)
-
-
-@dataclass(frozen=True, slots=True)
-class ColorRequest:
-    """What is asked of the colour stream. Options are left to the camera's automatics where None."""
-
-    width: int = 640
-    height: int = 480
-    fps: int = 30
-    exposure_us: float | None = None
-    gain: float | None = None
-    white_balance_k: float | None = None
-    global_time: bool = True
 
 
 class RealSenseSource(AbstractSource):
@@ -273,6 +267,7 @@ def _color_sensor(device):
 def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
     """Set the request's options; a sentence for each that the sensor does not have or whose value it refuses.
 
+    A camera keeps its options after a program has ended, so what is not asked for is switched back to automatic.
     Exposure on the RGB sensor counts in 100 µs, on the stereo module in 1 µs. A fixed exposure or gain switches the
     automatics off, a fixed white balance those of the colour.
     """
@@ -285,6 +280,11 @@ def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
         wanted["gain"] = request.gain
     if request.white_balance_k is not None:
         wanted |= {"enable_auto_white_balance": 0.0, "white_balance": request.white_balance_k}
+    # Nobody asked for these, so a sensor without them is as good. auto_exposure_priority 1 slows down in dim light.
+    unasked = {} if manual else {"auto_exposure_priority": 0.0}
+    if request.white_balance_k is None:
+        unasked["enable_auto_white_balance"] = 1.0
+    wanted |= {name: value for name, value in unasked.items() if sensor.supports(getattr(rs.option, name))}
     notes = []
     for name, value in wanted.items():
         option = getattr(rs.option, name)

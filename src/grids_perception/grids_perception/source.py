@@ -29,6 +29,19 @@ class Intrinsics:
 
 
 @dataclass(frozen=True, slots=True)
+class ColorRequest:
+    """What is asked of the colour stream. Options are left to the camera's automatics where None."""
+
+    width: int = 640
+    height: int = 480
+    fps: int = 30
+    exposure_us: float | None = None
+    gain: float | None = None
+    white_balance_k: float | None = None
+    global_time: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SourceInfo:
     """What answered. `notes` are sentences for the user: USB 2 link, old firmware, option not available."""
 

@@ -1,12 +1,13 @@
 """The bench's arithmetic and its report."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
 
 from grids_perception.bench import RunWatcher, report
-from grids_perception.bench_cameras import lost, percentiles, undelivered
+from grids_perception.bench_cameras import Receiver, camera_row, lost, percentiles, undelivered, worst_cost_ms
 
 
 def test_percentiles_of_nothing_say_so():
@@ -25,8 +26,9 @@ def result() -> dict:
         "age_ms": ages,
         "cpu_percent": 18.0,
         "cpu_added_percent": 8.0,
-        "node_cost_p95_ms": 1.1,
+        "node_cost_p95_ms_worst_10s": 1.1,
         "lost": 0,
+        "realtime": "SCHED_FIFO 10",
     }
     camera["undelivered"] = 4
     run = {
@@ -45,7 +47,9 @@ def test_the_report_names_every_number_with_its_limit_and_what_is_missing():
     text = report(result())
     assert "CPU 18.0 % of a core, 8.0 beyond playing the file (limit 10: kept)" in text
     assert "age p95 (limit 12: kept)" in text
-    assert "0 lost before the node, 4 between node and subscriber" in text
+    assert "0 lost before the node (limit 0: kept), 4 between node and subscriber (limit 0: NOT KEPT)" in text
+    assert "node's own time p95 of its worst 10 s 1.1 ms (limit 2: kept), real-time: SCHED_FIFO 10" in text
+    assert "camera to policy p95 (limit 12: kept); these cameras are the twin's, which renders" in text
     assert "copies per frame, by design, not measured: 2" in text
     assert "policy 50 %" in text
     line = next(line for line in text.splitlines() if "camera to chunk" in line)
@@ -57,7 +61,9 @@ def test_a_limit_that_is_not_kept_is_said_and_so_is_a_number_that_is_missing():
     late["cameras"]["cameras"]["front"] |= {"age_ms": percentiles([13.0] * 9), "undelivered": None}
     text = report(late)
     assert "age p95 (limit 12: NOT KEPT)" in text
-    assert "unknown between node and subscriber" in text
+    assert "unknown between node and subscriber (limit 0: NOT KEPT)" in text
+    late["run"]["camera_to_policy_ms"] = percentiles([13.0] * 9)
+    assert "camera to policy p95 (limit 12: NOT KEPT)" in report(late)
     late["cameras"]["cameras"]["front"]["age_ms"] = percentiles([])
     assert "age p95 (limit 12: NOT KEPT)" in report(late)
 
@@ -81,6 +87,45 @@ def test_a_loss_while_the_nodes_start_is_none_of_the_measurement():
     assert lost([]) is None
     assert lost([{"lost": "1"}]) is None
     assert lost([{"lost": "1"}, {"lost": "1"}, {"lost": "3"}]) == 2
+
+
+def costs(*rows: tuple[int, float]) -> list[dict[str, str]]:
+    return [{"received": str(received), "node_cost_p95_ms": str(cost)} for received, cost in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # A spike in the first seconds had left the last 10 s when it was looked at.
+        ([(100, 9.0), (250, 8.0), (400, 3.0), (550, 3.0), (700, 1.0)], 3.0),
+        ([(100, 9.0), (130, 8.0), (160, 1.5)], 1.5),  # shorter than a window: the last has least of the warming up
+    ],
+)
+def test_the_nodes_own_time_is_the_worst_of_the_whole_measurement_and_nothing_before(rows, expected):
+    assert worst_cost_ms(costs(*rows)) == expected
+
+
+def test_the_nodes_own_time_without_diagnostics_is_not_a_number():
+    assert math.isnan(worst_cost_ms([]))
+    assert camera_row([], [], [])["realtime"] == "unknown"
+
+
+def test_the_last_diagnostics_of_the_warming_up_are_what_losses_are_counted_from():
+    receiver = Receiver.__new__(Receiver)
+    receiver.ages_ms, receiver.counts = {"front": [1.0]}, {"front": 30}
+    receiver.frames, receiver.health = {"front": []}, {"front": []}
+
+    def diagnostics(received, gone):
+        values = [SimpleNamespace(key="received", value=str(received)), SimpleNamespace(key="lost", value=str(gone))]
+        receiver._note_health(SimpleNamespace(status=[SimpleNamespace(name="camera front", values=values)]))
+
+    diagnostics(20, 4)
+    diagnostics(30, 5)
+    receiver.forget()
+    diagnostics(60, 7)  # two were lost in the first second
+    assert receiver.ages_ms["front"] == []
+    assert lost(receiver.health["front"]) == 2
+    assert undelivered(receiver.frames["front"]) == 30
 
 
 def test_a_status_that_is_sent_again_is_one_age():

@@ -1,11 +1,15 @@
 """Stamps, losses and stuck pictures as pure functions; the capture loop against a scripted source."""
 
+import contextlib
+import dataclasses
 import os
+import threading
 import time
 
 import numpy as np
 import pytest
 
+from grids_perception import capture_loop
 from grids_perception.capture_loop import CaptureLimits, CaptureLoop
 from grids_perception.core.capture import Frame, FrameCounter, StampMapper, StillDetector, backoff_s
 from grids_perception.source import AbstractSource, Intrinsics, SourceError, SourceInfo
@@ -66,6 +70,33 @@ def test_a_device_clock_that_starts_again_is_mapped_anew():
     stamp = clock.map(10.0, "hardware_clock", 10**18 + 33 * MS)
     assert stamp.ns == 10**18 + 33 * MS
     assert clock.jumps == 1
+
+
+def stamp_errors_ms(clock: StampMapper, host_ms, delay_ms, domain="hardware_clock") -> np.ndarray:
+    """Stamp less true capture time at 30 Hz; `host_ms` is added to the host's clock, `delay_ms` is transport."""
+    device_ms = 5_000.0 + np.arange(len(host_ms)) * 1000 / 30
+    start = 10**18
+    stamps = [
+        clock.map(d, domain, start + round((d + host + delay) * MS)).ns
+        for d, host, delay in zip(device_ms, host_ms, delay_ms, strict=True)
+    ]
+    return (np.array(stamps) - start) / MS - device_ms - host_ms
+
+
+def test_a_host_clock_set_forward_is_followed_within_a_few_frames():
+    """By half a second: less than what is a jump at once. It took the whole window, 10 s, to be seen."""
+    clock, rng = mapper(), np.random.default_rng(0)
+    error = stamp_errors_ms(clock, np.where(np.arange(200) < 100, 0.0, 500.0), rng.uniform(5, 15, 200))
+    assert np.abs(error[110:]).max() <= 15
+    assert clock.jumps == 1
+
+
+@pytest.mark.parametrize("late", [[400.0], [300.0 - 1000 / 30 * k for k in range(9)]], ids=["one", "a queue"])
+def test_late_frames_are_no_step_of_the_clock(late):
+    clock, delay = mapper(), np.full(200, 5.0)
+    delay[100 : 100 + len(late)] = late
+    assert np.abs(stamp_errors_ms(clock, np.zeros(200), delay) - 5.0).max() <= 0.01
+    assert clock.jumps == 0
 
 
 def test_without_a_device_stamp_arrival_less_the_known_delay_counts():
@@ -200,6 +231,92 @@ def test_frames_are_read_with_priority_where_permitted_and_a_camera_is_reopened_
     assert granted or "refused" in health.realtime
     assert source.read_at == (os.SCHED_FIFO if granted else os.SCHED_OTHER)
     assert os.sched_getscheduler(0) == os.SCHED_OTHER  # the caller's thread keeps its own
+
+
+@pytest.mark.parametrize("refusal", ["", "refused (not permitted)"], ids=["granted", "refused"])
+def test_what_became_of_the_priority_is_said_once_with_what_to_do(refusal, monkeypatch):
+    monkeypatch.setattr(capture_loop, "become_realtime", lambda priority: refusal)
+    script = ["frame"] * 3 + ["unplug"]
+    _, said, health = run_until(ScriptedSource(script), lambda loop, frames: len(frames) > 6, monkeypatch, priority=10)
+    about = [text for text in said if "SCHED_FIFO" in text or "real-time" in text]
+    assert len(about) == 1
+    if refusal:
+        assert about[0].startswith("warning: real-time scheduling was refused (not permitted): ")
+        assert "'@dialout - rtprio 60' to /etc/security/limits.d/" in about[0]
+    else:
+        assert about == ["info: frames are taken with SCHED_FIFO 10"]
+    assert health.realtime == (refusal or "SCHED_FIFO 10")
+
+
+def test_nothing_is_said_of_a_priority_that_nobody_asked_for(monkeypatch):
+    _, said, health = run_until(ScriptedSource([]), lambda loop, frames: len(frames) > 3, monkeypatch)
+    assert said == []
+    assert health.realtime == "not asked for"
+
+
+def test_resetting_and_closing_a_camera_happen_without_priority(monkeypatch):
+    """Both may take the SDK a second, of which other threads would get nothing."""
+    inside, seen = [], []
+
+    @contextlib.contextmanager
+    def ordinary():
+        inside.append(1)
+        yield
+        inside.pop()
+
+    class Watched(ScriptedSource):
+        def close(self) -> None:
+            if threading.current_thread().name == "capture":
+                seen.append(("close", bool(inside)))
+
+        def reset(self) -> None:
+            seen.append(("reset", bool(inside)))
+
+    monkeypatch.setattr(capture_loop, "ordinary_priority", ordinary)
+    source = Watched(["frame", "unplug"], absent=4)
+    run_until(source, lambda loop, frames: len(frames) > 6, monkeypatch)
+    assert {("close", True), ("reset", True)} == set(seen)
+
+
+class StuckSource(ScriptedSource):
+    """Hangs in a read until `let_go`, as a driver may; notes in which thread it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.reading, self.let_go, self.closed_by = threading.Event(), threading.Event(), []
+
+    def read(self, timeout_s: float) -> Frame | None:
+        self.reading.set()
+        self.let_go.wait(20)
+
+    def close(self) -> None:
+        self.closed_by.append(threading.current_thread().name)
+
+
+def test_a_source_is_not_closed_under_a_thread_that_hangs_in_it(monkeypatch):
+    monkeypatch.setattr(capture_loop, "STOP_TIMEOUT_S", 0.1)
+    source, said = StuckSource(), []
+    loop = CaptureLoop(source, CaptureLimits(), lambda frame, stamp: None, lambda level, text: said.append(text))
+    loop.open()
+    loop.start()
+    assert source.reading.wait(5)
+    loop.stop()
+    assert source.closed_by == []
+    assert said == ["reading has not returned within 0.1 s; the camera stays open"]
+    monkeypatch.setattr(capture_loop, "STOP_TIMEOUT_S", 5.0)
+    source.let_go.set()
+    loop.stop()
+    assert source.closed_by[0] == "capture"
+    assert not loop.is_open
+
+
+def test_losses_of_a_camera_that_does_not_count_are_unknown(monkeypatch):
+    class Uncounted(ScriptedSource):
+        def read(self, timeout_s: float) -> Frame | None:
+            return dataclasses.replace(super().read(timeout_s), number=None)
+
+    _, _, health = run_until(Uncounted([]), lambda loop, frames: len(frames) > 3, monkeypatch)
+    assert health.lost is None
 
 
 def test_a_silent_camera_is_reopened(monkeypatch):

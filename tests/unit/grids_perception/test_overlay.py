@@ -14,6 +14,7 @@ from grids_perception.core.samples import (
     Samples,
     cell_edges,
     footprint,
+    recent,
     sample_pixels,
 )
 
@@ -269,3 +270,20 @@ def test_every_layer_together_costs_little_more_than_the_pixels():
         cv2.setNumThreads(threads)
     print(f"drawing {drawing * 1e3:.2f} ms, yardstick {yardstick * 1e3:.2f} ms")
     assert drawing < 12 * yardstick
+
+
+def at(seconds: float) -> Samples:
+    box = Letterbox((512, 512), (512, 512), (512, 512), (0, 0))
+    return Samples("front", round(seconds * 1e9), np.zeros((1, 2)), (8, 8), ALIGN_CORNERS_FALSE, box)
+
+
+def test_a_trail_does_not_join_what_was_sampled_minutes_ago_when_somebody_last_looked():
+    old, new = [at(100.0), at(101.0)], [at(400.0), at(401.0)]
+    young, age_s = recent([*old, *new], round(402e9), max_age_s=5.0)
+    assert list(young) == new
+    assert age_s == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kept", [[], [at(100.0)], [at(500.0)]], ids=["none", "too old", "of the future"])
+def test_no_samples_are_drawn_where_the_newest_does_not_belong_to_the_image(kept):
+    assert recent(kept, round(402e9), max_age_s=5.0) == ((), None)

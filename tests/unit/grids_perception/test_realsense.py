@@ -63,7 +63,9 @@ class FakeSdk:
         self.devices = list(devices)
         names = ("name", "serial_number", "firmware_version", "recommended_firmware_version", "usb_type_descriptor")
         self.camera_info = SimpleNamespace(**{name: name for name in names})
-        self.option = SimpleNamespace(global_time_enabled=1, enable_auto_exposure=2)
+        self.option = SimpleNamespace(
+            global_time_enabled=1, enable_auto_exposure=2, auto_exposure_priority=3, enable_auto_white_balance=4
+        )
         self.stream, self.format = SimpleNamespace(color=0), SimpleNamespace(rgb8=0)
         self.pipeline_wrapper = lambda pipeline: pipeline
 

@@ -1,13 +1,14 @@
-"""The real RealSense SDK without a camera (a recorded software device), and OpenCV on a video file."""
+"""The real RealSense SDK without a camera (a recorded software device); OpenCV on a video file and a played webcam."""
 
 import time
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
-from grids_perception.opencv_source import UvcSource, VideoFileSource
+from grids_perception.opencv_source import ExposureCounter, UvcSource, VideoFileSource
 from grids_perception.realsense import (
     ColorRequest,
     Device,
@@ -196,6 +197,33 @@ def test_without_fixed_values_the_automatics_stay_on(rs):
     assert sensor.get_option(rs.option.exposure) == 156.0
 
 
+def test_automatic_exposure_comes_back_after_a_program_that_had_fixed_it(rs):
+    """A camera keeps its options; here it starts with automatic exposure off."""
+    options = AUTOMATICS | {"enable_auto_exposure": (0.0, 1.0, 0.0)}
+    _device, sensor = sensor_with(rs, "RGB Camera", **options)
+    assert sensor.get_option(rs.option.enable_auto_exposure) == 0.0
+    assert apply_options(rs, sensor, ColorRequest()) == ()
+    assert sensor.get_option(rs.option.enable_auto_exposure) == 1.0
+
+
+def test_automatic_white_balance_comes_back_after_a_fixed_one(rs):
+    colour = {"enable_auto_white_balance": (0.0, 1.0, 1.0), "white_balance": (2800.0, 6500.0, 4600.0)}
+    _device, sensor = sensor_with(rs, "RGB Camera", **AUTOMATICS, **colour)
+    assert apply_options(rs, sensor, ColorRequest(white_balance_k=3000.0)) == ()
+    assert sensor.get_option(rs.option.enable_auto_white_balance) == 0.0
+    assert sensor.get_option(rs.option.white_balance) == 3000.0
+    assert apply_options(rs, sensor, ColorRequest()) == ()
+    assert sensor.get_option(rs.option.enable_auto_white_balance) == 1.0
+
+
+@pytest.mark.parametrize(("request_", "expected"), [(ColorRequest(), 0.0), (ColorRequest(gain=1.0), 1.0)])
+def test_automatic_exposure_keeps_the_rate_in_dim_light(rs, request_, expected):
+    priority = {"auto_exposure_priority": (0.0, 1.0, 1.0), "gain": (0.0, 128.0, 64.0)}
+    _device, sensor = sensor_with(rs, "RGB Camera", **AUTOMATICS, **priority)
+    assert apply_options(rs, sensor, request_) == ()
+    assert sensor.get_option(rs.option.auto_exposure_priority) == expected
+
+
 def test_missing_options_and_refused_values_are_said(rs):
     _device, sensor = sensor_with(rs, "RGB Camera", **AUTOMATICS, gain=(0.0, 128.0, 64.0))
     notes = apply_options(rs, sensor, ColorRequest(gain=500.0, white_balance_k=4600.0))
@@ -245,6 +273,99 @@ def test_a_missing_or_unreadable_video_is_refused_by_name(tmp_path):
 
 
 def test_a_missing_uvc_camera_is_refused_with_those_there_are():
-    source = UvcSource("/dev/video99", (640, 480), 30, time.time_ns, intrinsics=Intrinsics(640, 480))
+    source = UvcSource("/dev/video99", ColorRequest(), time.time_ns, intrinsics=Intrinsics(640, 480))
     with pytest.raises(SourceError, match="expected a camera at /dev/video99, found: "):
         source.open()
+
+
+class Webcam:
+    """What UvcSource uses of cv2.VideoCapture. `controls`: those the camera has; `limits`: the largest value of some.
+
+    The controls outlive the program that set them, as in a real camera: here they are a dict of the test's.
+    """
+
+    def __init__(self, controls: dict[int, float], limits: dict[int, float] | None = None, stamps_ms=()) -> None:
+        self.controls, self.limits, self.stamps_ms = controls, limits or {}, list(stamps_ms)
+        self.values: dict[int, float] = {}
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def set(self, key: int, value: float) -> bool:
+        if key in CONTROLS and key not in self.controls:
+            return False
+        target = self.controls if key in CONTROLS else self.values
+        target[key] = min(value, self.limits.get(key, value))
+        return True
+
+    def get(self, key: int) -> float:
+        if key == cv2.CAP_PROP_POS_MSEC:
+            return self.stamps_ms[0]
+        return self.controls.get(key, -1.0) if key in CONTROLS else self.values[key]
+
+    def read(self):
+        if len(self.stamps_ms) > 1 and self.values.get("started"):
+            self.stamps_ms.pop(0)
+        self.values["started"] = 1.0
+        return True, np.zeros((480, 640, 3), np.uint8)
+
+
+AUTO_EXPOSURE, EXPOSURE, GAIN = cv2.CAP_PROP_AUTO_EXPOSURE, cv2.CAP_PROP_EXPOSURE, cv2.CAP_PROP_GAIN
+AUTO_WB, WHITE_K = cv2.CAP_PROP_AUTO_WB, cv2.CAP_PROP_WB_TEMPERATURE
+CONTROLS = (AUTO_EXPOSURE, EXPOSURE, GAIN, AUTO_WB, WHITE_K)
+
+
+@pytest.fixture
+def webcam(monkeypatch, tmp_path):
+    """Opens a source on a webcam; returns it and what opening it said."""
+
+    def build(camera: Webcam, **options):
+        monkeypatch.setattr(cv2, "VideoCapture", lambda *_: camera)
+        device, lens = tmp_path / "video0", Intrinsics(640, 480)
+        device.touch()
+        source = UvcSource(str(device), ColorRequest(**options), time.time_ns, intrinsics=lens)
+        return source, source.open().notes
+
+    return build
+
+
+def test_a_webcam_gets_the_fixed_exposure_gain_and_white_balance(webcam):
+    camera = Webcam({AUTO_EXPOSURE: 3, EXPOSURE: 156, GAIN: 0, AUTO_WB: 1, WHITE_K: 4600})
+    _, notes = webcam(camera, exposure_us=8000.0, gain=20.0, white_balance_k=3000.0)
+    assert camera.controls == {AUTO_EXPOSURE: 1, EXPOSURE: 80, GAIN: 20, AUTO_WB: 0, WHITE_K: 3000}
+    assert notes == ()
+
+
+def test_a_webcam_says_what_it_did_not_take(webcam):
+    camera = Webcam({AUTO_EXPOSURE: 3, EXPOSURE: 156, AUTO_WB: 1, WHITE_K: 4600}, limits={WHITE_K: 6500})
+    _, notes = webcam(camera, exposure_us=8000.0, gain=20.0, white_balance_k=9000.0)
+    assert notes == (
+        "gain: asked for 20, the camera has no such control",
+        "white balance in K: asked for 9000, the camera has 6500",
+    )
+
+
+@pytest.mark.parametrize("controls", [{AUTO_EXPOSURE: 1, AUTO_WB: 0}, {}], ids=["fixed before", "no controls"])
+def test_a_webcam_without_fixed_values_is_automatic_and_says_nothing(webcam, controls):
+    camera = Webcam(dict(controls))
+    assert webcam(camera)[1] == ()
+    assert camera.controls == ({AUTO_EXPOSURE: 3, AUTO_WB: 1} if controls else {})
+
+
+def test_a_webcam_has_a_buffer_to_fill_while_the_other_is_read(webcam):
+    camera = Webcam({})
+    webcam(camera)
+    assert camera.values[cv2.CAP_PROP_BUFFERSIZE] == 2
+
+
+def test_frames_of_a_webcam_are_numbered_by_its_stamps_so_that_gaps_are_losses(webcam):
+    period = 1000 / 30
+    ticks = (1, 2, 3.2, 4, 7, 8)  # two are missing
+    source, _ = webcam(Webcam({}, stamps_ms=[5_000 + period * k for k in ticks]))
+    assert [source.read(1.0).number for _ in ticks] == [1, 2, 3, 4, 7, 8]
+    source, _ = webcam(Webcam({}, stamps_ms=[0.0]))
+    assert source.read(1.0).number is None
+
+
+def test_losses_of_a_camera_whose_rate_is_unknown_are_unknown():
+    assert ExposureCounter(0.0).number(5.0) is None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 EPOCH_DOMAINS = ("global_time", "system_time")  # device stamps that already count from the host's epoch
+STEP_FRAMES = 6  # so many frames in a row, all late by the same, are a clock that was set, not a delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,10 @@ class StampMapper:
     Epoch stamps are believed while 0 ≤ arrival − stamp ≤ max_error (a clock regression can put them into the future;
     a wrong clock years away). Every other device clock is mapped by the smallest arrival − device over a window: the
     frame that was least delayed on its way. Its delay is unknown, so `assumed_delay` is taken off the result.
+
+    The window starts anew when the device's clock does, and when the host's is set forward: then all frames are later
+    than that smallest one by the same. Frames that waited in a queue are late too, but each by less than the one
+    before it. A step below max_error cannot be told from a delay and is followed within the window.
     """
 
     def __init__(self, *, max_error_ns: int, assumed_delay_ns: int = 0, window: int = 300) -> None:
@@ -49,7 +54,8 @@ class StampMapper:
         self._offsets: deque[int] = deque(maxlen=window)
         self._last_device_ms: float | None = None
         self.distrusted = 0  # epoch stamps that failed the check
-        self.jumps = 0  # device clock went backwards or leapt by a second against arrival
+        self._late: deque[int] = deque(maxlen=STEP_FRAMES)  # offsets of the last frames, as long as all are too late
+        self.jumps = 0  # either clock was set: backwards, by a second at once, or by more than max_error for good
 
     def _restart_on_jump(self, device_ms: float, offset_ns: int) -> None:
         backwards = self._last_device_ms is not None and device_ms < self._last_device_ms
@@ -57,6 +63,19 @@ class StampMapper:
         if backwards or leapt:
             self.jumps += 1
             self._offsets.clear()
+            self._late.clear()
+
+    def _restart_on_step(self, offset_ns: int) -> None:
+        """A host clock set forward makes every frame late by as much as the next one; a delay does not last."""
+        if offset_ns - min(self._offsets) <= self._max_error_ns:
+            self._late.clear()
+            return
+        self._late.append(offset_ns)
+        if len(self._late) == STEP_FRAMES and max(self._late) - min(self._late) <= self._max_error_ns // 4:
+            self.jumps += 1
+            self._offsets.clear()
+            self._offsets.extend(self._late)
+            self._late.clear()
 
     def map(self, device_ms: float | None, domain: str, arrival_ns: int) -> Stamp:
         if device_ms is None or domain == "none" or not np.isfinite(device_ms):
@@ -65,6 +84,7 @@ class StampMapper:
         self._restart_on_jump(device_ms, arrival_ns - device_ns)
         self._last_device_ms = device_ms
         self._offsets.append(arrival_ns - device_ns)
+        self._restart_on_step(arrival_ns - device_ns)
         age_ns = arrival_ns - device_ns
         if domain in EPOCH_DOMAINS:
             if 0 <= age_ns <= self._max_error_ns:
@@ -82,6 +102,7 @@ class FrameCounter:
     lost: int = 0
     repeated: int = 0
     restarts: int = 0
+    uncounted: bool = False  # a frame came without a number, so what is missing is unknown
     _last: int | None = None
 
     def add(self, number: int | None) -> bool:
@@ -95,6 +116,7 @@ class FrameCounter:
             else:
                 self.lost += number - self._last - 1
         self._last = number
+        self.uncounted |= number is None
         self.received += 1
         return True
 

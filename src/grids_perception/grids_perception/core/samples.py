@@ -7,6 +7,7 @@ convention). Between input and camera image lies a letterbox: the camera image w
 `interpolate(align_corners=False)` and `cv2.resize` do).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,3 +122,15 @@ def footprint(samples: Samples) -> np.ndarray:
             inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
             np.add.at(weights, (row[inside], column[inside]), weight[inside])
     return weights
+
+
+def recent(samples: Sequence[Samples], image_ns: int, max_age_s: float) -> tuple[tuple[Samples, ...], float | None]:
+    """Those young enough for an image of that stamp, oldest first, and the newest one's age in s; (), None: none.
+
+    Older ones are left from when somebody last looked; a trail from them would join what has nothing in common.
+    """
+    ages_s = [(image_ns - one.stamp_ns) * 1e-9 for one in samples]
+    if not ages_s or abs(ages_s[-1]) > max_age_s:
+        return (), None
+    young = tuple(one for one, age_s in zip(samples, ages_s, strict=True) if abs(age_s) <= max_age_s)
+    return young, ages_s[-1]
