@@ -238,24 +238,27 @@ def lost(health: list[dict[str, str]]) -> int | None:
     return int(health[-1]["lost"]) - int(health[0]["lost"]) if len(health) > 1 else None
 
 
-def worst_cost_ms(health: list[dict[str, str]]) -> float:
-    """The largest p95 of the node's own time, ms, from diagnostics of which the first counts as the beginning.
+def costs_ms(health: list[dict[str, str]]) -> tuple[float, float]:
+    """(median, largest) p95 of the node's own time, ms, from diagnostics of which the first counts as the beginning.
 
     Each tells of the last WINDOW_FRAMES, 10 s at 30 Hz, so those are taken that tell of nothing before the beginning;
     of a shorter measurement the last. NaN with none.
     """
     if not health:
-        return float("nan")
+        return float("nan"), float("nan")
     begin = int(health[0]["received"])
     whole = [row for row in health if int(row["received"]) - begin >= WINDOW_FRAMES] or health[-1:]
-    return max(float(row["node_cost_p95_ms"]) for row in whole)
+    values = [float(row["node_cost_p95_ms"]) for row in whole]
+    return round(float(np.median(values)), 3), max(values)
 
 
 def camera_row(ages_ms: list[float], frames: list[tuple[int, int]], health: list[dict[str, str]]) -> dict:
     """What came of one camera, but for rate and CPU."""
+    median, worst = costs_ms(health)
     return {
         "age_ms": percentiles(ages_ms),
-        "node_cost_p95_ms_worst_10s": worst_cost_ms(health),
+        "node_cost_p95_ms": median,
+        "node_cost_p95_ms_worst_10s": worst,
         "lost": lost(health),
         "undelivered": undelivered(frames),
         "realtime": health[-1]["real-time"] if health else "unknown",
