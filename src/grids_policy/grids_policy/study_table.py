@@ -34,9 +34,18 @@ def successes(out: Path, variant: str, tasks: Sequence[str], *, ood: bool) -> di
     """Of each training seed, every scene's success as (scenes,) 0 or 1; all variants have the same scenes in order."""
     found = {}
     for path in sorted(out.glob(f"{variant}-s*/{RESULT}")):
-        text = (path.parent / ("ood" if ood else "id") / "episodes.jsonl").read_text(encoding="utf-8")
-        rows = [row for row in map(json.loads, text.splitlines()) if row["task"] in tasks]
-        found[json.loads(path.read_text())["seed"]] = np.array([float(row["success"]) for row in rows])
+        folder = path.parent / ("ood" if ood else "id")
+        text = (folder / "episodes.jsonl").read_text(encoding="utf-8")
+        rows = [float(json.loads(line)["success"]) for line in text.splitlines()]
+        conditions = json.loads((folder / "results.json").read_text(encoding="utf-8"))["conditions"]
+        # Episodes are written condition by condition, and --ood begins with scenes that are in distribution.
+        ends = np.cumsum([c["episodes"] for c in conditions])
+        kept = [
+            rows[end - c["episodes"] : end]
+            for c, end in zip(conditions, ends, strict=True)
+            if c["condition"].startswith("ood_") == ood and c["task"] in tasks
+        ]
+        found[json.loads(path.read_text())["seed"]] = np.array([success for part in kept for success in part])
     return found
 
 

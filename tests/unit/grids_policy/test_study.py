@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grids_policy import study
-from grids_policy.study_table import count, difference, read_results
+from grids_policy.study_table import count, difference, read_results, successes
 from grids_policy.train_config import load_train_config
 
 
@@ -32,6 +32,7 @@ def write_episodes(folder, rows):
     folder.mkdir()
     scenes = [{"task": c["task"], "success": n < c["successes"]} for c in rows for n in range(c["episodes"])]
     (folder / "episodes.jsonl").write_text("\n".join(map(json.dumps, scenes)))
+    (folder / "results.json").write_text(json.dumps({"conditions": rows}))
 
 
 def keep(out, found):
@@ -76,6 +77,17 @@ def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
     assert "| 60/200 |" in lines[2]
 
 
+def test_scenes_out_of_distribution_are_told_from_those_the_evaluation_begins_with(tmp_path):
+    keep(tmp_path, result("dense", 4, []))
+    rows = [("in_distribution", "a", 2, 2), ("ood_x", "a", 1, 2), ("in_distribution", "b", 0, 1), ("ood_x", "b", 1, 1)]
+    for path in (tmp_path / "dense-s4" / "ood").iterdir():
+        path.unlink()
+    (tmp_path / "dense-s4" / "ood").rmdir()
+    write_episodes(tmp_path / "dense-s4" / "ood", result("dense", 4, rows)["conditions"])
+    assert successes(tmp_path, "dense", ["a"], ood=True)[4].tolist() == [1.0, 0.0]
+    assert successes(tmp_path, "dense", ["a", "b"], ood=True)[4].tolist() == [1.0, 0.0, 1.0]
+
+
 def test_a_distance_is_taken_scene_by_scene_on_the_seeds_that_both_have():
     always, never = np.ones(50), np.zeros(50)
     assert difference({0: always, 1: always}, {0: never, 2: never}) == (1.0, 1.0, 1.0)
@@ -107,9 +119,7 @@ def started(arguments, monkeypatch):
             (out / "state" / "progress.json").write_text(json.dumps({"step": step}))
         else:
             rows = ROWS[1:] if "--ood" in words else ROWS[:1]
-            conditions = result("x", 0, rows)["conditions"]
-            write_episodes(out, conditions)
-            (out / "results.json").write_text(json.dumps({"conditions": conditions}))
+            write_episodes(out, result("x", 0, rows)["conditions"])
 
     monkeypatch.setattr(study.subprocess, "run", run)
     monkeypatch.setattr(study, "build_features", lambda _: None)
