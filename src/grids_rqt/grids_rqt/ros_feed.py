@@ -20,6 +20,8 @@ from grids_common.lifecycle import keep_buffers
 from grids_rqt.model import Model
 from grids_rqt.panel import AbstractControls
 
+SPIN_S = 0.1  # `close` waits for so long at most
+
 TYPES = {
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/JointState": JointState,
@@ -49,6 +51,7 @@ class RosFeed:
         for topic in model.topics:
             kind = TYPES[topics.topic(topic).type]
             topics.subscription(self.node, topic, kind, lambda m, topic=topic: model.take(topic, m, self.now_ns()))
+        self._closing = threading.Event()
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name="grids_view_ros", daemon=True)
@@ -56,7 +59,8 @@ class RosFeed:
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            while rclpy.ok() and not self._closing.is_set():
+                self._executor.spin_once(timeout_sec=SPIN_S)
         except ExternalShutdownException:
             return
 
@@ -66,8 +70,9 @@ class RosFeed:
     def close(self) -> None:
         if self.node is None:
             return
-        self._executor.shutdown(timeout_sec=2.0)
+        self._closing.set()  # before the executor: it may not be taken down under a callback that is running
         self._thread.join(2.0)
+        self._executor.shutdown(timeout_sec=2.0)
         self.node.destroy_node()
         self.node = None
         if self._owns_rclpy:
