@@ -125,8 +125,13 @@ class Receiver:
             self.node.create_subscription(Image, topic, lambda m, name=name: self._note(name, m), every)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._closing.is_set():
+            self._executor.spin_once(timeout_sec=0.1)
 
     def _note(self, name: str, message) -> None:
         from grids_perception.messages import stamp_ns
@@ -153,8 +158,9 @@ class Receiver:
     def close(self) -> None:
         import rclpy
 
-        self._executor.shutdown(timeout_sec=2.0)
+        self._closing.set()  # before the executor: it may not be taken down under a callback that is running
         self._thread.join(2.0)
+        self._executor.shutdown(timeout_sec=2.0)
         self.node.destroy_node()
         rclpy.try_shutdown()
 
