@@ -3,7 +3,7 @@
 from qtpy import QtCore, QtGui
 
 from grids_perception.core.overlay import Style, draw
-from grids_perception.core.samples import Samples
+from grids_perception.core.samples import recent
 from grids_perception.core.sheet import fit
 from grids_rqt import theme
 from grids_rqt.model import CameraState, ViewState
@@ -13,12 +13,6 @@ MAX_SAMPLE_AGE_S = 5.0
 
 def _silence(camera: CameraState) -> str:
     return f"no image for {camera.silent_s:.0f} s" if camera.silent_s else ""
-
-
-def recent(camera: CameraState) -> tuple[Samples, ...]:
-    """The samples young enough for its image, none where the newest is not: no trail reaches across a pause."""
-    young = [abs(camera.image_ns - s.stamp_ns) * 1e-9 <= MAX_SAMPLE_AGE_S for s in camera.samples]
-    return tuple(s for s, y in zip(camera.samples, young, strict=True) if y) if young and young[-1] else ()
 
 
 class CameraView(theme.Box):
@@ -51,7 +45,7 @@ class CameraView(theme.Box):
                 size_px=12, color=theme.MUTED, align=QtCore.Qt.AlignCenter,
             )  # fmt: skip
             return
-        samples = recent(camera)
+        samples, _ = recent(camera.samples, camera.image_ns, MAX_SAMPLE_AGE_S)
         shown = fit(camera.image, (int(area.width()), int(area.height())))
         drawn = draw(shown, samples[-1] if samples else None, history=samples[:-1], style=self.style_now)
         left = area.left() + (area.width() - drawn.shape[1]) / 2
