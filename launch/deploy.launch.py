@@ -3,7 +3,7 @@
 The node list is grids_bringup.graph's; `./grids deploy` runs the very same list without launch_ros.
 """
 
-from grids_bringup.command import DEPLOY
+from grids_bringup.cli.command import DEPLOY
 from grids_bringup.launching import describe
 
 

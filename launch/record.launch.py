@@ -4,7 +4,7 @@ Launch passes no keys on: where nobody demonstrates by script, the services reco
 `./grids record`, which listens to the keyboard) begin and end an episode.
 """
 
-from grids_bringup.command import RECORD
+from grids_bringup.cli.command import RECORD
 from grids_bringup.launching import describe
 
 

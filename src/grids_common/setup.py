@@ -1,11 +1,11 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = "grids_common"
 
 setup(
     name=NAME,
     version="0.1.0",
-    packages=[NAME],
+    packages=find_packages(),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

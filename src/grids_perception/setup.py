@@ -1,11 +1,11 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = "grids_perception"
 
 setup(
     name=NAME,
     version="0.1.0",
-    packages=[NAME, f"{NAME}.core"],
+    packages=find_packages(),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -18,10 +18,10 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            f"camera = {NAME}.camera_node:main",
-            f"description = {NAME}.description_node:main",
-            f"list_cameras = {NAME}.list_cameras:main",
-            f"overlay = {NAME}.overlay_node:main",
+            f"camera = {NAME}.camera.node:main",
+            f"description = {NAME}.description.node:main",
+            f"list_cameras = {NAME}.camera.list_cameras:main",
+            f"overlay = {NAME}.overlay.node:main",
         ]
     },
 )

@@ -1,18 +1,18 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = "grids_recorder"
 
 setup(
     name=NAME,
     version="0.1.0",
-    packages=[NAME],
+    packages=find_packages(),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
     ],
     entry_points={
         "console_scripts": [
-            "recorder = grids_recorder.node:main",
+            "recorder = grids_recorder.node.recorder:main",
         ]
     },
     zip_safe=True,

@@ -1,11 +1,11 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = "grids_rqt"
 
 setup(
     name=NAME,
     version="0.1.0",
-    packages=[NAME],
+    packages=find_packages(),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", "plugin.xml"]),
@@ -15,5 +15,5 @@ setup(
     maintainer_email="maintainers@example.org",
     description="rqt plugin and stand-alone viewer of the GridS stack.",
     license="Apache-2.0",
-    entry_points={"console_scripts": [f"view = {NAME}.view:run"]},
+    entry_points={"console_scripts": [f"view = {NAME}.cli:run"]},
 )

@@ -1,20 +1,20 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NAME = "grids_sim"
 
 setup(
     name=NAME,
     version="0.1.0",
-    packages=[NAME],
+    packages=find_packages(),
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
     ],
     entry_points={
         "console_scripts": [
-            "expert_policy = grids_sim.expert_node:main",
-            "twin = grids_sim.twin_node:main",
-            "twin_cameras = grids_sim.camera_renderer_node:main",
+            "expert_policy = grids_sim.nodes.expert:main",
+            "twin = grids_sim.nodes.twin:main",
+            "twin_cameras = grids_sim.nodes.camera_renderer:main",
         ]
     },
     zip_safe=True,

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from grids_bringup.arguments import resolve_policy
-from grids_sim import bus_log
+from grids_sim.servo import bus_log
 
 pytestmark = pytest.mark.e2e
 

@@ -1,12 +1,11 @@
 """The whole parity command: torch and the exported graphs against LeRobot's numbers. Half a minute."""
 
-from pathlib import Path
-
 import pytest
+from repository import ROOT
 
-from grids_policy.parity import main
+from grids_policy.parity.cli import main
 
-DATA = Path(__file__).parents[1] / "data" / "oracle"
+DATA = ROOT / "tests" / "data" / "oracle"
 
 
 @pytest.mark.e2e

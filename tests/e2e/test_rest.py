@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grids_common.so100 import HOME_POSE_RAD, REST_POSE_RAD
-from grids_sim import bus_log
+from grids_sim.servo import bus_log
 
 pytestmark = pytest.mark.e2e
 

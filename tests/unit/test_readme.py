@@ -1,11 +1,12 @@
 """The README's tables are made from the code. Run with GRIDS_WRITE=1 to rewrite them."""
 
 import os
-from pathlib import Path
+
+from repository import ROOT
 
 from grids_common.topics import TOPICS
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 START, END = "<!-- topics:", "<!-- /topics -->"
 
 

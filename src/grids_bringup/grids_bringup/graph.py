@@ -18,7 +18,7 @@ from grids_bringup.arguments import (
 )
 from grids_common.params import ParameterError, load_file
 from grids_common.topics import CAMERAS
-from grids_policy.bundle import BundleError, read_manifest
+from grids_policy.runtime.bundle import BundleError, read_manifest
 
 MAX_DOMAIN = 232  # beyond it DDS has no ports
 
@@ -41,8 +41,8 @@ class NodeSpec:
 def schemas() -> dict[str, dict[str, type]]:
     """Parameter schema of every node that a file under config/ may set, by file name and node name."""
     from grids_perception.params import SCHEMAS
-    from grids_policy.params import PolicyParams
-    from grids_recorder.params import RecorderParams
+    from grids_policy.node.params import PolicyParams
+    from grids_recorder.node.params import RecorderParams
     from so100_driver.params import DriverParams, LeaderParams
 
     return {
@@ -270,7 +270,7 @@ def _recorder(arguments: TeleopArguments) -> NodeSpec:
 
 def _follower_calibration() -> str:
     """The file behind the site's `calibration` of the driver, so that it travels with every episode; "" without one."""
-    from so100_driver.calibration import find
+    from grids_data.calibration import find
 
     chosen = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
     path = Path(chosen).expanduser()

@@ -11,7 +11,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from grids_bringup.arguments import convert
-from grids_bringup.command import RunKind, prepare
+from grids_bringup.cli.command import RunKind, prepare
 from grids_bringup.graph import NodeSpec, config_path, record_exit
 from grids_common.params import build
 

@@ -22,10 +22,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from grids_recorder.bag_reader import UNREADABLE, Bag
-from grids_recorder.bag_writer import EPISODE_FILE, PARTIAL, bag_qos, lock, put_in_place, write_json
-from grids_recorder.errors import RecorderError
-from grids_recorder.provenance import NOTED, Provenance
+from grids_data.bag.reader import UNREADABLE, Bag
+from grids_data.bag.writer import EPISODE_FILE, PARTIAL, bag_qos, lock, put_in_place, write_json
+from grids_data.errors import DataError
+from grids_recorder.node.provenance import NOTED, Provenance
 
 _NEW = ".recovered"
 _BAG_VERSION = 9
@@ -75,19 +75,17 @@ def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
 
 
 def recover(partial: Path) -> Recovered:
-    """Make the bag of one partial folder; RecorderError when it cannot be done now, with the leftover untouched."""
+    """Make the bag of one partial folder; DataError when it cannot be done now, with the leftover untouched."""
     try:
         held = lock(partial)
         if held is None:
-            raise RecorderError(f"{partial} is being recorded right now: stop that recording first")
+            raise DataError(f"{partial} is being recorded right now: stop that recording first")
         with held:
             return _recover(partial, held)
     except OSError as error:
-        raise RecorderError(
-            f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again"
-        ) from error
+        raise DataError(f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again") from error
     except (WriterError, *UNREADABLE) as error:
-        raise RecorderError(f"{partial}: what is left cannot be read ({error}); the folder is kept") from error
+        raise DataError(f"{partial}: what is left cannot be read ({error}); the folder is kept") from error
 
 
 def _recover(partial: Path, held) -> Recovered:
@@ -102,7 +100,7 @@ def _recover(partial: Path, held) -> Recovered:
     free = shutil.disk_usage(partial).free
     if free < size + _SPARE_BYTES:
         need = (size + _SPARE_BYTES - free) >> 20
-        raise RecorderError(f"{partial}: recovery needs {need + 1} MB more free disk space; free some and run again")
+        raise DataError(f"{partial}: recovery needs {need + 1} MB more free disk space; free some and run again")
     count = _copy(files, new, final.name) if files else 0
     if count == 0:
         return Recovered(partial, None, 0, "no complete message was found; the folder is kept", empty=True)
@@ -172,7 +170,7 @@ def recover_all(folder: Path) -> list[Recovered]:
     for partial in leftovers(folder):
         try:
             results.append(recover(partial))
-        except RecorderError as error:
+        except DataError as error:
             results.append(Recovered(partial, None, 0, str(error)))
     return results
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
-from grids_perception.bench_cameras import percentiles
-from grids_perception.core.overlay import Style, draw
-from grids_perception.core.samples import Letterbox, Samples
-from grids_rqt.model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
+from grids_perception.bench.cameras import percentiles
+from grids_perception.overlay.draw import Style, draw
+from grids_perception.overlay.samples import Letterbox, Samples
+from grids_rqt.view_model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
 
 SIZE = (1280, 800)
 LIMITS_MS = {"overlay": 3.0, "panel": 1000 / 20}  # a picture on one core; 20 frames per second
@@ -87,8 +87,8 @@ def overlay_ms(rounds: int) -> dict[str, float]:
 
 def panel_ms(rounds: int) -> dict[str, float]:
     """The panel with both cameras at 1280 x 800: state taken over and everything painted."""
-    from grids_rqt.panel import LAYERS, Panel
-    from grids_rqt.view import make_application
+    from grids_rqt.cli import make_application
+    from grids_rqt.views.panel import LAYERS, Panel
 
     application = make_application(offscreen=True)
     panel = Panel(Model(CAMERAS), lambda: 0, CAMERAS, None)

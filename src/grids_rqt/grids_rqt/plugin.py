@@ -10,9 +10,9 @@ from rqt_gui_py.plugin import Plugin
 os.environ["QT_API"] = {"pyqt": "pyqt5", "pyside": "pyside2"}.get(QT_BINDING, QT_BINDING)
 
 from grids_common.topics import CAMERAS
-from grids_rqt.model import Model
-from grids_rqt.panel import Panel
-from grids_rqt.ros_feed import RosControls, RosFeed
+from grids_rqt.feeds.ros import RosControls, RosFeed
+from grids_rqt.view_model import Model
+from grids_rqt.views.panel import Panel
 
 
 class GridsPlugin(Plugin):

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from qtpy import QtCore
 
-from grids_rqt.demo import DemoRun
-from grids_rqt.panel import Panel
+from grids_rqt.feeds.demo import DemoRun
+from grids_rqt.views.panel import Panel
 
 LOOK_MS = 100
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,7 +1,9 @@
 """The error tree of the package. Messages say what was expected, what came and what to do."""
 
+from grids_common.errors import GridsError
 
-class DriverError(RuntimeError):
+
+class DriverError(GridsError):
     """Root of every error this package raises on purpose."""
 
 

@@ -125,6 +125,6 @@ def test_the_driver_maps_the_leaders_gripper_by_the_leaders_own_calibration(tmp_
 
 
 def test_the_sentences_are_the_twins_own():
-    from grids_sim import scene
+    from grids_sim.physics import scene
 
     assert INSTRUCTIONS == scene.INSTRUCTIONS

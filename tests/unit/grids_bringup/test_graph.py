@@ -10,7 +10,7 @@ import pytest
 from grids_bringup.arguments import DeployArguments, share
 from grids_bringup.graph import deploy_nodes
 from grids_common.params import ParameterError
-from grids_policy.bundle import seal
+from grids_policy.runtime.bundle import seal
 
 
 @pytest.fixture

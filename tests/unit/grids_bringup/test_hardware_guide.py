@@ -2,18 +2,18 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-from grids_bringup import command, record
 from grids_bringup.arguments import DeployArguments, parse
-from grids_bringup.cli import COMMANDS
-from grids_policy.train import parse_arguments as parse_train
-from grids_recorder.convert import build_parser
-from so100_driver.calibrate import _parser as calibrate_parser
+from grids_bringup.cli import command, record
+from grids_bringup.cli.commands import COMMANDS
+from grids_policy.train.cli import parse_arguments as parse_train
+from grids_recorder.convert.cli import build_parser
+from so100_driver.setup.calibrate import _parser as calibrate_parser
 
-GUIDE = Path(__file__).parents[3] / "docs" / "hardware.md"
+GUIDE = ROOT / "docs" / "hardware.md"
 
 
 def commands() -> list[list[str]]:

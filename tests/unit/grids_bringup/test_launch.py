@@ -2,15 +2,15 @@
 
 import runpy
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from repository import ROOT
 
-from grids_bringup import command, record
 from grids_bringup.arguments import TeleopArguments, parse
+from grids_bringup.cli import command, record
 
-LAUNCH = Path(__file__).parents[3] / "launch"
+LAUNCH = ROOT / "launch"
 KINDS = {"deploy": command.DEPLOY, "teleop": command.TELEOP, "record": command.RECORD}
 
 

@@ -4,18 +4,17 @@ import argparse
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from grids_bringup.arguments import parse
-from grids_bringup.bench import BENCHES
-from grids_bringup.cli import COMMANDS
-from grids_bringup.command import DEPLOY, RECORD, REST, TELEOP
+from grids_bringup.cli.bench import BENCHES
+from grids_bringup.cli.command import DEPLOY, RECORD, REST, TELEOP
+from grids_bringup.cli.commands import COMMANDS
 from grids_common import topics
 
-ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
 KINDS = {kind.name: kind for kind in (DEPLOY, REST, TELEOP, RECORD)}
 

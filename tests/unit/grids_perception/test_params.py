@@ -1,13 +1,12 @@
 """Site values against their schemas."""
 
-from pathlib import Path
-
 import pytest
+from repository import ROOT
 
 from grids_common.params import ParameterError, build, load_file
 from grids_perception.params import SCHEMAS, CameraParams, OverlayParams
 
-CONFIG = Path(__file__).parents[3] / "config" / "perception.yaml"
+CONFIG = ROOT / "config" / "perception.yaml"
 
 
 def test_the_shipped_file_fits_the_schemas_and_covers_every_node():

@@ -2,17 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 from grids_bringup.arguments import check_deploy, parse
 from grids_common import topics
 from grids_common.params import ParameterError
-from grids_perception.list_cameras import lines, v4l2_cameras
+from grids_perception.camera.list_cameras import lines, v4l2_cameras
 
-ROOT = Path(__file__).parents[3]
 LAYOUTS = ROOT / "config" / "layouts"
 
 

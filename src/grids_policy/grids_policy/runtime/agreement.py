@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from grids_policy.bundle import Bundle, BundleError
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs, draw_noise
+from grids_policy.runtime.bundle import Bundle, BundleError
 
 # precision -> largest allowed error of (actions, coordinates)
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 5e-3), "int8": (3e-1, 2e-2)}

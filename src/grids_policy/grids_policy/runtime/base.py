@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grids_policy.bundle import Bundle
+from grids_policy.runtime.bundle import Bundle
 
 STAGES = ("preprocess", "vision", "prefix", "denoise")
 

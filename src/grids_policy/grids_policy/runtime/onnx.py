@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from grids_policy.bundle import GRAPHS, Bundle, BundleError, read_manifest, verify_files
 from grids_policy.runtime import providers
 from grids_policy.runtime.agreement import require_agreement
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
+from grids_policy.runtime.bundle import GRAPHS, Bundle, BundleError, read_manifest, verify_files
 
 _HOST_INPUTS = ("present", "state", "tokens", "token_mask", "committed", "committed_rows")
 

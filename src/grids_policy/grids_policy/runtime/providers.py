@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from grids_policy.bundle import Bundle, BundleError, file_sha256
+from grids_policy.runtime.bundle import Bundle, BundleError, file_sha256
 
 NAMES = {
     "tensorrt": "TensorrtExecutionProvider",

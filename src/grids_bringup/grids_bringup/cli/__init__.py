@@ -1,0 +1,1 @@
+"""The commands behind `./grids` that start a run, and the dispatcher of all others."""

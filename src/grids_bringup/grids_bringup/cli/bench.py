@@ -1,0 +1,27 @@
+"""`./grids bench WHAT`: each bench prints medians, p95, p99, a comparison where one exists, and one JSON line last."""
+
+import importlib
+import sys
+
+from grids_bringup.cli.commands import is_present
+
+BENCHES = {
+    "policy": ("grids_policy.bench.cli", "inference per stage: dense and GridS, torch and ONNX Runtime"),
+    "driver": ("so100_driver_testing.bench", "loop rate, lateness, bus; --campaign: the fault campaign"),
+    "graph": ("grids_perception.bench.cli", "camera to policy and camera to servo ages, CPU per process"),
+    "record": ("grids_recorder.bench.cli", "messages lost, CPU, write latency, crash recovery"),
+    "view": ("grids_rqt.bench", "drawing sample locations, and a frame of the panel"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Dispatch to one bench; 2 for an unknown one."""
+    known = {name: row for name, row in BENCHES.items() if is_present(row[0])}
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:8s} {text}" for name, (_, text) in known.items())
+        sys.stdout.write(f"usage: ./grids bench WHAT [--help] …\n\n{rows}\n")
+        return 0 if argv else 2
+    if argv[0] not in known:
+        sys.stderr.write(f"grids bench: expected one of {', '.join(known)}, got {argv[0]!r}\n")
+        return 2
+    return int(importlib.import_module(known[argv[0]][0]).main(argv[1:]) or 0)

@@ -1,0 +1,66 @@
+"""The command line behind `./grids`. Each command's module is imported only when it is called."""
+
+import importlib
+import importlib.util
+import sys
+
+COMMANDS = {
+    "deploy": ("grids_bringup.cli.deploy", "bring up cameras, policy and arm, and run a task"),
+    "twin": (
+        "grids_sim.twin.cli",
+        "run the digital twin alone; prints its serial paths as one JSON line",
+    ),
+    "teleop": ("grids_bringup.cli.teleop", "move the follower with the leader arm"),
+    "rest": ("grids_bringup.cli.rest", "bring an arm that was left holding to rest, then release its torque"),
+    "record": ("grids_bringup.cli.record", "teleoperate and record episodes"),
+    "check": ("grids_recorder.judge.cli", "judge recorded episodes"),
+    "recover": ("grids_recorder.recover", "finish bags a crash left behind"),
+    "convert": ("grids_recorder.convert.cli", "turn bags into a LeRobot v3 dataset"),
+    "replay": ("grids_eval.replay.cli", "play an episode through the arm or the policy"),
+    "demos": ("grids_eval.demos.cli", "let the scripted expert make demonstrations, without ROS"),
+    "train": ("grids_eval.training", "train or fine-tune a policy"),
+    "export": ("grids_policy.export.cli", "turn a checkpoint into a bundle"),
+    "parity": ("grids_policy.parity.cli", "compare with reference numbers"),
+    "eval": ("grids_eval.cli", "measure a bundle's success in the twin"),
+    "bench": ("grids_bringup.cli.bench", "measure: policy, driver, graph, record, view"),
+    "calibrate": ("so100_driver.setup.calibrate", "calibrate an arm"),
+    "doctor": ("so100_driver.setup.doctor", "check everything that is plugged in"),
+    "view": ("grids_rqt.cli", "cameras, sample locations, chunks, servo health"),
+    "figures": ("grids_perception.figures.cli", "the paper's figures from a run or a bag"),
+    "test": ("grids_bringup.cli.testing", "run all tests"),
+}
+
+
+def is_present(module: str) -> bool:
+    """Whether `module` can be imported, without importing it (its package, yes)."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def available() -> dict[str, tuple[str, str]]:
+    """The commands whose module is part of this installation."""
+    return {name: row for name, row in COMMANDS.items() if is_present(row[0])}
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {name:10s} {text}" for name, (_, text) in available().items())
+    return f"usage: ./grids COMMAND [--help] …\n\n{rows}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Dispatch; 2 for an unknown command."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage() + "\n")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS or name not in available():
+        sys.stderr.write(f"grids: expected one of {', '.join(available())}, got {name!r}\n")
+        return 2
+    return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""`./grids teleop`: the same graph as teleop.launch.py, run by the small supervisor."""
+
+from grids_bringup.cli import command
+
+
+def main(argv: list[str]) -> int:
+    """See `grids_bringup.cli.command.main`."""
+    return command.main(command.TELEOP, argv)

@@ -1,8 +1,0 @@
-"""`./grids rest`: bring an arm that a run left holding to its rest pose at limited speed, then release its torque."""
-
-from grids_bringup import command
-
-
-def main(argv: list[str]) -> int:
-    """See `grids_bringup.command.main`."""
-    return command.main(command.REST, argv)

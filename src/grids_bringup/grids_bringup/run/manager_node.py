@@ -1,0 +1,139 @@
+"""The run manager's ROS side: what it hears from the graph, and blocking calls for its main thread."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grids_msgs.msg import ActionChunk, DriverStatus, PolicyStatus, TaskState
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Log
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo
+
+from grids_bringup.run.summary import RunStatistics, StreamStatistics
+from grids_common import topics
+from grids_common.params import declare, param
+
+# Patience with processes that start on a busy machine; one that ends is noticed at once.
+START_WAIT_S = 60.0
+POLL_S = 0.05
+ERROR_LEVEL = 40  # rcl_interfaces/Log: ERROR 40, FATAL 50
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerParams:
+    """Set by graph.py, not by users."""
+
+    run_dir: str = param("", "folder of this run")
+    managed: tuple[str, ...] = param((), "lifecycle nodes, in bring-up order")
+    limit_s: float = param(0.0, "longest run, 0: none", unit="s", lo=0.0)
+    must_succeed: bool = param(True, "an undone task is a failure")
+    twin: bool = param(True, "the twin judges the task")
+    task: str = param("", "task name")
+    seed: int = param(0, "scene seed")
+    policy: str = param("", "policy as the user named it")
+    record: bool = param(False, "episodes are recorded: keys, and the session decides when the run is over")
+
+
+class RunManager(Node):
+    """Callbacks run in a background executor thread and only store; the main thread orchestrates."""
+
+    def __init__(self) -> None:
+        super().__init__("run_manager")
+        self.params = declare(self, ManagerParams)
+        self.folder = Path(self.params.run_dir or ".")
+        self.lock = threading.Lock()
+        self.statistics = RunStatistics()
+        self.driver: DriverStatus | None = None
+        self.policy: PolicyStatus | None = None
+        self.task: TaskState | None = None
+        self.said: list[str] = []
+        self._beats: dict[str, float] = {}
+        self._clients_by_name: dict = {}
+        self._listen()
+
+    def _listen(self) -> None:
+        subscribe = topics.subscription
+        subscribe(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
+        subscribe(self, "/policy/status", PolicyStatus, self._on_policy)
+        subscribe(self, "/follower/status", DriverStatus, self._on_driver)
+        if self.params.twin:
+            subscribe(self, "/twin/task_state", TaskState, self._on_task)
+        for camera in topics.CAMERAS:
+            self.statistics.cameras[camera] = StreamStatistics()
+            name = f"/{camera}/color/camera_info"
+            subscribe(self, name, CameraInfo, lambda m, camera=camera: self._on_camera(camera, m))
+        self.create_subscription(Log, "/rosout", self._on_log, 100)
+
+    def _now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        stages = dict(zip(message.stage_names, map(float, message.stage_s), strict=False))
+        with self.lock:
+            self._beats["policy"] = time.monotonic()
+            stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            self.statistics.add_chunk(stamp_ns, self._now_ns(), stages, message.bundle_id)
+
+    def _on_policy(self, message: PolicyStatus) -> None:
+        with self.lock:
+            self._beats["policy"] = time.monotonic()
+            self.policy = message
+
+    def _on_driver(self, message: DriverStatus) -> None:
+        with self.lock:
+            self._beats["driver"] = time.monotonic()
+            self.driver = message
+
+    def _on_task(self, message: TaskState) -> None:
+        with self.lock:
+            self._beats["twin"] = time.monotonic()
+            self.task = message
+
+    def _on_camera(self, camera: str, message: CameraInfo) -> None:
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        with self.lock:
+            self._beats[f"{camera} camera"] = time.monotonic()
+            self.statistics.cameras[camera].add(stamp_ns, self._now_ns())
+
+    def _on_log(self, message: Log) -> None:
+        if message.level < ERROR_LEVEL:
+            return
+        with self.lock:
+            self.statistics.errors.append(f"{message.name}: {message.msg}")
+            self.said.append(f"{message.name}: {message.msg}")
+
+    def call(self, kind, name: str, request, patience_s: float, give_up: Callable[[], bool] = lambda: False):
+        """Call a service from the main thread; None when it does not answer in time or `give_up` says so."""
+        if name not in self._clients_by_name:  # kept: discovering a service again would cost a tenth of a second
+            self._clients_by_name[name] = self.create_client(kind, name)
+        client = self._clients_by_name[name]
+        deadline = time.monotonic() + min(patience_s, START_WAIT_S)
+        while not client.service_is_ready():
+            if give_up() or time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_S)
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        deadline = time.monotonic() + patience_s
+        while not done.wait(POLL_S):
+            if give_up() or time.monotonic() > deadline:
+                return None
+        return future.result()
+
+    def transition(
+        self, node: str, number: int, patience_s: float, give_up: Callable[[], bool] = lambda: False
+    ) -> bool:
+        request = ChangeState.Request(transition=Transition(id=number))
+        response = self.call(ChangeState, f"{node}/change_state", request, patience_s, give_up)
+        return bool(response is not None and response.success)
+
+    def silent_for(self, node: str) -> float | None:
+        """Seconds since `node` was last heard; None before the first time."""
+        with self.lock:
+            beat = self._beats.get(node)
+        return None if beat is None else time.monotonic() - beat

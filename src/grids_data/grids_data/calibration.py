@@ -1,0 +1,193 @@
+"""LeRobot calibration files and the map between servo ticks and joint angles.
+
+The file is LeRobot's own JSON, read and written unchanged, so that one calibration serves both programs:
+`{"shoulder_pan": {"id": 1, "drive_mode": 0, "homing_offset": -12, "range_min": 830, "range_max": 3301}, ...}`.
+The servo applies the homing offset itself (present = actual - offset), so an angle is (tick - 2047) * 2 pi / 4096.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grids_common.so100 import (
+    JOINT_LIMITS_RAD,
+    JOINT_NAMES,
+    RAD_PER_TICK,
+    SERVO_IDS,
+    TICKS_PER_TURN,
+    ZERO_TICK,
+)
+from grids_data.errors import DataError
+
+FIELDS = ("id", "drive_mode", "homing_offset", "range_min", "range_max")
+MAX_OFFSET = 2047  # sign-magnitude with sign bit 11
+MIN_RANGE_TICKS = 200  # narrower than 18 degrees is a sweep that was not made
+# LeRobot renamed these folders in v0.4.3; both are read, the newer is written.
+FOLDERS = {
+    "follower": ("robots/so_follower", "robots/so100_follower", "robots/so101_follower"),
+    "leader": ("teleoperators/so_leader", "teleoperators/so100_leader", "teleoperators/so101_leader"),
+}
+
+
+class CalibrationError(DataError):
+    """A calibration file that cannot be used, with every problem named."""
+
+
+@dataclass(frozen=True, slots=True)
+class JointCalibration:
+    """One joint, in LeRobot's terms. Ticks after the homing offset; drive_mode 1 inverts the direction."""
+
+    id: int
+    drive_mode: int
+    homing_offset: int
+    range_min: int
+    range_max: int
+
+
+Calibration = dict[str, JointCalibration]
+
+
+def lerobot_root() -> Path:
+    """LeRobot's calibration folder, honouring its environment variables."""
+    if root := os.environ.get("HF_LEROBOT_CALIBRATION"):
+        return Path(root)
+    home = os.environ.get("HF_LEROBOT_HOME")
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return (Path(home) if home else cache / "lerobot") / "calibration"
+
+
+def find(arm: str, name: str, *, root: Path | None = None) -> Path:
+    """The file of arm "follower" or "leader" called `name`, in either of LeRobot's folder layouts."""
+    root = root or lerobot_root()
+    tried = [root / folder / f"{name}.json" for folder in FOLDERS[arm]]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise CalibrationError(
+        f"calibration {name!r} of the {arm}: expected one of {', '.join(map(str, tried))}, found none: "
+        f"run ./grids calibrate --arm {arm}"
+    )
+
+
+def problems(calibration: Calibration) -> list[str]:
+    """Everything wrong with a calibration, one sentence each."""
+    found = []
+    for name, expected_id in zip(JOINT_NAMES, SERVO_IDS, strict=True):
+        joint = calibration.get(name)
+        if joint is None:
+            found.append(f"{name}: missing")
+            continue
+        if joint.id != expected_id:
+            found.append(f"{name}: expected id {expected_id}, got {joint.id}")
+        if joint.drive_mode not in (0, 1):
+            found.append(f"{name}: expected drive_mode 0 or 1, got {joint.drive_mode}")
+        if abs(joint.homing_offset) > MAX_OFFSET:
+            found.append(f"{name}: expected |homing_offset| <= {MAX_OFFSET}, got {joint.homing_offset}")
+        if not 0 <= joint.range_min < joint.range_max < TICKS_PER_TURN:
+            found.append(
+                f"{name}: expected 0 <= range_min < range_max <= 4095, got {joint.range_min} to {joint.range_max}"
+            )
+        elif joint.range_max - joint.range_min < MIN_RANGE_TICKS:
+            found.append(
+                f"{name}: expected a range of at least {MIN_RANGE_TICKS} ticks, got {joint.range_max - joint.range_min}"
+            )
+    found += [f"{name}: not a joint of this arm" for name in calibration if name not in JOINT_NAMES]
+    return found
+
+
+def parse(text: str, where: str) -> Calibration:
+    """LeRobot JSON to a checked calibration; CalibrationError names every problem."""
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise CalibrationError(f"{where}: expected JSON, got {error}") from error
+    if not isinstance(tree, dict):
+        raise CalibrationError(f"{where}: expected an object of joints, got {type(tree).__name__}")
+    if "homing_offset" in tree:
+        raise CalibrationError(
+            f"{where}: this is LeRobot's calibration format from before 2025-05; recalibrate with ./grids calibrate"
+        )
+    calibration = {}
+    for name, entry in tree.items():
+        integers = isinstance(entry, dict) and all(type(entry.get(f)) is int for f in FIELDS)
+        if not integers:
+            raise CalibrationError(f"{where}: {name}: expected integers {', '.join(FIELDS)}, got {entry!r}")
+        calibration[name] = JointCalibration(**{f: entry[f] for f in FIELDS})
+    if found := problems(calibration):
+        raise CalibrationError(f"{where}: " + "; ".join(found))
+    return calibration
+
+
+def load(path: Path) -> Calibration:
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise CalibrationError(f"{path}: expected a readable calibration file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path}: expected JSON, got bytes that are no text: {error}") from error
+
+
+def dump(calibration: Calibration) -> str:
+    """The text LeRobot writes for the same calibration (indent 4, joint order kept)."""
+    return json.dumps({name: asdict(joint) for name, joint in calibration.items()}, indent=4)
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Write atomically, so that a crash leaves the old file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(dump(calibration), encoding="utf-8")
+    partial.replace(path)
+
+
+def uncalibrated() -> Calibration:
+    """Zero offsets and the nominal range of every joint: the twin's servos, which need no calibration."""
+    ends = [[round(end / RAD_PER_TICK) + ZERO_TICK for end in ends] for ends in JOINT_LIMITS_RAD]
+    return {
+        name: JointCalibration(servo_id, 0, 0, low, high)
+        for name, servo_id, (low, high) in zip(JOINT_NAMES, SERVO_IDS, ends, strict=True)
+    }
+
+
+def mismatches(calibration: Calibration, eeprom: dict[str, tuple[int, int, int]]) -> list[str]:
+    """Joints whose EEPROM (homing offset, min, max position) differs from the file, one line each."""
+    lines = []
+    for name, joint in calibration.items():
+        expected = (joint.homing_offset, joint.range_min, joint.range_max)
+        if name in eeprom and eeprom[name] != expected:
+            lines.append(
+                f"{name}: file has offset {expected[0]}, range {expected[1]}..{expected[2]}; "
+                f"servo has offset {eeprom[name][0]}, range {eeprom[name][1]}..{eeprom[name][2]}"
+            )
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class JointMap:
+    """Ticks <-> radians for the joints in order. Arrays are (joints,)."""
+
+    sign: np.ndarray
+    low_rad: np.ndarray
+    high_rad: np.ndarray
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> "JointMap":
+        joints = [calibration[name] for name in JOINT_NAMES]
+        sign = np.array([-1.0 if j.drive_mode else 1.0 for j in joints])
+        first = (np.array([j.range_min for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
+        last = (np.array([j.range_max for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
+        return cls(sign, np.minimum(first, last), np.maximum(first, last))
+
+    def to_rad(self, ticks: np.ndarray) -> np.ndarray:
+        return (np.asarray(ticks, float) - ZERO_TICK) * RAD_PER_TICK * self.sign
+
+    def velocity_rad_s(self, ticks_s: np.ndarray) -> np.ndarray:
+        return np.asarray(ticks_s, float) * RAD_PER_TICK * self.sign
+
+    def to_ticks(self, rad: np.ndarray) -> np.ndarray:
+        """Nearest ticks, int; the caller has limited the range."""
+        return np.rint(np.asarray(rad) * self.sign / RAD_PER_TICK).astype(int) + ZERO_TICK

@@ -1,0 +1,204 @@
+"""What a LeRobot dataset is: feature table, folder layout and the description a writer needs. No decoding here.
+
+Layout of v3.0: many episodes share one parquet file and one mp4 per camera; `meta/episodes` says where each episode
+lies. v2.1 has one file per episode. `open_dataset` reads both; `DatasetWriter` writes v3.0.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from grids_common.so100 import JOINT_NAMES
+from grids_common.topics import CAMERAS
+from grids_data.errors import DataError
+
+VERSION = "v3.0"
+READABLE_VERSIONS = ("v2.1", VERSION)
+CHUNK_FILES = 1000
+DATA_FILE_MB = 100
+VIDEO_FILE_MB = 200
+# LeRobot looks frames up with float32 timestamps and a tolerance of 1e-4 s: above 1024 s a float32 cannot hold that.
+VIDEO_FILE_S = 600.0
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+TASKS_PATH = "meta/tasks.parquet"
+
+STATE, ACTION, SUCCESS, VALID = "observation.state", "action", "next.success", "valid"
+IMAGE_PREFIX = "observation.images."
+_NUMBERS = ("float32", "float64", "int64", "int32", "bool")
+
+
+class DatasetError(DataError):
+    """A dataset that cannot be read or written; says what was expected, what came and what to do."""
+
+
+class DiskError(DatasetError):
+    """The disk refused while a dataset was being made; what is finished is kept."""
+
+    @classmethod
+    def of(cls, error: OSError) -> "DiskError":
+        """A plain text, which a worker process can hand over; PyAV's errors cannot be."""
+        where = f"{error.filename}: " if error.filename else ""
+        return cls(
+            f"{where}{error.strerror or error}; finished episodes are kept: mend that and run the same command to go on"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column. dtype is a numpy name, or "video", "image" (height, width, 3 uint8) or "string"."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+
+    @property
+    def visual(self) -> bool:
+        return self.dtype in ("video", "image")
+
+    def as_json(self) -> dict:
+        return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+
+    def arrow(self) -> pa.DataType:
+        """The parquet type LeRobot expects of a numeric or text column."""
+        if self.dtype == "string":
+            return pa.string()
+        value = pa.bool_() if self.dtype == "bool" else pa.from_numpy_dtype(np.dtype(self.dtype))
+        return value if self.shape == (1,) else pa.list_(value, self.shape[0])
+
+
+# Columns every dataset has; the writer fills them.
+DEFAULT_FEATURES = {
+    "timestamp": Feature("float32", (1,)),
+    "frame_index": Feature("int64", (1,)),
+    "episode_index": Feature("int64", (1,)),
+    "index": Feature("int64", (1,)),
+    "task_index": Feature("int64", (1,)),
+}
+
+
+def image_key(camera: str) -> str:
+    """`front` -> `observation.images.front`."""
+    return f"{IMAGE_PREFIX}{camera}"
+
+
+def so100_features(height: int, width: int, *, extra: Mapping[str, Feature] | None = None) -> dict[str, Feature]:
+    """Two cameras, six joints, six commanded joints, plus `extra` columns that training may use and LeRobot ignores."""
+    joints = tuple(f"{name}.pos" for name in JOINT_NAMES)
+    cameras = {image_key(c): Feature("video", (height, width, 3), ("height", "width", "channels")) for c in CAMERAS}
+    vectors = {STATE: Feature("float32", (6,), joints), ACTION: Feature("float32", (6,), joints)}
+    return cameras | vectors | dict(extra or {})
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSettings:
+    """H.264 without B-frames; a key frame every `gop` frames keeps random access to one or a few decodes."""
+
+    codec: str = "libx264"
+    pix_fmt: str = "yuv420p"
+    crf: int = 18
+    gop: int = 6
+    preset: str = "veryfast"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """Everything that must agree between episodes. `notes` (units, source, …) goes into info.json as it is."""
+
+    fps: int
+    features: Mapping[str, Feature]
+    robot_type: str = "so100"
+    video: VideoSettings = field(default_factory=VideoSettings)
+    notes: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.fps < 1:
+            raise DatasetError(f"fps: expected a whole number of frames per second of at least 1, got {self.fps}")
+        for name, feature in self.features.items():
+            problem = feature_problem(name, feature)
+            if problem:
+                raise DatasetError(f"feature {name}: {problem}")
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Feature keys of the videos."""
+        return tuple(name for name, feature in self.features.items() if feature.visual)
+
+    @property
+    def columns(self) -> dict[str, Feature]:
+        """Columns a row must bring (without the five the writer fills)."""
+        return {name: feature for name, feature in self.features.items() if not feature.visual}
+
+    def as_json(self) -> dict:
+        return {
+            "fps": self.fps,
+            "robot_type": self.robot_type,
+            "features": {name: feature.as_json() for name, feature in self.features.items()},
+            "video": asdict(self.video),
+            "notes": dict(self.notes),
+        }
+
+
+def feature_problem(name: str, feature: Feature) -> str | None:
+    """What the writer could not store about a feature, or None."""
+    if "/" in name or name in DEFAULT_FEATURES:
+        return "expected a name without '/' that is not one of LeRobot's own columns"
+    if feature.dtype == "video":
+        height, width, channels = feature.shape
+        even = height % 2 == 0 and width % 2 == 0
+        wrong = f"expected an even height and width and 3 channels, got {feature.shape}"
+        return None if even and channels == 3 else wrong
+    if feature.dtype == "string":
+        return None if feature.shape == (1,) else f"expected shape (1,) for text, got {feature.shape}"
+    if feature.dtype not in _NUMBERS or len(feature.shape) != 1 or feature.shape[0] < 1:
+        return f"expected video, string or a vector of {', '.join(_NUMBERS)}, got {feature.dtype} {feature.shape}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpan:
+    """Where one camera of one episode lies: a file and the s at which the episode starts in it."""
+
+    path: Path
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode of an opened dataset; rows `start` to `stop` (exclusive) of the whole dataset."""
+
+    index: int
+    start: int
+    stop: int
+    tasks: tuple[str, ...]
+    data: Path
+    videos: Mapping[str, VideoSpan]
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; DatasetError when missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: expected a readable JSON file of a LeRobot dataset: {error}") from error
+
+
+def features_from_json(tree: Mapping[str, dict]) -> dict[str, Feature]:
+    """The `features` block of info.json."""
+    found = {}
+    for name, row in tree.items():
+        names = row.get("names")
+        # LeRobot v2 wrote {"motors": [...]} for vectors.
+        names = next(iter(names.values())) if isinstance(names, dict) else names
+        found[name] = Feature(row["dtype"], tuple(row["shape"]), tuple(names) if names else None)
+    return found

@@ -1,0 +1,1 @@
+"""Success of policies: actors, roll-outs, demonstrations, studies, replays."""

@@ -1,0 +1,294 @@
+"""./grids eval BUNDLE: success of a policy in the lock-step twin, with intervals, failure categories and OOD families.
+
+BUNDLE is a bundle or a checkpoint folder. Simulated time stands still while the policy thinks; --delay-ms adds
+latency on purpose. The same arguments give the same result. With --json the last line is one JSON object.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from grids_common.progress import Progress
+from grids_eval.pool import EvaluationError, evaluate
+from grids_eval.rollout import (
+    CONTROLS,
+    LIMIT_S,
+    SWITCHING,
+    EpisodeConfig,
+    EpisodeResult,
+    check_delay,
+    whole_rows,
+)
+from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
+
+TASKS = tuple(LIMIT_S)
+# The issue's test of "both cameras are used" and "not a memorised path".
+CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    from grids_sim.tasks.perturb import ALL_FAMILIES
+
+    parser = argparse.ArgumentParser(prog="grids eval", description=__doc__.splitlines()[0])
+    parser.add_argument("policy", type=Path, metavar="BUNDLE", help="bundle or checkpoint folder")
+    parser.add_argument("--task", nargs="+", default=["pick_place"], choices=(*TASKS, "all"), help="default pick_place")
+    parser.add_argument("--episodes", type=int, default=50, help="per task and condition (default 50)")
+    parser.add_argument("--seed", type=int, default=7_000_000, help="first scene seed (default 7000000)")
+    parser.add_argument(
+        "--ood", nargs="*", default=None, metavar="FAMILY",
+        help=f"also these perturbations; no name: the paper's seven. Known: {', '.join(ALL_FAMILIES)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--controls", action="store_true", help="also with cameras greyed, masked, swapped, state frozen"
+    )
+    parser.add_argument("--control", choices=CONTROLS, default="none", help="one control for all episodes")
+    parser.add_argument(
+        "--scene", choices=("task", "all"), default="task", help="all: every task's objects on the table"
+    )
+    parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
+    parser.add_argument("--execute-rows", type=int, default=0, help="rows of a chunk to execute; 0: the bundle's")
+    parser.add_argument(
+        "--delay-ms", type=float, nargs="+", default=[0.0],
+        help="inference delays to try, multiples of the policy's row (1000 / its rows per second)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--switching",
+        nargs="+",
+        choices=SWITCHING,
+        default=["blend"],
+        help="how a new chunk takes over; controls and families use the first (default: blend, a plainer one than the "
+        "driver's)",
+    )
+    parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
+    parser.add_argument(
+        "--noise-scale", type=float, default=None,
+        help="standard deviation, 0 to 1, of the noise sampling starts from; default: the bundle's, 1 for a checkpoint",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reuse-threshold", type=float, default=0.0,
+        help="keep a camera's tokens while its image differs by less (0 to 255), as the node's reuse_threshold",
+    )  # fmt: skip
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")
+    parser.add_argument("--out", type=Path, help="folder for results.json, episodes.jsonl, table.md and plots")
+    parser.add_argument(
+        "--videos", type=int, default=0, metavar="N", help="write videos of the first N failures to --out"
+    )
+    parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    arguments = parser.parse_args(argv)
+    _refuse_nonsense(parser, arguments)
+    return arguments
+
+
+def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program with a sentence where options do not fit together."""
+    from grids_sim.tasks.perturb import ALL_FAMILIES
+
+    if arguments.ood is not None and (unknown := sorted(set(arguments.ood) - set(ALL_FAMILIES))):
+        parser.error(f"--ood: expected {', '.join(ALL_FAMILIES)}, got {unknown[0]!r}")
+    if arguments.videos and arguments.out is None:
+        parser.error("--videos needs --out")
+    if arguments.noise_scale is not None and not 0 <= arguments.noise_scale <= 1:
+        parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
+    if not 0 <= arguments.reuse_threshold <= 255:
+        parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
+    if arguments.episodes < 1:
+        parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
+    if wrong := [ms for ms in arguments.delay_ms if not 0 <= ms < math.inf]:
+        parser.error(f"--delay-ms: expected 0 or more, got {wrong[0]:g}")
+    if any(arguments.delay_ms) and (arguments.controls or arguments.ood is not None):
+        parser.error("--delay-ms: --controls and --ood run without a delay; give the delays a run of their own")
+    if arguments.through_ros:
+        _refuse_in_real_time(parser, arguments)
+
+
+def _refuse_in_real_time(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program with a sentence where an option means nothing to the real-time graph."""
+    if arguments.out is None:
+        parser.error("--through-ros needs --out: every run leaves its folder there")
+    standard = "the real-time graph runs the standard scene with both cameras; leave it out or leave out --through-ros"
+    own = "the real-time graph goes by its policy node and driver; leave it out or leave out --through-ros"
+    refused = (
+        ("--ood", arguments.ood is not None, standard),
+        ("--controls", arguments.controls, standard),
+        ("--control", arguments.control != "none", standard),
+        ("--scene", arguments.scene != "task", standard),
+        ("--delay-ms", any(arguments.delay_ms), "the real-time graph has the delay it has"),
+        ("--execute-rows", arguments.execute_rows != 0, own),
+        ("--switching", arguments.switching != ["blend"], own),
+        ("--noise-scale", arguments.noise_scale is not None,
+         "the real-time graph samples as the bundle says; export one with another scale"),
+        ("--reuse-threshold", arguments.reuse_threshold != 0,
+         "in the real-time graph it is a parameter of the policy node"),
+        ("--videos", arguments.videos != 0, "every run through ROS leaves its overlay.mp4 in its own folder"),
+    )  # fmt: skip
+    for option, given, why in refused:
+        if given:
+            parser.error(f"{option}: {why}")
+
+
+def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, str], list[EpisodeConfig]]:
+    """Episodes by (condition, task), in the order of the table; dt_s: the policy's row.
+
+    Raises ValueError when a delay is no whole number of rows.
+    """
+    from grids_sim.physics.scene import standard_scene
+    from grids_sim.tasks.perturb import COMPOUND_COUNT, FAMILIES, Scenario, scenario
+
+    tasks = TASKS if "all" in arguments.task else tuple(arguments.task)
+    seeds = range(arguments.seed, arguments.seed + arguments.episodes)
+    families = () if arguments.ood is None else tuple(arguments.ood) or tuple(FAMILIES)
+    everything = Scenario("in_distribution", "all_objects", standard_scene("all"), shared=True)
+    found: dict[tuple[str, str], list[EpisodeConfig]] = {}
+    for task in tasks:
+        base = EpisodeConfig(
+            task, instruction=arguments.instruction, control=arguments.control, execute_rows=arguments.execute_rows,
+            switching=arguments.switching[0],
+            scenario=everything if arguments.scene == "all" else None,
+        )  # fmt: skip
+        for delay_ms in arguments.delay_ms:
+            for switching in arguments.switching:
+                plain = len(arguments.delay_ms) == len(arguments.switching) == 1 and not delay_ms
+                name = "in_distribution" if plain else f"delay_{delay_ms:g}ms_{switching}"
+                rows = whole_rows("--delay-ms", delay_ms / 1000, dt_s)
+                found[name, task] = [replace(base, seed=s, delay_rows=rows, switching=switching) for s in seeds]
+        if arguments.controls:
+            for control in CONTROL_SET[1:]:
+                found[control, task] = [replace(base, seed=s, control=control) for s in seeds]
+        for family in families:
+            fixed = COMPOUND_COUNT if family == "compound" else len(seeds)
+            found[f"ood_{family}", task] = [
+                replace(base, seed=s, scenario=scenario(family, task, (s - arguments.seed) % fixed)) for s in seeds
+            ]
+            whole_rows(f"--ood {family}", found[f"ood_{family}", task][0].scenario.effects.delay_s, dt_s)
+    return found
+
+
+def _chunk_and_committed(folder: Path) -> tuple[int, int]:
+    """Rows of a chunk, and how many of them may be given. Raises ValueError when `folder` is no policy."""
+    from grids_policy.model.lerobot import policy_config
+    from grids_policy.runtime.bundle import read_manifest
+
+    if (folder / "policy.json").is_file():
+        found = read_manifest(folder)
+    elif (folder / "config.json").is_file():
+        names = ("config.json", "grids_config.json", "oracle_config.json")
+        texts = [path.read_text("utf-8") if (path := folder / name).is_file() else "null" for name in names]
+        found = policy_config(*map(json.loads, texts))
+    else:
+        raise ValueError(f"{folder}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")
+    return found.chunk, found.max_committed
+
+
+def check_delays(folder: Path, episodes: list[EpisodeConfig]) -> None:
+    """Raises ValueError when the policy in `folder` cannot run with the delay of one of the episodes."""
+    if not any(config.delay_rows for config in episodes):
+        return
+    chunk, committed = _chunk_and_committed(folder)
+    for rows, switching in {(config.delay_rows, config.switching) for config in episodes}:
+        check_delay(rows, switching, chunk, committed)
+
+
+def _speed(results, seconds: float) -> float:
+    return sum(r.time_s for r in results) / max(seconds, 1e-9)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    try:
+        return _evaluate(arguments)
+    except (EvaluationError, ValueError, OSError) as error:
+        sys.stderr.write(f"eval: {error}\n")
+        return 1
+
+
+def _row_seconds(arguments: argparse.Namespace) -> float:
+    from grids_policy.runtime.bundle import read_manifest
+
+    if (arguments.policy / "policy.json").is_file():
+        return read_manifest(arguments.policy).dt
+    return 1 / arguments.fps
+
+
+def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:
+    names = ("fps", "noise_scale", "reuse_threshold")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> list[EpisodeResult]:
+    good = 0
+    with Progress("episodes", len(episodes)) as progress:
+
+        def say(_done: int, _total: int, result: EpisodeResult) -> None:
+            nonlocal good
+            good += result.success
+            progress.advance(f"{good} successes")
+
+        if arguments.through_ros:
+            from grids_eval.through_ros import evaluate_through_ros
+
+            return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
+        return evaluate(
+            arguments.policy, episodes, _actor_options(arguments), processes=arguments.processes,
+            nice=arguments.nice, say=say,
+        )  # fmt: skip
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    wanted = conditions(arguments, _row_seconds(arguments))
+    episodes = [config for configs in wanted.values() for config in configs]
+    check_delays(arguments.policy, episodes)
+    began = time.monotonic()
+    results = _results(arguments, episodes)
+    seconds = time.monotonic() - began
+    summaries, start = [], 0
+    for (name, _), configs in wanted.items():
+        summaries.append(summarise(name, results[start : start + len(configs)]))
+        start += len(configs)
+    sys.stdout.write(markdown(summaries))
+    sys.stdout.write(f"{len(results)} episodes in {seconds:.0f} s, {_speed(results, seconds):.1f}x real time\n")
+    if arguments.reuse_threshold:
+        shares = ", ".join(f"{100 * s.reused:.1f} % ({s.condition}, {s.task})" for s in summaries)
+        sys.stdout.write(f"images whose tokens were reused: {shares}\n")
+    report = overall(arguments, summaries, results, seconds)
+    if arguments.out is not None:
+        from grids_eval.report import write_report
+
+        write_report(arguments.out, report, summaries, results)
+        if arguments.videos:
+            from grids_eval.report import write_videos
+
+            named = [(name, config) for (name, _), configs in wanted.items() for config in configs]
+            failed = [pair for pair, r in zip(named, results, strict=True) if not r.success][: arguments.videos]
+            write_videos(arguments.out / "videos", arguments.policy, failed, _actor_options(arguments))
+    if arguments.json:
+        sys.stdout.write(json_text(report) + "\n")
+    return 0
+
+
+def overall(arguments: argparse.Namespace, summaries: list[Summary], results, seconds: float) -> dict[str, object]:
+    """The JSON object: the first condition's numbers on top, all conditions below."""
+    first = as_json(summaries[0])
+    return {
+        "policy": str(arguments.policy),
+        "success_rate": first["success_rate"],
+        "interval": first["interval"],
+        "episodes": first["episodes"],
+        "failures": first["failures"],
+        "seed": arguments.seed,
+        "switching": arguments.switching[0],
+        "noise_scale": arguments.noise_scale,
+        "reuse_threshold": arguments.reuse_threshold,
+        "conditions": [as_json(s) for s in summaries],
+        "seconds": round(seconds, 1),
+        "times_real_time": round(_speed(results, seconds), 2),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Demonstrations of the scripted expert in lock-step: as a LeRobot dataset or as training frames."""

@@ -1,0 +1,1 @@
+"""`./grids replay`: a recorded episode through the arm or through a policy."""

@@ -1,0 +1,206 @@
+"""Gives a bundle the recorded observations and noise seeds again and compares its chunks with the recorded ones.
+
+On the same engine, with pictures recorded raw, they are equal bit for bit. JPEG pictures, another engine or another
+bundle show as a table of differences. A bag does not say which of two messages of the same instant the policy had
+when it began, so the few observations it may have had are tried in turn.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grids_common.process import workspace
+from grids_data.bag import cdr
+from grids_data.bag.reader import Bag, Record
+from grids_data.bag.series import CHUNKS, JOINTS, image_topics, ordered
+from grids_data.errors import DataError
+from grids_policy.node.observation import Joints, Rejection, interpolate_joints
+from grids_policy.node.schedule import Chunk
+from grids_policy.runtime.base import PolicyInputs, PolicyOutputs, draw_noise
+from grids_policy.runtime.bundle import Bundle, read_manifest
+from grids_policy.runtime.language import SentenceEncoder
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
+from grids_recorder.judge.verdict import nearest
+
+INSTRUCTION = "/policy/instruction"
+_JOINT_GAP_S = 0.10
+_CACHE = Path("~/.cache/grids/engines")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One chunk: largest difference in rad (0 when `exact`), and where."""
+
+    sequence: int
+    exact: bool
+    difference_rad: float
+    joint: str
+    row: int
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What a policy heard, with everything but the pictures decoded."""
+
+    frames: dict[str, tuple[np.ndarray, list[Record]]]  # camera: stamps in ns, pictures
+    joints: tuple[Joints, ...]
+    instructions: list[tuple[int, str]]
+    chunks: list[tuple[int, object]]
+    raw: bool
+
+
+def read_recorded(bag: Bag, cameras: tuple[str, ...]) -> Recorded:
+    """Everything needed of a bag; DataError names what is missing."""
+    frames, raw = {}, True
+    for camera in cameras:
+        topic = next((name for name in image_topics(camera) if bag.counts.get(name)), None)
+        if topic is None:
+            raise DataError(f"{bag.folder}: the bundle needs the {camera} camera, but no picture of it is recorded")
+        records = list(bag.records([topic]))
+        raw = raw and records[0].type == cdr.IMAGE
+        frames[camera] = (np.array([cdr.stamp_ns(one.raw) for one in records]), records)
+    joints = [Joints(cdr.stamp_ns(one.raw), ordered(bag.decode(one))) for one in bag.records([JOINTS])]
+    spoken = [(one.time_ns, bag.decode(one).data) for one in bag.records([INSTRUCTION])]
+    chunks = [(one.time_ns, bag.decode(one)) for one in bag.records([CHUNKS])]
+    computed = [(at, chunk) for at, chunk in chunks if len(chunk.stage_s)]
+    if not computed:
+        raise DataError(f"{bag.folder}: expected chunks of a policy on {CHUNKS}, found none to compare with")
+    return Recorded(frames, tuple(sorted(joints, key=lambda j: j.stamp_ns)), spoken, computed, raw)
+
+
+class Replayer:
+    """A loaded bundle and one recording."""
+
+    def __init__(self, bag: Bag, runtime: OnnxRuntime, encoder: SentenceEncoder) -> None:
+        self.bundle: Bundle = runtime.bundle
+        self._bag, self._runtime, self._encoder = bag, runtime, encoder
+        self.recorded = read_recorded(bag, tuple(camera.name for camera in self.bundle.cameras))
+        self._outputs = PolicyOutputs.empty(self.bundle)
+
+    def _picture(self, camera: str, stamp: int, *, earlier: bool) -> np.ndarray:
+        """The picture nearest to `stamp`, or the one before it: the nearest may have come too late."""
+        stamps, records = self.recorded.frames[camera]
+        index = int(nearest(stamps, np.array([stamp]))[0])
+        record = records[max(index - earlier, 0)]
+        return np.ascontiguousarray(cdr.picture(self._bag.decode(record), record.type))
+
+    def _state(self, message, stamp: int, known: int) -> np.ndarray:
+        """Joints at `stamp` from all samples (known 0), or without those from `stamp` on and `known` - 1 before it."""
+        samples = self.recorded.joints
+        if known:
+            before = int(np.searchsorted([sample.stamp_ns for sample in samples], stamp))
+            samples = samples[: max(before - known + 1, 0)]
+        position = interpolate_joints(samples, stamp, _JOINT_GAP_S)
+        if isinstance(position, Rejection):
+            raise DataError(f"chunk {message.sequence}: {position.text}")
+        return self.bundle.state_units.from_rad(position).astype(np.float32)
+
+    def _instruction(self, time_ns: int) -> str:
+        spoken = [text for at, text in self.recorded.instructions if at <= time_ns]
+        return spoken[-1] if spoken else self.bundle.language.instruction
+
+    def _variants(self) -> list[tuple[bool, int]]:
+        """(earlier picture of the other cameras, joint samples left out), likeliest first."""
+        comparable = self.recorded.raw and self.bundle.bundle_id in self._bag.episode.get("bundle_ids", [])
+        return [(False, 0), (False, 1), (True, 0), (True, 1), (False, 2), (True, 2)] if comparable else [(False, 0)]
+
+    def _inputs(self, time_ns: int, message, previous, variant: tuple[bool, int]) -> PolicyInputs:
+        bundle, stamp = self.bundle, _stamp(message)
+        earlier, known = variant
+        committed = np.zeros((bundle.chunk, len(bundle.joints)), np.float32)
+        count = int(message.committed_rows)
+        if count and previous is not None:
+            times = stamp + np.round(np.arange(count) * message.dt * 1e9).astype(np.int64)
+            committed[:count] = bundle.action_units.from_rad(_as_chunk(previous).at(times))
+        tokens, mask = self._encoder.encode(self._instruction(time_ns))
+        return PolicyInputs(
+            tuple(self._picture(c.name, stamp, earlier=earlier and i > 0) for i, c in enumerate(bundle.cameras)),
+            np.ones(len(bundle.cameras), bool),
+            self._state(message, stamp, known),
+            tokens,
+            mask,
+            draw_noise(int(message.noise_seed), bundle),
+            committed,
+            count,
+        )
+
+    def compare(self) -> Iterator[Compared]:
+        """Every recorded chunk against the one computed now."""
+        previous = None
+        for time_ns, message in self.recorded.chunks:
+            same = previous is not None and previous.epoch == message.epoch
+            best: Compared | None = None
+            for variant in self._variants():
+                found = self._once(message, self._inputs(time_ns, message, previous if same else None, variant))
+                best = found if best is None or found.difference_rad < best.difference_rad else best
+                if best.exact:
+                    break
+            yield best
+            previous = message
+
+    def _once(self, message, inputs: PolicyInputs) -> Compared:
+        self._runtime.infer(inputs, self._outputs)
+        now = self.bundle.action_units.to_rad(self._outputs.actions.astype(np.float64))
+        then = np.asarray(message.positions).reshape(-1, len(message.joint_names))
+        if now.shape != then.shape:
+            raise DataError(f"expected chunks of shape {then.shape} as recorded, the bundle makes {now.shape}")
+        difference = np.abs(now - then)
+        row, joint = np.unravel_index(int(difference.argmax()), difference.shape)
+        exact = bool(np.array_equal(now, then))
+        return Compared(int(message.sequence), exact, float(difference.max()), message.joint_names[joint], int(row))
+
+
+def _stamp(message) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def _as_chunk(message) -> Chunk:
+    rows = np.asarray(message.positions, float).reshape(-1, len(message.joint_names))
+    return Chunk(_stamp(message), message.dt, rows)
+
+
+def find_bundle(recorded_ids: Sequence[str], models: Path) -> Path:
+    """The bundle below `models` whose whole id an episode's chunks carry. DataError names the ids that are there."""
+    found = {read_manifest(path.parent).bundle_id: path.parent for path in sorted(models.glob("*/policy.json"))}
+    for name in recorded_ids:
+        if name in found:
+            return found[name]
+    wanted = ", ".join(recorded_ids) or "the recorded policy (the episode names none)"
+    raise DataError(
+        f"expected the bundle {wanted} under {models}, found {', '.join(found) or 'none'}: give --bundle FOLDER"
+    )
+
+
+def replay_policy(folder: Path, chosen: Path | None, engine: str) -> int:
+    """Exit code of `./grids replay --to policy`."""
+    with Bag(folder) as bag:
+        recorded_ids = bag.episode.get("bundle_ids", [])
+        path = (chosen or find_bundle(recorded_ids, workspace() / "models")).expanduser()
+        runtime = OnnxRuntime(path, EngineOptions(engine, 0, _CACHE.expanduser()))
+        try:
+            replayer = Replayer(bag, runtime, SentenceEncoder(path, runtime.bundle.language))
+            rows = list(replayer.compare())
+            raw = replayer.recorded.raw
+        finally:
+            runtime.close()
+    return report(rows, runtime.bundle.bundle_id, recorded_ids, raw=raw)
+
+
+def report(rows: list[Compared], bundle_id: str, recorded_ids: list[str], *, raw: bool) -> int:
+    """Print the outcome; 0 when every chunk is equal bit for bit."""
+    exact = sum(row.exact for row in rows)
+    write = sys.stdout.write
+    write(f"{exact} of {len(rows)} chunks are equal bit for bit\n")
+    if exact == len(rows):
+        return 0
+    if recorded_ids and bundle_id not in recorded_ids:
+        write(f"the episode was made by {', '.join(recorded_ids)}, compared is {bundle_id}\n")
+    if not raw:
+        write("pictures were recorded as JPEG, so small differences are expected; record with images: raw for bits\n")
+    write("chunk  largest difference\n")
+    for row in sorted(rows, key=lambda row: -row.difference_rad)[:20]:
+        write(f"{row.sequence:5d}  {1000 * row.difference_rad:8.3f} mrad  {row.joint}, row {row.row}\n")
+    return 1

@@ -1,0 +1,96 @@
+"""Files of an evaluation: results.json, one line per episode, a Markdown table, a bar chart, videos of failures."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from grids_eval.rollout import EpisodeConfig, EpisodeResult
+from grids_eval.statistics import Summary, json_text, markdown
+
+
+def write_report(folder: Path, report: dict, summaries: Sequence[Summary], results: Sequence[EpisodeResult]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json_text(report, indent=1) + "\n", encoding="utf-8")
+    with (folder / "episodes.jsonl").open("w", encoding="utf-8") as stream:
+        for result in results:
+            stream.write(json_text(asdict(result)) + "\n")
+    (folder / "table.md").write_text(markdown(summaries), encoding="utf-8")
+    plot(folder / "success.png", summaries)
+
+
+def plot(path: Path, summaries: Sequence[Summary]) -> None:
+    """Success with its interval, one bar per condition and task."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(1.5 + 0.6 * len(summaries), 4), layout="constrained")
+    rates = np.array([s.success_rate for s in summaries])
+    bounds = np.array([s.interval for s in summaries])
+    errors = np.abs(bounds.T - rates)
+    axes.bar(range(len(summaries)), 100 * rates, yerr=100 * errors, capsize=3, color="#3b7dd8")
+    axes.set_xticks(range(len(summaries)), [f"{s.condition}\n{s.task}" for s in summaries], rotation=60, ha="right")
+    axes.set_ylabel("success, % (Wilson 95 %)")
+    axes.set_ylim(0, 100)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write_videos(
+    folder: Path, policy: Path, episodes: Sequence[tuple[str, EpisodeConfig]], options: dict[str, object]
+) -> list[Path]:
+    """Run the episodes, (condition, config), again; one MP4 each, named after its condition.
+
+    Every picture is what the policy saw at one inference, the cameras side by side with the sample locations; a masked
+    camera is black. `options` as load_actor takes them.
+    """
+    import av
+
+    from grids_eval.actors import load_actor
+    from grids_eval.rollout import Rollouts
+    from grids_sim.gl import choose_backend
+
+    choose_backend()
+    folder.mkdir(parents=True, exist_ok=True)
+    rollouts, paths = Rollouts(load_actor(policy, **options)), []
+    for condition, config in episodes:
+        pictures: list[np.ndarray] = []
+
+        def watch(_world, frames, actor, pictures=pictures) -> None:
+            coordinates, _ = actor.sampled()
+            pictures.append(side_by_side([mark(*pair) for pair in zip(frames, coordinates, strict=True)]))
+
+        result = rollouts.run(config, watch)
+        path = folder / f"{condition}_{config.task}_{config.seed}_{result.failure or 'success'}.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=5)
+            stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
+            for picture in pictures:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            container.mux(stream.encode())
+        paths.append(path)
+    return paths
+
+
+def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """(h, w, 3) uint8 of any sizes in one row, black below the lower ones; height and width even, as H.264 needs."""
+    height, width = (n + n % 2 for n in (max(i.shape[0] for i in images), sum(i.shape[1] for i in images)))
+    out, left = np.zeros((height, width, 3), np.uint8), 0
+    for image in images:
+        out[: image.shape[0], left : left + image.shape[1]] = image
+        left += image.shape[1]
+    return out
+
+
+def mark(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The image with a small square, about 1/50 of its height, at each sample location (K, 2) in [0, 1]."""
+    out = image.copy()
+    height, width = out.shape[:2]
+    reach = max(1, height // 120)
+    for x, y in points:
+        row, column = int(y * height), int(x * width)
+        out[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = (255, 40, 200)
+    return out

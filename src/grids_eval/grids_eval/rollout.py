@@ -1,0 +1,317 @@
+"""One evaluation episode in the lock-step twin: observe, ask the actor, execute rows, judge, say how it failed.
+
+Simulated time only: `delay_rows` is the inference delay in control periods. During a delay the previous chunk runs on;
+`switching` says how the new one takes over: "naive" (row by time, no smoothing), "blend" (over BLEND_ROWS) or
+"rtc" (the rows that run meanwhile are given to the policy, which continues them).
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from grids_eval.actors import AbstractActor, ActorSpec, Seen
+from grids_sim.physics.lockstep import LockstepEnv
+from grids_sim.physics.objects import STANDARD_OBJECTS, rest_height_m
+from grids_sim.physics.world import World, WorldConfig
+from grids_sim.tasks.judge import RULES
+from grids_sim.tasks.perturb import ImageEffects, Scenario
+
+SWITCHING = ("naive", "blend", "rtc")
+BLEND_ROWS = 4
+LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
+LIFTED_M = 0.020
+NEAR_GOAL_M = 0.08
+GREY = 127
+ROW_TOLERANCE = 0.01  # of a row, for delays given in rounded ms
+
+CONTROLS = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "black_front", "black_wrist",
+            "other_episode", "frozen_state")  # fmt: skip
+# Why an episode failed, in the order they are asked.
+FAILURES = ("no_contact", "no_lift", "holding", "dropped", "misplaced", "not_settled")
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeConfig:
+    """What one episode is. `instruction` empty: the task's own; `scenario` None: the task's standard scene."""
+
+    task: str = "pick_place"
+    seed: int = 0
+    instruction: str = ""
+    scenario: Scenario | None = None
+    control: str = "none"
+    execute_rows: int = 0
+    delay_rows: int = 0
+    switching: str = "blend"
+    limit_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.control not in CONTROLS:
+            raise ValueError(f"control: expected one of {CONTROLS}, got {self.control!r}")
+        if self.switching not in SWITCHING:
+            raise ValueError(f"switching: expected one of {SWITCHING}, got {self.switching!r}")
+        if self.delay_rows < 0 or self.execute_rows < 0:
+            raise ValueError("delay_rows and execute_rows must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """time_s: until success, or the limit. jerk: RMS of the arm joints' third difference. moved: by name, m."""
+
+    task: str
+    seed: int
+    success: bool
+    time_s: float
+    failure: str
+    jerk_rad_s3: float
+    inferences: int
+    retention: float
+    coordinate_spread: float
+    reused: float  # share of the images whose tokens were taken from an earlier inference
+    moved_m: dict[str, float]
+
+
+@dataclass(slots=True)
+class _History:
+    """What the end of an episode is judged by. start: the objects' first places, m."""
+
+    start: dict[str, np.ndarray]
+    touched: bool = False
+    lifted: bool = False
+    settled: bool = False
+    path: list[np.ndarray] = field(default_factory=list)
+
+    def look(self, truth) -> None:
+        moved, goal, rule = RULES[truth.task]
+        height = truth.objects[moved].position_m[2] - rest_height_m(STANDARD_OBJECTS[moved])
+        self.touched |= truth.held == moved
+        self.lifted |= truth.held == moved and height > LIFTED_M
+        self.settled |= rule(truth.objects[moved], truth.objects[goal])
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """What the sampler did, one entry per inference."""
+
+    coordinates: list[np.ndarray] = field(default_factory=list)
+    retention: list[float] = field(default_factory=list)
+    reused: int = 0
+
+    def add(self, actor: AbstractActor) -> None:
+        coordinates, retention = actor.sampled()
+        self.coordinates.append(coordinates)
+        self.retention.append(float(retention.mean()))
+        self.reused += actor.reused
+
+
+def failure_of(history: _History, truth) -> str:
+    """The first reason that fits, empty on success."""
+    if truth.success:
+        return ""
+    moved, goal, _ = RULES[truth.task]
+    apart = np.linalg.norm(truth.objects[moved].position_m[:2] - truth.objects[goal].position_m[:2])
+    if not history.touched:
+        return "no_contact"
+    if not history.lifted:
+        return "no_lift"
+    if history.settled:
+        return "not_settled"
+    if truth.held == moved:
+        return "holding"
+    return "misplaced" if apart < NEAR_GOAL_M else "dropped"
+
+
+def rms_jerk(path: list[np.ndarray], dt_s: float) -> float:
+    """RMS over arm joints of the third difference of measured positions."""
+    if len(path) < 4:
+        return 0.0
+    third = np.diff(np.stack(path)[:, :5], n=3, axis=0) / dt_s**3
+    return float(np.sqrt(np.mean(third**2)))
+
+
+def whole_rows(what: str, delay_s: float, dt_s: float) -> int:
+    """A delay in rows of dt_s. Raises ValueError, which begins with `what`, when it is no multiple of a row."""
+    rows = round(delay_s / dt_s)
+    if abs(delay_s / dt_s - rows) > ROW_TOLERANCE:
+        row, below = 1000 * dt_s, int(delay_s / dt_s)
+        raise ValueError(
+            f"{what}: expected a multiple of the policy's row of {row:g} ms, got {1000 * delay_s:g} ms; "
+            f"the nearest are {below * row:g} and {(below + 1) * row:g} ms"
+        )
+    return rows
+
+
+def check_delay(delay_rows: int, switching: str, chunk: int, max_committed: int) -> None:
+    """Raises ValueError when a policy with chunks of `chunk` rows cannot run with this delay."""
+    if delay_rows >= chunk:
+        raise ValueError(f"delay: expected less than the policy's chunk of {chunk} rows, got {delay_rows} rows")
+    if switching == "rtc" and delay_rows > max_committed:
+        raise ValueError(
+            f"switching rtc: expected a delay of at most the {max_committed} committed rows that the policy was "
+            f"trained with, got {delay_rows} rows; use a shorter delay, naive or blend"
+        )
+
+
+class Cameras:
+    """Frames as the policy gets them: perturbed, controlled, and as old as the scenario says."""
+
+    def __init__(self, world: World, actor: AbstractActor, config: EpisodeConfig, other: World | None) -> None:
+        self._world, self._spec = world if other is None else other, actor.spec
+        kind, _, name = config.control.partition("_")
+        self._lost, self._kind = (name, kind) if kind in ("grey", "mask", "black") else ("", "")
+        self._effects = config.scenario.effects if config.scenario is not None else ImageEffects()
+        self._rng = np.random.default_rng([config.seed, 9])
+        self.age_rows = whole_rows("the frames' delay", self._effects.delay_s, actor.spec.dt_s)
+        self._kept: deque[tuple[int, tuple[np.ndarray, ...]]] = deque(maxlen=self.age_rows + 1)
+        masked = {*self._effects.masked, self._lost if self._kind == "mask" else ""}
+        self.present = tuple(camera not in masked for camera in self._spec.cameras)
+
+    def keep(self, tick: int) -> None:
+        """Takes the pictures of this tick, for a look at them up to `age_rows` ticks later. Ticks must ascend."""
+        if not self._kept or self._kept[-1][0] != tick:
+            self._kept.append((tick, self._take()))
+
+    def look(self, tick: int) -> tuple[np.ndarray, ...]:
+        """Frames of `age_rows` ticks ago; of the first tick when the episode is younger.
+
+        With an age, every tick from `age_rows` before this one must have been kept.
+        """
+        if not self._kept or not self.age_rows:
+            self.keep(tick)
+        return next((frames for at, frames in reversed(self._kept) if at <= tick - self.age_rows), self._kept[0][1])
+
+    def shown(self, frames: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """The frames for a reader: what the policy does not see is black."""
+        return tuple(f if seen else np.zeros_like(f) for f, seen in zip(frames, self.present, strict=True))
+
+    def _take(self) -> tuple[np.ndarray, ...]:
+        frames = []
+        for camera, (height, width) in zip(self._spec.cameras, self._spec.image_hw, strict=True):
+            image = self._effects.apply(camera, self._world.render(camera, height, width), self._rng)
+            if camera == self._lost and self._kind in ("grey", "black"):
+                image = np.full_like(image, GREY if self._kind == "grey" else 0)
+            frames.append(image)
+        return tuple(frames)
+
+
+class Chunks:
+    """The rows to execute, by time. Row i of a chunk asked for at tick t is meant for tick t + i."""
+
+    def __init__(self, switching: str) -> None:
+        self._switching = switching
+        self._current: tuple[int, np.ndarray] | None = None
+        self._before: tuple[int, np.ndarray] | None = None
+        self._since = 0
+
+    def replace(self, asked_at: int, now: int, rows: np.ndarray) -> None:
+        self._before, self._current, self._since = self._current, (asked_at, rows), now
+
+    @staticmethod
+    def _row(chunk: tuple[int, np.ndarray], tick: int) -> np.ndarray:
+        return chunk[1][min(max(tick - chunk[0], 0), len(chunk[1]) - 1)]
+
+    def at(self, tick: int) -> np.ndarray:
+        row = self._row(self._current, tick)
+        age = tick - self._since
+        if self._switching == "blend" and self._before is not None and age < BLEND_ROWS:
+            share = (age + 1) / (BLEND_ROWS + 1)
+            row = (1 - share) * self._row(self._before, tick) + share * row
+        return row
+
+    def ahead(self, tick: int, count: int) -> np.ndarray:
+        """Rows that will run from `tick` on unless something new arrives, (count, J)."""
+        return np.stack([self.at(tick + i) for i in range(count)]) if self._current is not None and count else None
+
+
+class Rollouts:
+    """Runs episodes one after another, keeping worlds that fit. Owns OpenGL contexts: one thread."""
+
+    def __init__(self, actor: AbstractActor) -> None:
+        self.actor = actor
+        self._worlds: dict[WorldConfig, World] = {}
+
+    def _world(self, config: WorldConfig, *, keep: bool) -> World:
+        if config not in self._worlds:
+            if not keep:
+                return World(config)
+            self._worlds[config] = World(config)
+        return self._worlds[config]
+
+    def run(self, config: EpisodeConfig, watch=None) -> EpisodeResult:
+        """One episode. `watch(world, frames, actor)` is called at every inference, for videos.
+
+        Its frames are those the policy saw; a masked camera's is black. Raises ValueError when the policy cannot run
+        with the episode's delay.
+        """
+        check_delay(config.delay_rows, config.switching, self.actor.spec.chunk, self.actor.spec.max_committed)
+        scenario = config.scenario
+        plain = WorldConfig(task=config.task)
+        setup = plain if scenario is None else scenario.world_config(config.task)
+        world = self._world(setup, keep=scenario is None or scenario.shared)
+        other = None
+        if config.control == "other_episode":
+            other = World(plain)
+            other.reset(config.seed + 500_000)
+        try:
+            return self._episode(world, other, config, watch)
+        finally:
+            if other is not None:
+                other.close()
+            if world not in self._worlds.values():
+                world.close()
+
+    def _episode(self, world: World, other: World | None, config: EpisodeConfig, watch) -> EpisodeResult:
+        spec = self.actor.spec
+        env = LockstepEnv(world, control_hz=round(1 / spec.dt_s))
+        truth = env.reset(config.seed)
+        instruction = config.instruction or truth.instruction
+        cameras, chunks = Cameras(world, self.actor, config, other), Chunks(config.switching)
+        tokens = _Tokens()
+        history = _History({name: pose.position_m.copy() for name, pose in truth.objects.items()})
+        rows = min(config.execute_rows or spec.execute_rows, spec.chunk - config.delay_rows)
+        first = world.position_rad
+        self.actor.begin()
+        pending: tuple[int, int, np.ndarray] | None = None
+        asked = -rows
+        for tick in range(round((config.limit_s or LIMIT_S[config.task]) / spec.dt_s)):
+            if pending is None and tick - asked >= rows:
+                delay = config.delay_rows if tick else 0
+                frames = cameras.look(tick)
+                state = first if config.control == "frozen_state" else world.position_rad
+                fixed = chunks.ahead(tick, delay) if config.switching == "rtc" else None
+                fixed = np.zeros((0, len(state))) if fixed is None else fixed
+                noise = (config.seed << 16) + tick
+                chunk = self.actor.act(Seen(frames, cameras.present, state, instruction, noise, fixed))
+                tokens.add(self.actor)
+                pending, asked = (tick, tick + delay, chunk), tick
+                if watch is not None:
+                    watch(world, cameras.shown(frames), self.actor)
+            if cameras.age_rows and tick + cameras.age_rows >= asked + rows:
+                cameras.keep(tick)
+            if pending is not None and tick >= pending[1]:
+                chunks.replace(pending[0], tick, pending[2])
+                pending = None
+            done = env.step(chunks.at(tick)).success
+            history.path.append(world.position_rad)
+            truth = world.truth()
+            history.look(truth)
+            if done:
+                break
+        return _result(config, spec, truth, history, tokens)
+
+
+def _result(config: EpisodeConfig, spec: ActorSpec, truth, history: _History, tokens: _Tokens) -> EpisodeResult:
+    """`truth` is the one at the end."""
+    return EpisodeResult(
+        config.task,
+        config.seed,
+        truth.success,
+        truth.success_time_s if truth.success else truth.time_s,
+        failure_of(history, truth),
+        rms_jerk(history.path, spec.dt_s),
+        len(tokens.retention),
+        float(np.mean(tokens.retention)),
+        float(np.mean(np.std(np.stack(tokens.coordinates), axis=0))),
+        tokens.reused / (len(tokens.retention) * len(spec.cameras)),
+        {name: float(np.linalg.norm(truth.objects[name].position_m - place)) for name, place in history.start.items()},
+    )

@@ -1,0 +1,103 @@
+"""From episode results to numbers that can be compared: intervals, categories, tables. Pure."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from grids_eval.rollout import EpisodeResult
+
+Z_95 = 1.959964
+
+
+def wilson(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
+    """Score interval of a share; (0, 1) when nothing was tried."""
+    if count == 0:
+        return 0.0, 1.0
+    share, square = successes / count, z * z
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One condition. Times are simulated seconds of successful episodes; nan where there is none."""
+
+    condition: str
+    task: str
+    episodes: int
+    successes: int
+    success_rate: float
+    interval: tuple[float, float]
+    time_median_s: float
+    time_mean_s: float
+    jerk_median_rad_s3: float
+    failures: dict[str, int]
+    retention: float
+    coordinate_spread: float
+    reused: float
+
+
+def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
+    """Raises ValueError on an empty list."""
+    if not results:
+        raise ValueError(f"{condition}: expected at least one episode, got none")
+    times = [r.time_s for r in results if r.success]
+    good = len(times)
+    tasks = sorted({r.task for r in results})
+    return Summary(
+        condition,
+        "+".join(tasks),
+        len(results),
+        good,
+        good / len(results),
+        wilson(good, len(results)),
+        float(np.median(times)) if times else math.nan,
+        float(np.mean(times)) if times else math.nan,
+        float(np.median([r.jerk_rad_s3 for r in results])),
+        dict(sorted(Counter(r.failure for r in results if r.failure).items())),
+        float(np.mean([r.retention for r in results])),
+        float(np.mean([r.coordinate_spread for r in results])),
+        float(np.mean([r.reused for r in results])),
+    )
+
+
+def _finite(value):
+    """The same with None for every number that is not finite, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(summary: Summary) -> dict[str, object]:
+    """JSON has neither nan nor infinity: None instead."""
+    return _finite(asdict(summary))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that every parser reads: null where a number is not finite."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def markdown(summaries: Sequence[Summary]) -> str:
+    """A table, one row per condition."""
+    lines = [
+        "| condition | task | success | 95 % | median s | jerk rad/s³ | failures |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for s in summaries:
+        failures = ", ".join(f"{count} {name}" for name, count in s.failures.items()) or "–"
+        time = "–" if math.isnan(s.time_median_s) else f"{s.time_median_s:.1f}"
+        jerk = "–" if math.isnan(s.jerk_median_rad_s3) else f"{s.jerk_median_rad_s3:.0f}"
+        low, high = s.interval
+        lines.append(
+            f"| {s.condition} | {s.task} | {s.successes}/{s.episodes} = {100 * s.success_rate:.0f} % | "
+            f"{100 * low:.0f}–{100 * high:.0f} | {time} | {jerk} | {failures} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The contrasts of docs/study.md: variants trained alike, evaluated on the same scenes."""

@@ -1,0 +1,207 @@
+"""The contrasts of docs/study.md: each variant of GridS fine-tuned from one dense checkpoint, then evaluated.
+
+python -m grids_eval.study.cli --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
+
+Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only what the variant
+names and the seed differ. A complete run is not repeated, so an interrupted study goes on with the same command.
+`--table` only reads what is there.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from grids_eval.study.table import RESULT, read_results, table
+
+# Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "dense": ("model.sampler.kind=dense",),
+    "grids-16": (),
+    "grids-4": ("model.sampler.tokens=4",),
+    "grids-8": ("model.sampler.tokens=8",),
+    "grids-32": ("model.sampler.tokens=32",),
+    "random-16": ("model.sampler.kind=random",),
+    "topk-16": ("model.sampler.kind=topk",),
+    "no-embedding": ("model.sampler.coord_embedding=false",),
+    "nearest": ("model.sampler.interpolation=nearest",),
+    "no-lattice": ("model.sampler.lattice_init=false",),
+    "lora": ("lora.rank=8",),
+    "dense-lora": ("model.sampler.kind=dense", "lora.rank=8"),
+}
+# Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
+FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
+SETTINGS = "settings.json"
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="grids study", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="one folder per run in here")
+    parser.add_argument("--table", action="store_true", help="train nothing: the table of the runs that are complete")
+    parser.add_argument("--reference", type=Path, help="study whose grids-16 the table compares with; default: --out")
+    parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
+    parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches (train_demos)")
+    parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training")
+    parser.add_argument("--steps", type=int, default=800, help="of 32 samples")
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--tasks", nargs="+", default=["pick_place", "stack_cubes"])
+    parser.add_argument("--episodes", type=int, default=100, help="per task, in distribution")
+    parser.add_argument("--ood-episodes", type=int, default=10, help="per task and each of the paper's seven families")
+    parser.add_argument("--scene-seed", type=int, default=9_000_000)
+    parser.add_argument("--noise-scale", type=float, default=0.5)
+    parser.add_argument("--lanes", type=int, default=2, help="runs side by side, one thread each")
+    arguments = parser.parse_args(argv)
+    if not arguments.table and (arguments.base is None or not arguments.frames):
+        parser.error("expected --base and --frames, or --table")
+    return arguments
+
+
+def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[str]:
+    """Of the training configuration, for one run."""
+    frames = ", ".join(str(path) for path in arguments.frames)
+    return [
+        f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
+        "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
+        f"optimiser.lr={arguments.lr!r}", *FROZEN,
+        *VARIANTS[variant], f"model.sampler.seed={seed}",
+    ]  # fmt: skip
+
+
+def train_words(arguments: argparse.Namespace, variant: str, seed: int, folder: Path) -> list[str]:
+    """The training command of one run."""
+    words = [sys.executable, "-m", "grids_eval.training", "--config", str(arguments.config), "--out", str(folder)]
+    return words + [word for override in overrides(arguments, variant, seed) for word in ("--set", override)]
+
+
+def build_features(arguments: argparse.Namespace) -> None:
+    """The frozen tower's tokens of all images, before runs that go side by side ask for them."""
+    from grids_policy.model.checkpoint import load_checkpoint
+    from grids_policy.train.config import load_train_config
+    from grids_policy.train.features import open_features
+    from grids_policy.train.run import open_shards
+
+    config = load_train_config(arguments.config, tuple(overrides(arguments, "dense", 0)))
+    policy = load_checkpoint(arguments.base, cameras=config.model.cameras).policy
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    open_features(policy, open_shards(config), arguments.out / "features", build=True, say=say)
+
+
+def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
+    """The evaluation command of one run, in or out of distribution."""
+    words = [sys.executable, "-m", "grids_eval.cli", str(checkpoint), "--task", *arguments.tasks]
+    words += ["--seed", str(arguments.scene_seed), "--noise-scale", str(arguments.noise_scale), "--processes", "1"]
+    words += ["--episodes", str(arguments.ood_episodes if ood else arguments.episodes), "--out", str(out)]
+    return [*words, "--ood"] if ood else words
+
+
+def settle(arguments: argparse.Namespace) -> None:
+    """Note what all runs in --out have in common. ValueError where those that are there were made otherwise."""
+    each_call = ("out", "table", "reference", "variants", "seeds", "lanes")  # may differ from call to call
+    values = {name: value for name, value in vars(arguments).items() if name not in each_call}
+    wanted = json.loads(json.dumps(values, default=str))
+    path = arguments.out / SETTINGS
+    if path.exists():
+        found = json.loads(path.read_text())
+        differs = [f"{n} {found.get(n)}, not {wanted[n]}" for n in wanted if found.get(n) != wanted[n]]
+        if differs:
+            raise ValueError(f"{path}: runs there have {'; '.join(differs)}: give the same options, or another --out")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=1))
+
+
+def share_features(out: Path, run: Path) -> None:
+    """Dense tokens are computed once for all runs: they are kept by the weights that made them."""
+    shared, link = (out / "features").resolve(), run / "features"
+    shared.mkdir(parents=True, exist_ok=True)
+    run.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.unlink(missing_ok=True)  # --out has been moved
+        link.symlink_to(shared)
+
+
+class Runner:
+    """Trains and evaluates runs, side by side from several threads, until `stop`."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments, self._stopping = arguments, threading.Event()
+
+    def stop(self) -> None:
+        """Nothing further begins; what runs is expected to end by itself (Ctrl-C reaches it, too)."""
+        self._stopping.set()
+
+    def run(self, variant: str, seed: int) -> None:
+        """One run. CalledProcessError or ValueError when it fails or is interrupted; its words are in log.txt."""
+        arguments, folder = self._arguments, self._arguments.out / f"{variant}-s{seed}"
+        if (folder / RESULT).exists():
+            return
+        share_features(arguments.out, folder / "train")
+        with (folder / "log.txt").open("a") as log:
+            self._call(train_words(arguments, variant, seed, folder / "train"), log)
+            step = json.loads((folder / "train" / "state" / "progress.json").read_text())["step"]
+            if step != arguments.steps:  # the trainer also ends well when it is asked to stop
+                raise ValueError(f"training stopped at step {step} of {arguments.steps}")
+            found = []
+            for ood in (False, True):
+                out = folder / ("ood" if ood else "id")
+                self._call(evaluate_words(arguments, folder / "train" / "checkpoint", out, ood=ood), log)
+                report = json.loads((out / "results.json").read_text())
+                found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
+        partial = folder / (RESULT + ".partial")
+        partial.write_text(json.dumps({"variant": variant, "seed": seed, "conditions": found}, indent=1))
+        partial.rename(folder / RESULT)
+        sys.stderr.write(f"{variant} seed {seed}: complete\n")
+
+    def _call(self, words: list[str], log) -> None:
+        if self._stopping.is_set():
+            raise ValueError("interrupted")
+        subprocess.run(words, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def run_all(arguments: argparse.Namespace) -> int:
+    """All runs asked for, `lanes` at a time; 1 when one failed, 130 after Ctrl-C."""
+    settle(arguments)
+    build_features(arguments)
+    runner, failed = Runner(arguments), 0
+    runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
+    with ThreadPoolExecutor(arguments.lanes) as lanes:
+        waiting = {run: lanes.submit(runner.run, *run) for run in runs}
+        try:
+            for (variant, seed), future in waiting.items():
+                if error := future.exception():
+                    sys.stderr.write(f"study: {variant} seed {seed} failed, see its log.txt: {error}\n")
+                    failed = 1
+        except KeyboardInterrupt:
+            runner.stop()
+            lanes.shutdown(wait=False, cancel_futures=True)
+            sys.stderr.write("study: interrupted; the same command goes on\n")
+            return 130
+    return failed
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments, code = parse_arguments(argv), 0
+    if not arguments.table:
+        try:
+            code = run_all(arguments)
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"study: {error}\n")
+            return 1
+    by_variant = read_results(arguments.out, tuple(VARIANTS))
+    if not by_variant:
+        sys.stderr.write(f"study: expected complete runs in {arguments.out}, found none\n")
+        return code or 1
+    sys.stdout.write(table(by_variant, arguments.out, arguments.reference or arguments.out))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""`./grids eval --through-ros`: the same scenes through the real-time graph, one `grids deploy` run per episode.
+
+Twin, servos over the wire, camera, policy and driver nodes run as they would for a user, against the wall clock. So
+the machine must keep up: an episode whose run failed to come up is an error, not a failure of the policy.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from grids_common.process import grids_command
+from grids_eval.pool import EvaluationError
+from grids_eval.rollout import EpisodeConfig, EpisodeResult
+
+RUN_S = 180.0  # bring-up, at most 60 s of task, rest and tear-down
+END_S = 60.0  # from SIGINT until a run's manager has held the arm and summed up
+_SAID = 500  # characters of a run's output in an error
+
+
+def deploy_command(policy: Path, config: EpisodeConfig, folder: Path) -> list[str]:
+    """One run of the deployed graph."""
+    arguments = [f"policy:={policy.resolve()}", f"task:={config.task}", f"seed:={config.seed}", f"output:={folder}"]
+    if config.instruction:
+        arguments.append(f"instruction:={config.instruction}")
+    return grids_command("deploy", *arguments)
+
+
+def failure_of_run(summary: dict) -> str:
+    """Why a run that came up did not do its task, as far as its summary.json says; empty on success.
+
+    Where the objects are at the end is not in it, so the categories of the lock-step evaluation cannot be told.
+    """
+    if summary["success"]:
+        return ""
+    if not summary["chunks"]:
+        return "no_chunks"
+    driver = summary.get("driver") or {}
+    refused = driver.get("chunks_refused", 0) and not driver.get("chunks_accepted", 0)
+    return "arm_refused" if refused else "not_done"
+
+
+def result_of(summary: dict, config: EpisodeConfig) -> EpisodeResult:
+    """A run's summary.json as an episode. Raises EvaluationError when the run, not the policy, failed."""
+    if summary.get("success") is None or summary.get("ended_by") == "failure":
+        exit_code, arm = summary.get("exit_code", "unknown"), summary.get("arm", "in an unknown state")
+        why = summary.get("failure") or summary
+        raise EvaluationError(f"seed {config.seed}: the graph failed: {why} (exit code {exit_code}, arm {arm})")
+    done = bool(summary["success"])
+    if not done and summary.get("ended_by") == "stopped":
+        raise EvaluationError(f"seed {config.seed}: the run was stopped before the task's time was up; run it again")
+    time_s = summary["success_time_s"] if done else summary["elapsed_s"]
+    nan = float("nan")
+    failure = failure_of_run(summary)
+    return EpisodeResult(config.task, config.seed, done, time_s, failure, nan, summary["chunks"], nan, nan, nan, {})
+
+
+def run_folder(folder: Path, config: EpisodeConfig) -> Path:
+    return folder / f"{config.task}_{config.seed}"
+
+
+def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
+    """Raises EvaluationError for what the graph cannot run, and where an earlier run would be taken for a new one."""
+    for config in episodes:
+        if config.scenario is not None or config.control != "none" or config.delay_rows or config.execute_rows:
+            raise EvaluationError(
+                "--through-ros runs the standard scene only: no --ood, --scene all, controls, delays or --execute-rows"
+            )
+        run = run_folder(folder, config)
+        if any((run / name).exists() for name in ("summary.json", "exits.jsonl")):
+            raise EvaluationError(f"{run}: expected no earlier run, found one; move it away or give another --out")
+
+
+def _ends(process: subprocess.Popen, patience_s: float) -> bool:
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Asks a run to end, so that it holds the arm, sums up and stops its nodes; kills what is left after END_S."""
+    import psutil  # comes with grids_bringup, which is what runs here
+
+    if process.poll() is not None:
+        return
+    # Nodes lead sessions of their own, so they must be found before their parent is gone.
+    nodes = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    if not _ends(process, END_S):
+        nodes = {*nodes, *psutil.Process(process.pid).children(recursive=True)}
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for node in nodes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            node.kill()
+    psutil.wait_procs(nodes, timeout=2.0)
+
+
+def run_graph(command: list[str], log: Path) -> None:
+    """Runs one graph to its end, output to `log`. After RUN_S it is ended as a whole: EvaluationError."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            if not _ends(process, RUN_S):
+                raise EvaluationError(f"the run had not ended after {RUN_S:g} s and was stopped; see {log}")
+        finally:
+            _end(process)
+
+
+def evaluate_through_ros(
+    policy: Path,
+    episodes: Sequence[EpisodeConfig],
+    folder: Path,
+    say: Callable[[int, int, EpisodeResult], None] | None = None,
+) -> list[EpisodeResult]:
+    """One episode after another; each leaves its run folder (summary, logs, deploy.log) below `folder`.
+
+    Raises EvaluationError before anything starts where `check_episodes` does, and when a run fails.
+    """
+    check_episodes(episodes, folder)
+    results = []
+    for number, config in enumerate(episodes):
+        run = run_folder(folder, config)
+        log, path = run / "deploy.log", run / "summary.json"
+        run_graph(deploy_command(policy, config, run), log)
+        if not path.is_file():
+            said = log.read_text(encoding="utf-8", errors="replace").strip()[-_SAID:]
+            raise EvaluationError(f"seed {config.seed}: expected {path}, found none; the run said: {said}")
+        results.append(result_of(json.loads(path.read_text(encoding="utf-8")), config))
+        if say is not None:
+            say(number + 1, len(episodes), results[-1])
+    return results

@@ -1,0 +1,28 @@
+"""`./grids train`: the trainer of grids_policy, with success in the lock-step twin measured while it trains."""
+
+import sys
+from pathlib import Path
+
+from grids_eval.pool import evaluate
+from grids_eval.rollout import EpisodeConfig
+from grids_eval.statistics import summarise
+from grids_policy.train.cli import main as train
+
+_PROCESSES = 2
+
+
+def closed_loop(checkpoint: Path, *, task: str, episodes: int, fps: float) -> dict[str, float]:
+    """Success of a checkpoint on scenes 0 to `episodes` - 1 of `task`: rate, 95 % interval (0..1) and episodes."""
+    scenes = [EpisodeConfig(task, seed) for seed in range(episodes)]
+    summary = summarise("closed_loop", evaluate(checkpoint, scenes, {"fps": fps}, processes=_PROCESSES))
+    low, high = summary.interval
+    return {"success_rate": summary.success_rate, "low": low, "high": high, "episodes": float(summary.episodes)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code of the training: 0 done or stopped and saved, 1 refused or failed."""
+    return train(argv, closed_loop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

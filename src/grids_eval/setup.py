@@ -1,0 +1,18 @@
+from setuptools import find_packages, setup
+
+NAME = "grids_eval"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=find_packages(),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+    ],
+    zip_safe=True,
+    maintainer="GridS stack maintainers",
+    maintainer_email="maintainers@example.org",
+    description="Success measured: actors, roll-outs, demonstrations, studies and replays of a policy.",
+    license="Apache-2.0",
+)

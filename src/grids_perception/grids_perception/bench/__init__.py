@@ -1,0 +1,1 @@
+"""`./grids bench graph`: ages and losses of camera images, CPU per process."""

@@ -1,0 +1,324 @@
+"""Bench, part one: two camera nodes at 640 × 480 and 30 Hz, and a subscriber that wants every frame.
+
+The nodes play a recording of the RealSense SDK in real time (a video file where the SDK is not installed), so that
+their own work is the real one: SDK queue, copy, stamp, message, DDS.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from grids_perception.camera.capture_loop import WINDOW_FRAMES
+
+WIDTH, HEIGHT, FPS = 640, 480, 30
+RECORDING_S = 20.0  # played in a loop; what is lost where it starts again does not show, so it is to do so seldom
+# Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first. Counted by
+# reading the code, not measured.
+COPIES_BY_DESIGN = (
+    "SDK buffer → message",
+    "message → shared memory (serialization)",
+    "shared memory → subscriber's message; its array is a view",
+)
+
+
+def _pictures(count: int) -> Iterator[np.ndarray]:
+    """Noise over a moving gradient: compresses and hashes like a real picture."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 24, (HEIGHT, WIDTH, 3), np.uint8)
+    ramp = np.linspace(40, 200, WIDTH).astype(np.uint8)[None, :, None]
+    for k in range(count):
+        yield np.roll(ramp, 7 * k, axis=1) + np.roll(noise, k, axis=0)
+
+
+def record_device(path: Path, count: int) -> Path:
+    """A .db3 as the SDK's recorder writes it, from a software device. Takes as long as it plays, 28 MB a second."""
+    from grids_perception.camera.realsense import load_sdk
+
+    rs = load_sdk()
+    device = rs.software_device()
+    device.register_info(rs.camera_info.name, "Intel RealSense D435 (recorded)")
+    device.register_info(rs.camera_info.serial_number, "000000000001")
+    sensor = device.add_sensor("RGB Camera")
+    stream = rs.video_stream()
+    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
+    stream.width, stream.height, stream.fps, stream.bpp = WIDTH, HEIGHT, FPS, 3
+    lens = rs.intrinsics()
+    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = WIDTH, HEIGHT, 600.0, 600.0, 320.0, 240.0
+    lens.model = rs.distortion.inverse_brown_conrady
+    stream.intrinsics = lens
+    profile = sensor.add_video_stream(stream).as_video_stream_profile()
+    recorder = rs.recorder(str(path), device)
+    recorded = recorder.query_sensors()[0]
+    recorded.open(recorded.get_stream_profiles()[0])
+    recorded.start(rs.frame_queue(50))
+    begin = time.monotonic()
+    for k, pixels in enumerate(_pictures(count)):
+        time.sleep(max(0.0, begin + k / FPS - time.monotonic()))
+        frame = rs.software_video_frame()
+        frame.pixels, frame.stride, frame.bpp, frame.profile = pixels, WIDTH * 3, 3, profile
+        frame.timestamp, frame.domain = 1000.0 + k * 1000 / FPS, rs.timestamp_domain.hardware_clock
+        frame.frame_number = k + 1
+        sensor.on_video_frame(frame)
+    recorded.stop()
+    recorded.close()
+    return path
+
+
+def write_video(path: Path, count: int) -> Path:
+    """The same pictures as an MP4."""
+    from grids_perception.overlay.video import Mp4Writer
+
+    writer = Mp4Writer(path, (WIDTH, HEIGHT), FPS)
+    for k, pixels in enumerate(_pictures(count)):
+        writer.write(pixels, k)
+    writer.close()
+    return path
+
+
+def make_recording(folder: Path, length_s: float = RECORDING_S) -> Path:
+    from grids_perception.camera.source import SourceError
+
+    count = round(length_s * FPS)
+    try:
+        return record_device(folder / "camera.db3", count)
+    except SourceError:
+        return write_video(folder / "camera.mp4", count)
+
+
+class Receiver:
+    """Notes the age of each image on arrival, and subscribes like the recorder: a reader that wants every frame.
+
+    (The policy's subscription keeps the newest only, so that a frame skipped there is no loss.)
+
+    `frames[camera]` grows by (frames the node has had, frames that came here) with each of its diagnostics.
+    """
+
+    def __init__(self, cameras: tuple[str, ...]) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import Image
+
+        from grids_common import topics
+        from grids_common.lifecycle import keep_buffers
+        from grids_recorder.node.inputs import IMAGE_DEPTH
+
+        keep_buffers()
+        rclpy.init()
+        self.node = rclpy.create_node("bench_receiver")
+        self.ages_ms: dict[str, list[float]] = {name: [] for name in cameras}
+        self.counts = dict.fromkeys(cameras, 0)
+        self.frames: dict[str, list[tuple[int, int]]] = {name: [] for name in cameras}
+        self.health: dict[str, list[dict[str, str]]] = {name: [] for name in cameras}
+        topics.subscription(self.node, "/diagnostics", DiagnosticArray, self._note_health)
+        every = QoSProfile(depth=IMAGE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        for name in cameras:
+            topic = topics.relative(f"/{name}/color/image_raw")
+            self.node.create_subscription(Image, topic, lambda m, name=name: self._note(name, m), every)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._closing.is_set():
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def _note(self, name: str, message) -> None:
+        from grids_perception.overlay.messages import stamp_ns
+
+        now_ns = self.node.get_clock().now().nanoseconds
+        np.frombuffer(message.data, np.uint8)
+        self.counts[name] += 1
+        self.ages_ms[name].append((now_ns - stamp_ns(message.header.stamp)) * 1e-6)
+
+    def _note_health(self, message) -> None:
+        for status in message.status:
+            name, values = status.name.removeprefix("camera "), {v.key: v.value for v in status.values}
+            if name in self.counts and "received" in values:
+                self.health[name].append(values)
+                self.frames[name].append((int(values["received"]), self.counts[name]))
+
+    def forget(self) -> None:
+        """Start the measurement: what came before was warming up, but its last word is what to count from."""
+        for values in self.ages_ms.values():
+            values.clear()
+        for rows in (*self.frames.values(), *self.health.values()):
+            del rows[:-1]
+
+    def close(self) -> None:
+        import rclpy
+
+        self._closing.set()  # before the executor: it may not be taken down under a callback that is running
+        self._thread.join(2.0)
+        self._executor.shutdown(timeout_sec=2.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+
+# The source alone, read as the node reads it: what playing the file costs without a node around it.
+_ONLY_READ = """
+import sys, time
+from grids_perception.camera.node import build_source
+from grids_perception.params import CameraParams
+source = build_source(CameraParams(source="file", device=sys.argv[1], loop=True), time.time_ns)
+source.open()
+while source.read(1.0) is None:
+    pass
+print("playing", flush=True)
+while True:
+    source.read(1.0)
+"""
+
+
+@contextlib.contextmanager
+def running(command: list[str], stdout: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen]:
+    """A child process for the length of the block."""
+    process = subprocess.Popen(command, env=os.environ.copy(), stdout=stdout, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def playback_cpu(recording: Path, seconds: float) -> float:
+    """CPU in % of a core that playing the recording takes by itself."""
+    import psutil
+
+    with running([sys.executable, "-c", _ONLY_READ, str(recording)], subprocess.PIPE) as process:
+        if process.stdout.readline().strip() != b"playing":
+            raise RuntimeError(f"the recording {recording} cannot be played")
+        watched, begin = psutil.Process(process.pid), time.monotonic()
+        before = sum(watched.cpu_times()[:2])
+        time.sleep(seconds)
+        if process.poll() is not None:
+            raise RuntimeError(f"playing {recording} ended by itself, code {process.returncode}")
+        return 100 * (sum(watched.cpu_times()[:2]) - before) / (time.monotonic() - begin)
+
+
+def camera_process(camera: str, recording: Path) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    program = "from grids_perception.camera.node import main; main()"
+    parameters = ("autostart:=true", f"camera:={camera}", "source:=file", f"device:={recording}", "loop:=true")
+    words = [word for item in parameters for word in ("-p", item)]
+    command = [sys.executable, "-c", program, "--ros-args", "-r", f"__node:={camera}_camera", *words]
+    return running(command)
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """p50, p95, p99 and count; empty when there is nothing."""
+    if not values:
+        return {"count": 0}
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {"count": len(values), "p50": round(p50, 3), "p95": round(p95, 3), "p99": round(p99, 3)}
+
+
+def undelivered(frames: list[tuple[int, int]]) -> int | None:
+    """Frames a node had and its subscriber did not get, from rows (had, got).
+
+    A row also counts what is just under way, so either end takes the least of its rows, up to three. None with too few.
+    """
+    if len(frames) < 2:
+        return None
+    missing, rows = [had - got for had, got in frames], min(3, len(frames) // 2)
+    return max(0, min(missing[-rows:]) - min(missing[:rows]))
+
+
+def lost(health: list[dict[str, str]]) -> int | None:
+    """Frames lost before the node from the first to the last of its diagnostics; None with too few."""
+    return int(health[-1]["lost"]) - int(health[0]["lost"]) if len(health) > 1 else None
+
+
+def costs_ms(health: list[dict[str, str]]) -> tuple[float, float]:
+    """(median, largest) p95 of the node's own time, ms, from diagnostics of which the first counts as the beginning.
+
+    Each tells of the last WINDOW_FRAMES, 10 s at 30 Hz, so those are taken that tell of nothing before the beginning;
+    of a shorter measurement the last. NaN with none.
+    """
+    if not health:
+        return float("nan"), float("nan")
+    begin = int(health[0]["received"])
+    whole = [row for row in health if int(row["received"]) - begin >= WINDOW_FRAMES] or health[-1:]
+    values = [float(row["node_cost_p95_ms"]) for row in whole]
+    return round(float(np.median(values)), 3), max(values)
+
+
+def camera_row(ages_ms: list[float], frames: list[tuple[int, int]], health: list[dict[str, str]]) -> dict:
+    """What came of one camera, but for rate and CPU."""
+    median, worst = costs_ms(health)
+    return {
+        "age_ms": percentiles(ages_ms),
+        "node_cost_p95_ms": median,
+        "node_cost_p95_ms_worst_10s": worst,
+        "lost": lost(health),
+        "undelivered": undelivered(frames),
+        "realtime": health[-1]["real-time"] if health else "unknown",
+    }
+
+
+def measure(
+    seconds: float,
+    folder: Path,
+    cameras: tuple[str, ...] = ("front", "wrist"),
+    recording_s: float = RECORDING_S,
+) -> dict:
+    """Ages in ms, CPU in % of a core, losses; raises RuntimeError when a camera node does not deliver."""
+    import psutil
+
+    recording = make_recording(folder, recording_s)
+    receiver = Receiver(cameras)
+    try:
+        with contextlib.ExitStack() as stack:
+            processes = {c: stack.enter_context(camera_process(c, recording)) for c in cameras}
+            deadline = time.monotonic() + 30.0
+            # Two seconds: then the last diagnostics, which are the baseline, came with images already arriving.
+            while not all(len(ages) > 2 * FPS for ages in receiver.ages_ms.values()):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("expected images of both camera nodes within 30 s, got none or too few")
+                time.sleep(0.05)
+            receiver.forget()
+            watched = {c: psutil.Process(p.pid) for c, p in processes.items()}
+            before = {c: sum(p.cpu_times()[:2]) for c, p in watched.items()}
+            begin = time.monotonic()
+            time.sleep(seconds)
+            passed = time.monotonic() - begin
+            cpu = {c: 100 * (sum(p.cpu_times()[:2]) - before[c]) / passed for c, p in watched.items()}
+            # Now, before the nodes end: what they say on the way is none of the measurement.
+            seen = {
+                c: camera_row(list(receiver.ages_ms[c]), list(receiver.frames[c]), list(receiver.health[c]))
+                for c in cameras
+            }
+    finally:
+        receiver.close()
+    playing = playback_cpu(recording, min(seconds, 8.0))
+    return {
+        "source": recording.suffix,
+        "recording_seconds": recording_s,
+        "seconds": round(passed, 1),
+        "playback_cpu_percent": round(playing, 1),
+        "cameras": {
+            c: {
+                "rate_hz": round(row["age_ms"]["count"] / passed, 2),
+                "cpu_percent": round(cpu[c], 1),
+                "cpu_added_percent": round(cpu[c] - playing, 1),
+                **row,
+            }
+            for c, row in seen.items()
+        },
+        "copies_by_design": list(COPIES_BY_DESIGN),
+    }

@@ -1,0 +1,1 @@
+"""Camera nodes: RealSense, webcams and video files behind one source interface."""

@@ -1,0 +1,266 @@
+"""The capture thread: read, stamp, count, hand on; reopen with back-off when the camera is lost or stuck."""
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from grids_common.realtime import become_realtime, ordinary_priority
+from grids_perception.camera.capture import Frame, FrameCounter, Stamp, StampMapper, StillDetector, backoff_s
+from grids_perception.camera.source import AbstractSource, EndOfStreamError, SourceError, SourceInfo
+
+RESET_AFTER_ATTEMPTS = 3
+SETTLED_S = 5.0  # a camera that delivers changing pictures for so long is well again
+STOP_TIMEOUT_S = 10.0  # the longest that a read which cannot be interrupted is waited for
+WINDOW_FRAMES = 300  # ages and costs are percentiles of so many frames: 10 s at 30 Hz
+RT_ADVICE = (
+    "frames may be a few ms late under load; to permit it add '@dialout - rtprio 60' to "
+    "/etc/security/limits.d/so100.conf"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureLimits:
+    """When a camera counts as lost. A still or silent file is neither."""
+
+    timeout_s: float = 1.0
+    frozen_after_s: float = 1.0
+    max_stamp_error_s: float = 0.2
+    assumed_delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One look at the camera. state: "opening", "streaming", "lost", "ended"."""
+
+    state: str = "opening"
+    reason: str = ""
+    info: SourceInfo | None = None
+    received: int = 0
+    lost: int | None = 0  # None: the camera does not count
+    repeated: int = 0
+    rate_hz: float = 0.0
+    reconnects: int = 0
+    resets: int = 0
+    stamp_how: str = ""
+    stamp_domain: str = ""
+    stamps_distrusted: int = 0
+    clock_jumps: int = 0
+    age_p95_ms: float = 0.0
+    cost_p95_ms: float = 0.0
+    black: bool = False
+    realtime: str = ""  # "SCHED_FIFO 10", "not asked for", or why not
+
+
+@dataclass(slots=True)
+class _Window:
+    """The last seconds, for rates and percentiles that forget."""
+
+    arrivals_ns: deque = field(default_factory=lambda: deque(maxlen=150))
+    ages_ns: deque = field(default_factory=lambda: deque(maxlen=WINDOW_FRAMES))
+    costs_s: deque = field(default_factory=lambda: deque(maxlen=WINDOW_FRAMES))
+
+    def rate_hz(self, now_ns: int) -> float:
+        recent = [t for t in list(self.arrivals_ns) if now_ns - t < 2_000_000_000]
+        if len(recent) < 2 or recent[-1] == recent[0]:
+            return 0.0
+        return (len(recent) - 1) / ((recent[-1] - recent[0]) * 1e-9)
+
+
+class CaptureLoop:
+    """Owns one source and one thread. `deliver(frame, stamp)` and `log(level, text)` run in that thread.
+
+    `fatal` is set when the thread ended by an error nobody expected; a lost camera is not one. The node then ends.
+    """
+
+    def __init__(
+        self,
+        source: AbstractSource,
+        limits: CaptureLimits,
+        deliver: Callable[[Frame, Stamp], None],
+        log: Callable[[str, str], None],
+        priority: int = 0,
+    ) -> None:
+        """`priority`: SCHED_FIFO of the capture thread where permitted, 0: do not ask."""
+        self._source, self._limits = source, limits
+        self._deliver, self._log = deliver, log
+        self._priority, self._realtime = priority, ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._info: SourceInfo | None = None
+        self._state, self._reason = "opening", ""
+        self._counter, self._still = FrameCounter(), StillDetector()
+        self._mapper = StampMapper(
+            max_error_ns=round(limits.max_stamp_error_s * 1e9), assumed_delay_ns=round(limits.assumed_delay_s * 1e9)
+        )
+        self._window = _Window()
+        self._reconnects = self._resets = 0
+        self._attempts = 0  # to open it since it was last well; grows also where opening works and the stream does not
+        self._stamp: Stamp | None = None
+        self._domain = ""
+        self.fatal = ""
+
+    def open(self) -> SourceInfo:
+        """Open the source before the thread starts, so that a missing camera refuses at once."""
+        self._info = self._source.open()
+        return self._info
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a source is open; false before `open`, while it is lost and after `stop`."""
+        return self._info is not None
+
+    def start(self) -> None:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and close the source; harmless when not running.
+
+        A thread that hangs in a read beyond STOP_TIMEOUT_S keeps the source, which it closes itself when it returns:
+        a source is no place for two threads.
+        """
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                self._log("error", f"reading has not returned within {STOP_TIMEOUT_S:g} s; the camera stays open")
+                return
+        self._thread = None
+        self._source.close()
+        self._info = None
+
+    def health(self) -> Health:
+        """A snapshot; may be called from any thread."""
+        ages, costs = list(self._window.ages_ns), list(self._window.costs_s)
+        return Health(
+            state=self._state,
+            reason=self._reason,
+            info=self._info,
+            received=self._counter.received,
+            lost=None if self._counter.uncounted else self._counter.lost,
+            repeated=self._counter.repeated,
+            rate_hz=self._window.rate_hz(time.monotonic_ns()),
+            reconnects=self._reconnects,
+            resets=self._resets,
+            stamp_how=self._stamp.how if self._stamp else "",
+            stamp_domain=self._domain,
+            stamps_distrusted=self._mapper.distrusted,
+            clock_jumps=self._mapper.jumps,
+            age_p95_ms=float(np.percentile(ages, 95)) * 1e-6 if ages else 0.0,
+            cost_p95_ms=float(np.percentile(costs, 95)) * 1e3 if costs else 0.0,
+            black=self._still.black,
+            realtime=self._realtime,
+        )
+
+    def _run(self) -> None:
+        self._ask_for_priority()
+        try:
+            while not self._stop.is_set():
+                if self._info is None and not self._reopen():
+                    return
+                self._stream()
+        except EndOfStreamError as end:
+            self._state, self._reason = "ended", str(end)
+            self._log("info", str(end))
+        except Exception:  # the top of the thread: kept for the node, which reports it
+            if self._stop.is_set():
+                return  # whoever stops it may already have taken away what it delivers to
+            self._state, self.fatal = "lost", traceback.format_exc()
+            self._reason = self.fatal.strip().splitlines()[-1]
+            self._log("fatal", self.fatal)
+        finally:
+            self._close()
+
+    def _ask_for_priority(self) -> None:
+        """A frame takes a millisecond; without priority the reader that it wakes up interrupts it for several."""
+        if not self._priority:
+            self._realtime = "not asked for"
+            return
+        refusal = become_realtime(self._priority)
+        self._realtime = refusal or f"SCHED_FIFO {self._priority}"
+        if refusal:
+            self._log("warning", f"real-time scheduling was {refusal}: {RT_ADVICE}")
+        else:
+            self._log("info", f"frames are taken with {self._realtime}")
+
+    def _close(self) -> None:
+        """From the capture thread, whose priority is for frames only: stopping a camera may take the SDK a second."""
+        with ordinary_priority():
+            self._source.close()
+
+    def _reopen(self) -> bool:
+        """Open again with back-off until it works; False when asked to stop."""
+        while not self._stop.wait(backoff_s(self._attempts)):
+            if self._attempts and self._attempts % RESET_AFTER_ATTEMPTS == 0:
+                self._resets += 1
+                self._log("warning", f"asking the camera to restart after {self._attempts} attempts")
+                with ordinary_priority():
+                    self._source.reset()
+            self._attempts += 1
+            try:
+                with ordinary_priority():  # may take a second, and the SDK's threads start here
+                    self._info = self._source.open()
+            except SourceError as error:
+                self._reason = f"{error} (attempt {self._attempts}, next in {backoff_s(self._attempts):.1f} s)"
+                self._log("warning", self._reason)
+                self._close()
+                continue
+            self._reconnects += 1
+            self._counter.forget_position()
+            self._log("info", f"{self._info.name} is back after {self._attempts} attempt(s)")
+            return True
+        return False
+
+    def _stream(self) -> None:
+        """Deliver frames until the camera is lost or the loop is stopped; EndOfStreamError passes through."""
+        live = self._info is not None and self._info.live
+        self._still = StillDetector()
+        opened = heard = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                frame = self._source.read(self._limits.timeout_s)
+                begin, now = time.perf_counter(), time.monotonic()
+                if frame is not None and self._accept(frame, begin):
+                    heard = now
+                    self._check_still(live=live)
+                    if self._still.still_ns == 0 and now - opened > SETTLED_S:
+                        self._attempts = 0
+                elif live and now - heard >= self._limits.timeout_s:
+                    raise SourceError(f"no new frame for {self._limits.timeout_s:.1f} s")
+            except EndOfStreamError:
+                raise
+            except SourceError as error:
+                self._lose(str(error))
+                return
+
+    def _lose(self, reason: str) -> None:
+        self._state, self._reason, self._info = "lost", reason, None
+        self._log("error", f"camera lost: {reason}; reopening")
+        self._close()
+
+    def _check_still(self, *, live: bool) -> None:
+        frozen_s = self._still.still_ns * 1e-9
+        if live and frozen_s > self._limits.frozen_after_s:
+            black = ", black: lens cap, light or exposure?" if self._still.black else ""
+            raise SourceError(f"the picture has been frozen for {frozen_s:.1f} s{black}")
+
+    def _accept(self, frame: Frame, begin: float) -> bool:
+        """Deliver one frame; False for one already seen, which is no sign of life."""
+        if not self._counter.add(frame.number):
+            return False
+        stamp = self._mapper.map(frame.device_ms, frame.domain, frame.arrival_ns)
+        now_ns = time.monotonic_ns()
+        self._still.add(frame.pixels, now_ns)
+        self._deliver(frame, stamp)
+        self._stamp, self._domain = stamp, frame.domain
+        self._state, self._reason = "streaming", ""
+        self._window.arrivals_ns.append(now_ns)
+        self._window.ages_ns.append(stamp.age_ns)
+        self._window.costs_s.append(time.perf_counter() - begin)
+        return True

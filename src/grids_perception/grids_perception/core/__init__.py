@@ -1,1 +1,0 @@
-"""Pure functions on frozen data: no ROS, no threads, no clock."""

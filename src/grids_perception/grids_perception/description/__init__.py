@@ -1,0 +1,1 @@
+"""The URDF of the follower and the node that publishes it."""

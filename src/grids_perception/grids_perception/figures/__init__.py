@@ -1,0 +1,1 @@
+"""`./grids figures`: the paper's figures from recorded runs."""

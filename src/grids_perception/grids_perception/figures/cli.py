@@ -1,0 +1,100 @@
+"""`./grids figures RUN_OR_BAG …`: the paper's figures from your own runs.
+
+Retention over time, token self-similarity before and after sampling, density of the sample locations per task, their
+jitter, and mean retention per episode; the numbers go to figures.json beside them.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from grids_data.bag.runs import BagError, find_bags
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grids figures", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, episode folders or bags")
+    parser.add_argument("--output", type=Path, help="folder of the figures (default: figures/ in the first run)")
+    return parser
+
+
+def slug(words: str) -> str:
+    """A task as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[:60] or "task"
+
+
+def _distinct(episodes: list) -> list:
+    """Episodes that share a name, from several folders, are numbered: else they would share a file and a bar too."""
+    named = {}
+    for episode in episodes:
+        name, number = episode.name, 1
+        while slug(name) in named:
+            number += 1
+            name = f"{number}: {episode.name}"
+        named[slug(name)] = replace(episode, name=name)
+    return list(named.values())
+
+
+def _load(runs: list[Path]):
+    """(episodes, sentences about bags without samples). BagError when none has any."""
+    from grids_perception.figures.data import load_episode
+
+    bags = list(dict.fromkeys(bag.resolve() for run in runs for bag in find_bags(run)))
+    episodes, skipped = [], []
+    for bag in bags:
+        try:
+            episodes.append(load_episode(bag))
+        except (BagError, ValueError) as error:
+            skipped.append(str(error))
+    if not episodes:
+        raise BagError("; ".join(skipped))
+    return _distinct(episodes), skipped
+
+
+def make_figures(runs: list[Path], folder: Path) -> dict:
+    """Writes everything into `folder`; returns what figures.json holds."""
+    from grids_perception.figures import plots
+    from grids_perception.figures.data import summary
+
+    episodes, skipped = _load(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, written = summary(episodes), []
+    for episode in episodes:
+        name = slug(episode.name)
+        written.append(plots.retention_over_time(episode, folder / f"retention_{name}.png"))
+        similarity = plots.self_similarity(episode, folder / f"self_similarity_{name}.png")
+        written.append(similarity)
+        if similarity is None:
+            skipped.append(f"{episode.name}: no self-similarity figure, the policy did not send the matrices")
+    for task in dict.fromkeys(e.task for e in episodes):
+        own = [e for e in episodes if e.task == task]
+        written.append(plots.coordinate_density(task, own, folder / f"density_{slug(task)}.png"))
+    written.append(plots.jitter(episodes, folder / "jitter.png"))
+    written.append(plots.mean_retention(rows, folder / "mean_retention.png"))
+    result = {"figures": [path.name for path in written if path], "episodes": rows, "skipped": skipped}
+    (folder / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: written; 1: nothing to draw from."""
+    options = _parser().parse_args(argv)
+    first = options.runs[0]
+    folder = options.output or (first if first.is_dir() else first.parent) / "figures"
+    try:
+        result = make_figures(options.runs, folder)
+    except ImportError as error:
+        sys.stderr.write(f"grids figures: needs matplotlib: bash requirements/setup.sh view ({error})\n")
+        return 1
+    except (BagError, OSError) as error:
+        sys.stderr.write(f"grids figures: {error}\n")
+        return 1
+    for sentence in result["skipped"]:
+        sys.stderr.write(f"grids figures: {sentence}\n")
+    for name in result["figures"]:
+        sys.stdout.write(f"{folder / name}\n")
+    sys.stdout.write(f"{folder / 'figures.json'}\n")
+    return 0

@@ -1,0 +1,1 @@
+"""Sample locations drawn on images: the overlay node and the run video."""

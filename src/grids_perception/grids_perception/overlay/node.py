@@ -1,0 +1,236 @@
+"""Node `overlay`: publishes camera images with the policy's sample locations drawn, and records the run video.
+
+It reads SampledTokens only, never the model. Without a subscriber and without a video it is not even subscribed to
+the images. Samples belong to the image they were computed from; they are drawn on the newest image, and the legend
+says how much older they are.
+"""
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+from grids_msgs.msg import DriverStatus, SampledTokens, TaskState
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from grids_common import topics
+from grids_common.lifecycle import SetupError, run_node
+from grids_common.params import declare
+from grids_perception.overlay.draw import Style, draw
+from grids_perception.overlay.messages import fill_image, image_to_rgb, samples_from_message, stamp_ns
+from grids_perception.overlay.samples import Samples, recent
+from grids_perception.overlay.sheet import Panel, Sheet, cell_for, compose
+from grids_perception.overlay.video import VideoRecorder
+from grids_perception.params import OverlayParams
+
+DEMAND_PERIOD_S = 0.5
+
+
+@dataclass
+class _Camera:
+    """What is known of one camera. Written by the executor thread; the video thread reads whole attributes."""
+
+    name: str
+    image_publisher: object
+    jpeg_publisher: object
+    history: deque
+    subscription: object = None
+    image: tuple[np.ndarray, int, float] | None = None  # pixels, stamp ns, monotonic arrival s
+    samples: tuple[Samples, ...] = field(default=())  # oldest first
+
+
+class OverlayNode(Node):
+    """See the module. One executor thread; the video has its own."""
+
+    def __init__(self) -> None:
+        super().__init__("overlay")
+        self._params = declare(self, OverlayParams)
+        p = self._params
+        self._style = Style(
+            rings=p.rings,
+            index=p.index,
+            trail=p.trail > 0,
+            footprint=p.footprint,
+            retention=p.retention,
+            retention_range=(p.retention_low, 1.0),
+        )
+        cv2.setNumThreads(1)  # frames are small; a pool would take the control loop's cores
+        self._cameras = {name: self._camera(name) for name in p.cameras}
+        self._tokens = None
+        self._instruction, self._mode, self._success = "", "", None
+        self._cell: tuple[int, int] | None = None  # fixed by the first image: a video has one size
+        self._recorder = self._samples_bag = None
+        if p.video:
+            self._recorder = self._start_video()
+            self._samples_bag = self._start_samples_bag()
+        self._demand()
+        self.create_timer(DEMAND_PERIOD_S, self._demand)
+
+    def _camera(self, name: str) -> _Camera:
+        return _Camera(
+            name,
+            topics.publisher(self, f"/grids/{name}/overlay", Image),
+            topics.publisher(self, f"/grids/{name}/overlay/compressed", CompressedImage),
+            deque(maxlen=self._params.trail + 1),
+        )
+
+    def _start_video(self) -> VideoRecorder:
+        topics.subscription(self, "/twin/task_state", TaskState, self._on_task_state)
+        topics.subscription(self, "/follower/status", DriverStatus, self._on_driver_status)
+        topics.subscription(self, "/policy/instruction", String, self._on_instruction)
+        try:
+            return VideoRecorder(Path(self._params.video), self._sheet, self._params.video_fps)
+        except OSError as error:
+            raise SetupError(f"video: cannot write {self._params.video}: {error}") from error
+
+    def _start_samples_bag(self):
+        from grids_perception.overlay.samples_bag import SamplesBag
+
+        folder = Path(self._params.video).parent / "samples"
+        return SamplesBag(folder, self._params.cameras, self._params.task, self.get_logger().error)
+
+    def _keep(self, topic: str, message) -> None:
+        if self._samples_bag is not None:
+            self._samples_bag.add(topic, message, self.get_clock().now().nanoseconds)
+
+    def _demand(self) -> None:
+        """Subscribe to what somebody looks at, and to nothing else."""
+        recording = self._recorder is not None and not self._recorder.error
+        if self._recorder is not None and self._recorder.error:
+            self.get_logger().error(f"video stopped: {self._recorder.error}", once=True)
+        wanted = False
+        for camera in self._cameras.values():
+            watched = camera.image_publisher.get_subscription_count() + camera.jpeg_publisher.get_subscription_count()
+            need = recording or watched > 0
+            wanted |= need
+            if need and camera.subscription is None:
+                camera.subscription = topics.subscription(
+                    self,
+                    f"/{camera.name}/color/image_raw",
+                    Image,
+                    lambda message, camera=camera: self._on_image(camera, message),
+                )
+            elif not need and camera.subscription is not None:
+                self.destroy_subscription(camera.subscription)
+                camera.subscription = camera.image = None
+        if wanted and self._tokens is None:
+            self._tokens = topics.subscription(self, "/policy/sampled_tokens", SampledTokens, self._on_tokens)
+        elif not wanted and self._tokens is not None:
+            self.destroy_subscription(self._tokens)
+            self._tokens = None
+
+    def _on_task_state(self, message: TaskState) -> None:
+        self._success = bool(message.success)
+        self._keep("/twin/task_state", message)
+        self._instruction = message.instruction or message.task
+
+    def _on_driver_status(self, message: DriverStatus) -> None:
+        self._mode = (
+            message.mode if message.mode == message.state else (f"{message.mode} · {message.state}".strip(" ·"))
+        )
+
+    def _on_instruction(self, message: String) -> None:
+        self._keep("/policy/instruction", message)
+        if self._success is None:  # the twin, where there is one, knows better
+            self._instruction = message.data
+
+    def _on_tokens(self, message: SampledTokens) -> None:
+        camera = self._cameras.get(message.camera)
+        if camera is None:
+            return
+        try:
+            camera.history.append(samples_from_message(message))
+        except ValueError as error:
+            self.get_logger().warning(
+                f"sampled tokens of {message.camera!r} not drawn: {error}",
+                throttle_duration_sec=10.0,
+            )
+            return
+        camera.samples = tuple(camera.history)
+        self._keep("/policy/sampled_tokens", message)
+
+    def _recent(self, camera: _Camera, image_ns: int) -> tuple[tuple[Samples, ...], float | None]:
+        """Samples young enough to draw on an image of that stamp, and the newest one's age in s."""
+        return recent(camera.samples, image_ns, self._params.max_age_s)
+
+    def _on_image(self, camera: _Camera, message: Image) -> None:
+        try:
+            image = image_to_rgb(message)
+        except ValueError as error:
+            self.get_logger().warning(f"{camera.name}: {error}", throttle_duration_sec=10.0)
+            return
+        image_ns = stamp_ns(message.header.stamp)
+        camera.image = (image, image_ns, time.monotonic())
+        if self._samples_bag is not None:
+            self._samples_bag.add_picture(camera.name, image, message.header, self.get_clock().now().nanoseconds)
+        raw = camera.image_publisher.get_subscription_count() > 0
+        jpeg = camera.jpeg_publisher.get_subscription_count() > 0
+        if not (raw or jpeg):
+            return
+        samples, age_s = self._recent(camera, image_ns)
+        drawn = draw(
+            image,
+            samples[-1] if samples else None,
+            history=samples[:-1],
+            style=self._style,
+            age_s=age_s,
+        )
+        if raw:
+            out = Image()
+            fill_image(out, drawn, message.header)
+            camera.image_publisher.publish(out)
+        if jpeg:
+            packed = simplejpeg.encode_jpeg(drawn, quality=self._params.jpeg_quality)
+            camera.jpeg_publisher.publish(
+                CompressedImage(header=message.header, format="rgb8; jpeg compressed bgr8", data=packed)
+            )
+
+    def _panel(self, camera: _Camera, now_s: float) -> Panel:
+        if camera.image is None:
+            return Panel(camera.name, None)
+        image, image_ns, arrived_s = camera.image
+        samples, age_s = self._recent(camera, image_ns)
+        return Panel(
+            camera.name,
+            image,
+            samples[-1] if samples else None,
+            samples[:-1],
+            age_s,
+            now_s - arrived_s,
+        )
+
+    def _sheet(self, elapsed_s: float) -> np.ndarray | None:
+        """One video frame, None before the first image. Called from the video thread."""
+        now_s = time.monotonic()
+        panels = tuple(self._panel(camera, now_s) for camera in self._cameras.values())
+        widths = [panel.image.shape[1] for panel in panels if panel.image is not None]
+        if not widths:
+            return None
+        self._cell = self._cell or cell_for(max(widths))
+        task = self._params.task
+        if self._instruction and self._instruction != task:
+            task = f"{task}: {self._instruction}" if task else self._instruction
+        sheet = Sheet(panels, task, elapsed_s, self._mode, self._success)
+        return compose(sheet, style=replace(self._style, legend=False), cell=self._cell)
+
+    def destroy_node(self) -> None:
+        """Finish the video before the node goes: this runs on SIGINT and SIGTERM too."""
+        if self._samples_bag is not None:
+            self._samples_bag.close()
+        if self._recorder is not None:
+            self._recorder.close()
+            if self._recorder.error:
+                self.get_logger().error(self._recorder.error)
+            elif not self._recorder.frames:
+                self.get_logger().warning(f"no video: no image came for {self._params.video}")
+        super().destroy_node()
+
+
+def main() -> None:
+    sys.exit(run_node(OverlayNode))

@@ -1,0 +1,1 @@
+"""`./grids bench policy`: inference time per stage and floating point operations."""

@@ -1,0 +1,213 @@
+"""./grids bench policy: one chunk, stage by stage; dense against GridS, torch against ONNX Runtime.
+
+All variants take turns within each round, so that ratios hold on a machine that is busy with other things. Weights are
+random: speed does not depend on them, accuracy is the parity gate's business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from grids_policy.bench.flops import count_flops
+from grids_policy.bench.report import figure, stage_table, table1, table4
+from grids_policy.bench.variants import (
+    OnnxVariant,
+    TorchVariant,
+    Variant,
+    cached_bundle,
+    counted_flops,
+    full_config,
+    measure_peaks,
+    parse_sampler,
+    random_policy,
+    sampler_name,
+    small_config,
+    stage_percentiles,
+    training_step_s,
+    with_sampler,
+)
+from grids_policy.export.cli import PRECISIONS
+from grids_policy.model.config import PolicyConfig, SamplerConfig
+from grids_policy.model.smolvla import Expert, Policy
+from grids_policy.runtime.onnx import EngineOptions
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or the shipped bundle's")
+    parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
+    parser.add_argument("--engines", default="torch,onnx", help="torch, onnx")
+    parser.add_argument(
+        "--onnx-tokens", default="dense,16,16@4", help="variants to export (a minute or two each, kept)"
+    )
+    parser.add_argument("--precisions", default="fp32,int8", help=f"of the exported bundles: {', '.join(PRECISIONS)}")
+    parser.add_argument("--batches", default="1", help="torch batch sizes, e.g. 1,2,4 or up to 128")
+    parser.add_argument("--rounds", type=int, default=5, help="measured runs per variant (default 5)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--bundle", type=Path, action="append", default=[], help="also measure this bundle")
+    parser.add_argument(
+        "--train", type=int, default=0, metavar="BATCH", help="also time forward + backward of this batch"
+    )
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/grids/bench").expanduser())
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for the plot and the JSON")
+    return parser.parse_args(argv)
+
+
+def _samplers(text: str) -> list[SamplerConfig]:
+    return [parse_sampler(word) for word in text.split(",") if word]
+
+
+def _that_fit(policy: Policy, batch: int, device: str, say) -> list[Variant]:
+    """Eager and, on a GPU, captured; what does not fit into the memory is said and left out."""
+    found: list[Variant] = []
+    for captured in (False, True) if device == "cuda" else (False,):
+        try:
+            variant = TorchVariant(policy, batch, device=device, captured=captured)
+            variant.run()
+        except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, a bare RuntimeError of the CPU's allocator
+            if "memory" not in str(error):
+                raise
+            say(f"left out, no memory: {sampler_name(policy.config.sampler)}, batch {batch}: {error}".splitlines()[0])
+            if device == "cuda":
+                torch.cuda.empty_cache()
+            continue
+        found.append(variant)
+    return found
+
+
+def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> tuple[list[Variant], dict[str, Any]]:
+    """Everything to be measured, and notes on export and load times."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engines, notes = arguments.engines.split(","), {}
+    variants: list[Variant] = []
+    base = random_policy(config)
+    say(f"{sum(p.numel() for p in base.parameters()) / 1e6:.1f} M random weights ready")
+    folders = list(arguments.bundle)
+    if "onnx" in engines:
+        for sampler in _samplers(arguments.onnx_tokens):
+            for precision in arguments.precisions.split(","):
+                folder, export_s = cached_bundle(with_sampler(base, sampler), precision, arguments.cache, say)
+                folders.append(folder)
+                notes[folder.name] = {"export_s": export_s}
+    if "torch" in engines:
+        for sampler in _samplers(arguments.tokens):
+            policy = with_sampler(base, sampler)
+            for batch in (int(b) for b in arguments.batches.split(",")):
+                variants += _that_fit(policy, batch, device, say)
+    options = EngineOptions(threads=arguments.threads)
+    for folder in folders:
+        began = time.monotonic()
+        variants.append(OnnxVariant(folder, options))
+        notes.setdefault(folder.name, {})["load_s"] = time.monotonic() - began
+    return variants, notes
+
+
+def measure(variants: list[Variant], rounds: int, say) -> list[dict[str, Any]]:
+    """Rounds of one run each, after one uncounted run per variant."""
+    runs: list[list[dict[str, float]]] = [[] for _ in variants]
+    for variant in variants:
+        variant.run()
+    for number in range(rounds):
+        for variant, kept in zip(variants, runs, strict=True):
+            kept.append(variant.run())
+        say(f"round {number + 1} of {rounds}")
+    return [
+        {
+            "label": v.label,
+            "sampler": sampler_name(v.sampler),
+            "batch": v.batch,
+            "runs": len(kept),
+            "seconds": stage_percentiles(kept),
+        }
+        for v, kept in zip(variants, runs, strict=True)
+    ]
+
+
+def stage_flops(config: PolicyConfig, sampler: SamplerConfig) -> dict[str, float]:
+    """Analytic operations of one chunk per stage."""
+    counted = count_flops(dataclasses.replace(config, sampler=sampler))
+    return {
+        "preprocess": 0.0,
+        "vision": float(counted.vision + counted.connector),
+        "prefix": float(counted.prefix + counted.sampler),
+        "denoise": float(counted.denoise),
+        "total": float(counted.total),
+    }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"[{time.monotonic() - began:6.1f} s] {text}\n")
+
+    torch.set_num_threads(arguments.threads)
+    config = full_config() if arguments.size == "full" else small_config()
+    variants, notes = build_variants(arguments, config, say)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    peaks = measure_peaks(device)
+    rows = measure(variants, arguments.rounds, say)
+    others = {id(v) for v in variants if isinstance(v, OnnxVariant) and v.folder in arguments.bundle}
+    for row, variant in zip(rows, variants, strict=True):
+        # A bundle named by the user may be of any size: nothing is known of its operations.
+        row["flops"] = None if id(variant) in others else stage_flops(config, parse_sampler(row["sampler"]))
+    report: dict[str, Any] = {
+        "bench": "policy",
+        "size": arguments.size,
+        "threads": arguments.threads,
+        "steps": config.num_steps,
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        "peaks": dataclasses.asdict(peaks),
+        "expert_bytes_per_step": 4 * sum(p.numel() for p in Expert(config).parameters()),
+        "rss_gb": psutil.Process().memory_info().rss / 1e9,
+        "bundles": notes,
+        "rows": rows,
+    }
+    if checked := next((v for v in variants if isinstance(v, TorchVariant) and v.batch == 1), None):
+        analytic = stage_flops(config, checked.sampler)["total"]
+        report["flops_by_torch_over_analytic"] = counted_flops(checked) / analytic
+    if arguments.train:
+        base = random_policy(config)
+        report["train"] = [
+            {
+                "sampler": sampler_name(sampler),
+                "batch": arguments.train,
+                "seconds": training_step_s(with_sampler(base, sampler), arguments.train, 3, device),
+            }
+            for sampler in _samplers(arguments.tokens)
+        ]
+    return report
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    try:
+        report = run(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 1
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "policy.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    report["plot"] = str(figure(report, arguments.out / "policy.png"))
+    parts = [stage_table(report), table1(report), table4(report)]
+    sys.stdout.write("\n".join(part for part in parts if part) + "\n" + json.dumps(report) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Floating point operations of one chunk, counted on paper: 2 per multiply-add of a product.
+
+Elementwise work, norms and softmax are left out, as torch's FlopCounterMode leaves them out; the two
+agree exactly where the counter knows the operator (it does not see fused attention on a CPU). Needs
+no torch. `as_lerobot=True` counts the work LeRobot does: the dead tail of the last language layer,
+and the cross layers' keys and values again in every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from grids_policy.model.config import PolicyConfig
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flops:
+    """Per stage, for one observation and the given number of cameras."""
+
+    vision: int
+    connector: int
+    sampler: int
+    prefix: int  # language model, state projection and, unless as_lerobot, the cross layers' cache
+    step: int  # one denoising step
+    steps: int  # how many of them make a chunk
+
+    @property
+    def denoise(self) -> int:
+        return self.step * self.steps
+
+    @property
+    def total(self) -> int:
+        return self.vision + self.connector + self.sampler + self.prefix + self.denoise
+
+
+def _linear(rows: int, inputs: int, outputs: int) -> int:
+    return 2 * rows * inputs * outputs
+
+
+def _attention(queries: int, keys: int, width: int) -> int:
+    return 4 * queries * keys * width
+
+
+def prefix_tokens(config: PolicyConfig, *, cameras: int, language: int) -> int:
+    """Prefix length without padding to prefix_length: cameras, their markers, language, state."""
+    markers = 3 if config.image_special_tokens else 0
+    return cameras * (config.image_tokens + markers) + language + 1
+
+
+def _vision(config: PolicyConfig) -> int:
+    """One camera through stem, patches and blocks."""
+    vision = config.vision
+    height, width = config.resize_hw
+    channels, total = 3, 0
+    for out, kernel, stride in (*vision.stem, (vision.width, vision.patch, vision.patch)):
+        height, width = height // stride, width // stride
+        total += _linear(height * width, channels * kernel**2, out)
+        channels = out
+    patches = height * width
+    whole = _vision_block(config, patches)
+    if not config.early:
+        return total + vision.depth * whole
+    kept = config.sampler.tokens * vision.shuffle**2
+    before = config.sampler.after_layer
+    total += _linear(kept, patches, vision.width)  # reading the blocks
+    return total + before * whole + (vision.depth - before) * _vision_block(config, kept)
+
+
+def _vision_block(config: PolicyConfig, patches: int) -> int:
+    vision = config.vision
+    products = 4 * _linear(patches, vision.width, vision.width) + 2 * _linear(patches, vision.width, vision.mlp)
+    return products + _attention(patches, patches, vision.width)
+
+
+def _sampler(config: PolicyConfig) -> int:
+    """One camera; pooling by convolution included, the few additions of pooling not."""
+    sampler, width, kept = config.sampler, config.text.width, config.sampler.tokens
+    seen = config.vision.width if config.early else width
+    if sampler.kind != "grids":
+        return 0
+    hidden = sampler.hidden * sampler.predictor_scale
+    total = _linear(1, seen, hidden) + _linear(1, hidden, 2 * kept)
+    if sampler.pooling == "conv" and not config.early:
+        inner, (rows, columns) = max(1, width // 4), config.grid
+        for channels in (width, inner):
+            rows, columns = -(-rows // 2), -(-columns // 2)
+            total += _linear(rows * columns, channels * 9, inner)
+        total += _linear(1, inner * rows * columns, width)
+    if sampler.coord_embedding:
+        total += _linear(kept, 2, sampler.coord_hidden)
+        total += _linear(kept, sampler.coord_hidden, width)
+    if sampler.kernel == "matmul" and not config.early:
+        total += _linear(kept, config.dense_tokens, width)
+    return total
+
+
+def _language(config: PolicyConfig, rows: int, *, as_lerobot: bool) -> int:
+    """The language layers on `rows` prefix tokens."""
+    text = config.text
+    heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    keys_values = 2 * _linear(rows, text.width, kv)
+    rest = 2 * _linear(rows, text.width, heads) + 3 * _linear(rows, text.width, text.mlp)
+    rest += _attention(rows, rows, heads)
+    last = config.expert_layers[-1]
+    full = text.depth if as_lerobot else last
+    return full * (keys_values + rest) + (0 if as_lerobot else keys_values)
+
+
+def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool) -> int:
+    """One denoising step."""
+    text, width, rows = config.text, config.expert.width, config.chunk
+    heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    total = 2 * _linear(rows, config.max_action_dim, width)
+    total += _linear(rows, 2 * width, width) + _linear(rows, width, width)
+    for layer in config.expert_layers:
+        total += 2 * _linear(rows, width, heads) + 3 * _linear(rows, width, config.expert.mlp)
+        if config.is_self_layer(layer):
+            total += 2 * _linear(rows, width, kv) + _attention(rows, prefix + rows, heads)
+        else:
+            total += _attention(rows, prefix, heads)
+            total += 2 * _linear(prefix, kv, kv) if as_lerobot else 0
+    return total
+
+
+def count_flops(
+    config: PolicyConfig,
+    *,
+    cameras: int | None = None,
+    language: int | None = None,
+    as_lerobot: bool = False,
+) -> Flops:
+    """Work of one chunk; `cameras` and `language` tokens default to the config's own."""
+    cameras = len(config.image_keys) if cameras is None else cameras
+    language = config.language_tokens if language is None else language
+    rows = prefix_tokens(config, cameras=cameras, language=language)
+    kv = config.text.kv_heads * config.text.head_dim
+    cross = sum(not config.is_self_layer(i) for i in config.expert_layers)
+    prefix = _language(config, rows, as_lerobot=as_lerobot)
+    prefix += _linear(1, config.max_state_dim, config.text.width)
+    prefix += 0 if as_lerobot else cross * 2 * _linear(rows, kv, kv)
+    shuffled = config.vision.width * config.vision.shuffle**2
+    return Flops(
+        vision=cameras * _vision(config),
+        connector=cameras * _linear(config.vision_shape[0], shuffled, config.text.width),
+        sampler=cameras * _sampler(config),
+        prefix=prefix,
+        step=_expert(config, rows, as_lerobot=as_lerobot),
+        steps=config.num_steps,
+    )

@@ -1,0 +1,409 @@
+"""./grids export CHECKPOINT_DIR BUNDLE_DIR: a checkpoint as a bundle, or not at all.
+
+Everything is written into BUNDLE_DIR.partial, run by the same runtime the robot uses, compared with the torch model,
+and renamed only when actions and coordinates agree within the tolerance of the precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grids_common.topics import CAMERAS
+from grids_policy.export.gate import TOLERANCES, run_gate
+from grids_policy.export.graphs import (
+    OPSET,
+    PrefixGraph,
+    PreprocessGraph,
+    StepGraph,
+    VisionGraph,
+    cache_names,
+    export_onnx,
+    seen_names,
+)
+from grids_policy.export.precision import convert
+from grids_policy.export.units import KINDS, build_units, rad_units
+from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
+from grids_policy.model.config import PolicyConfig
+from grids_policy.model.nested import with_tokens
+from grids_policy.model.normalize import Normalizer
+from grids_policy.runtime import bundle as bundles
+from grids_policy.runtime.bundle import Bundle, Units
+
+PRECISIONS = tuple(TOLERANCES)
+_WIDE_STD = 8.0  # outputs further from the mean than this were never trained
+
+
+class ExportError(ValueError):
+    """The checkpoint cannot become a bundle; one sentence says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What the checkpoint does not say itself."""
+
+    precision: str = "fp32"
+    cameras: str = ""  # "front=640x480,wrist:camera2=640x480"; empty: the checkpoint's own
+    fps: float = 30.0
+    state_units: Units = dataclasses.field(default_factory=rad_units)
+    action_units: Units = dataclasses.field(default_factory=rad_units)
+    name: str = ""
+    instruction: str = ""
+    per_camera: bool = False
+    noise_scale: float = 1.0
+    missing_camera: tuple[str, ...] = ("mask", "black")
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def parse_cameras(text: str, config: PolicyConfig) -> list[tuple[str, str, int, int]]:
+    """(name, checkpoint key, width, height) per camera in the checkpoint's order. Strict: every camera, once."""
+    own = dict(zip(config.cameras, zip(config.image_keys, config.image_hw, strict=True), strict=True))
+    if not text:
+        return [(name, key, hw[1], hw[0]) for name, (key, hw) in own.items()]
+    wanted: dict[str, tuple[str, int, int]] = {}
+    for item in text.split(","):
+        names, _, size = item.partition("=")
+        name, _, source = names.partition(":")
+        source = source or name
+        if source not in own:
+            raise ExportError(f"--cameras {item}: expected one of the checkpoint's {list(own)}, got {source!r}")
+        if source in wanted:
+            raise ExportError(f"--cameras: {source!r} is named twice")
+        height, width = own[source][1]
+        if size:
+            try:
+                width, height = (int(part) for part in size.split("x"))
+            except ValueError:
+                raise ExportError(f"--cameras {item}: expected WIDTHxHEIGHT, got {size!r}") from None
+        if width < 2 or height < 2:
+            raise ExportError(f"--cameras {item}: expected a size above 1x1, got {width}x{height}")
+        if name in (other for other, *_ in wanted.values()):
+            raise ExportError(f"--cameras: the robot's {name!r} is named twice; each shows one of the checkpoint's")
+        wanted[source] = (name, width, height)
+    if missing := sorted(set(own) - set(wanted)):
+        raise ExportError(f"--cameras: the checkpoint also needs {missing}; name every camera")
+    return [(wanted[source][0], own[source][0], *wanted[source][1:]) for source in own]
+
+
+def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
+    """A bundle whose cameras this robot does not have could never run. Raises ExportError with what to write."""
+    names = [name for name, *_ in parse_cameras(text, config)]
+    if any(name not in CAMERAS for name in names):
+        example = ",".join(f"{ours}:{theirs}" for ours, theirs in zip(CAMERAS, config.cameras, strict=False))
+        raise ExportError(
+            f"--cameras: this robot has {', '.join(CAMERAS)}, got {', '.join(names)}; say --cameras {example}"
+        )
+
+
+def placement(width: int, height: int, resize_hw: tuple[int, int]) -> dict[str, int]:
+    """Where a frame lands in the network image; the same integers as preprocess_torch.fit_image."""
+    ratio = max(width / resize_hw[1], height / resize_hw[0])
+    resized_width, resized_height = int(width / ratio), int(height / ratio)
+    return {
+        "resized_width": resized_width,
+        "resized_height": resized_height,
+        "pad_left": max(0, resize_hw[1] - resized_width),
+        "pad_top": max(0, resize_hw[0] - resized_height),
+    }
+
+
+def _mean_std(normalizer: Normalizer, dim: int) -> dict[str, list[float]]:
+    """Any mode as a centre and a scale per dimension, for people and for plausibility limits."""
+    if normalizer.mode == "IDENTITY":
+        return {"mean": [0.0] * dim, "std": [1.0] * dim}
+    first, second = (t.reshape(-1, dim).double().mean(0) for t in (normalizer.first, normalizer.second))
+    if normalizer.mode == "MIN_MAX":
+        first, second = (first + second) / 2, (second - first) / 2
+    return {"mean": first.tolist(), "std": second.tolist()}
+
+
+def _position_statistics(state: dict, action: dict, relative: tuple[int, ...]) -> dict[str, list[float]]:
+    """Centre and scale of commanded positions; where actions are differences, those of state and action combined."""
+    mean, std = list(action["mean"]), list(action["std"])
+    for joint in relative:
+        mean[joint] += state["mean"][joint]
+        std[joint] = math.hypot(std[joint], state["std"][joint])
+    return {"mean": mean, "std": std}
+
+
+def _position_range(stats: dict[str, list[float]], units: Units) -> tuple[list[float], list[float]]:
+    """Plausible positions in rad: what lies outside was never in the training data and is refused."""
+    low, high = [], []
+    for mean, std, scale, offset in zip(stats["mean"], stats["std"], units.scale, units.offset, strict=True):
+        ends = sorted((mean + side * _WIDE_STD * std - offset) / scale for side in (-1, 1))
+        low.append(ends[0] - 0.5)
+        high.append(ends[1] + 0.5)
+    return low, high
+
+
+def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, list[int]]) -> dict[str, Any]:
+    """policy.json without parity, files and digest."""
+    from grids_common.so100 import JOINT_NAMES
+
+    config, raw = checkpoint.config, checkpoint.lerobot
+    if config.action_dim != len(JOINT_NAMES) or config.state_dim != len(JOINT_NAMES):
+        raise ExportError(
+            f"expected a policy for the {len(JOINT_NAMES)} joints of the SO-100, got state {config.state_dim} "
+            f"and action {config.action_dim}"
+        )
+    cameras = [
+        {"name": n, "key": k, "width": w, "height": h, **placement(w, h, config.resize_hw)}
+        for n, k, w, h in parse_cameras(options.cameras, config)
+    ]
+    state = _mean_std(checkpoint.normalizer("observation.state"), config.state_dim)
+    action = _mean_std(checkpoint.normalizer("action"), config.action_dim)
+    commanded = _position_statistics(state, action, config.relative_actions)
+    low, high = _position_range(commanded, options.action_units)
+    return {
+        "name": options.name,
+        "precision": options.precision,
+        "cameras": cameras,
+        "input_width": config.resize_hw[1],
+        "input_height": config.resize_hw[0],
+        "grid_height": config.grid[0],
+        "grid_width": config.grid[1],
+        "tokens": config.image_tokens,
+        "convention": f"align_corners_{str(config.sampler.align_corners).lower()}",
+        "joints": list(JOINT_NAMES),
+        "state_units": dataclasses.asdict(options.state_units),
+        "action_units": dataclasses.asdict(options.action_units),
+        "dt": 1 / options.fps,
+        "chunk": config.chunk,
+        "execute_rows": min(config.chunk, raw.get("n_action_steps") or config.chunk),
+        "noise_dim": config.max_action_dim,
+        "noise_scale": options.noise_scale,
+        "steps": config.num_steps,
+        "vision_batch": 1 if options.per_camera else len(cameras),
+        "max_committed": config.max_committed,
+        "missing_camera": list(options.missing_camera),
+        "position_low": low,
+        "position_high": high,
+        "language": {
+            "max_tokens": config.language_tokens,
+            "pad_id": 2,
+            "truncation": "left",
+            "instruction": options.instruction,
+        },
+        "cache": cache,
+        "normalisation": {"state": state, "action": action, "position": commanded},
+        "sampler": dataclasses.asdict(config.sampler),
+        "provenance": {**_provenance(), **options.provenance},
+    }
+
+
+def _provenance() -> dict[str, Any]:
+    found = {"exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "opset": OPSET}
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        found[package] = version(package)
+    here = Path(__file__).parent
+    done = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    found["commit"] = done.stdout.strip() or "unknown"
+    return found
+
+
+def write_graphs(
+    checkpoint: Checkpoint, options: ExportOptions, folder: Path, say: Callable[[str], None]
+) -> dict[str, list[int]]:
+    """Export the four graphs into `folder`; returns the shapes of the cache between the last two."""
+    policy, config = checkpoint.policy, checkpoint.config
+    state, action = checkpoint.normalizer("observation.state"), checkpoint.normalizer("action")
+    cameras = parse_cameras(options.cameras, config)
+    frames = {f"image_{n}": torch.zeros(h, w, 3, dtype=torch.uint8) for n, _, w, h in cameras}
+    pixels = torch.zeros(1 if options.per_camera else len(cameras), 3, *config.resize_hw)
+    dense = torch.zeros(len(cameras), *config.vision_shape)
+    observed = {
+        "dense": dense,
+        "present": torch.ones(len(cameras), dtype=torch.bool),
+        "state": torch.zeros(config.state_dim),
+        "tokens": torch.zeros(config.language_tokens, dtype=torch.int64),
+        "token_mask": torch.ones(config.language_tokens, dtype=torch.bool),
+    }
+    prefix, names = PrefixGraph(policy, state).eval(), cache_names(config)
+    with torch.no_grad():
+        cache = dict(zip(names, prefix(*observed.values()), strict=False))
+    stepped = {
+        "x": torch.zeros(config.chunk, config.max_action_dim),
+        "step": torch.tensor(0),
+        "committed": torch.zeros(config.chunk, config.action_dim),
+        "committed_rows": torch.tensor(0),
+        **cache,
+    }
+    if config.relative_actions:
+        stepped["state"] = torch.zeros(config.state_dim)
+    for name, module, inputs, outputs in (
+        ("preprocess", PreprocessGraph(policy), frames, ["images"]),
+        ("vision", VisionGraph(policy), {"images": pixels}, ["dense"]),
+        ("prefix", prefix, observed, [*names, *seen_names(config)]),
+        ("denoise_step", StepGraph(policy, action), stepped, ["x_next", "actions"]),
+    ):
+        began = time.monotonic()
+        path = folder / f"{name}.onnx"
+        export_onnx(module, inputs, outputs, path)
+        convert(path, options.precision)
+        say(f"{name}.onnx in {time.monotonic() - began:.1f} s")
+    return {name: list(tensor.shape) for name, tensor in cache.items()}
+
+
+def export_bundle(
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+) -> Bundle:
+    """Write the bundle. Raises ExportError, with nothing left behind, when the parity gate fails."""
+    folder = Path(folder)
+    if checkpoint.tokenizer is None:
+        raise ExportError("the checkpoint folder has no tokenizer.json; copy SmolVLM2's into it")
+    if options.precision not in PRECISIONS:
+        raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {options.precision!r}")
+    options = dataclasses.replace(options, name=options.name or folder.name)
+    with _whole_or_nothing(folder) as partial:
+        shutil.copyfile(checkpoint.tokenizer, partial / bundles.TOKENIZER)
+        # The converter warns about its own internals on every call.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, say))
+        _pass_gate(checkpoint, partial, values, say)
+    return bundles.read_manifest(folder)
+
+
+def reduce_bundle(
+    checkpoint: Checkpoint, source: Path, folder: Path, precision: str, say: Callable[[str], None] = lambda _: None
+) -> Bundle:
+    """A bundle of lower precision from the fp32 bundle `source` of the same checkpoint, behind the same gate."""
+    bundles.load_bundle(source)
+    with _whole_or_nothing(Path(folder)) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        for name in bundles.GRAPHS:
+            convert(partial / f"{name}.onnx", precision)
+        written = json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8"))
+        values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest", "parity")}
+        _pass_gate(checkpoint, partial, {**values, "precision": precision}, say)
+    return bundles.read_manifest(folder)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+@contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends, and vanishes when it raises.
+
+    Only a bundle or an empty folder is replaced: a slip of the keyboard must not cost anybody a folder.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder / bundles.MANIFEST).is_file() and not _is_empty(folder):
+        raise ExportError(f"{folder} holds something that is not a policy bundle and would be lost; name a new folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Seal, compare, and seal again with the result. Raises ExportError when it is not good enough."""
+    bundles.seal(partial, {**values, "parity": {"passed": True}})
+    parity = run_gate(checkpoint, partial, values["precision"])
+    say(f"parity: {parity}")
+    if not parity["passed"]:
+        raise ExportError(f"the exported graphs differ from the torch model, nothing was written: {parity}")
+    bundles.seal(partial, {**values, "parity": parity})
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="grids export", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="LeRobot SmolVLA (or GridS) checkpoint folder")
+    parser.add_argument("bundle", type=Path, help="folder to write")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument(
+        "--cameras",
+        default="",
+        metavar="LIST",
+        help="NAME[:CHECKPOINT_CAMERA]=WIDTHxHEIGHT,… as the robot's cameras publish; default: the checkpoint's own",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=0, metavar="K",
+        help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
+    )  # fmt: skip
+    parser.add_argument("--fps", type=float, default=30.0, help="rate of the dataset's actions (default 30)")
+    parser.add_argument("--units", choices=KINDS, default="rad", help="of the dataset's state and actions")
+    parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
+    parser.add_argument("--instruction", default="", help="sentence used when the node is given none")
+    parser.add_argument("--name", default="", help="bundle name (default: the folder's)")
+    parser.add_argument(
+        "--noise-scale", type=float, default=1.0,
+        help="0 to 1: below 1 draws chunks nearer to the middle of what the policy would do (default 1, as trained)",
+    )  # fmt: skip
+    parser.add_argument("--per-camera", action="store_true", help="one vision call per camera, so tokens can be reused")
+    parser.add_argument(
+        "--missing-camera", default="mask,black", help="what the checkpoint copes with: mask, black, both or none"
+    )
+    parser.add_argument("--identity-stats", action="store_true", help="the dataset is already normalised")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stdout.write(f"[{time.monotonic() - began:6.1f} s] {text}\n")
+        sys.stdout.flush()
+
+    try:
+        units = build_units(arguments.units, arguments.calibration)
+        if not arguments.fps > 0:
+            raise ExportError(f"--fps: expected a rate above 0, got {arguments.fps}")
+        if not 0 <= arguments.noise_scale <= 1:
+            raise ExportError(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale}")
+        modes = tuple(m for m in arguments.missing_camera.split(",") if m and m != "none")
+        if bad := [m for m in modes if m not in ("mask", "black")]:
+            raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
+        checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
+        if arguments.tokens:
+            checkpoint = with_tokens(checkpoint, arguments.tokens)
+        refuse_unknown_cameras(arguments.cameras, checkpoint.config)
+        say(f"checkpoint {arguments.checkpoint} loaded")
+        options = ExportOptions(
+            precision=arguments.precision,
+            cameras=arguments.cameras,
+            fps=arguments.fps,
+            state_units=units,
+            action_units=units,
+            name=arguments.name,
+            instruction=arguments.instruction,
+            per_camera=arguments.per_camera,
+            missing_camera=modes,
+            noise_scale=arguments.noise_scale,
+            provenance={"checkpoint": arguments.checkpoint.name},
+        )
+        made = export_bundle(checkpoint, arguments.bundle, options, say)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"export: {error}\n")
+        return 1
+    size = sum(file.bytes for file in made.files.values())
+    say(f"{arguments.bundle}: {made.bundle_id}, {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

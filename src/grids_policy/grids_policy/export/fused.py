@@ -1,0 +1,99 @@
+"""Transformer layers as an exporter wants them: the same numbers from fewer, larger products.
+
+Query, key and value weights are one matrix, gate and up weights another, the attention scale is inside the query
+weights, queries and keys are rotated together, masks are additive. RMS normalisation is written with a division so that
+runtimes recognise it as one operator.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from grids_policy.model.config import VisionConfig
+from grids_policy.model.smolvla import Block, RmsNorm, VisionBlock
+
+
+def rms(norm: RmsNorm, x: Tensor) -> Tensor:
+    return x / torch.sqrt(x.square().mean(-1, keepdim=True) + norm.eps) * norm.weight
+
+
+def rotate_heads(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary embedding of (T, heads, D) with (T, 1, D/2)."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def grouped_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Queries (T, H, D), already scaled, on (G, k, D) with an additive mask (T or 1, k) -> (T, H*D)."""
+    rows, heads, dim = query.shape
+    groups = keys.shape[0]
+    folded = query.transpose(0, 1).reshape(groups, heads // groups * rows, dim)
+    scores = (folded @ keys.transpose(1, 2)).reshape(groups, heads // groups, rows, -1) + mask
+    out = (scores.softmax(-1).flatten(1, 2) @ values).reshape(heads, rows, dim)
+    return out.transpose(0, 1).flatten(1)  # (T, H*D)
+
+
+class FusedBlock(nn.Module):
+    """A language or expert layer on (T, width). `parts`: which of q, k, v are projected from its own input."""
+
+    def __init__(self, block: Block, head_dim: int, parts: str = "qkv") -> None:
+        super().__init__()
+        attention, mlp = block.self_attn, block.mlp
+        self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, head_dim
+        weights = {
+            "q": attention.q_proj.weight * head_dim**-0.5,
+            "k": attention.k_proj.weight,
+            "v": attention.v_proj.weight,
+        }
+        self.rotated = {"q": self.heads, "k": self.kv_heads, "qk": self.heads + self.kv_heads}[parts.replace("v", "")]
+        self.project = _linear(torch.cat([weights[part] for part in parts]))
+        self.norm_in, self.norm_mlp = block.input_layernorm, block.post_attention_layernorm
+        self.out = attention.o_proj
+        self.gate_up = _linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
+        self.down = mlp.down_proj
+
+    def heads_of(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated heads (T, q and/or k heads, D), in that order, and the values (T, G, D), if any."""
+        split = self.project(rms(self.norm_in, x)).unflatten(-1, (-1, self.head_dim))
+        return rotate_heads(split[:, : self.rotated], cos, sin), split[:, self.rotated :]
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual of the attention output, then of the MLP."""
+        x = x + self.out(attended)
+        gate, up = self.gate_up(rms(self.norm_mlp, x)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class FusedVisionBlock(nn.Module):
+    """A vision layer on (B, patches, W)."""
+
+    def __init__(self, block: VisionBlock, config: VisionConfig) -> None:
+        super().__init__()
+        attention, scale = block.self_attn, (config.width // config.heads) ** -0.5
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        scales = (scale, 1.0, 1.0)
+        self.heads, self.activation = config.heads, block.activation
+        self.project = _linear(
+            torch.cat([p.weight * s for p, s in zip(parts, scales, strict=True)]),
+            torch.cat([p.bias * s for p, s in zip(parts, scales, strict=True)]),
+        )
+        self.out, self.widen, self.narrow = attention.out_proj, block.mlp["fc1"], block.mlp["fc2"]
+        self.norm1, self.norm2 = block.layer_norm1, block.layer_norm2
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1))  # (B, patches, 3, heads, D)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, patches, D)
+        attended = (query @ key.transpose(-1, -2)).softmax(-1) @ value
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.narrow(self.activation(self.widen(self.norm2(x))))
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A layer that holds these very weights."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().contiguous(), requires_grad=False)
+    return layer

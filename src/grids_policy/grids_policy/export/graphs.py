@@ -1,0 +1,236 @@
+"""The four graphs of a bundle as torch modules, and their export to ONNX.
+
+    preprocess    image_<camera> (h, w, 3) uint8 ...              -> images (N, 3, H, W)
+    vision        images (V, 3, H, W)                             -> dense (V, T, C)
+                  (with early sampling (V, K, C + 2): sampled tokens and their coordinates)
+    prefix        dense, present, state, tokens, token_mask       -> cache ..., coordinates, retention, self_similarity
+    denoise_step  x (S, D), step, committed, committed_rows, cache -> x_next (S, D), actions (S, J)
+                  (and state, last, where actions are relative to it)
+
+V is the number of cameras, or 1 so that a camera's tokens can be reused. Everything that does not depend on the
+observation is folded into constants: time embeddings (through the linear layers they feed), rotations, causal mask,
+statistics. Everything that does not depend on the noise is computed once, in prefix: sampler, language model, the
+cross layers' keys and values. Shapes are static and operators are those TensorRT's parser takes: no loops, no
+sequences, no 64-bit floats, no dynamic slices, GridSample only where the checkpoint asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from grids_policy.export.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
+from grids_policy.model.config import PolicyConfig
+from grids_policy.model.grids import retention_map, self_similarity
+from grids_policy.model.normalize import Normalizer
+from grids_policy.model.relative import from_relative, relative_mask, to_relative
+from grids_policy.model.smolvla import Policy, Prefix, rope_angles
+
+OPSET = 20
+_INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
+MASKED = torch.finfo(torch.float32).min
+
+
+class PreprocessGraph(nn.Module):
+    """Raw frames to network images: the function training uses, nothing else."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *frames: Tensor) -> Tensor:
+        return self.policy.preprocess([frame.unsqueeze(0) for frame in frames])[0]  # (N, 3, H, W)
+
+
+class VisionGraph(nn.Module):
+    """Vision tower and connector."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        vision = policy.vision
+        self.stem, self.patches, self.connector = vision.stem, vision.patch_embedding, policy.connector
+        self.activation, self.norm = vision.activation, vision.post_layernorm
+        self.early = policy.sampler if policy.config.early else None
+        self.register_buffer("where", vision.position_embedding(vision.positions).detach())
+        self.layers = nn.ModuleList(FusedVisionBlock(layer, policy.config.vision) for layer in vision.layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for conv in self.stem:
+            images = self.activation(conv(images))
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.where  # (V, patches, W)
+        if self.early is not None:
+            return self.early.see(x, self.layers, self.norm, self.connector.proj)  # (V, K, C + 2)
+        for layer in self.layers:
+            x = layer(x)
+        return self.connector(self.norm(x))  # (V, T, C)
+
+
+class PrefixGraph(nn.Module):
+    """Sampler, sentence, state and language model: everything one observation is worth to the expert."""
+
+    def __init__(self, policy: Policy, state: Normalizer) -> None:
+        super().__init__()
+        self.policy, self.state, config = policy, state, policy.config
+        last = config.expert_layers[-1]  # of it only keys and values are read
+        self.layers = nn.ModuleList(
+            FusedBlock(layer, config.text.head_dim, "kv" if i == last else "qkv")
+            for i, layer in enumerate(policy.language.layers[: last + 1])
+        )
+
+    def forward(self, dense: Tensor, present: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor):
+        policy, config = self.policy, self.policy.config
+        dense = dense.unsqueeze(0)
+        sampled = policy.sampler(dense)
+        prefix = policy.embed_prefix(
+            sampled.tokens,
+            present.unsqueeze(0),
+            self.state.apply(state).to(torch.float32).unsqueeze(0),
+            tokens.unsqueeze(0),
+            token_mask.unsqueeze(0),
+        )
+        ready = self._expert_cache(*self._prefill(prefix))
+        if config.sampler.kind == "dense" or config.early:  # everything is kept, or there is nothing to compare with
+            retention = torch.full((1, len(config.image_keys), config.dense_tokens), float(not config.early))
+        else:
+            retention = retention_map(dense, sampled.features)
+        seen = [sampled.coords[0], retention[0]]
+        if not config.early:
+            seen.append(self_similarity(dense[0]))
+        # The state token is always real, so the first action position is the number of valid tokens.
+        rows = prefix.pad[0].float().sum() + torch.arange(config.chunk)
+        cos, sin = rope_angles(rows, config.text.head_dim)
+        return *ready, prefix.pad[0], cos, sin, *seen
+
+    def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (P, G, D) of every language layer that an expert layer may read."""
+        config = self.policy.config
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(prefix.positions[0], config.text.head_dim))
+        mask = torch.where(prefix.visible[0], 0.0, MASKED)
+        x, keys, values = prefix.embeddings[0], [], []
+        for i, layer in enumerate(self.layers):
+            heads, value = layer.heads_of(x, cos, sin)
+            query, key = heads[:, : -config.text.kv_heads], heads[:, -config.text.kv_heads :]
+            keys.append(key)
+            values.append(value)
+            if i == len(self.layers) - 1:  # not `is`: the tracer hands out wrappers
+                break
+            attended = grouped_attention(query, key.transpose(0, 1), value.transpose(0, 1), mask)
+            x = layer.finish(x, attended)
+        return keys, values
+
+    def _expert_cache(self, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+        """k_i (G, P, D) and v_i (G, P, D) of each expert layer, in that order."""
+        policy, config, ready = self.policy, self.policy.config, []
+        for block, i in zip(policy.expert.layers, config.expert_layers, strict=True):
+            key, value = keys[i], values[i]
+            if not config.is_self_layer(i):
+                heads = (-1, config.text.head_dim)
+                key = block.self_attn.k_proj(key.flatten(1)).unflatten(-1, heads)
+                value = block.self_attn.v_proj(value.flatten(1)).unflatten(-1, heads)
+            ready += [key.transpose(0, 1), value.transpose(0, 1)]
+        return ready
+
+
+def cache_names(config: PolicyConfig) -> list[str]:
+    """Names of the tensors that prefix hands to denoise_step, in order."""
+    layers = [f"{kind}_{i}" for i in range(len(config.expert_layers)) for kind in ("k", "v")]
+    return [*layers, "prefix_pad", "suffix_cos", "suffix_sin"]
+
+
+def seen_names(config: PolicyConfig) -> list[str]:
+    """What prefix tells an operator about each camera, in order."""
+    return ["coordinates", "retention"] + ([] if config.early else ["self_similarity"])
+
+
+class StepGraph(nn.Module):
+    """One Euler step, and the chunk in the bundle's units (meaningful after the last step)."""
+
+    def __init__(self, policy: Policy, action: Normalizer) -> None:
+        super().__init__()
+        self.action, self.config = action, policy.config
+        config, width = policy.config, policy.config.expert.width
+        into, mix, leave = policy.action_in_proj, policy.action_time_mlp_in, policy.action_out_proj
+        self.own = [config.is_self_layer(layer) for layer in config.expert_layers]
+        self.layers = nn.ModuleList(
+            FusedBlock(block, config.text.head_dim, "qkv" if own else "q")
+            for block, own in zip(policy.expert.layers, self.own, strict=True)
+        )
+        self.mix_out, self.norm = policy.action_time_mlp_out, policy.expert.norm
+        with torch.no_grad():
+            # mix([into(x), t]) = W_a into(x) + (W_t t + b): one small product, and a constant per step.
+            by_action, by_time = mix.weight[:, :width], mix.weight[:, width:]
+            self.register_buffer("enter", (by_action @ into.weight).T.contiguous())  # (A, E)
+            table = policy.time_table @ by_time.T + mix.bias + by_action @ into.bias
+            self.register_buffer("table", table)  # (num_steps + 1, E); the last row is flow time 0
+            self.register_buffer("leave", (policy.step_size * leave.weight).T.contiguous())  # (E, A)
+            self.register_buffer("leave_bias", policy.step_size * leave.bias)
+        self.register_buffer("cross_cos", policy.cross_cos.unsqueeze(1))
+        self.register_buffer("cross_sin", policy.cross_sin.unsqueeze(1))
+        mask = relative_mask(config.relative_actions, config.action_dim)
+        self.register_buffer("relative", None if mask is None else torch.tensor(mask))
+        above = torch.ones(config.chunk, config.chunk, dtype=torch.bool).triu(1)
+        self.register_buffer("causal", torch.zeros(config.chunk, config.chunk).masked_fill_(above, MASKED))
+
+    def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_rows: Tensor, *cache: Tensor):
+        config = self.config
+        fixed = (torch.arange(config.chunk) < committed_rows).unsqueeze(-1)  # (S, 1)
+        *cache, state = cache if self.relative is not None else (*cache, None)
+        clean = self.action.apply(to_relative(committed, state, self.relative)).to(torch.float32)
+        clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
+        x = torch.where(fixed, clean, x)
+        time = torch.where(fixed, self.table[-1:], self.table.index_select(0, step.reshape(1)))  # (S, E)
+        hidden = self._expert(self.mix_out(F.silu(x @ self.enter + time)), cache)
+        x_next = torch.where(fixed, clean, x + (hidden @ self.leave + self.leave_bias))
+        actions = self.action.invert(x_next[:, : config.action_dim])
+        return x_next, from_relative(actions, state, self.relative).to(torch.float32)
+
+    def _expert(self, x: Tensor, cache: Sequence[Tensor]) -> Tensor:
+        """(S, E) through the expert layers and the final norm."""
+        pad, cos, sin = cache[-3], cache[-2].unsqueeze(1), cache[-1].unsqueeze(1)
+        across = torch.where(pad, 0.0, MASKED).unsqueeze(0)  # (1, P)
+        both = torch.cat((across.expand(len(self.causal), -1), self.causal), -1)  # (S, P + S)
+        for i, (layer, own) in enumerate(zip(self.layers, self.own, strict=True)):
+            keys, values = cache[2 * i], cache[2 * i + 1]
+            if own:
+                heads, value = layer.heads_of(x, cos, sin)
+                query, key = heads[:, : layer.heads], heads[:, layer.heads :]
+                keys = torch.cat((keys, key.transpose(0, 1)), 1)
+                values = torch.cat((values, value.transpose(0, 1)), 1)
+                attended = grouped_attention(query, keys, values, both)
+            else:
+                query, _ = layer.heads_of(x, self.cross_cos, self.cross_sin)
+                attended = grouped_attention(query, keys, values, across)
+            x = layer.finish(x, attended)
+        return rms(self.norm, x)
+
+
+def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
+    """Write `module` with named, static inputs and outputs. Weights go to `path`.data when large."""
+    module.eval()
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module, tuple(inputs.values()), dynamo=True, opset_version=OPSET, optimize=True,
+            input_names=list(inputs), output_names=outputs, verbose=False,
+        )  # fmt: skip
+    weights = program.model.graph.initializers.values()
+    large = sum(w.const_value.nbytes for w in weights if w.const_value is not None) > _INLINE_BYTES
+    forget_origin(program.model)
+    program.save(str(path), external_data=large)
+
+
+def forget_origin(model) -> None:
+    """Drop what the converter notes about source files: size, and paths of the machine that exported."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.metadata_props.clear()

@@ -1,0 +1,1 @@
+"""The network: SmolVLA, token samplers, normalisation, and LeRobot checkpoints. torch, no ROS."""

@@ -1,0 +1,83 @@
+"""Sampling inside the vision tower: GridS moved from behind the connector to behind vision layer m.
+
+The K points are predicted from the pooled patches of layer m. At each point one f x f block of patches is read
+(bilinearly, so a point may lie between patches), and only those K*f*f patches go through the remaining layers; the
+connector then turns each block into one token, as it does with the blocks of its own grid. Points on the connector's
+cell centres read exactly the connector's blocks, so all cells on the lattice give the plain tower, number for number.
+
+Of SmolVLA's 12 layers m then cost what they did, the others a quarter of the products and a sixteenth of the attention
+with K = 16. There are no dense tokens at the end, hence no retention map. Switched on by sampler.after_layer.
+
+Dims: B images, P patches, K points, f connector factor, W vision width, C language width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from grids_policy.model.config import PolicyConfig
+from grids_policy.model.grids import Sampled, lattice
+
+
+def block_weights(position: Tensor, factor: int, count: int) -> Tensor:
+    """Bilinear weights (.., f, count) of the f patches around continuous positions (..,), kept inside the image."""
+    half = (factor - 1) / 2
+    centre = position.clamp(half, count - 1 - half).unsqueeze(-1)  # (.., 1)
+    where = centre + torch.arange(factor, device=position.device) - half  # (.., f)
+    cells = torch.arange(count, device=position.device, dtype=position.dtype)
+    return (1 - (where.unsqueeze(-1) - cells).abs()).clamp(min=0)
+
+
+class EarlySampler(nn.Module):
+    """`see` runs inside the tower; `forward` unpacks what it found, in the place of any other sampler."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config, width = config.sampler, config.vision.width
+        self.patch_grid, self.factor = config.patch_grid, config.vision.shuffle
+        hidden = self.config.hidden * self.config.predictor_scale
+        self.input_norm = nn.LayerNorm(width)  # patches inside the tower have no norm of their own
+        self.scout_mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * self.config.tokens))
+        if self.config.coord_embedding:
+            inner = self.config.coord_hidden
+            self.coord_encoder = nn.Sequential(nn.Linear(2, inner), nn.ReLU(), nn.Linear(inner, config.text.width))
+
+    def start_on_lattice(self, gain: float = 0.01) -> None:
+        """The K points begin near a uniform lattice; gain 0: exactly on it."""
+        last = self.scout_mlp[2]
+        with torch.no_grad():
+            last.weight.mul_(gain)
+            last.bias.copy_(torch.logit(lattice(self.config.tokens).clamp(0.01, 0.99)).flatten())
+
+    def predict(self, patches: Tensor) -> Tensor:
+        """Coordinates (B, K, 2) from patches (B, P, W)."""
+        points = torch.sigmoid(self.scout_mlp(self.input_norm(patches).mean(1))).unflatten(-1, (-1, 2))
+        return self.config.margin + (1 - 2 * self.config.margin) * points
+
+    def read(self, patches: Tensor, coords: Tensor) -> Tensor:
+        """(B, P, W) at (B, K, 2) -> (B, K*f*f, W): points in order, each block row-major."""
+        rows, columns = self.patch_grid
+        across = block_weights(coords[..., 0] * columns - 0.5, self.factor, columns)  # (B, K, f, columns)
+        down = block_weights(coords[..., 1] * rows - 0.5, self.factor, rows)  # (B, K, f, rows)
+        weights = down[:, :, :, None, :, None] * across[:, :, None, :, None, :]  # (B, K, f, f, rows, columns)
+        return weights.flatten(4).flatten(1, 3) @ patches
+
+    def see(self, patches: Tensor, layers: Iterable[Callable], norm: Callable, proj: Callable) -> Tensor:
+        """Embedded patches (B, P, W) -> (B, K, C + 2): one feature per point, then its coordinates."""
+        coords = None
+        for i, layer in enumerate([*layers, None]):
+            if i == self.config.after_layer:
+                coords = self.predict(patches)
+                patches = self.read(patches, coords)
+            patches = patches if layer is None else layer(patches)
+        blocks = norm(patches).unflatten(1, (-1, self.factor**2)).flatten(2)  # (B, K, f*f*W)
+        return torch.cat((proj(blocks), coords), -1)
+
+    def forward(self, found: Tensor) -> Sampled:
+        """(B, N, K, C + 2) as `see` made it."""
+        features, coords = found[..., :-2], found[..., -2:]
+        tokens = features + self.coord_encoder(coords) if self.config.coord_embedding else features
+        return Sampled(tokens, features, coords)

@@ -1,0 +1,105 @@
+"""Flow-matching training: the loss in both of LeRobot's versions, and conditioning on committed actions.
+
+Flow time 1 is noise, 0 is data: x_t = t * noise + (1 - t) * action, and the target velocity is
+noise - action, over all A dims (padded ones have action 0). Training-time real-time chunking: the
+first d rows of a chunk are given as clean actions at flow time 0 and leave the loss, so that at run
+time the chunk can continue what is already being executed. d = 0 is plain flow matching bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from grids_policy.model.smolvla import Policy, PrefixCache
+
+REDUCTIONS = ("all_dims", "action_dims")
+
+
+class TrainBatch(NamedTuple):
+    """Network units. images (B, N, 3, H, W) in [-1, 1]; masks True = real, pad True = padding."""
+
+    images: Tensor
+    image_mask: Tensor  # (B, N)
+    state: Tensor  # (B, state_dim)
+    tokens: Tensor  # (B, L)
+    token_mask: Tensor  # (B, L)
+    actions: Tensor  # (B, S, action_dim)
+    action_is_pad: Tensor | None = None  # (B, S)
+    kept: Tensor | None = None  # (B,) how many sampled tokens per camera the language model may read; None: all
+
+
+class FlowDraw(NamedTuple):
+    """What is random in one loss: R draws per observation, R*B rows, observation-major."""
+
+    noise: Tensor  # (R*B, S, A)
+    time: Tensor  # (R*B,)
+    n_committed: Tensor | None = None  # (R*B,) int64
+
+
+def sample_time(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Flow times (count,): 0.999 * Beta(1.5, 1) + 0.001; the Beta by inverting its CDF u^1.5."""
+    return 0.999 * torch.rand(count, generator=generator) ** (1 / 1.5) + 0.001
+
+
+def draw(policy: Policy, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
+    """Noise, time and (where the config has max_committed > 0) a uniform delay 0..max_committed."""
+    config, count = policy.config, batch * repeats
+    noise = torch.randn(count, config.chunk, config.max_action_dim, generator=generator)
+    time = sample_time(count, generator)
+    if config.max_committed == 0:
+        return FlowDraw(noise, time)
+    delay = torch.randint(0, config.max_committed + 1, (count,), generator=generator)
+    return FlowDraw(noise, time, delay)
+
+
+def repeat_cache(cache: PrefixCache, repeats: int) -> PrefixCache:
+    """Each observation `repeats` times in a row: encode once, draw several noises."""
+    stacked = [t.repeat_interleave(repeats, 1) for t in (cache.keys, cache.values)]
+    return PrefixCache(*stacked, *(t.repeat_interleave(repeats, 0) for t in cache[2:]))
+
+
+def flow_errors(policy: Policy, batch: TrainBatch, random: FlowDraw) -> Tensor:
+    """Squared velocity errors (R*B, S, A), before any reduction."""
+    if batch.kept is not None:
+        raise ValueError("flow_errors reads all tokens; nested ones are trained through train_loss")
+    cache = policy.encode(*batch[:5])
+    extra = policy.config.max_action_dim - batch.actions.shape[-1]
+    clean = F.pad(batch.actions, (0, extra))  # (B, S, A)
+    repeats = len(random.time) // len(clean)
+    if repeats > 1:
+        cache, clean = repeat_cache(cache, repeats), clean.repeat_interleave(repeats, 0)
+    time = random.time[:, None, None]
+    x_t = time * random.noise + (1 - time) * clean
+    time_row = policy.embed_time(random.time).unsqueeze(1)  # (R*B, 1, E)
+    committed = None if random.n_committed is None else clean
+    velocity = policy.denoise_step(x_t, time_row, cache, committed, random.n_committed)
+    return (random.noise - clean - velocity).square()
+
+
+def reduce_errors(policy: Policy, errors: Tensor, batch: TrainBatch, random: FlowDraw, reduction: str) -> Tensor:
+    """Scalar loss. all_dims: LeRobot <= 0.4.4, every dim and step, padding included. action_dims:
+    LeRobot main, real action dims of real steps only. Committed rows never count.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
+    keep = torch.ones(errors.shape[:2], dtype=torch.bool, device=errors.device)  # (R*B, S)
+    if random.n_committed is not None:
+        keep = keep & ~policy.committed_rows(random.n_committed).squeeze(-1)
+    if reduction == "action_dims":
+        errors = errors[..., : policy.config.action_dim]
+        if batch.action_is_pad is not None:
+            repeats = len(errors) // len(batch.action_is_pad)
+            keep = keep & ~batch.action_is_pad.repeat_interleave(repeats, 0)
+    elif random.n_committed is None:
+        return errors.mean()
+    kept = (errors * keep.unsqueeze(-1)).sum()
+    return kept / (keep.sum() * errors.shape[-1]).clamp(min=1)
+
+
+def flow_loss(policy: Policy, batch: TrainBatch, random: FlowDraw, reduction: str = "action_dims") -> Tensor:
+    """The training loss of one batch."""
+    return reduce_errors(policy, flow_errors(policy, batch, random), batch, random, reduction)

@@ -1,0 +1,262 @@
+"""LeRobot's config.json and processor JSON to and from our PolicyConfig. No tensors, no torch.
+
+config.json says nothing about the inside of the language model; that comes, in this order, from
+grids_config.json (ours), oracle_config.json (reference folders), or SmolVLM2-500M's constants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from grids_policy.model.config import (
+    ConfigError,
+    ExpertConfig,
+    PolicyConfig,
+    SamplerConfig,
+    TextConfig,
+    VisionConfig,
+    expert_mlp_width,
+    part_from_dict,
+)
+
+STATE, ACTION = "observation.state", "action"
+EMPTY_CAMERA = "observation.images.empty_camera_"
+SCHEMA = 1
+GRIDS_FIELDS = ("schema", "vision", "text", "expert", "sampler", "max_committed", "relative_actions")
+TOKENIZER_NAME = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+# What the authors' fork can say about a sampler; anything else needs grids_config.json.
+FORK_SAMPLER = SamplerConfig(kind="grids")
+
+
+def _need(config: dict[str, Any], key: str) -> Any:
+    if key not in config:
+        raise ConfigError(f"config.json lacks {key!r}")
+    return config[key]
+
+
+def image_features(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Camera feature keys in order with their (height, width), without empty cameras."""
+    found = {}
+    for key, feature in _need(config, "input_features").items():
+        if feature["type"] == "VISUAL" and not key.startswith(EMPTY_CAMERA):
+            if not key.startswith("observation.image"):
+                raise ConfigError(f"config.json: camera {key!r} does not start with 'observation.image'")
+            found[key] = (int(feature["shape"][1]), int(feature["shape"][2]))
+    return found
+
+
+def _vector_dim(config: dict[str, Any], group: str, key: str) -> int:
+    feature = _need(config, group).get(key)
+    if feature is None:
+        raise ConfigError(f"config.json: {group} lacks {key!r}")
+    return int(feature["shape"][0])
+
+
+def _vlm_parts(vlm: dict[str, Any], ids: dict[str, int]) -> tuple[VisionConfig, TextConfig]:
+    """Sizes from a SmolVLM config as transformers writes it."""
+    vision, text = vlm["vision_config"], vlm["text_config"]
+    activation = {"gelu_pytorch_tanh": "gelu_tanh"}.get(
+        vision.get("hidden_act", "gelu_pytorch_tanh"), vision.get("hidden_act")
+    )
+    return (
+        VisionConfig(
+            image_size=vision["image_size"],
+            patch=vision["patch_size"],
+            width=vision["hidden_size"],
+            depth=vision.get("num_hidden_layers", 12),
+            heads=vision["num_attention_heads"],
+            mlp=vision.get("intermediate_size", 3072),
+            eps=vision.get("layer_norm_eps", 1e-6),
+            activation=activation,
+            shuffle=vlm["scale_factor"],
+        ),
+        TextConfig(
+            width=text["hidden_size"],
+            depth=text["num_hidden_layers"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head_dim=text.get("head_dim", text["hidden_size"] // text["num_attention_heads"]),
+            mlp=text["intermediate_size"],
+            vocab=text["vocab_size"],
+            eps=text["rms_norm_eps"],
+            fake_image_id=ids.get("fake_image_token_id", TextConfig.fake_image_id),
+            global_image_id=ids.get("global_image_token_id", TextConfig.global_image_id),
+        ),
+    )
+
+
+def _derived_parts(config: dict[str, Any], oracle: dict[str, Any] | None) -> dict[str, Any]:
+    """Vision, text and expert sizes where grids_config.json does not state them."""
+    vision, text = VisionConfig(), TextConfig(depth=32)
+    if oracle is not None:
+        vision, text = _vlm_parts(oracle["vlm"], oracle.get("ids", {}))
+    layers = config.get("num_vlm_layers", 16)
+    text = dataclasses.replace(text, depth=layers if layers > 0 else text.depth)
+    depth = config.get("num_expert_layers", -1)
+    width = int(text.width * config.get("expert_width_multiplier", 0.75))
+    expert = ExpertConfig(width, depth if depth > 0 else text.depth, expert_mlp_width(width))
+    return {"vision": vision, "text": text, "expert": expert, "sampler": _sampler(config)}
+
+
+def _sampler(config: dict[str, Any]) -> SamplerConfig:
+    """The sampler the authors' fork describes by two keys of config.json."""
+    if not config.get("use_grid_token_sampler", False):
+        return SamplerConfig()
+    return dataclasses.replace(FORK_SAMPLER, tokens=config.get("grid_token_sampler_num_tokens", 16))
+
+
+def _refuse_unsupported(config: dict[str, Any]) -> None:
+    if config.get("type") != "smolvla":
+        raise ConfigError(f"config.json: type must be 'smolvla'; got {config.get('type')!r}")
+    for key in ("adapt_to_pi_aloha", "use_delta_joint_actions_aloha", "use_peft"):
+        if config.get(key):
+            raise ConfigError(f"config.json: {key}=true is not supported; expected false")
+    if config.get("n_obs_steps", 1) != 1:
+        raise ConfigError(f"config.json: n_obs_steps must be 1; got {config['n_obs_steps']}")
+
+
+def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: dict[str, Any] | None) -> PolicyConfig:
+    """config.json (and the optional neighbours) as a PolicyConfig. Raises ConfigError."""
+    _refuse_unsupported(config)
+    parts = _derived_parts(config, oracle) if grids is None else _grids_parts(grids)
+    cameras = image_features(config)
+    resize = config.get("resize_imgs_with_padding")
+    if resize is None:
+        if len(set(cameras.values())) != 1:
+            raise ConfigError("resize_imgs_with_padding is null but the cameras differ in size")
+        resize = next(iter(cameras.values()))[::-1]
+    return PolicyConfig(
+        image_keys=tuple(cameras),
+        image_hw=tuple(cameras.values()),
+        resize_hw=(int(resize[1]), int(resize[0])),  # LeRobot writes (width, height)
+        empty_cameras=config.get("empty_cameras", 0),
+        state_dim=_vector_dim(config, "input_features", STATE),
+        action_dim=_vector_dim(config, "output_features", ACTION),
+        max_state_dim=config.get("max_state_dim", 32),
+        max_action_dim=config.get("max_action_dim", 32),
+        chunk=_need(config, "chunk_size"),
+        num_steps=config.get("num_steps", 10),
+        language_tokens=config.get("tokenizer_max_length", 48),
+        language_padding=config.get("pad_language_to", "longest"),
+        prefix_length=config.get("prefix_length", -1),
+        image_special_tokens=config.get("add_image_special_tokens", False),
+        cross_attention="cross" in config.get("attention_mode", "cross_attn"),
+        self_attn_every=config.get("self_attn_every_n_layers", 2),
+        min_period=config.get("min_period", 4e-3),
+        max_period=config.get("max_period", 4.0),
+        **parts,
+    )
+
+
+def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(grids) - set(GRIDS_FIELDS))
+    if unknown or grids.get("schema") != SCHEMA:
+        what = f"unknown field {unknown[0]!r}" if unknown else f"schema {grids.get('schema')!r}"
+        raise ConfigError(f"grids_config.json has {what}; expected schema {SCHEMA}")
+    kinds = {
+        "vision": VisionConfig, "text": TextConfig, "expert": ExpertConfig, "sampler": SamplerConfig,
+    }  # fmt: skip
+    parts = {
+        name: part_from_dict(cls, grids[name], f"grids_config.json: {name}")
+        for name, cls in kinds.items()
+        if name in grids
+    }
+    relative = tuple(grids.get("relative_actions", ()))
+    return {**parts, "max_committed": grids.get("max_committed", 0), "relative_actions": relative}
+
+
+def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
+    """What grids_config.json must say, or None where LeRobot's own files say it all."""
+    parts = {name: getattr(config, name) for name in ("vision", "text", "expert", "sampler")}
+    rest = {"max_committed": config.max_committed}
+    if config.relative_actions:
+        rest["relative_actions"] = list(config.relative_actions)
+    if _derived_parts(lerobot_config(config, {}), None) == parts and rest == {"max_committed": 0}:
+        return None
+    sizes = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    return {"schema": SCHEMA, **sizes, **rest}
+
+
+def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a policy: `raw` (as it was read, or {}) with everything we know written over."""
+    visual = {
+        key: {"type": "VISUAL", "shape": [3, *hw]} for key, hw in zip(config.image_keys, config.image_hw, strict=True)
+    }
+    for i in range(config.empty_cameras):
+        visual[f"{EMPTY_CAMERA}{i}"] = {"type": "VISUAL", "shape": [3, 480, 640]}
+    values = {
+        "type": "smolvla",
+        "n_obs_steps": 1,
+        "input_features": {**visual, STATE: {"type": "STATE", "shape": [config.state_dim]}},
+        "output_features": {ACTION: {"type": "ACTION", "shape": [config.action_dim]}},
+        "device": "cpu",
+        "normalization_mapping": {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"},
+        "use_cache": True,
+        "vlm_model_name": TOKENIZER_NAME,
+        "load_vlm_weights": False,
+        **raw,
+        "chunk_size": config.chunk,
+        "n_action_steps": min(raw.get("n_action_steps") or config.chunk, config.chunk),
+        "max_state_dim": config.max_state_dim,
+        "max_action_dim": config.max_action_dim,
+        "resize_imgs_with_padding": [config.resize_hw[1], config.resize_hw[0]],
+        "empty_cameras": config.empty_cameras,
+        "tokenizer_max_length": config.language_tokens,
+        "num_steps": config.num_steps,
+        "add_image_special_tokens": config.image_special_tokens,
+        "attention_mode": "cross_attn" if config.cross_attention else "self_attn",
+        "prefix_length": config.prefix_length,
+        "pad_language_to": config.language_padding,
+        "num_vlm_layers": config.text.depth,
+        "num_expert_layers": -1 if config.expert.depth == config.text.depth else config.expert.depth,
+        "self_attn_every_n_layers": config.self_attn_every,
+        "expert_width_multiplier": config.expert.width / config.text.width,
+        "min_period": config.min_period,
+        "max_period": config.max_period,
+    }
+    fork = ("use_grid_token_sampler", "grid_token_sampler_num_tokens")
+    values = {key: value for key, value in values.items() if key not in fork}
+    if config.sampler == dataclasses.replace(FORK_SAMPLER, tokens=config.sampler.tokens):
+        values.update(zip(fork, (True, config.sampler.tokens), strict=True))
+    return values
+
+
+def processor_configs(config: PolicyConfig, mapping: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """policy_preprocessor.json and policy_postprocessor.json for a policy that had none."""
+    lerobot = lerobot_config(config, {})
+    norm = {"eps": 1e-8, "norm_map": mapping}
+    device = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
+    tokenizer = {
+        "max_length": config.language_tokens,
+        "task_key": "task",
+        "padding_side": "right",
+        "padding": config.language_padding,
+        "truncation": True,
+        "tokenizer_name": TOKENIZER_NAME,
+    }
+    features = {**lerobot["input_features"], **lerobot["output_features"]}
+    before = [
+        {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
+        {"registry_name": "to_batch_processor", "config": {}},
+        {"registry_name": "smolvla_new_line_processor", "config": {}},
+        {"registry_name": "tokenizer_processor", "config": tokenizer},
+        device,
+        {
+            "registry_name": "normalizer_processor",
+            "config": {**norm, "features": features},
+            "state_file": "policy_preprocessor_step_5_normalizer_processor.safetensors",
+        },
+    ]
+    after = [
+        {
+            "registry_name": "unnormalizer_processor",
+            "config": {**norm, "features": lerobot["output_features"]},
+            "state_file": "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
+        },
+        device,
+    ]
+    return {
+        "policy_preprocessor": {"name": "policy_preprocessor", "steps": before},
+        "policy_postprocessor": {"name": "policy_postprocessor", "steps": after},
+    }

@@ -1,0 +1,491 @@
+"""SmolVLA with a pluggable token sampler, in plain PyTorch: LeRobot's weights, LeRobot's numbers.
+
+Read bottom-up: `Policy` is the whole policy, the blocks above it are its parts.
+
+    cache = policy.encode(images, image_mask, state, tokens, token_mask)  # once per observation
+    actions = policy.sample(noise, cache)                                 # num_steps denoise_step
+
+images come from `policy.preprocess` (raw uint8 frames), state is normalised (B, state_dim), the
+result is the normalised, padded chunk (B, S, A): slice `[..., :action_dim]` and unnormalise.
+Where the step is a graph of its own, a host loop replaces `sample`:
+
+    v = policy.denoise_step(x, policy.time_table[i], cache, committed, n_committed)
+    x = x + policy.step_size * v
+
+Committed rows (training-time real-time chunking) are clean actions at flow time 0: row r of x is
+replaced by committed[:, r] where r < n_committed. n_committed = 0 changes no bit of the result.
+
+What is unlike a textbook transformer: the rotary base is 10000 whatever the language model says;
+image and language embeddings are scaled by sqrt(width), the state is not; positions count valid
+tokens only; the state token is last and seen by nobody but itself; cross layers read language keys
+that already carry their rotation, and rotate queries from 0; of the last language layer only keys
+and values are used.
+
+Dims: B batch, N cameras, T dense tokens per camera, K kept, L language, P prefix, S chunk,
+A max_action_dim, W vision width, C text width, E expert width, H query heads, G key/value heads,
+D head dim, X expert layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from grids_policy.model.config import PolicyConfig, TextConfig, VisionConfig
+from grids_policy.model.grids import Sampled, build_sampler, retention_map
+from grids_policy.model.preprocess import preprocess_image
+
+ROPE_BASE = 10000.0
+ACTIVATIONS = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+class Prefix(NamedTuple):
+    """Everything the language model reads, before its first layer."""
+
+    embeddings: Tensor  # (B, P, C)
+    pad: Tensor  # (B, P) bool, True where a token is real
+    visible: Tensor  # (B, P, P) bool, [i, j] True where i may read j
+    positions: Tensor  # (B, P) whole numbers as float32: TensorRT's CumSum takes no integers
+
+
+class PrefixCache(NamedTuple):
+    """One observation, ready for any number of denoising steps. All tensors, no Python numbers."""
+
+    keys: Tensor  # (X, B, G, P, D) rotated; cross layers already projected
+    values: Tensor  # (X, B, G, P, D)
+    pad: Tensor  # (B, P) bool
+    cos: Tensor  # (B, 1, S, D/2) rotation of the action tokens in self layers
+    sin: Tensor  # (B, 1, S, D/2)
+    coords: Tensor  # (B, N, K, 2) sample locations (x, y) in [0, 1]
+    retention: Tensor  # (B, N, T) eq. 5
+
+
+def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
+    """Flow times (..,) -> (.., width): sines, cosines; float64 because angles reach 1571 rad."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
+    period = min_period * (max_period / min_period) ** fraction
+    angle = time.to(torch.float64).unsqueeze(-1) * (2 * math.pi / period)
+    return torch.cat((angle.sin(), angle.cos()), -1).to(torch.float32)
+
+
+def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (.., D/2) of integer positions (..,), in float32."""
+    half = head_dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
+    angle = positions.to(torch.float32).unsqueeze(-1) / ROPE_BASE**exponent
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary embedding of (B, heads, tokens, D); computed in float32, cast back."""
+    first, second = x.to(torch.float32).chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """Grouped attention: (B, H, q, D) on (B, G, k, D) under (B, q, k) -> (B, q, H*D).
+
+    Written out: the backward of torch's fused kernel is ten times slower on a CPU, and a fully
+    masked row must stay finite. Query head h uses key head h // (H / G); nothing is repeated.
+    """
+    batch, heads, rows, dim = query.shape
+    groups = keys.shape[1]
+    folded = query.reshape(batch, groups, heads // groups * rows, dim)
+    scores = (folded @ keys.transpose(-1, -2)).to(torch.float32) * dim**-0.5
+    scores = scores.reshape(batch, groups, heads // groups, rows, -1)  # (B, G, H/G, q, k)
+    scores = torch.where(visible[:, None, None], scores, torch.finfo(torch.float32).min)
+    weights = scores.softmax(-1).to(values.dtype).flatten(2, 3)  # (B, G, H/G*q, k)
+    out = (weights @ values).reshape(batch, heads, rows, dim)
+    return out.transpose(1, 2).flatten(2)  # (B, q, H*D)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, tokens, heads*D) -> (B, heads, tokens, D)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.float32)
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class GatedMlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nn.Module):
+    """The four projections of a language or expert layer; who reads whom is decided outside."""
+
+    def __init__(self, width: int, kv_input: int, text: TextConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = text.heads, text.kv_heads
+        self.q_proj = nn.Linear(width, text.heads * text.head_dim, bias=False)
+        self.k_proj = nn.Linear(kv_input, text.kv_heads * text.head_dim, bias=False)
+        self.v_proj = nn.Linear(kv_input, text.kv_heads * text.head_dim, bias=False)
+        self.o_proj = nn.Linear(text.heads * text.head_dim, width, bias=False)
+
+    def query(self, x: Tensor) -> Tensor:
+        return split_heads(self.q_proj(x), self.heads)  # (B, H, tokens, D)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        heads = self.kv_heads
+        return split_heads(self.k_proj(x), heads), split_heads(self.v_proj(x), heads)
+
+
+class Block(nn.Module):
+    """Pre-norm layer; `kv_input` is the width the keys and values are projected from."""
+
+    def __init__(self, width: int, mlp: int, kv_input: int, text: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(width, text.eps)
+        self.self_attn = Attention(width, kv_input, text)
+        self.post_attention_layernorm = RmsNorm(width, text.eps)
+        self.mlp = GatedMlp(width, mlp)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual of the attention output, then of the MLP."""
+        x = x + self.self_attn.o_proj(attended)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Language(nn.Module):
+    def __init__(self, text: TextConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(text.vocab, text.width)
+        self.layers = nn.ModuleList(Block(text.width, text.mlp, text.width, text) for _ in range(text.depth))
+        self.norm = RmsNorm(text.width, text.eps)  # dead weight: only the hidden output needs it
+
+
+class Expert(nn.Module):
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        expert, text = config.expert, config.text
+        cross = text.kv_heads * text.head_dim  # cross layers project the language model's keys
+        inputs = [expert.width if config.is_self_layer(i) else cross for i in config.expert_layers]
+        self.layers = nn.ModuleList(Block(expert.width, expert.mlp, i, text) for i in inputs)
+        self.norm = RmsNorm(expert.width, text.eps)
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(p(x), self.heads) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if torch.is_grad_enabled() and not x.is_cuda:
+            weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+            out = weights @ v  # fused attention has a slow backward on a CPU
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(out.transpose(1, 2).flatten(2))  # (B, patches, W)
+
+
+class VisionBlock(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.width, config.eps)
+        self.self_attn = VisionAttention(config.width, config.heads)
+        self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
+        fc1, fc2 = nn.Linear(config.width, config.mlp), nn.Linear(config.mlp, config.width)
+        self.mlp = nn.ModuleDict({"fc1": fc1, "fc2": fc2})
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x))
+        hidden = self.activation(self.mlp["fc1"](self.layer_norm2(x)))
+        return x + self.mlp["fc2"](hidden)
+
+
+def patch_positions(grid: tuple[int, int], side: int) -> Tensor:
+    """Rows of the side x side position table that a grid of patches uses, row-major.
+
+    The identity where the grid is the table's own; other grids spread evenly over it.
+    """
+    rows = torch.arange(grid[0]) * side // grid[0]
+    columns = torch.arange(grid[1]) * side // grid[1]
+    return (rows[:, None] * side + columns).flatten()
+
+
+class Vision(nn.Module):
+    """Patch (or stem) convolution, position table, pre-norm blocks, final norm."""
+
+    def __init__(self, config: VisionConfig, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        channels = [3, *(out for out, _, _ in config.stem)]
+        self.stem = nn.ModuleList(
+            nn.Conv2d(i, o, kernel, stride, padding=(kernel - stride) // 2)
+            for i, (o, kernel, stride) in zip(channels, config.stem, strict=False)
+        )
+        self.patch_embedding = nn.Conv2d(channels[-1], config.width, config.patch, config.patch)
+        side = config.image_size // config.stride
+        self.position_embedding = nn.Embedding(side * side, config.width)
+        self.register_buffer("positions", patch_positions(grid, side), persistent=False)
+        self.layers = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
+        self.post_layernorm = nn.LayerNorm(config.width, config.eps)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, patches, W), before the first block."""
+        for conv in self.stem:
+            images = self.activation(conv(images))
+        x = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        return x + self.position_embedding(self.positions)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for layer in self.layers:
+            x = layer(x)
+        return self.post_layernorm(x)
+
+
+class Connector(nn.Module):
+    """Pixel shuffle: each f x f block of patches becomes one token, then one linear layer."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.factor, self.grid = config.vision.shuffle, config.grid
+        self.proj = nn.Linear(config.vision.width * self.factor**2, config.text.width, bias=False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        f, (rows, columns) = self.factor, self.grid
+        x = patches.reshape(-1, rows, f, columns, f, patches.shape[-1])
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, f * f * patches.shape[-1])
+        return self.proj(x)  # (B, T, C)
+
+
+class Policy(nn.Module):
+    """The whole policy. Weights are named as in LeRobot up to a prefix (see checkpoint.py)."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.expert.width
+        self.vision = Vision(config.vision, config.patch_grid)
+        self.connector = Connector(config)
+        self.sampler = build_sampler(config)
+        self.language = Language(config.text)
+        self.expert = Expert(config)
+        self.state_proj = nn.Linear(config.max_state_dim, config.text.width)
+        self.action_in_proj = nn.Linear(config.max_action_dim, width)
+        self.action_time_mlp_in = nn.Linear(2 * width, width)
+        self.action_time_mlp_out = nn.Linear(width, width)
+        self.action_out_proj = nn.Linear(width, config.max_action_dim)
+        self.step_size = -1.0 / config.num_steps
+        times = torch.tensor([1.0 + i * self.step_size for i in range(config.num_steps)] + [0.0])
+        table = self.embed_time(times)  # (num_steps + 1, E); the last row is flow time 0
+        cos, sin = rope_angles(torch.arange(config.chunk), config.text.head_dim)  # (S, D/2)
+        self.register_buffer("time_table", table, persistent=False)
+        self.register_buffer("cross_cos", cos, persistent=False)
+        self.register_buffer("cross_sin", sin, persistent=False)
+
+    def embed_time(self, time: Tensor) -> Tensor:
+        """Flow times (..,) as float32 -> (.., E)."""
+        config = self.config
+        return time_embedding(time, config.expert.width, config.min_period, config.max_period)
+
+    def preprocess(self, frames: Sequence[Tensor]) -> Tensor:
+        """Raw uint8 frames, one (B, h, w, 3) per camera, to (B, N, 3, H, W) in [-1, 1]."""
+        return torch.stack([preprocess_image(f, self.config.resize_hw) for f in frames], 1)
+
+    def dense_tokens(self, images: Tensor) -> Tensor:
+        """(B, N, 3, H, W) -> (B, N, T, C), all cameras in one pass; what `sampler` takes (see early.py)."""
+        flat, vision = images.flatten(0, 1), self.vision
+        if self.config.early:
+            found = self.sampler.see(vision.embed(flat), vision.layers, vision.post_layernorm, self.connector.proj)
+        else:
+            found = self.connector(vision(flat))
+        return found.unflatten(0, images.shape[:2])
+
+    def embed_prefix(
+        self, sampled: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
+    ) -> Prefix:
+        """Cameras, language, state on one token axis, with masks and positions.
+
+        sampled (B, N, K, C), image_mask (B, N) or per token (B, N, K), state (B, state_dim) normalised, tokens (B, L).
+        A camera left out equals a masked one, except that LeRobot keeps the special tokens around
+        an absent camera; so with image_special_tokens the missing slots are added here.
+        """
+        config = self.config
+        scale, cameras = math.sqrt(config.text.width), sampled.shape[1]
+        if image_mask.ndim == 2:
+            image_mask = image_mask.unsqueeze(-1).expand(-1, -1, sampled.shape[2])
+        always = torch.ones_like(image_mask[:, 0, :1])  # (B, 1)
+        parts, pads = [], []
+        for i in range(cameras):
+            parts.append(sampled[:, i] * scale)
+            pads.append(image_mask[:, i])
+        if config.image_special_tokens:
+            missing = max(0, len(config.image_keys) + config.empty_cameras - cameras)
+            start, end = self.camera_markers(len(sampled))
+            parts = [torch.cat((start, part, end), 1) for part in parts]
+            parts += [torch.cat((start, end), 1)] * missing
+            pads = [F.pad(pad, (2, 1), value=True) for pad in pads] + [always.expand(-1, 3)] * missing
+        state = F.pad(state, (0, config.max_state_dim - state.shape[-1]))
+        parts += [self.language.embed_tokens(tokens) * scale, self.state_proj(state).unsqueeze(1)]
+        pads += [token_mask, always]
+        return self.mask_prefix(torch.cat(parts, 1), torch.cat(pads, 1))
+
+    def camera_markers(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Unscaled embeddings around each camera: [fake, global] (B, 2, C) and [fake] (B, 1, C)."""
+        text = self.config.text
+        ids = torch.tensor([text.fake_image_id, text.global_image_id], device=self.time_table.device)
+        start = self.language.embed_tokens(ids).expand(batch, -1, -1)
+        return start, start[:, :1]
+
+    def mask_prefix(self, embeddings: Tensor, pad: Tensor) -> Prefix:
+        """Pad to prefix_length after the state token, then build the mask and the positions."""
+        length = embeddings.shape[1]
+        extra = max(0, self.config.prefix_length - length)
+        embeddings, pad = F.pad(embeddings, (0, 0, 0, extra)), F.pad(pad, (0, extra))
+        order = (torch.arange(length + extra, device=pad.device) >= length - 1).long()
+        readable = order[None, :] <= order[:, None]  # only the state and what follows sees the state
+        visible = readable & pad[:, :, None] & pad[:, None, :]  # (B, P, P)
+        return Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1)
+
+    def prefill(self, prefix: Prefix, *, to_end: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Language layers: keys and values (B, G, P, D) of each, and a hidden state (B, P, C).
+
+        It stops once the last keys an expert layer reads are known; the hidden state is then that
+        layer's input. With `to_end` the dead tail and the final norm run too.
+        """
+        angles = [a.unsqueeze(1) for a in rope_angles(prefix.positions, self.config.text.head_dim)]
+        last = self.config.expert_layers[-1]
+        x, keys, values = prefix.embeddings, [], []
+        for i, layer in enumerate(self.language.layers):
+            normed = layer.input_layernorm(x)
+            key, value = layer.self_attn.keys_values(normed)
+            keys.append(rotate(key, *angles))
+            values.append(value)
+            if i == last and not to_end:
+                return keys, values, x
+            query = rotate(layer.self_attn.query(normed), *angles)
+            x = layer.finish(x, attend(query, keys[-1], value, prefix.visible))
+        return keys, values, self.language.norm(x)
+
+    def expert_cache(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What each expert layer reads, (X, B, G, P, D): cross layers project once, here."""
+        ready: list[tuple[Tensor, Tensor]] = []
+        for block, i in zip(self.expert.layers, self.config.expert_layers, strict=True):
+            key, value = keys[i], values[i]
+            if not self.config.is_self_layer(i):
+                flat = [x.transpose(1, 2).flatten(2) for x in (key, value)]  # (B, P, G*D)
+                key = split_heads(block.self_attn.k_proj(flat[0]), self.config.text.kv_heads)
+                value = split_heads(block.self_attn.v_proj(flat[1]), self.config.text.kv_heads)
+            ready.append((key, value))
+        stacked = [torch.stack(tensors) for tensors in zip(*ready, strict=True)]
+        return stacked[0], stacked[1]
+
+    def encode(
+        self, images: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
+    ) -> PrefixCache:
+        """One observation to its cache. images (B, N, 3, H, W) in [-1, 1]; masks True = real.
+
+        A missing camera is either masked (image_mask False) or sent black (-1, image_mask True).
+        """
+        dense = self.dense_tokens(images)
+        sampled: Sampled = self.sampler(dense)
+        prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
+        keys, values, _ = self.prefill(prefix)
+        # The map is for people; while training it would only cost time.
+        off = self.training or self.config.sampler.kind == "dense" or self.config.early
+        ones = dense.new_ones(dense.shape[:3])
+        retention = ones if off else retention_map(dense, sampled.features)
+        return self.cache(prefix, keys, values, (sampled.coords, retention))
+
+    def cache(
+        self, prefix: Prefix, keys: list[Tensor], values: list[Tensor], seen: tuple[Tensor, Tensor]
+    ) -> PrefixCache:
+        """The cache; action tokens take the positions after the last valid token.
+
+        seen = (coords, retention), passed through.
+        """
+        start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
+        rows = start + torch.arange(self.config.chunk, device=start.device)  # (B, S)
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(rows, self.config.text.head_dim))
+        return PrefixCache(*self.expert_cache(keys, values), prefix.pad, cos, sin, *seen)
+
+    def embed_suffix(self, x_t: Tensor, time_row: Tensor) -> Tensor:
+        """Noisy actions (B, S, A) and time embedding broadcastable to (B, S, E) -> (B, S, E)."""
+        action = self.action_in_proj(x_t)
+        hidden = self.action_time_mlp_in(torch.cat((action, time_row.expand_as(action)), -1))
+        return self.action_time_mlp_out(F.silu(hidden))
+
+    def committed_rows(self, n_committed: Tensor) -> Tensor:
+        """(B,) counts -> (B, S, 1) bool, True for rows that are already decided."""
+        rows = torch.arange(self.config.chunk, device=n_committed.device)
+        return (rows < n_committed[:, None]).unsqueeze(-1)
+
+    def denoise_step(
+        self, x_t: Tensor, time_row: Tensor, cache: PrefixCache,
+        committed: Tensor | None = None, n_committed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Velocity (B, S, A) at noisy actions x_t; time_row (E,), (B, 1, E) or (B, S, E).
+
+        The first n_committed (B,) rows of committed (B, S, A) are normalised, zero-padded actions;
+        the velocity of those rows means nothing.
+        """
+        if committed is not None:
+            fixed = self.committed_rows(n_committed)
+            x_t = torch.where(fixed, committed, x_t)
+            time_row = torch.where(fixed, self.time_table[-1], time_row)
+        return self.velocity(self.embed_suffix(x_t, time_row), cache)
+
+    def velocity(self, x: Tensor, cache: PrefixCache) -> Tensor:
+        """Embedded actions (B, S, E) through the expert -> (B, S, A)."""
+        rows = x.shape[1]
+        across = cache.pad[:, None].expand(-1, rows, -1)  # (B, S, P)
+        causal = torch.ones(rows, rows, dtype=torch.bool, device=x.device).tril()
+        both = torch.cat((across, causal.expand(x.shape[0], -1, -1)), -1)  # (B, S, P + S)
+        for i, (block, layer) in enumerate(zip(self.expert.layers, self.config.expert_layers, strict=True)):
+            normed = block.input_layernorm(x)
+            query = block.self_attn.query(normed)
+            keys, values = cache.keys[i], cache.values[i]
+            if self.config.is_self_layer(layer):
+                own_keys, own_values = block.self_attn.keys_values(normed)
+                keys = torch.cat((keys, rotate(own_keys, cache.cos, cache.sin)), 2)
+                values = torch.cat((values, own_values), 2)
+                attended = attend(rotate(query, cache.cos, cache.sin), keys, values, both)
+            else:
+                query = rotate(query, self.cross_cos, self.cross_sin)
+                attended = attend(query, keys, values, across)
+            x = block.finish(x, attended)
+        return self.action_out_proj(self.expert.norm(x))
+
+    def sample(
+        self, noise: Tensor, cache: PrefixCache,
+        committed: Tensor | None = None, n_committed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Euler from noise (B, S, A) at flow time 1 to actions at 0, in num_steps steps."""
+        x = noise
+        for i in range(self.config.num_steps):
+            x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
+        return x if committed is None else torch.where(self.committed_rows(n_committed), committed, x)

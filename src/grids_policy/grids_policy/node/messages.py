@@ -1,0 +1,168 @@
+"""ROS messages to and from the policy's own data. Needs the built messages; no arithmetic beyond stamps."""
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from grids_policy.node.observation import Frame, Joints
+from grids_policy.node.schedule import Arming
+from grids_policy.node.worker import Result, Snapshot
+from grids_policy.runtime.bundle import Bundle
+
+
+def stamp_ns(stamp: Time) -> int:
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def to_stamp(nanoseconds: int) -> Time:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return Time(sec=seconds, nanosec=rest)
+
+
+def _floats(kind: str, values: np.ndarray) -> array:
+    """An array.array by one copy of bytes; assigning a list or an ndarray is 300 times slower."""
+    out = array(kind)
+    out.frombytes(np.ascontiguousarray(values, {"f": np.float32, "d": np.float64}[kind]).tobytes())
+    return out
+
+
+def frame_from(msg: Image, name: str, width: int, height: int) -> Frame | str:
+    """The image as rgb8 of exactly the bundle's size, or one sentence on what is wrong with it."""
+    if msg.encoding not in ("rgb8", "bgr8"):
+        return f"camera {name}: expected encoding rgb8 or bgr8, got {msg.encoding!r}"
+    if (msg.width, msg.height) != (width, height):
+        return (
+            f"camera {name}: the bundle expects {width}x{height}, got {msg.width}x{msg.height}; "
+            f"set the camera to that size or export with --cameras {name}={msg.width}x{msg.height}"
+        )
+    step = msg.step or 3 * width
+    if step < 3 * width or len(msg.data) != step * height:
+        return f"camera {name}: expected {step * height} bytes (step {step}), got {len(msg.data)}"
+    rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)[:, : 3 * width]
+    image = rows.reshape(height, width, 3)
+    return Frame(stamp_ns(msg.header.stamp), image[..., ::-1] if msg.encoding == "bgr8" else image)
+
+
+def joints_from(msg: JointState, names: tuple[str, ...]) -> Joints | str:
+    """Positions in the bundle's order, or one sentence on what is wrong. Extra joints are ignored."""
+    index = {name: i for i, name in enumerate(msg.name)}
+    missing = [name for name in names if name not in index]
+    if missing or len(msg.position) != len(msg.name):
+        return (
+            f"joint state: expected joints {list(names)} with one position each, got "
+            f"{list(msg.name)} with {len(msg.position)} positions"
+        )
+    position = np.array([msg.position[index[name]] for name in names], np.float64)
+    return Joints(stamp_ns(msg.header.stamp), position)
+
+
+def chunk_message(result: Result, bundle: Bundle) -> ActionChunk:
+    msg = ActionChunk()
+    msg.header.stamp = to_stamp(result.chunk.stamp_ns)
+    msg.joint_names = list(bundle.joints)
+    msg.dt = result.chunk.dt_s
+    msg.horizon = len(result.chunk.positions_rad)
+    msg.positions = _floats("d", result.chunk.positions_rad)
+    msg.sequence, msg.epoch = result.sequence, result.epoch
+    msg.committed_rows = result.committed_rows
+    msg.bundle_id, msg.noise_seed = bundle.bundle_id, result.seed
+    msg.stage_names = list(result.stages)
+    msg.stage_s = _floats("f", np.array(list(result.stages.values())))
+    return msg
+
+
+def hold_message(joints: Joints, now_ns: int, epoch: int, bundle: Bundle) -> ActionChunk:
+    """Stay here: one row, the measured pose, in a raised epoch, so that what was planned before is void."""
+    msg = ActionChunk()
+    msg.header.stamp = to_stamp(now_ns)
+    msg.joint_names = list(bundle.joints)
+    msg.dt, msg.horizon = bundle.dt, 2
+    msg.positions = _floats("d", np.tile(joints.position_rad, 2))
+    msg.epoch, msg.bundle_id = epoch, bundle.bundle_id
+    return msg
+
+
+def trajectory_message(chunk: ActionChunk) -> JointTrajectory:
+    """The same rows for a joint_trajectory_controller."""
+    msg = JointTrajectory(header=chunk.header, joint_names=chunk.joint_names)
+    joints = len(chunk.joint_names)
+    for row in range(chunk.horizon):
+        seconds, rest = divmod(round(row * chunk.dt * 1e9), 1_000_000_000)
+        point = JointTrajectoryPoint(time_from_start=Duration(sec=seconds, nanosec=rest))
+        point.positions = chunk.positions[row * joints : (row + 1) * joints]
+        msg.points.append(point)
+    return msg
+
+
+def sample_messages(result: Result, bundle: Bundle, *, retention: bool, similarity: bool) -> list[SampledTokens]:
+    """One message per camera that was seen, stamped like its image."""
+    messages = []
+    for i, (camera, frame) in enumerate(zip(bundle.cameras, result.observation.frames, strict=True)):
+        if frame is None:
+            continue
+        msg = SampledTokens(camera=camera.name, convention=bundle.convention)
+        msg.header.stamp = to_stamp(frame.stamp_ns)
+        msg.header.frame_id = f"{camera.name}_color_optical_frame"
+        msg.grid_height, msg.grid_width = bundle.grid_height, bundle.grid_width
+        msg.tokens = bundle.tokens
+        msg.coordinates = _floats("f", result.outputs.coordinates[i])
+        msg.image_width, msg.image_height = camera.width, camera.height
+        msg.input_width, msg.input_height = bundle.input_width, bundle.input_height
+        msg.resized_width, msg.resized_height = camera.resized_width, camera.resized_height
+        msg.pad_left, msg.pad_top = camera.pad_left, camera.pad_top
+        # Sampling inside the vision tower leaves no dense tokens to compare with.
+        if not bundle.early:
+            msg.mean_retention = float(result.outputs.retention[i].mean())
+            if retention:
+                msg.retention = _floats("f", result.outputs.retention[i])
+            if similarity:
+                msg.self_similarity = _floats("f", result.outputs.self_similarity[i])
+        messages.append(msg)
+    return messages
+
+
+def status_message(
+    snapshot: Snapshot, bundle: Bundle, provider: str, arming: Arming | None, now_ns: int
+) -> PolicyStatus:
+    """Everything but state, reason and instruction, which the node knows."""
+    counters = snapshot.counters
+    msg = PolicyStatus(bundle_id=bundle.bundle_id, provider=provider)
+    msg.header.stamp = to_stamp(now_ns)
+    msg.chunks, msg.inferences = counters.chunks, counters.inferences
+    msg.dropped_observations = counters.dropped_observations
+    msg.refused_outputs = counters.refused_outputs
+    msg.frames_superseded = counters.frames_superseded
+    msg.stage_names = list(snapshot.stages)
+    for name in ("p50", "p95", "p99"):
+        values = np.array([getattr(stage, name) for stage in snapshot.stages.values()])
+        setattr(msg, f"stage_{name}", _floats("f", values))
+    msg.observation_age = float(counters.observation_age_s)
+    msg.camera_skew = float(counters.camera_skew_s)
+    if arming is not None:
+        msg.arming_latency, msg.arming_limit = float(arming.latency_s), float(arming.limit_s)
+    return msg
+
+
+def diagnostics_message(status: PolicyStatus) -> DiagnosticArray:
+    """Level ERROR when refused or failed, WARN when nothing can be inferred or it became too slow."""
+    total = dict(zip(status.stage_names, status.stage_p95, strict=True)).get("total", 0.0)
+    late = 0.0 < status.arming_limit <= total
+    level = DiagnosticStatus.OK
+    if status.state in ("refused", "failed"):
+        level = DiagnosticStatus.ERROR
+    elif late or (status.state == "running" and status.reason):
+        level = DiagnosticStatus.WARN
+    message = status.reason or status.state
+    if late:
+        message = f"inference p95 {total:.2f} s exceeds {status.arming_limit:.2f} s; {message}"
+    values = [
+        KeyValue(key=key, value=str(getattr(status, key)))
+        for key in ("bundle_id", "provider", "chunks", "dropped_observations", "refused_outputs")
+    ]
+    report = DiagnosticStatus(level=level, name="policy", message=message, hardware_id=status.bundle_id, values=values)
+    return DiagnosticArray(header=status.header, status=[report])

@@ -1,0 +1,319 @@
+"""Policy node: images and joints in, action chunks out. Wiring only; the work is in worker, runtime and schedule.
+
+Unconfigured: nothing loaded. Inactive: bundle verified, engine warm, latency measured, nothing published but status.
+Active: chunks flow while an instruction runs. Any failure of the engine ends the process with code 1; the driver
+holds on its own when chunks stop.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from grids_common.lifecycle import ManagedNode, SetupError, run_node
+from grids_common.params import declare
+from grids_common.topics import CAMERAS, publisher, subscription
+from grids_policy.node import messages
+from grids_policy.node.observation import SyncLimits
+from grids_policy.node.params import PolicyParams
+from grids_policy.node.run_task import Progress, TaskServer
+from grids_policy.node.schedule import Arming, check_arming
+from grids_policy.node.worker import PolicyWorker, Result, Snapshot, WorkerOptions
+from grids_policy.runtime.language import SentenceEncoder
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
+from grids_policy.runtime.warmup import measure_latency
+
+# The driver holds when a policy that reported at 10 Hz or faster falls silent for 0.2 s: this is the heartbeat.
+_HEARTBEAT_PERIOD_S = 0.05
+_STATUS_EVERY = 10  # heartbeats per status with fresh latency percentiles and diagnostics
+_FAILURE_GRACE_S = 1.0  # status and diagnostics get out before the process ends
+_REMAP = "export it again with --cameras NAME:CHECKPOINT_CAMERA=WIDTHxHEIGHT"
+
+
+class PolicyNode(ManagedNode):
+    """All methods run in the executor's thread except `_publish`, which the inference thread calls."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._params = declare(self, PolicyParams)
+        self._state, self._reason = "inactive", "not configured"
+        self._runtime: OnnxRuntime | None = None
+        self._worker: PolicyWorker | None = None
+        self._arming: Arming | None = None
+        self._tasks: TaskServer | None = None
+        self._inputs: list = []
+        self._timers: list = []
+        self._instruction = ""
+        self._decided_ns = 0  # instructions written before this (wall clock) are past
+        self._beats = 0
+        self._last_status: PolicyStatus | None = None
+        self._hang_s = float("inf")
+        self._last_epoch = 0
+        self._status = publisher(self, "/policy/status", PolicyStatus)
+        self._diagnostics = publisher(self, "/diagnostics", DiagnosticArray)
+        self._chunks = publisher(self, "/policy/action_chunk", ActionChunk)
+        self._samples = publisher(self, "/policy/sampled_tokens", SampledTokens)
+        self._spoken = publisher(self, "/policy/instruction", String)
+        self._trajectory = None
+        if self._params.publish_trajectory:
+            self._trajectory = publisher(self, "/policy/joint_trajectory", JointTrajectory)
+
+    # Lifecycle.
+
+    def configure(self) -> None:
+        params = self._params
+        if not params.bundle:
+            raise SetupError("expected parameter 'bundle' to name a policy bundle folder, got none")
+        os.nice(params.nice)
+        self._say("warming_up", f"loading {params.bundle}")
+        options = EngineOptions(params.engine, params.threads, Path(params.engine_cache))
+        self._runtime = OnnxRuntime(Path(params.bundle).expanduser(), options)
+        self.get_logger().info(f"{self._runtime.bundle.bundle_id}: {self._runtime.note}")
+        self._check_against_bundle()
+        bundle = self._runtime.bundle
+        latency_s = measure_latency(self._runtime, params.arming_runs, params.arming_budget_s)
+        rows = params.execute_rows or bundle.execute_rows
+        self._arming = check_arming(latency_s, rows, bundle.dt * params.time_scale)
+        self._hang_s = params.hang_timeout_s or max(5.0, 20 * latency_s)
+        self._worker = self._make_worker(rows, latency_s)
+        self._tasks = TaskServer(self, self._begin, self._stop, self._progress, self._ready)
+        self._say("inactive", self._arming.text)
+        self._timers = [self.create_timer(_HEARTBEAT_PERIOD_S, self._beat)]
+
+    def _check_against_bundle(self) -> None:
+        """What the user asked for against what the checkpoint was trained for."""
+        params, bundle = self._params, self._runtime.bundle
+        if unknown := [camera.name for camera in bundle.cameras if camera.name not in CAMERAS]:
+            raise SetupError(f"the bundle wants camera {unknown[0]!r}, this robot has {', '.join(CAMERAS)}: {_REMAP}")
+        lost = params.lost_camera
+        if lost != "hold" and lost not in bundle.missing_camera:
+            raise SetupError(
+                f"lost_camera {lost!r}: expected one this bundle was trained for "
+                f"({', '.join(bundle.missing_camera) or 'none'}) or 'hold'"
+            )
+        if params.execute_rows > bundle.chunk:
+            raise SetupError(f"execute_rows: expected at most {bundle.chunk} (the chunk), got {params.execute_rows}")
+        if params.reuse_threshold > 0 and bundle.vision_batch != 1:
+            raise SetupError(
+                "reuse_threshold: this bundle runs all cameras in one vision call; export it with --per-camera"
+            )
+        if params.switching == "rtc" and bundle.max_committed == 0:
+            raise SetupError(
+                "switching 'rtc': this bundle was trained without committed rows (max_committed 0); use 'blend'"
+            )
+
+    def _make_worker(self, rows: int, latency_s: float) -> PolicyWorker:
+        params, bundle = self._params, self._runtime.bundle
+        encoder = SentenceEncoder(Path(params.bundle).expanduser(), bundle.language)
+        limits = SyncLimits(
+            max_age_s=params.max_image_age_s,
+            max_skew_s=params.max_camera_skew_s,
+            max_joint_gap_s=params.max_joint_gap_s,
+            lost_camera=params.lost_camera,
+        )
+        options = WorkerOptions(
+            limits=limits,
+            rows=rows,
+            dt_s=bundle.dt * params.time_scale,
+            seed=params.seed,
+            expected_latency_s=latency_s,
+            # Larger than any epoch of an earlier process or activation: the driver takes smaller ones for old.
+            epoch=max(self._now_ns() // 1_000_000_000, self._last_epoch + 1) % 2**32,
+            reuse_threshold=params.reuse_threshold,
+            max_committed=bundle.max_committed if params.switching == "rtc" else 0,
+        )
+        return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns)
+
+    def activate(self) -> None:
+        if not self._arming.allowed:
+            if not self._params.arm_when_slow:
+                self._say("refused", self._arming.text)
+                raise SetupError(self._arming.text)
+            self.get_logger().warning(f"arm_when_slow: {self._arming.text}")
+        bundle = self._runtime.bundle
+        self._inputs = [
+            subscription(self, f"/{c.name}/color/image_raw", Image, lambda msg, c=c: self._on_image(c, msg))
+            for c in bundle.cameras
+        ]
+        self._inputs += [
+            subscription(self, "/follower/joint_states", JointState, self._on_joints),
+            subscription(self, "/policy/instruction", String, self._on_instruction),
+        ]
+        self._worker.start()
+        self._decided_ns = time.time_ns()
+        self._say("armed", "")
+        if self._params.run_on_activate:
+            self._begin(self._params.instruction or bundle.language.instruction)
+
+    def deactivate(self) -> None:
+        for entity in self._inputs:
+            self.destroy_subscription(entity)
+        self._inputs = []
+        self._stop()
+        if not self._worker.close(min(self._hang_s, 4.5)):
+            # A second worker on the same session would share its buffers with the one that hangs.
+            raise SetupError("the engine is still busy with an inference: restart the policy process")
+        rows = self._params.execute_rows or self._runtime.bundle.execute_rows
+        self._worker = self._make_worker(rows, self._arming.latency_s)
+        self._say("inactive", "deactivated")
+
+    def cleanup(self) -> None:
+        self.make_safe()
+        self._say("inactive", "not configured")
+
+    def make_safe(self) -> None:
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        for entity in self._inputs:
+            self.destroy_subscription(entity)
+        self._timers, self._inputs = [], []
+        if self._tasks is not None:
+            self._tasks.close()
+        if self._worker is not None and not self._worker.close():
+            self.get_logger().error("the engine does not come back; leaving its thread behind")
+        if self._runtime is not None:
+            self._runtime.close()
+        self._tasks = self._worker = self._runtime = None
+        if self._state != "inactive" and self.context.ok():
+            self._status.publish(PolicyStatus(state=self._state, reason=self._reason))
+
+    # Running and stopping.
+
+    def _begin(self, instruction: str) -> None:
+        self._worker.run(instruction)
+        self._instruction = instruction
+        self._spoken.publish(String(data=instruction))
+        self._decided_ns = time.time_ns()
+        self._say("running", "")
+        self.get_logger().info(f"running: {instruction.strip()!r}")
+
+    def _stop(self) -> None:
+        """Void what was planned: a hold at the measured pose in a raised epoch."""
+        epoch, joints = self._worker.pause(), self._worker.newest_joints()
+        self._last_epoch, self._decided_ns = epoch, time.time_ns()
+        if self._state == "running":
+            self._say("armed", "waiting for an instruction")
+        if joints is not None and np.isfinite(joints.position_rad).all():
+            bundle = self._runtime.bundle
+            self._chunks.publish(messages.hold_message(joints, self._now_ns(), epoch, bundle))
+
+    def _ready(self) -> str:
+        if self._state in ("armed", "running"):
+            return ""
+        return f"the policy is {self._state}" + (f": {self._reason}" if self._reason else "")
+
+    def _progress(self) -> Progress:
+        snapshot = self._worker.snapshot()
+        total = snapshot.stages.get("total")
+        latency_s = total.p95 if total else self._arming.latency_s
+        return Progress(snapshot.counters.chunks, latency_s, self._state, snapshot.failure)
+
+    # Callbacks.
+
+    def _on_image(self, camera, msg: Image) -> None:
+        frame = messages.frame_from(msg, camera.name, camera.width, camera.height)
+        if isinstance(frame, str):
+            self.get_logger().error(frame, throttle_duration_sec=2.0)
+            self._reason = frame
+            return
+        self._worker.add_frame(camera.name, frame)
+
+    def _on_joints(self, msg: JointState) -> None:
+        joints = messages.joints_from(msg, self._runtime.bundle.joints)
+        if isinstance(joints, str):
+            self.get_logger().error(joints, throttle_duration_sec=2.0)
+            self._reason = joints
+            return
+        self._worker.add_joints(joints)
+
+    def _on_instruction(self, msg: String, info: dict) -> None:
+        """A new sentence from outside starts or redirects the policy.
+
+        The topic is latched and we speak on it ourselves: what was written before the last start, stop or activation
+        (our own echo, somebody's sentence of yesterday) must not move the arm.
+        """
+        if self._state not in ("armed", "running") or 0 < info["source_timestamp"] <= self._decided_ns:
+            return
+        if self._tasks.busy:
+            self.get_logger().warning(f"policy/instruction {msg.data!r} ignored: a task is running, cancel it first")
+            return
+        try:
+            self._begin(msg.data)
+        except ValueError as error:
+            self.get_logger().error(f"policy/instruction: {error}", throttle_duration_sec=2.0)
+
+    def _publish(self, result: Result) -> None:
+        bundle = self._runtime.bundle
+        chunk = messages.chunk_message(result, bundle)
+        self._chunks.publish(chunk)
+        if self._trajectory is not None:
+            self._trajectory.publish(messages.trajectory_message(chunk))
+        wanted = {"retention": self._params.publish_retention, "similarity": self._params.publish_self_similarity}
+        for sample in messages.sample_messages(result, bundle, **wanted):
+            self._samples.publish(sample)
+
+    # Status.
+
+    def _now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _say(self, state: str, reason: str) -> None:
+        self._state, self._reason = state, reason
+
+    def _beat(self) -> None:
+        """Twenty times a second; between full reports the last one again, under a new stamp."""
+        self._beats += 1
+        if self._last_status is None or self._beats % _STATUS_EVERY == 0:
+            self._report()
+            return
+        self._last_status.header.stamp = self.get_clock().now().to_msg()
+        self._last_status.state = self._state
+        self._status.publish(self._last_status)
+
+    def _report(self) -> None:
+        snapshot = self._worker.snapshot()
+        self._watch(snapshot)
+        status = messages.status_message(
+            snapshot, self._runtime.bundle, self._runtime.provider, self._arming, self._now_ns()
+        )
+        status.state, status.instruction = self._state, self._instruction
+        status.reason = self._reason or snapshot.reason
+        if self._state == "running":
+            self._reason = ""  # a complaint about one message is said once
+        self._last_status = status
+        self._status.publish(status)
+        self._diagnostics.publish(messages.diagnostics_message(status))
+
+    def _watch(self, snapshot: Snapshot) -> None:
+        """A crash or hang of the engine is said, then ends the process so that its manager sees it."""
+        if self._state == "failed":
+            return
+        problem = f"the engine failed: {snapshot.failure}" if snapshot.failure else ""
+        if snapshot.busy_s > self._hang_s:
+            problem = f"the engine hangs: {snapshot.busy_s:.1f} s in one inference, limit {self._hang_s:.1f} s"
+        if problem:
+            self._say("failed", problem)
+            self.get_logger().fatal(problem)
+            self._timers.append(self.create_timer(_FAILURE_GRACE_S, self._give_up))
+
+    def _give_up(self) -> None:
+        raise SystemExit(1)
+
+
+def main(args=None) -> int:
+    code = run_node(PolicyNode, args)
+    # A hung engine thread would keep the interpreter from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

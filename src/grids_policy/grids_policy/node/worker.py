@@ -1,0 +1,297 @@
+"""The inference thread: newest observation in, checked chunk out, while the last one is being executed. No ROS.
+
+Callbacks of the node store frames and joints; the thread wakes on every new reference frame, and infers when half of
+the last chunk is used. It never queues: what arrives during an inference only replaces what was there.
+"""
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from grids_policy.node.latency import Percentiles, StageLatencies
+from grids_policy.node.observation import Frame, Joints, Observation, Rejection, SyncLimits, select
+from grids_policy.node.schedule import Chunk, commit, due, refuse_output
+from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs, draw_noise
+from grids_policy.runtime.bundle import Bundle
+from grids_policy.runtime.language import SentenceEncoder
+from grids_policy.runtime.reuse import FrameReuse
+
+_FRAMES_KEPT = 6
+_JOINTS_KEPT = 256
+_WAIT_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How to run. rows: executed per chunk; dt_s: between rows as executed (the bundle's, stretched)."""
+
+    limits: SyncLimits
+    rows: int
+    dt_s: float
+    seed: int
+    expected_latency_s: float
+    epoch: int = 0
+    reuse_threshold: float = 0.0
+    max_committed: int = 0  # rows under way that a new chunk is conditioned on (real-time chunking); 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One published inference."""
+
+    chunk: Chunk
+    observation: Observation
+    epoch: int
+    sequence: int
+    seed: int
+    committed_rows: int
+    stages: dict[str, float]
+    outputs: PolicyOutputs
+
+
+@dataclass(slots=True)
+class Counters:
+    chunks: int = 0
+    inferences: int = 0
+    dropped_observations: int = 0
+    refused_outputs: int = 0
+    frames_superseded: int = 0
+    observation_age_s: float = 0.0
+    camera_skew_s: float = 0.0
+    reused_cameras: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the node publishes as its status."""
+
+    counters: Counters
+    stages: dict[str, Percentiles]
+    reason: str  # why nothing is inferred, "" while all is well
+    failure: str  # the engine's end, "" while it lives
+    busy_s: float  # of the inference under way, 0 when idle
+    last_chunk: Chunk | None
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """Everything the callbacks write, under the worker's condition."""
+
+    frames: dict[str, deque]
+    joints: deque
+    instruction: str
+    epoch: int
+    running: bool
+    fresh: int = 0
+    closing: bool = False
+    rejected: str = ""
+    failure: str = ""
+    busy_since_ns: int = 0
+    counters: Counters = field(default_factory=Counters)
+    stages: StageLatencies = field(default_factory=StageLatencies)
+    last: Chunk | None = None
+
+
+class PolicyWorker:
+    """Owns the runtime while it runs. `publish` and `clock_ns` (stamps' clock) are called from the thread."""
+
+    def __init__(
+        self,
+        runtime: AbstractRuntime,
+        encoder: SentenceEncoder,
+        options: WorkerOptions,
+        publish: Callable[[Result], None],
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._runtime, self._encoder, self._options = runtime, encoder, options
+        self._publish, self._clock_ns = publish, clock_ns
+        self._bundle: Bundle = runtime.bundle
+        names = [camera.name for camera in self._bundle.cameras]
+        self._changed = threading.Condition()
+        self._inbox = _Inbox(
+            {name: deque(maxlen=_FRAMES_KEPT) for name in names},
+            deque(maxlen=_JOINTS_KEPT),
+            instruction="",
+            epoch=options.epoch,
+            running=False,
+        )
+        self._outputs = PolicyOutputs.empty(self._bundle)
+        self._black = tuple(np.zeros((c.height, c.width, 3), np.uint8) for c in self._bundle.cameras)
+        self._committed = np.zeros((self._bundle.chunk, len(self._bundle.joints)), np.float32)
+        self._reuse = FrameReuse(len(names), options.reuse_threshold)
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+
+    # Called from the node's thread.
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def run(self, instruction: str) -> None:
+        """Begin (or go on with) an instruction. Raises ValueError for an empty one."""
+        self._encoder.encode(instruction)
+        with self._changed:
+            self._inbox.instruction, self._inbox.running = instruction, True
+            self._changed.notify()
+
+    def pause(self) -> int:
+        """Publish nothing from now on, an inference under way is thrown away. Returns the raised epoch."""
+        with self._changed:
+            self._inbox.running = False
+            self._inbox.epoch += 1
+            self._inbox.last = None
+            return self._inbox.epoch
+
+    def add_frame(self, camera: str, frame: Frame) -> None:
+        """Newest wins; a stamp going backwards (a restarted source) forgets what was before."""
+        with self._changed:
+            frames = self._inbox.frames[camera]
+            if frames and frame.stamp_ns <= frames[-1].stamp_ns:
+                if frames[-1].stamp_ns - frame.stamp_ns < 1_000_000_000:
+                    return
+                frames.clear()
+            frames.append(frame)
+            self._inbox.fresh += 1
+            self._changed.notify()
+
+    def add_joints(self, joints: Joints) -> None:
+        with self._changed:
+            samples = self._inbox.joints
+            if samples and joints.stamp_ns <= samples[-1].stamp_ns:
+                if samples[-1].stamp_ns - joints.stamp_ns < 1_000_000_000:
+                    return
+                samples.clear()
+            samples.append(joints)
+
+    def snapshot(self) -> Snapshot:
+        now_ns = time.monotonic_ns()
+        with self._changed:
+            box = self._inbox
+            busy_s = (now_ns - box.busy_since_ns) * 1e-9 if box.busy_since_ns else 0.0
+            return Snapshot(
+                Counters(**{n: getattr(box.counters, n) for n in Counters.__slots__}),
+                box.stages.percentiles(now_ns),
+                box.rejected,
+                box.failure,
+                busy_s,
+                box.last,
+            )
+
+    def newest_joints(self) -> Joints | None:
+        with self._changed:
+            return self._inbox.joints[-1] if self._inbox.joints else None
+
+    def close(self, timeout_s: float = 2.0) -> bool:
+        """End the thread; False when it hangs inside the engine."""
+        with self._changed:
+            self._inbox.closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # The inference thread.
+
+    def _run(self) -> None:
+        try:
+            while (work := self._next()) is not None:
+                self._infer(*work)
+        except Exception as error:
+            known = isinstance(error, (RuntimeError, ValueError))
+            text = str(error) if known else "".join(traceback.format_exception(error))
+            with self._changed:
+                self._inbox.failure = text.strip()
+                self._inbox.busy_since_ns = 0
+
+    def _next(self) -> tuple[Observation, str, int, Chunk | None] | None:
+        """Wait for an observation worth an inference; None when closing."""
+        box = self._inbox
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: box.closing or (box.running and box.fresh), _WAIT_S)
+                if box.closing:
+                    return None
+                if not box.running:
+                    box.rejected = ""
+                    continue
+                fresh, box.fresh = box.fresh, 0
+                frames = {name: tuple(kept) for name, kept in box.frames.items()}
+                joints = tuple(box.joints)
+                instruction, epoch, last = box.instruction, box.epoch, box.last
+            chosen = select(frames, joints, self._clock_ns(), self._options.limits)
+            if self._wanted(chosen, fresh, last):
+                return chosen, instruction, epoch, last
+
+    def _wanted(self, chosen: Observation | Rejection, fresh: int, last: Chunk | None) -> bool:
+        """Book-keeping of one look at the inbox; True when `chosen` should be inferred."""
+        with self._changed:
+            box = self._inbox
+            if isinstance(chosen, Rejection):
+                box.rejected = chosen.text
+                box.counters.dropped_observations += fresh > 0
+                return False
+            box.rejected = ""
+            if not due(chosen.stamp_ns, last, self._options.rows):
+                box.counters.frames_superseded += fresh
+                return False
+            box.busy_since_ns = time.monotonic_ns()
+            return True
+
+    def _inputs(self, seen: Observation, instruction: str, last: Chunk | None, seed: int):
+        """The arrays of one inference, and how many rows are committed."""
+        bundle, options = self._bundle, self._options
+        delay_s = seen.age_s + options.expected_latency_s
+        rows = commit(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed)
+        if len(rows):
+            self._committed[: len(rows)] = bundle.action_units.from_rad(rows)
+        frames = tuple(
+            black if frame is None else frame.image for frame, black in zip(seen.frames, self._black, strict=True)
+        )
+        tokens, mask = self._encoder.encode(instruction)
+        refresh = self._reuse.refresh(frames) if bundle.vision_batch == 1 else None
+        inputs = PolicyInputs(
+            frames,
+            np.asarray(seen.present),
+            bundle.state_units.from_rad(seen.position_rad).astype(np.float32),
+            tokens,
+            mask,
+            draw_noise(seed, bundle),
+            self._committed,
+            len(rows),
+            refresh,
+        )
+        return inputs, len(rows)
+
+    def _infer(self, seen: Observation, instruction: str, epoch: int, last: Chunk | None) -> None:
+        bundle, options = self._bundle, self._options
+        seed = options.seed + self._inbox.counters.inferences
+        began = time.perf_counter()
+        inputs, committed = self._inputs(seen, instruction, last, seed)
+        stages = self._runtime.infer(inputs, self._outputs)
+        stages["total"] = time.perf_counter() - began
+        positions = bundle.action_units.to_rad(self._outputs.actions.astype(np.float64))
+        refusal = refuse_output(positions, bundle.joints, np.array(bundle.position_low), np.array(bundle.position_high))
+        chunk = Chunk(seen.stamp_ns, options.dt_s, positions)
+        with self._changed:
+            box = self._inbox
+            box.busy_since_ns = 0
+            box.counters.inferences += 1
+            box.counters.observation_age_s = seen.age_s
+            box.counters.camera_skew_s = seen.skew_s
+            box.counters.reused_cameras += sum(not r for r in inputs.refresh or ())
+            box.stages.add(time.monotonic_ns(), stages)
+            if not box.running or epoch != box.epoch:
+                return
+            if refusal:
+                box.counters.refused_outputs += 1
+                box.rejected = refusal
+                return
+            box.last = chunk
+            box.counters.chunks += 1
+            sequence = box.counters.chunks
+        result = Result(chunk, seen, epoch, sequence, seed, committed, stages, self._outputs)
+        self._publish(result)

@@ -1,0 +1,1 @@
+"""`./grids parity`: a checkpoint or its exported graphs against reference numbers."""

@@ -1,0 +1,355 @@
+"""Compare a policy with a reference file, stage by stage: `grids parity CHECKPOINT_DIR ORACLE_NPZ`.
+
+The file holds LeRobot's inputs, intermediates, outputs, losses and gradients under the names below.
+A stage provider is anything with a name, a tolerance and `stages(reference)`, which returns its own
+arrays under the same names; every name both sides know is compared. Exit status: 0 all within
+tolerance, 1 some stage above it, 2 the checkpoint or the file cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import sys
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grids_policy.model import lerobot
+from grids_policy.model.checkpoint import Checkpoint, lerobot_key, load_checkpoint
+from grids_policy.model.flow import FlowDraw, TrainBatch, flow_errors, reduce_errors
+from grids_policy.runtime.bundle import Language
+from grids_policy.runtime.language import SentenceEncoder
+
+TORCH_TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-3
+# Inputs, and LeRobot's own run in mixed precision, which no float32 evaluation reproduces.
+NOT_STAGES = ("in/", "stats/", "out/actions_padded_mixed_bf16")
+# Rows of padded tokens hold values that nothing reads and that depend on the kernel used.
+PADDED_ROWS = re.compile(r"prefix/out|cache/\d+/[kv]")
+
+# Two stages are not in network units, where an absolute tolerance means something: actions in the
+# dataset's units are divided by their std, squared errors are compared as their roots.
+DATASET_UNITS, SQUARED = "out/action_chunk_unnormalised", "train/losses"
+
+
+class OracleError(ValueError):
+    """A reference file that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """One reference file. Arrays as stored: images uint8 (B, 3, h, w), the rest float32 or bool."""
+
+    arrays: dict[str, np.ndarray]
+    tasks: tuple[str, ...] = ()
+    overrides: dict[str, object] = dataclasses.field(default_factory=dict)
+    grad_norms: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.arrays:
+            raise OracleError(f"the reference file lacks {name!r}")
+        return self.arrays[name]
+
+    def numbered(self, prefix: str, suffix: str = "") -> int:
+        """How many of prefix1suffix, prefix2suffix, ... there are."""
+        count = 0
+        while f"{prefix}{count + 1}{suffix}" in self.arrays:
+            count += 1
+        return count
+
+    @property
+    def frames(self) -> list[np.ndarray]:
+        """Raw frames as a camera gives them: uint8 (B, h, w, 3), one array per camera."""
+        count = self.numbered("in/image", "_uint8")
+        return [np.moveaxis(self[f"in/image{i + 1}_uint8"], 1, -1) for i in range(count)]
+
+    @property
+    def slots(self) -> int:
+        """Camera slots in the prefix: real cameras and masked empty ones."""
+        return max(self.numbered("pre/image"), len(self.frames))
+
+    @property
+    def image_mask(self) -> np.ndarray:
+        """(B, slots) bool."""
+        real, masks = len(self.frames), []
+        for i in range(self.slots):
+            absent = np.full(len(self["in/noise"]), i < real)
+            masks.append(self.arrays.get(f"pre/image_mask{i + 1}", absent))
+        return np.stack(masks, 1)
+
+    def times(self) -> list[str]:
+        """Flow times, as written in the names denoise/v_t<time>."""
+        return [n.removeprefix("denoise/v_t") for n in self.arrays if n.startswith("denoise/v_t")]
+
+
+class StageProvider(Protocol):
+    """One implementation of the policy."""
+
+    name: str
+    tolerance: float
+
+    def stages(self, reference: Reference) -> dict[str, np.ndarray]:
+        """Own arrays under the reference's names, for its inputs."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One compared stage. `error` is the max abs difference, `scale` the reference's max abs."""
+
+    stage: str
+    error: float
+    scale: float
+
+
+def read_reference(path: Path | str) -> Reference:
+    """The npz and, beside it, oracle_config.json and grad_norms.json where they exist."""
+    path = Path(path)
+    try:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise OracleError(f"{path} cannot be read as npz: {error}") from error
+    oracle, norms = path.with_name("oracle_config.json"), path.with_name("grad_norms.json")
+    config = json.loads(oracle.read_text(encoding="utf-8")) if oracle.exists() else {}
+    return Reference(
+        arrays=arrays,
+        tasks=tuple(config.get("data", {}).get("tasks", ())),
+        overrides=config.get("policy", {}),
+        grad_norms=json.loads(norms.read_text(encoding="utf-8")) if norms.exists() else {},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchStages:
+    """The model of this package, in float32."""
+
+    checkpoint: Checkpoint
+    name: str = "torch"
+    tolerance: float = TORCH_TOLERANCE
+
+    def stages(self, reference: Reference) -> dict[str, np.ndarray]:
+        found: dict[str, Tensor] = {}
+        batch = self._inputs(reference, found)
+        with torch.no_grad():
+            self._forward(reference, batch, found)
+        if "train/losses" in reference.arrays:
+            self._train(reference, batch, found)
+        arrays = {name: value.detach().numpy() for name, value in found.items()}
+        return {**arrays, **_language(self.checkpoint, reference)}
+
+    def _inputs(self, reference: Reference, found: dict[str, Tensor]) -> TrainBatch:
+        """Raw inputs through our preprocessing and normalisation."""
+        policy = self.checkpoint.policy
+        images = policy.preprocess([torch.from_numpy(f.copy()) for f in reference.frames])
+        black = images.new_full(images[:, :1].shape, -1.0)
+        images = torch.cat([images, *[black] * (reference.slots - images.shape[1])], 1)
+        state = self.checkpoint.normalizer(lerobot.STATE).apply(_tensor(reference, "in/state_raw"))
+        norm = self.checkpoint.normalizer(lerobot.ACTION)
+        actions = norm.apply(_tensor(reference, "in/action_raw"))
+        mask = torch.from_numpy(reference.image_mask)
+        for i in range(reference.slots):
+            found[f"pre/image{i + 1}"] = images[:, i]
+            found[f"pre/image_mask{i + 1}"] = mask[:, i]
+        padded = policy.config.max_state_dim - state.shape[-1]
+        found["pre/state_normalised"], found["pre/action_normalised"] = state, actions
+        found["pre/state_padded"] = torch.nn.functional.pad(state, (0, padded))
+        tokens, token_mask = (_tensor(reference, f"pre/lang_{n}") for n in ("tokens", "masks"))
+        return TrainBatch(images, mask, state, tokens, token_mask, actions)
+
+    def _forward(self, reference: Reference, batch: TrainBatch, found: dict[str, Tensor]) -> None:
+        """Every stage from pixels to actions."""
+        policy = self.checkpoint.policy
+        hidden = policy.vision(batch.images.flatten(0, 1)).unflatten(0, batch.images.shape[:2])
+        dense = policy.dense_tokens(batch.images)
+        sampled = policy.sampler(dense)
+        for i in range(reference.slots):
+            found[f"vis/hidden{i + 1}"] = hidden[:, i]
+            found[f"vis/connector{i + 1}"] = dense[:, i]
+            found[f"vis/tokens{i + 1}"] = sampled.tokens[:, i]
+        prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
+        keys, values, out = policy.prefill(prefix, to_end=True)
+        found |= {
+            "prefix/embs": prefix.embeddings,
+            "prefix/pad_masks": prefix.pad,
+            "prefix/att_2d": prefix.visible,
+            "prefix/position_ids": prefix.positions,
+            "prefix/out": out,
+        }
+        if "prefix/att_masks" in reference.arrays:  # True for the state token alone
+            columns = torch.arange(prefix.pad.shape[1])
+            found["prefix/att_masks"] = (columns == _state_column(prefix.visible)).expand_as(prefix.pad)
+        for i, pair in enumerate(zip(keys, values, strict=True)):
+            for name, tensor in zip("kv", pair, strict=True):
+                found[f"cache/{i}/{name}"] = tensor.transpose(1, 2)
+        self._denoise(reference, policy.encode(*batch[:5]), found)
+
+    def _denoise(self, reference: Reference, cache, found: dict[str, Tensor]) -> None:
+        policy, noise = self.checkpoint.policy, _tensor(reference, "in/noise")
+        for text in reference.times():
+            time = policy.embed_time(torch.full((len(noise),), float(text)))
+            found[f"suffix/time_emb_t{text}"] = time
+            found[f"suffix/embs_t{text}"] = policy.embed_suffix(noise, time.unsqueeze(1))
+            found[f"denoise/v_t{text}"] = policy.denoise_step(noise, time.unsqueeze(1), cache)
+        x, trajectory = noise, []
+        for i in range(policy.config.num_steps):
+            x = x + policy.step_size * policy.denoise_step(x, policy.time_table[i], cache)
+            trajectory.append(x)
+        found["denoise/x_traj"] = torch.stack(trajectory)
+        found["out/actions_padded"] = actions = policy.sample(noise, cache)
+        found["out/action_chunk"] = actions[..., : policy.config.action_dim]
+        norm = self.checkpoint.normalizer(lerobot.ACTION)
+        found["out/action_chunk_unnormalised"] = norm.invert(found["out/action_chunk"])
+
+    def _train(self, reference: Reference, batch: TrainBatch, found: dict[str, Tensor]) -> None:
+        """Both losses, and the gradients of the one over all dims."""
+        policy = self.checkpoint.policy
+        wanted = [name.removeprefix("grad/") for name in reference.arrays if name.startswith("grad/")]
+        random = FlowDraw(_tensor(reference, "in/noise"), _tensor(reference, "in/train_time"))
+        policy.requires_grad_(True)
+        policy.zero_grad(set_to_none=True)
+        errors = flow_errors(policy, batch, random)
+        loss = reduce_errors(policy, errors, batch, random, "all_dims")
+        found["train/losses"], found["train/loss_all_dims"] = errors, loss
+        found["train/loss_action_dims"] = reduce_errors(policy, errors, batch, random, "action_dims")
+        loss.backward()
+        zero = torch.zeros(())
+        grads = {lerobot_key(n): zero if p.grad is None else p.grad for n, p in policy.named_parameters()}
+        grads |= dict.fromkeys(self.checkpoint.dead, zero)
+        found |= {f"grad/{key}": grads[key] for key in wanted if key in grads}
+        found |= {f"grad_norm/{key}": grads[key].norm() for key in reference.grad_norms if key in grads}
+        policy.zero_grad(set_to_none=True)
+        policy.requires_grad_(False)
+
+
+def _tensor(reference: Reference, name: str) -> Tensor:
+    return torch.from_numpy(reference[name])
+
+
+def _state_column(visible: Tensor) -> int:
+    """The one token that others cannot read: the last valid row of the first sample."""
+    return int(visible[0].diagonal().nonzero().max())
+
+
+def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndarray]:
+    """Token ids of the reference's sentences, where both they and a tokenizer are at hand."""
+    if checkpoint.tokenizer is None or not reference.tasks:
+        return {}
+    shape = reference["pre/lang_tokens"].shape
+    settings = Language(max_tokens=shape[1], pad_id=2, truncation="left", instruction="")
+    encoder = SentenceEncoder(checkpoint.tokenizer.parent, settings)
+    pairs = [encoder.encode(task) for task in reference.tasks]
+    names = ("pre/lang_tokens", "pre/lang_masks")
+    return {name: np.stack(x) for name, x in zip(names, zip(*pairs, strict=True), strict=True)}
+
+
+def compare(reference: Reference, found: dict[str, np.ndarray]) -> tuple[list[Row], list[str]]:
+    """Rows for every stage both sides know, in the file's order, and the stages left over."""
+    expected = {n: a for n, a in reference.arrays.items() if not n.startswith(NOT_STAGES)}
+    norms = reference.grad_norms.items()
+    expected |= {f"grad_norm/{key}": np.array(value, np.float32) for key, value in norms}
+    rows, skipped = [], []
+    for name, array in expected.items():
+        if name in found:
+            rows.append(_row(name, array, found[name], reference))
+        else:
+            skipped.append(name)
+    return rows, skipped
+
+
+def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference) -> Row:
+    """A difference in shape or a value that is not finite counts as an infinite error."""
+    if got.shape != expected.shape:
+        return Row(name, math.inf, math.nan)
+    wide, other = expected.astype(np.float64), got.astype(np.float64)
+    if name == DATASET_UNITS and "stats/action/std" in reference.arrays:
+        wide, other = (x / reference["stats/action/std"] for x in (wide, other))
+    if name == SQUARED:
+        wide, other = np.sqrt(wide), np.sqrt(other)
+    if PADDED_ROWS.fullmatch(name):
+        valid = reference["prefix/pad_masks"].astype(bool)
+        wide, other = wide[valid], other[valid]
+    error = float(np.abs(wide - other).max(initial=0.0))
+    return Row(name, error if math.isfinite(error) else math.inf, float(np.abs(wide).max(initial=0)))
+
+
+def group_norms(rows: list[Row]) -> list[Row]:
+    """One row instead of a hundred for the gradient norms, the worst of them."""
+    norms = [row for row in rows if row.stage.startswith("grad_norm/")]
+    rest = [row for row in rows if not row.stage.startswith("grad_norm/")]
+    if norms:
+        worst = max(norms, key=lambda row: row.error)
+        rest.append(Row(f"grad norms ({len(norms)})", worst.error, worst.scale))
+    return rest
+
+
+def report(name: str, tolerance: float, rows: list[Row], skipped: list[str]) -> str:
+    """The table people read."""
+    width = max([len(row.stage) for row in rows] + [24])
+    lines = [f"{'stage (' + name + ')':{width}}  max abs error  max abs value"]
+    for row in rows:
+        mark = "" if row.error <= tolerance else "  <- above tolerance"
+        lines.append(f"{row.stage:{width}}  {row.error:13.2e}  {row.scale:13.3g}{mark}")
+    if skipped:
+        groups = Counter(stage.split("/")[0] for stage in skipped)
+        lines.append(f"not compared: {', '.join(f'{n} of {group}/' for group, n in groups.items())}")
+    worst = max(rows, key=lambda row: row.error)
+    verdict = "within" if worst.error <= tolerance else "ABOVE"
+    lines.append(f"{name}: worst {worst.error:.2e} at {worst.stage}, {verdict} the tolerance {tolerance:.0e}")
+    return "\n".join(lines) + "\n"
+
+
+def run(reference: Reference, provider: StageProvider, write: Callable[[str], object]) -> bool:
+    """Compare one provider, write its table, and say whether it passed."""
+    rows, skipped = compare(reference, provider.stages(reference))
+    rows = group_norms(rows)
+    if not rows:
+        raise OracleError("the reference file holds no stage that can be compared")
+    write(report(provider.name, provider.tolerance, rows, skipped))
+    return max(row.error for row in rows) <= provider.tolerance
+
+
+def build_providers(checkpoint: Checkpoint, *, torch_only: bool) -> list[StageProvider]:
+    """Every implementation that has to agree with the reference."""
+    providers: list[StageProvider] = [TorchStages(checkpoint)]
+    if not torch_only:
+        from grids_policy.parity.onnx import OnnxStages  # imports this module
+
+        providers.append(OnnxStages(checkpoint))
+    return providers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="grids parity", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", metavar="CHECKPOINT_DIR", type=Path, help="folder as LeRobot saves it")
+    parser.add_argument("reference", metavar="ORACLE_NPZ", type=Path, help="reference inputs and stages")
+    parser.add_argument("--torch-only", action="store_true", help="skip the export to ONNX (about 10 s)")
+    arguments = parser.parse_args(argv)
+    try:
+        reference = read_reference(arguments.reference)
+        checkpoint = load_checkpoint(arguments.checkpoint, overrides=reference.overrides)
+        providers = build_providers(checkpoint, torch_only=arguments.torch_only)
+        passed = [run(reference, provider, sys.stdout.write) for provider in providers]
+    except (ValueError, OSError) as error:  # of checkpoint, reference file or bundle: one sentence each
+        sys.stderr.write(f"parity: {error}\n")
+        return 2
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    from grids_policy.parity.cli import main as imported  # one copy of the classes, shared with parity_onnx
+
+    sys.exit(imported())

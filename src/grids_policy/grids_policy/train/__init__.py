@@ -1,0 +1,1 @@
+"""`./grids train`: data, loss and the run. torch, no ROS."""

@@ -1,0 +1,59 @@
+"""A LeRobot dataset (v2.1 or v3.0, ours or downloaded) as a shard: videos are decoded once, then mapped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from grids_policy.model.config import PolicyConfig
+from grids_policy.train.cache import CacheError, CacheSpec, EpisodeRow, Shard
+
+POSES = "privileged.object_poses"
+_POSITIONS = ("object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z")
+_POSITION_COLUMNS = (0, 1, 2, 7, 8, 9)  # of (x y z qw qx qy qz) of the moved object, then of its goal
+
+
+def fitted_size(height: int, width: int, resize_hw: tuple[int, int]) -> tuple[int, int]:
+    """Frame size after the model's own resize, before its padding: nothing is lost by decoding to that."""
+    ratio = max(width / resize_hw[1], height / resize_hw[0])
+    return int(height / ratio), int(width / ratio)
+
+
+def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[int, int], None] | None = None) -> Shard:
+    """Raises CacheError when cameras or joints are not those of the model."""
+    from grids_data.dataset.frame_cache import cached_frames
+    from grids_data.dataset.reader import open_dataset
+    from grids_data.dataset.schema import ACTION, STATE, VALID
+
+    dataset = open_dataset(folder)
+    known = {key: name for name in dataset.cameras for key in (dataset.camera_key(name),)}
+    if missing := [key for key in model.image_keys if key not in known]:
+        raise CacheError(f"{folder}: expected camera {missing[0]!r}, it has {sorted(known)}")
+    joints = tuple(dataset.features[STATE].names or ())
+    state, action = dataset.column(STATE), dataset.column(ACTION)
+    if state.shape[1] != model.state_dim or action.shape[1] != model.action_dim:
+        raise CacheError(
+            f"{folder}: expected state {model.state_dim} and action {model.action_dim}, "
+            f"got {state.shape[1]} and {action.shape[1]}"
+        )
+    sizes = {fitted_size(*dataset.features[key].shape[:2], model.resize_hw) for key in model.image_keys}
+    if len(sizes) > 1:
+        raise CacheError(f"{folder}: expected cameras of one aspect ratio, got {sorted(sizes)} after resizing")
+    extra = {} if progress is None else {"progress": progress}
+    hw = sizes.pop()
+    images = {
+        short: cached_frames(dataset, known[key], hw, **extra)
+        for short, key in zip(model.cameras, model.image_keys, strict=True)
+    }
+    valid = dataset.column(VALID).reshape(-1) if VALID in dataset.features else np.ones(len(dataset), bool)
+    labels, names = np.zeros((len(dataset), 0), np.float32), ()
+    if POSES in dataset.features:
+        labels, names = dataset.column(POSES)[:, _POSITION_COLUMNS], _POSITIONS
+    rows = tuple(
+        EpisodeRow(e.tasks[0] if e.tasks else "", "", e.index, e.start, e.length, e.start, e.length)
+        for e in dataset.episodes
+    )
+    spec = CacheSpec(dataset.fps, 1, hw, model.cameras, joints, names)
+    weight = np.ones(len(dataset), np.float32)
+    pixels = np.zeros((len(dataset), len(model.cameras), 0, 2), np.float32)
+    return Shard(spec, rows, images, state, action, labels, pixels, valid.astype(bool), weight)

@@ -1,0 +1,213 @@
+"""The loss of one batch as a module, so that torch.distributed can wrap it: flow matching plus the labels' error."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from grids_policy.model.config import PolicyConfig
+from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, repeat_cache
+from grids_policy.model.grids import cell_coords
+from grids_policy.model.normalize import Normalizer
+from grids_policy.model.smolvla import Policy, PrefixCache
+from grids_policy.train.config import AugmentConfig, LossConfig
+from grids_policy.train.features import black_tokens
+from grids_policy.train.feed import RawBatch
+
+
+class Losses(NamedTuple):
+    """Scalars; `labels` is (l,), the slot head's mean absolute error per label in its own unit."""
+
+    total: Tensor
+    flow: Tensor
+    auxiliary: Tensor
+    labels: Tensor
+
+
+def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCache]:
+    """Dense tokens (B, N, T, C), hidden prefix (B, P, C) and the cache. `images` may already be dense tokens."""
+    dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
+    sampled = policy.sampler(dense)
+    readable = batch.image_mask
+    if batch.kept is not None:
+        order = torch.arange(sampled.tokens.shape[2], device=batch.kept.device)
+        readable = readable.unsqueeze(-1) & (order < batch.kept[:, None, None])  # (B, N, K)
+    prefix = policy.embed_prefix(sampled.tokens, readable, *batch[2:5])
+    keys, values, hidden = policy.prefill(prefix)
+    return dense, hidden, policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # no map needed here
+
+
+class SlotHead(nn.Module):
+    """Where things are, read from all dense tokens by attention whose expected positions are explicit.
+
+    For training only: it teaches the vision tower to tell objects apart and to say where they are, long before
+    actions would. Queries come from the sentence, so that "the cube" and "the pen" look for different things. The
+    first slots are told which point of the picture to look at, where the data knows (`point_loss`).
+    """
+
+    SLOTS, WIDTH, VALUES = 4, 32, 16
+
+    def __init__(self, config: PolicyConfig, labels: int) -> None:
+        super().__init__()
+        width, each = config.text.width, self.VALUES + 2
+        self.query = nn.Linear(width, self.SLOTS * self.WIDTH)
+        self.norm = nn.LayerNorm(width)
+        self.key, self.value = nn.Linear(width, self.WIDTH), nn.Linear(width, self.VALUES)
+        self.mix = nn.Linear(len(config.image_keys) * self.SLOTS * each + config.state_dim, 128)
+        self.out = nn.Linear(128, labels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.grid = config.grid
+        self.register_buffer("cells", cell_coords(config.grid, align_corners=False) * 2 - 1, persistent=False)
+
+    def forward(self, dense: Tensor, words: Tensor, image_mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """dense (B, N, T, C), words (B, C) mean embedding of the sentence.
+
+        Returns labels (B, l), normalised, and the logarithm of the attention (B, N, slots, T).
+        """
+        tokens = self.norm(dense)
+        query = self.query(words).unflatten(-1, (1, self.SLOTS, self.WIDTH))  # (B, 1, slots, d)
+        scores = query @ self.key(tokens).transpose(-1, -2) * self.WIDTH**-0.5  # (B, N, slots, T)
+        looks = scores.float().log_softmax(-1)
+        weights = looks.exp().to(scores.dtype)
+        read = weights @ torch.cat((self.value(tokens), self.cells.to(tokens.dtype).expand(*tokens.shape[:3], 2)), -1)
+        read = read * image_mask[:, :, None, None]
+        return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1)))), looks
+
+    def point_loss(self, looks: Tensor, pixels: Tensor, image_mask: Tensor) -> Tensor:
+        """Cross entropy of the first P slots' attention against the cells around the true points (B, N, P, 2)."""
+        points = pixels.shape[2]
+        inside = ((pixels >= 0) & (pixels <= 1)).all(-1) & image_mask.unsqueeze(-1)  # (B, N, P)
+        size = pixels.new_tensor(self.grid[::-1])  # columns, rows
+        position = torch.minimum((pixels * size - 0.5).clamp(min=0), size - 1)
+        across, down = (
+            (1 - (position[..., axis, None] - torch.arange(count, device=pixels.device)).abs()).clamp(min=0)
+            for axis, count in ((0, self.grid[1]), (1, self.grid[0]))
+        )
+        wanted = (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2)  # (B, N, P, T)
+        errors = -(wanted * looks[:, :, :points]).sum(-1)
+        return (errors * inside).sum() / inside.sum().clamp(min=1)
+
+
+class PolicyLoss(nn.Module):
+    """Policy and, where labels are learned too, a linear head on the state token, which reads all others."""
+
+    def __init__(self, policy: Policy, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.policy, self.loss = policy, loss
+        labels = statistics.get("labels.mean", torch.zeros(0))
+        wanted = bool(loss.auxiliary) and len(labels) > 0
+        self.head = nn.Linear(policy.config.text.width, len(labels)) if wanted else None
+        self.slots = SlotHead(policy.config, len(labels)) if wanted else None
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        self.register_buffer("label_mean", labels, persistent=False)
+        self.register_buffer("label_std", statistics.get("labels.std", torch.ones(0)), persistent=False)
+
+    def forward(self, batch: TrainBatch, labels: Tensor, pixels: Tensor, random: FlowDraw) -> Losses:
+        policy = self.policy
+        dense, hidden, cache = encode(policy, batch)
+        errors = velocity_errors(policy, cache, batch, random)
+        flow = reduce_errors(policy, errors.float(), batch, random, self.loss.reduction)
+        if self.head is None or self.slots is None:
+            zero = flow.new_zeros(())
+            return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
+        last = batch.token_mask.shape[1] + batch.image_mask.shape[1] * policy.config.image_tokens  # the state token
+        wanted = (labels - self.label_mean) / self.label_std
+        wrong = self.head(hidden[:, last]).float() - wanted
+        shown = batch.token_mask.unsqueeze(-1)
+        words = (policy.language.embed_tokens(batch.tokens) * shown).sum(1) / shown.sum(1)
+        found, looks = self.slots(dense, words, batch.image_mask, batch.state)
+        seen = found.float() - wanted
+        auxiliary = wrong.square().mean() + seen.square().mean()
+        if pixels.shape[2]:
+            auxiliary = auxiliary + self.slots.point_loss(looks, pixels, batch.image_mask)
+        total = flow + self.loss.auxiliary * auxiliary
+        metric = (seen.detach().abs() * self.label_std).mean(0)  # the state token knows where the arm points
+        return Losses(total, flow.detach(), auxiliary.detach(), metric)
+
+
+def velocity_errors(policy: Policy, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
+    """Squared velocity errors (R*B, S, A) for an observation that has been encoded."""
+    clean = F.pad(batch.actions, (0, policy.config.max_action_dim - batch.actions.shape[-1]))
+    repeats = len(random.time) // len(clean)
+    if repeats > 1:
+        cache, clean = repeat_cache(cache, repeats), clean.repeat_interleave(repeats, 0)
+    time = random.time[:, None, None]
+    x_t = time * random.noise + (1 - time) * clean
+    time_row = policy.embed_time(random.time).unsqueeze(1)
+    committed = None if random.n_committed is None else clean
+    velocity = policy.denoise_step(x_t, time_row, cache, committed, random.n_committed)
+    return (random.noise - clean - velocity).square()
+
+
+class BatchMaker:
+    """Raw arrays to network units. Torch's random numbers come from a generator seeded by (seed, process, step)."""
+
+    def __init__(
+        self, policy: Policy, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
+    ) -> None:
+        self.policy, self.state, self.action = policy, state, action
+        self.augment, self.loss = augment, loss
+
+    def __call__(self, raw: RawBatch, generator: torch.Generator, *, training: bool) -> tuple:
+        """(TrainBatch, labels, pixels, FlowDraw) on the policy's device."""
+        device = self.policy.time_table.device
+        images = torch.from_numpy(raw.images).to(device)
+        count, cameras = images.shape[:2]
+        tokens = images.dtype != torch.uint8
+        pixels = images.float() if tokens else self.policy.preprocess([images[:, n] for n in range(cameras)])
+        mask = torch.ones(count, cameras, dtype=torch.bool)
+        if training:
+            pixels = pixels if tokens else self._colours(pixels, generator)
+            pixels, mask = self._lose_cameras(pixels, mask, generator)
+        batch = TrainBatch(
+            pixels,
+            mask.to(device),
+            self.state.apply(torch.from_numpy(raw.state).to(device)),
+            torch.from_numpy(raw.tokens).to(device),
+            torch.from_numpy(raw.token_mask).to(device),
+            self.action.apply(torch.from_numpy(raw.actions).to(device)),
+            torch.from_numpy(raw.pad).to(device),
+            self._kept(count, generator).to(device) if training and self.policy.config.sampler.nested else None,
+        )
+        random = draw(self.policy, count, repeats=self.loss.repeats, generator=generator)
+        moved = FlowDraw(*(None if t is None else t.to(device) for t in random))
+        return batch, torch.from_numpy(raw.labels).to(device), torch.from_numpy(raw.pixels).to(device), moved
+
+    def _kept(self, count: int, generator: torch.Generator) -> Tensor:
+        """How many tokens each sample may read, (B,): drawn evenly from `sampler.nested`."""
+        choices = torch.tensor(self.policy.config.sampler.nested)
+        return choices[torch.randint(len(choices), (count,), generator=generator)]
+
+    def _colours(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Brightness, colour balance and offset, one draw per image; pixels are in [-1, 1]."""
+        a = self.augment
+        if not (a.gain or a.colour or a.offset):
+            return pixels
+        shape = (*pixels.shape[:2], 1, 1, 1)
+        wide = (*pixels.shape[:2], 3, 1, 1)
+
+        def uniform(size: tuple[int, ...], spread: float) -> Tensor:
+            return spread * (2 * torch.rand(size, generator=generator) - 1)
+
+        gain = (1 + uniform(shape, a.gain)) * (1 + uniform(wide, a.colour))
+        offset = gain - 1 + 2 * uniform(shape, a.offset)
+        return (pixels * gain.to(pixels.device) + offset.to(pixels.device)).clamp(-1, 1)
+
+    def _lose_cameras(self, pixels: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Lose at most one camera per sample: its tokens masked, or its image black."""
+        count, cameras = mask.shape
+        if not self.augment.camera_drop or cameras < 2:
+            return pixels, mask
+        lost = torch.rand(count, generator=generator) < self.augment.camera_drop * cameras
+        which = torch.randint(cameras, (count,), generator=generator)
+        black = torch.rand(count, generator=generator) < 0.5
+        rows = torch.arange(count)
+        mask = mask.clone()
+        mask[rows[lost & ~black], which[lost & ~black]] = False
+        dark = -1.0 if pixels.ndim == 5 else black_tokens(self.policy)
+        pixels[rows[lost & black], which[lost & black]] = dark
+        return pixels, mask

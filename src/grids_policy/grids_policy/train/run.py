@@ -1,0 +1,436 @@
+"""One training process: builds everything from a TrainConfig and steps until the schedule ends."""
+
+import copy
+import json
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from grids_common.errors import GridsError
+from grids_policy.model.checkpoint import Checkpoint, save_checkpoint
+from grids_policy.model.config import ConfigError
+from grids_policy.model.initialise import init_weights
+from grids_policy.model.nested import spread_tokens
+from grids_policy.model.normalize import build_normalizer
+from grids_policy.model.smolvla import Policy
+from grids_policy.train.cache import CacheError, Shard, open_cache
+from grids_policy.train.config import TrainConfig, train_config_to_dict
+from grids_policy.train.dataset import open_lerobot
+from grids_policy.train.features import open_features, refuse_image_changes
+from grids_policy.train.feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
+from grids_policy.train.lora import add_lora, merge_lora
+from grids_policy.train.loss import BatchMaker, Losses, PolicyLoss, encode
+from grids_policy.train.start import TOKENIZER, settle_tokenizer, started_from
+from grids_policy.train.state import Average, Progress, learning_rate, load_state, save_state, share_done
+
+_VALIDATION_BATCHES = 8
+_ALIKE = ("fps", "joints", "labels", "points", "image_hw")  # of all data of one run
+STATISTICS = "statistics.safetensors"
+
+
+class ClosedLoop(Protocol):
+    """Measures a checkpoint in closed loop; handed in by the caller, since this package knows no simulator."""
+
+    def __call__(self, checkpoint: Path, *, task: str, episodes: int, fps: float) -> dict[str, float]:
+        """success_rate with its interval (low, high) in 0..1, and episodes. Raises GridsError when it cannot run."""
+        ...
+
+
+@dataclass(frozen=True)
+class World:
+    """Which process this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def choose_device(wanted: str, rank: int) -> torch.device:
+    if wanted != "auto":
+        return torch.device(wanted)
+    return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16 as asked for; "auto" is bf16 where the device multiplies it in hardware, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = torch.cpu.get_capabilities()
+        native = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last: ARM's
+    return "bf16" if native else "fp32"
+
+
+def seeded(seed: int, *numbers: int) -> torch.Generator:
+    """A generator that depends on all numbers."""
+    state = np.random.SeedSequence([seed, *numbers]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
+    """All data of a run. Raises CacheError where its cameras are not the model's."""
+    data, shards = config.data, ()
+    if data.frames:
+        shards += open_cache([Path(folder) for folder in data.frames])
+    for shard in shards:
+        if shard.spec.image_hw != config.model.resize_hw:
+            raise CacheError(
+                f"expected frames of {config.model.resize_hw} (height, width) as model.resize_hw says, got "
+                f"{shard.spec.image_hw}: make them with train_demos --size"
+            )
+    shards += tuple(open_lerobot(folder, config.model) for folder in data.dataset)
+    for shard in shards:
+        if shard.spec.cameras != config.model.cameras:
+            raise CacheError(f"expected cameras {config.model.cameras} as the model has, got {shard.spec.cameras}")
+        differs = [n for n in _ALIKE if getattr(shard.spec, n) != getattr(shards[0].spec, n)]
+        if differs:
+            raise CacheError(f"data differ in {', '.join(differs)}: {shards[0].spec} and {shard.spec}")
+    return shards
+
+
+class Run:
+    """Everything of one process. `train` returns when the schedule is over."""
+
+    def __init__(self, config: TrainConfig, folder: Path, world: World, evaluate: ClosedLoop | None = None) -> None:
+        """`evaluate` measures success of a saved checkpoint while training; None: `closed_loop_every_s` must be 0."""
+        if config.closed_loop_every_s and evaluate is None:
+            raise ConfigError(
+                f"closed_loop_every_s: expected 0 without an evaluator, got {config.closed_loop_every_s:g}: "
+                "start the training with ./grids train"
+            )
+        self.config, self.folder, self.world, self.evaluate = config, folder, world, evaluate
+        self.stopping = False  # set by a signal; the step that runs is finished and saved
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device = choose_device(config.device, world.rank)
+        self.precision = choose_precision(config.precision, self.device)
+        shards = open_shards(config)
+        samples = list_samples(shards, config.data.task_weights)
+        samples, held_out = split_held_out(samples, shards, config.data.held_out_share)
+        self.tokenizer = self._tokenizer(shards)
+        model = config.model
+        self.feed = Feed(shards, samples, config, self.tokenizer)
+        self.held_out = Feed(shards, held_out, config, self.tokenizer) if len(held_out) else None
+        self.statistics = self._statistics()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # heads and LoRA draw their first weights from torch's own generator
+            self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
+        self._freeze()
+        self.optimiser = self._optimiser()
+        # fp16 gradients of a plain loss underflow; for other precisions the scaler does nothing.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.average = Average(self.module, config.ema) if config.ema and world.first else None
+        self.progress = Progress()
+        if (folder / "state").exists():
+            self.progress = load_state(folder / "state", self.module, self.optimiser, self.average, self.scaler)
+        if config.compile:
+            self.module.compile(dynamic=False)  # names and copies stay those of the plain module
+        self.wrapped = DistributedDataParallel(self.module) if world.size > 1 else self.module
+        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, model.state_dim)
+        action = build_normalizer("action", "MEAN_STD", self.statistics, model.action_dim)
+        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
+        self.make = BatchMaker(self.module.policy, *moved, config.augment, config.loss)
+
+    # --- parts -------------------------------------------------------------------------------------------------
+    def _tokenizer(self, shards) -> Tokenizer:
+        if self.world.first:
+            settle_tokenizer(self.config, self.folder, {row.instruction for s in shards for row in s.episodes})
+        if self.world.size > 1:
+            dist.barrier()
+        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """From the first session of this run, so that more data later does not change what the numbers mean."""
+        path = self.folder / STATISTICS
+        if not path.exists() and self.world.first:
+            values = self.feed.statistics(self.config.data.action_statistics)
+            save_file({n: torch.from_numpy(v).contiguous() for n, v in values.items()}, path)
+        if self.world.size > 1:
+            dist.barrier()
+        return load_file(path)
+
+    def _policy(self) -> Policy:
+        if self.config.start_from:
+            policy = self._started()
+        else:
+            policy = Policy(self.config.model).train()
+            init_weights(policy, self.config.seed)
+            if self.config.model.sampler.nested:
+                self._spread(policy)
+        if self.config.lora.rank:
+            add_lora(policy, self.config.lora, skip=("vision.",) if self.config.freeze_vision else ())
+        return policy
+
+    def _started(self) -> Policy:
+        """The weights to fine-tune, behind this run's sampler when the checkpoint has another one."""
+        loaded, nested = started_from(self.config)
+        if self.config.model.sampler.nested and not nested:  # an order that was trained with is kept
+            self._spread(loaded.policy)
+        return loaded.policy.train()
+
+    def _spread(self, policy: Policy) -> None:
+        raw = self.feed.batch(np.arange(min(64, len(self.feed.samples))), None, self.config.augment)
+        images = torch.from_numpy(raw.images)
+        spread_tokens(policy, policy.preprocess([images[:, n] for n in range(images.shape[1])]))
+
+    def _freeze(self) -> None:
+        """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""
+        if self.config.freeze_vision:
+            self._freeze_vision()
+        raw = self.feed.batch(np.arange(2), None, self.config.augment)
+        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, self.config.model.state_dim)
+        action = build_normalizer("action", "MEAN_STD", self.statistics, self.config.model.action_dim)
+        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
+        make = BatchMaker(self.module.policy, *moved, self.config.augment, self.config.loss)
+        self.module(*make(raw, seeded(0), training=False)).total.backward()
+        for parameter in self.module.parameters():
+            if parameter.grad is None:
+                parameter.requires_grad_(requires_grad=False)
+            parameter.grad = None
+
+    def _freeze_vision(self) -> None:
+        """Vision tower and connector stay as they are: the first process sends each image through them, once."""
+        policy = self.module.policy
+        refuse_image_changes(self.config.augment)
+        policy.vision.requires_grad_(requires_grad=False)
+        policy.connector.requires_grad_(requires_grad=False)
+        folder, build = self.folder / "features", self.world.first
+        if self.world.size > 1 and not build:
+            dist.barrier()
+        features = open_features(policy, self.feed.shards, folder, build=build)
+        if self.world.size > 1 and build:
+            dist.barrier()
+        self.feed.features = features
+        if self.held_out is not None:
+            self.held_out.features = features
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        o = self.config.optimiser
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": o.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
+
+    def autocast(self):
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, kinds[self.precision])
+
+    # --- stepping ----------------------------------------------------------------------------------------------
+    def raw_batch(self, step: int) -> RawBatch:
+        rng = np.random.default_rng([self.config.seed, self.world.rank, step, 1])
+        return self.feed.batch(self.feed.draw(rng, self.config.batch), rng, self.config.augment)
+
+    def step(self, raw: RawBatch) -> tuple[Losses, float]:
+        """One update; returns losses and the gradient's norm."""
+        config, number = self.config, self.progress.step
+        batch = self.make(raw, seeded(config.seed, self.world.rank, number, 2), training=True)
+        rate = learning_rate(number, share_done(self.progress, config.optimiser), config.optimiser)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with self.autocast():
+            losses = self.wrapped(*batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), config.optimiser.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.module, number)
+        return losses, float(norm)
+
+    def _agree(self, elapsed_s: float) -> tuple[float, bool]:
+        """(elapsed, stop): the first process's clock and wish count, so that all stop at the same step."""
+        if self.world.size == 1:
+            return elapsed_s, self.stopping
+        shared = torch.tensor([elapsed_s, float(self.stopping)], dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared[0]), bool(shared[1])
+
+    def train(self, log: "Log") -> None:
+        config = self.config
+        prefetch = Prefetch(self.raw_batch, self.progress.step)
+        last_save = last_check = last_loop = time.monotonic()
+        try:
+            stop = False
+            while not stop and share_done(self.progress, config.optimiser) < 1:
+                begin = time.monotonic()
+                losses, norm = self.step(prefetch.get())
+                elapsed, stop = self._agree(self.progress.elapsed_s + time.monotonic() - begin)
+                done = config.batch * self.world.size
+                self.progress = Progress(self.progress.step + 1, elapsed, self.progress.samples + done)
+                if not self.world.first:
+                    continue
+                log.step(self, losses, norm)
+                now = time.monotonic()
+                if now - last_check > config.validate_every_s and self.held_out is not None:
+                    log.write("validation", self.progress, self.validate())
+                    last_check = time.monotonic()
+                if now - last_save > config.save_every_s:
+                    self.save()
+                    last_save = time.monotonic()
+                if config.closed_loop_every_s and now - last_loop > config.closed_loop_every_s:
+                    self.save()
+                    self._check_closed_loop(log)
+                    last_save = last_loop = time.monotonic()
+            if self.world.first:
+                if self.held_out is not None and not stop and log.validated_at != self.progress.step:
+                    log.write("validation", self.progress, self.validate())
+                self.save()
+        finally:
+            prefetch.close()
+
+    def averaged(self) -> PolicyLoss:
+        """A copy with the averaged weights, in eval mode."""
+        module = copy.deepcopy(self.module).eval()
+        if self.average is not None:
+            self.average.copy_to(module)
+        return module
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float | list[float]]:
+        """Averaged weights on held-out episodes, always the same frames and noise."""
+        module, rng = self.averaged(), np.random.default_rng(0)
+        flow, labels, action = [], [], []
+        for number in range(_VALIDATION_BATCHES):
+            raw = self.held_out.batch(self.held_out.draw(rng, 32), None, self.config.augment)
+            batch, wanted, pixels, random = self.make(raw, seeded(1, number), training=False)
+            with self.autocast():
+                losses = module(batch, wanted, pixels, random)
+                chunk = self._sample(module.policy, batch, number)
+            flow.append(float(losses.flow))
+            labels.append(losses.labels.float().cpu())
+            wrong = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs()
+            action.append(float(wrong[~batch.action_is_pad].mean()))
+        named = dict(zip(self.feed.shards[0].spec.labels, torch.stack(labels).mean(0).tolist(), strict=False))
+        return {"flow": float(np.mean(flow)), "action_mae_rad": float(np.mean(action)), "labels": named}
+
+    def _sample(self, policy: Policy, batch, number: int) -> Tensor:
+        config = policy.config
+        noise = torch.randn(len(batch.state), config.chunk, config.max_action_dim, generator=seeded(2, number))
+        chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])
+        return chunk[..., : config.action_dim].float()
+
+    def _check_closed_loop(self, log: "Log") -> None:
+        """A simulator that does not run here is no reason to end a training."""
+        try:
+            log.write("closed_loop", self.progress, self.closed_loop())
+        except GridsError as error:
+            log.say(f"closed loop: {error}; training goes on without")
+
+    def closed_loop(self) -> dict[str, float]:
+        """Success of the saved checkpoint as the evaluator measures it; the other processes wait meanwhile."""
+        config, spec = self.config, self.feed.shards[0].spec
+        return self.evaluate(
+            self.folder / "checkpoint",
+            task=config.closed_loop_task,
+            episodes=config.closed_loop_episodes,
+            fps=spec.fps / config.data.row_every,
+        )
+
+    def save(self) -> None:
+        """State to go on from, and the averaged weights as a checkpoint."""
+        whole = {"progress": self.progress, "scaler": self.scaler}
+        save_state(self.folder / "state", self.module, self.optimiser, self.average, **whole)
+        save_checkpoint(self.folder / "checkpoint", self.checkpoint())
+
+    def checkpoint(self) -> Checkpoint:
+        shards = self.feed.shards
+        hw = shards[0].spec.image_hw
+        policy = self.averaged().policy.cpu()
+        merge_lora(policy)
+        policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
+        statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
+        raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
+        return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER)
+
+
+class Log:
+    """RUN/log.jsonl, TensorBoard where installed, and one line of progress on the terminal."""
+
+    def __init__(self, folder: Path, config: TrainConfig, say) -> None:
+        self._path, self.say, self._every = folder / "log.jsonl", say, config.log_every_s
+        self._last, self._recent = time.monotonic(), []
+        self._last_samples: int | None = None
+        self.validated_at = -1
+        self._board = _tensorboard(folder)
+        if self._board is None:
+            say("TensorBoard is not installed (pip install tensorboard): curves go to log.jsonl only")
+        (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
+
+    def step(self, run: Run, losses: Losses, norm: float) -> None:
+        self._recent.append((losses.flow, losses.auxiliary, norm))
+        now = time.monotonic()
+        if self._last_samples is None:
+            self._last_samples = run.progress.samples
+        if now - self._last < self._every:
+            return
+        flow, auxiliary, gradient = (float(np.mean([float(row[i]) for row in self._recent])) for i in range(3))
+        rate = (run.progress.samples - self._last_samples) / (now - self._last)
+        values = {"flow": flow, "auxiliary": auxiliary, "gradient": gradient, "samples_per_s": rate}
+        values["lr"] = run.optimiser.param_groups[0]["lr"]
+        self.write("train", run.progress, values)
+        o, progress = run.config.optimiser, run.progress
+        share = share_done(progress, o)
+        left = progress.elapsed_s / max(share, 1e-6) * (1 - share)
+        self.say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
+        self._last, self._last_samples, self._recent = now, progress.samples, []
+
+    def write(self, kind: str, progress: Progress, values: dict) -> None:
+        row = {"kind": kind, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **values}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{kind}/{name}", value, progress.step)
+        if kind == "closed_loop":
+            self.say(f"closed loop: success {values['success_rate']:.2f} ({values['low']:.2f}-{values['high']:.2f})")
+        if kind == "validation":
+            self.validated_at = progress.step
+            labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())
+            self.say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
+
+
+def _tensorboard(folder: Path):
+    """A SummaryWriter, or None where tensorboard is not installed: log.jsonl says the same."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def choose_backend(device: str, on_this_machine: int) -> str:
+    """nccl where each process has a GPU of its own, which it insists on; else gloo."""
+    gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    return "nccl" if gpus >= on_this_machine else "gloo"
+
+
+def join(rank: int, size: int, port: int, device: str = "auto") -> World:
+    """Enter the group of processes. torchrun's environment wins over the arguments."""
+    size = int(os.environ.get("WORLD_SIZE", size))
+    if size > 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(port))
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        dist.init_process_group(choose_backend(device, here), rank=rank, world_size=size)
+    return World(rank, size)

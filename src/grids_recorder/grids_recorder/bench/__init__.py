@@ -1,0 +1,1 @@
+"""`./grids bench record`: messages lost, CPU, write latency, crash recovery."""

@@ -1,0 +1,199 @@
+"""`./grids bench record`: does the recorder keep every message, at what cost, and what does kill -9 take?
+
+1. Two cameras of 640x480 at 30 fps and three states at 100 Hz from another process through the real recorder node:
+   messages lost, CPU, write time. 2. The writer is killed at random moments and its bag recovered.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from grids_data.bag import cdr
+from grids_data.bag.reader import Bag, find_bags
+from grids_data.bag.series import JOINTS, TRACE
+from grids_data.bag.writer import FLUSH_S, BagWriter
+from grids_data.errors import DataError
+from grids_recorder.bench import synthetic
+from grids_recorder.node.recording import Recording
+from grids_recorder.recover import recover_all
+
+SIZE = (480, 640)
+SECONDS, SHORT_SECONDS = 60.0, 12.0
+KILLS, SHORT_KILLS = 50, 8
+_RECORDER = "import sys; from grids_recorder.node.recorder import main; sys.exit(main())"
+_SOURCE = "import sys; from grids_recorder.bench.source import main; sys.exit(main(sys.argv[1:]))"
+_START_S = 60.0
+_FLUSH_SLACK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Outcome of the first part. CPU in percent of one core."""
+
+    published: int
+    lost: int
+    cpu_percent: float
+    write_p99_ms: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kills:
+    """Outcome of the second part."""
+
+    kills: int
+    unreadable: int
+    lost_beyond_last_second: int
+    worst_loss_s: float
+
+
+def missing_stamps(published: list[int], recorded: set[int]) -> int:
+    """Messages published between the answers to start and stop that are not in the bag, first and last included."""
+    return sum(stamp not in recorded for stamp in published)
+
+
+def run_graph(folder: Path, seconds: float) -> Graph:
+    """Recorder and source as processes in a ROS domain of their own."""
+    environment = os.environ | {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40)}
+    parameters = {"folder": str(folder / "bags"), "min_free_mb": 50}
+    words = [sys.executable, "-c", _RECORDER, "--ros-args"]
+    words += [word for name, value in parameters.items() for word in ("-p", f"recorder:{name}:={json.dumps(value)}")]
+    with (folder / "recorder.log").open("w") as log:
+        recorder = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+        try:
+            told = folder / "published.json"
+            source = [sys.executable, "-c", _SOURCE, str(told), str(seconds), str(recorder.pid)]
+            subprocess.run(source, env=environment, check=True, timeout=seconds + _START_S)
+        finally:
+            recorder.send_signal(signal.SIGINT)
+            try:
+                recorder.wait(20)
+            except subprocess.TimeoutExpired:
+                recorder.kill()
+                recorder.wait()
+    tale = json.loads(told.read_text(encoding="utf-8"))
+    (bag_folder,) = find_bags([folder / "bags"])
+    recorded: dict[str, set[int]] = {}
+    with Bag(bag_folder) as bag:
+        for record in bag.records():
+            if cdr.has_header(record.type):
+                topic = record.topic.removesuffix(cdr.COMPRESSED_SUFFIX)
+                recorded.setdefault(topic, set()).add(cdr.stamp_ns(record.raw))
+        write_p99_ms = bag.episode["write_p99_ms"]
+    lost = sum(missing_stamps(stamps, recorded.get(topic, set())) for topic, stamps in tale["stamps"].items())
+    published = sum(map(len, tale["stamps"].values()))
+    size = sum(file.stat().st_size for file in bag_folder.glob("*.mcap"))
+    return Graph(published, lost, tale["cpu_percent"], write_p99_ms, size)
+
+
+def _write_until_killed(folder: Path, told: Path) -> None:
+    """The child: records synthetic messages in real time, telling each stamp it handed to the recorder."""
+    connections = [(JOINTS, synthetic.JOINT_STATE, False), (TRACE, synthetic.COMMAND_TRACE, False)]
+    connections += [(f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")]
+    bag = BagWriter(folder, connections, {"task": "bench"})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=64 << 20, min_free_bytes=0)
+    out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    offset_ns = time.time_ns() - time.monotonic_ns()
+    for sample in synthetic.samples(60.0, start_ns=time.time_ns(), size=(240, 320)):
+        time.sleep(max(sample.stamp_ns - offset_ns - time.monotonic_ns(), 0) * 1e-9)
+        recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+        os.write(out, f"{sample.stamp_ns} {sample.topic}\n".encode())
+
+
+def kill_once(folder: Path, after_s: float) -> tuple[bool, float]:
+    """(readable, seconds before the end whose messages are missing) of one killed recording."""
+    told = folder / "told.txt"
+    child = os.fork()
+    if child == 0:
+        try:
+            _write_until_killed(folder / "bags" / "episode", told)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + _START_S
+    while (not told.exists() or told.stat().st_size == 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(after_s)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    handed = [(int(stamp), topic) for stamp, topic in (line.split() for line in told.read_text().splitlines())]
+    (result,) = recover_all(folder / "bags")
+    kept = set()
+    # Before the first flush there is no message on the disk: a loss like any other, to be judged by its length.
+    if not result.empty or after_s > FLUSH_S + _FLUSH_SLACK_S:
+        try:
+            with Bag(result.folder or result.partial) as bag:
+                kept = {(cdr.stamp_ns(r.raw), r.topic.removesuffix(cdr.COMPRESSED_SUFFIX)) for r in bag.records()}
+        except DataError:
+            return False, after_s
+    end = handed[-1][0]
+    lost = [stamp for stamp, topic in handed if (stamp, topic) not in kept]
+    return True, (end - min(lost)) * 1e-9 if lost else 0.0
+
+
+def run_kills(folder: Path, count: int) -> Kills:
+    """Kill at `count` random moments, the same ones every time."""
+    dice, unreadable, beyond, worst = random.Random(7), 0, 0, 0.0
+    for number in range(count):
+        place = folder / f"kill_{number}"
+        (place / "bags").mkdir(parents=True)
+        readable, loss_s = kill_once(place, dice.uniform(0.3, 2.0))
+        unreadable += not readable
+        beyond += loss_s > 1.0
+        worst = max(worst, loss_s)
+        shutil.rmtree(place)
+        sys.stderr.write(f"\rkilled {number + 1}/{count}, worst loss {worst:.2f} s")
+        sys.stderr.flush()
+    sys.stderr.write("\n")
+    return Kills(count, unreadable, beyond, worst)
+
+
+def main(argv: list[str]) -> int:
+    """0 when nothing was lost and every bag is readable, else 1. The last line is one JSON object."""
+    parser = argparse.ArgumentParser(prog="grids bench record", description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="less than a minute")
+    arguments = parser.parse_args(argv)
+    seconds, count = (SHORT_SECONDS, SHORT_KILLS) if arguments.short else (SECONDS, KILLS)
+    with tempfile.TemporaryDirectory(prefix="grids-bench-") as name:
+        folder = Path(name)
+        # The kills fork, so they come before anything starts threads here.
+        killed = run_kills(folder, count)
+        graph = run_graph(folder, seconds)
+    rate = graph.bytes / seconds / 1e6
+    lines = [
+        f"graph, {seconds:.0f} s: {graph.published} messages published, {graph.lost} lost; recorder "
+        f"{graph.cpu_percent:.0f} % of a core, write p99 {graph.write_p99_ms:.2f} ms, {rate:.1f} MB/s",
+        f"kill -9, {killed.kills} times: {killed.unreadable} unreadable, {killed.lost_beyond_last_second} lost more "
+        f"than the last second (worst {killed.worst_loss_s:.2f} s)",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    row = {
+        "bench": "record", "seconds": seconds, "published": graph.published, "lost": graph.lost,
+        "unreadable": killed.unreadable, "cpu_percent": round(graph.cpu_percent, 1),
+        "write_p99_ms": round(graph.write_p99_ms, 3), "bytes": graph.bytes, "kills": killed.kills,
+        "lost_beyond_last_second": killed.lost_beyond_last_second, "worst_loss_s": round(killed.worst_loss_s, 3),
+        "load": round(psutil.getloadavg()[0], 1),
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(row) + "\n")
+    return int(graph.lost + killed.unreadable + killed.lost_beyond_last_second > 0)
+
+
+def noisy_frames(count: int) -> list[np.ndarray]:
+    """Pictures with sensor noise, so that JPEG has real work: (480, 640, 3) uint8."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for index in range(count):
+        clean = synthetic.frame(index / 30, SIZE).astype(float)
+        frames.append(np.clip(clean + rng.normal(0, 4, clean.shape), 0, 255).astype(np.uint8))
+    return frames

@@ -1,0 +1,101 @@
+"""A made-up arm and made-up cameras as serialized messages, for the bench and for tests. No ROS graph.
+
+The arm swings slowly; each picture shows a bar whose column follows the frame's time, so frames can be told apart.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from grids_common.so100 import JOINT_NAMES
+from grids_common.topics import CAMERAS
+from grids_data.bag import cdr
+from grids_data.bag.series import JOINTS, TRACE
+
+JOINT_STATE, COMMAND_TRACE = "sensor_msgs/msg/JointState", "grids_msgs/msg/CommandTrace"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One message on its way to a recorder; `stamp_ns` is also inside `raw`."""
+
+    topic: str
+    type: str
+    stamp_ns: int
+    raw: bytes
+
+
+def _header(stamp_ns: int):
+    types = cdr.typestore().types
+    time = types["builtin_interfaces/msg/Time"](stamp_ns // 10**9, stamp_ns % 10**9)
+    return types["std_msgs/msg/Header"](time, "base")
+
+
+def _serialize(kind: str, **fields: object) -> bytes:
+    store = cdr.typestore()
+    return bytes(store.serialize_cdr(store.types[kind](**fields), kind))
+
+
+def positions(time_s: float) -> np.ndarray:
+    """Where the arm is, (6,) rad."""
+    return 0.4 * np.sin(0.8 * time_s + np.arange(len(JOINT_NAMES)))
+
+
+def frame(time_s: float, size: tuple[int, int], *, camera: str = CAMERAS[0]) -> np.ndarray:
+    """(height, width, 3) uint8: a grey gradient and a bar at column 40 * time (modulo the width)."""
+    height, width = size
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[:] = np.linspace(60, 160, width, dtype=np.uint8)[None, :, None]
+    column = int(40 * time_s) % width
+    picture[:, column : column + 3] = (220, 60, 40) if camera == CAMERAS[0] else (40, 60, 220)
+    return picture
+
+
+def image(stamp_ns: int, picture: np.ndarray) -> bytes:
+    height, width, _ = picture.shape
+    return _serialize(
+        cdr.IMAGE, header=_header(stamp_ns), height=height, width=width, encoding="rgb8", is_bigendian=0,
+        step=3 * width, data=picture.reshape(-1),
+    )  # fmt: skip
+
+
+def joint_state(stamp_ns: int, rad: np.ndarray) -> bytes:
+    none = np.empty(0)
+    return _serialize(
+        JOINT_STATE, header=_header(stamp_ns), name=list(JOINT_NAMES), position=rad, velocity=none, effort=none
+    )
+
+
+def command_trace(
+    stamp_ns: int, rad: np.ndarray, *, human: bool = False, raw: np.ndarray | None = None, source: str = "policy"
+) -> bytes:
+    """`raw` other than `rad` means that the command was outside the range."""
+    return _serialize(
+        COMMAND_TRACE, header=_header(stamp_ns), joint_names=list(JOINT_NAMES), source=source, sequence=0, epoch=0,
+        row=-1.0, raw=rad if raw is None else raw, limited=rad, sent=rad, measured=rad, limits_hit=int(raw is not None),
+        human=human,
+    )  # fmt: skip
+
+
+def samples(
+    duration_s: float,
+    *,
+    start_ns: int = 1_700_000_000_000_000_000,
+    size: tuple[int, int] = (48, 64),
+    image_hz: float = 30.0,
+    joint_hz: float = 100.0,
+) -> Iterator[Sample]:
+    """Both cameras, joints and command traces of `duration_s`, in order of their stamps."""
+    events = [(k / joint_hz, 1, "") for k in range(math.ceil(duration_s * joint_hz))]
+    events += [(k / image_hz, 0, camera) for k in range(math.ceil(duration_s * image_hz)) for camera in CAMERAS]
+    for time_s, kind, camera in sorted(events):
+        stamp = start_ns + round(time_s * 1e9)
+        if kind == 0:
+            picture = frame(time_s, size, camera=camera)
+            yield Sample(f"/{camera}/color/image_raw", cdr.IMAGE, stamp, image(stamp, picture))
+            continue
+        rad = positions(time_s)
+        yield Sample(JOINTS, JOINT_STATE, stamp, joint_state(stamp, rad))
+        yield Sample(TRACE, COMMAND_TRACE, stamp, command_trace(stamp, positions(time_s + 0.05)))

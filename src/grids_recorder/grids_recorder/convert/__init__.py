@@ -1,0 +1,1 @@
+"""`./grids convert`: bags to a LeRobot dataset."""

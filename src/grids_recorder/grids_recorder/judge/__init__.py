@@ -1,0 +1,1 @@
+"""`./grids check`: is an episode worth training on."""

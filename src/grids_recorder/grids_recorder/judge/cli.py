@@ -1,0 +1,89 @@
+"""`./grids check BAG…`: judges recorded episodes, writes verdict.json and a contact sheet beside each bag."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from grids_data.bag.reader import UNREADABLE, Bag, find_bags
+from grids_data.bag.series import JOINTS, Series, read_series
+from grids_data.bag.writer import write_json
+from grids_data.errors import DataError
+from grids_recorder.judge.verdict import REJECT, Finding, Limits, Verdict, judge, limits_of
+
+VERDICT_FILE = "verdict.json"
+SHEET_FILE = "contact_sheet.png"
+_COLOUR = {"OK": "green", "WARN": "yellow", "REJECT": "red"}
+
+
+def check_bag(
+    folder: Path, *, image_hz: float | None = None, joint_hz: float | None = None, sheet: bool = True
+) -> Verdict:
+    """Judge one bag, at the rates of its episode.json unless others are given, and store what was found beside it.
+
+    Where that folder cannot be written, the verdict is only returned.
+    """
+    with Bag(folder) as bag:
+        series, verdict = _judge(bag, limits_of(bag.episode, image_hz=image_hz, joint_hz=joint_hz))
+        try:
+            write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
+            if sheet and series is not None:
+                from grids_recorder.judge.contact_sheet import save_sheet
+
+                save_sheet(bag, series, verdict, folder / SHEET_FILE)
+        except OSError as error:
+            sys.stderr.write(f"{folder}: the verdict cannot be stored there ({error.strerror}); it is only shown\n")
+    return verdict
+
+
+def _judge(bag: Bag, limits: Limits) -> tuple[Series | None, Verdict]:
+    """A message that cannot be decoded is a finding like any other: nothing would convert this episode."""
+    try:
+        series = read_series(bag)
+        return series, judge(series, bag.episode, limits)
+    except UNREADABLE as error:
+        finding = Finding(REJECT, f"cannot be read: {error}")
+        return None, Verdict(REJECT, (finding,), (), bag.duration_s)
+
+
+def stored_level(folder: Path) -> str | None:
+    """The level in verdict.json, or None when the bag was not judged yet."""
+    path = folder / VERDICT_FILE
+    return json.loads(path.read_text(encoding="utf-8"))["level"] if path.exists() else None
+
+
+def lines(folder: Path, verdict: Verdict) -> list[str]:
+    """An episode in the table: one line, then one per finding."""
+    images = [f"{c.recorded}/{c.expected}" for c in verdict.topics if "image" in c.topic and c.expected >= 0]
+    joints = [f"{c.recorded}/{c.expected}" for c in verdict.topics if c.topic == JOINTS]
+    level = f"[{_COLOUR[verdict.level]}]{verdict.level:6s}[/]"
+    counts = f"{verdict.duration_s:6.1f} s  images {' + '.join(images)}  joints {' '.join(joints)}"
+    return [f"{level} {folder.name}  {counts}", *(f"         {f.level.lower()}: {f.text}" for f in verdict.findings)]
+
+
+def main(argv: list[str]) -> int:
+    """0 no episode rejected, 1 at least one, 2 nothing to judge."""
+    parser = argparse.ArgumentParser(prog="grids check", description=__doc__)
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")
+    parser.add_argument("--image-hz", type=float, help="expected camera rate (default: the episode's own)")
+    parser.add_argument("--joint-hz", type=float, help="expected joint rate (default: the episode's own)")
+    parser.add_argument("--no-sheet", action="store_true", help="no contact sheets")
+    arguments = parser.parse_args(argv)
+    rates = {"image_hz": arguments.image_hz, "joint_hz": arguments.joint_hz}
+    rows, unreadable = [], False
+    try:
+        for folder in find_bags(arguments.bags):
+            try:
+                rows.append((folder, check_bag(folder, **rates, sheet=not arguments.no_sheet)))
+            except (DataError, *UNREADABLE) as error:
+                unreadable = True
+                sys.stderr.write(f"grids check: {folder.name}: {error}\n")
+    except DataError as error:
+        sys.stderr.write(f"grids check: {error}\n")
+        return 2
+    console = Console(highlight=False, soft_wrap=True)
+    for folder, verdict in rows:
+        console.print("\n".join(lines(folder, verdict)))
+    return int(unreadable or any(verdict.level == REJECT for _, verdict in rows))

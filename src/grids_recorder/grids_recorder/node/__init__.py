@@ -1,0 +1,1 @@
+"""The recorder node: subscriptions, the writer thread, episodes and sessions."""

@@ -1,0 +1,39 @@
+"""What follows the last message of an episode: close, judge, or put away. Runs in a thread of its own."""
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from grids_data.bag.reader import DISCARDED
+from grids_data.errors import DataError
+from grids_recorder.judge.cli import check_bag
+from grids_recorder.node.recording import Recording
+from grids_recorder.node.session import DISCARD, REDO
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """`level` is OK, WARN or REJECT; `note` says why. `failed`: the disk refused, the rest is for recovery."""
+
+    folder: Path | None
+    level: str
+    note: str
+    failed: bool = False
+
+
+def save(recording: Recording, outcome: str, changes: dict) -> Saved:
+    """Finish an episode. Discarded ones are moved aside, not erased: keys are pressed by mistake."""
+    folder = recording.finish(**changes)
+    if folder is None:
+        return Saved(None, "REJECT", f"{recording.failure}; mend that, then run ./grids recover", failed=True)
+    if outcome in (DISCARD, REDO):
+        aside = folder.parent / DISCARDED
+        aside.mkdir(exist_ok=True)
+        return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
+    try:
+        verdict = check_bag(folder)
+    except Exception as error:  # the thread's top: the episode is safe on disk whatever judging does
+        known = isinstance(error, (DataError, OSError))
+        text = str(error) if known else "".join(traceback.format_exception(error))
+        return Saved(folder, "REJECT", f"could not be judged: {text}")
+    return Saved(folder, verdict.level, verdict.reasons)

@@ -1,0 +1,1 @@
+"""Recorded commands through a running driver."""

@@ -1,0 +1,180 @@
+"""Plays recorded commands through a running driver, as action chunks: every guard of the driver applies."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from grids_msgs.msg import ActionChunk, CommandTrace, DriverStatus
+from grids_msgs.srv import SetMode
+from rclpy.node import Node
+
+from grids_common import topics
+from grids_common.so100 import JOINT_NAMES
+from grids_data.bag.reader import Bag
+from grids_data.bag.series import JOINTS, TRACE, read_series
+from grids_data.errors import DataError
+from grids_recorder.replay.guard import ARRIVED_RAD, Intake, break_in, distance
+
+DT_S = 0.02
+HORIZON = 60
+PERIOD_S = 0.2
+DRIVER_WAIT_S = 5.0
+# The driver ramps from where the arm is to the first row, at first with 0.5 rad/s; the longest way takes 12 s.
+APPROACH_WAIT_S = 20.0
+
+
+def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows of sent goals every DT_S (n, 6), times of measured joints in s, measured joints (m, 6)), rad."""
+    series = read_series(bag)
+    if TRACE not in series.streams or len(series.sent) < 2:
+        raise DataError(f"{bag.folder}: expected recorded commands on {TRACE}, found none")
+    stamps = series.streams[TRACE].stamp_ns
+    times = (stamps - stamps[0]) * 1e-9
+    problem = break_in(times)
+    if problem:
+        raise DataError(f"{bag.folder}: {problem}, so that its motion is not known: replay another episode")
+    grid = np.arange(0.0, times[-1], DT_S)
+    rows = np.stack([np.interp(grid, times, series.sent[:, j]) for j in range(len(JOINT_NAMES))], axis=1)
+    measured = (series.streams[JOINTS].stamp_ns - stamps[0]) * 1e-9 if JOINTS in series.streams else np.empty(0)
+    return rows, measured, series.joints
+
+
+def first_measured(rows: np.ndarray, times: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Where the arm was at the first row, (6,) rad; the row itself where that was not recorded."""
+    return joints[int(np.abs(times).argmin())] if len(joints) else rows[0]
+
+
+def window(rows: np.ndarray, at_s: float, speed: float) -> np.ndarray:
+    """The next HORIZON rows (HORIZON, 6) from `at_s` of playing time; before 0 the first, past the end the last row."""
+    index = (at_s + np.arange(HORIZON) * DT_S) * speed / DT_S
+    index = np.clip(index, 0, len(rows) - 1)
+    low = index.astype(int)
+    high = np.minimum(low + 1, len(rows) - 1)
+    part = (index - low)[:, None]
+    return (1 - part) * rows[low] + part * rows[high]
+
+
+class Player(Node):
+    """One thread: spins itself between two chunks."""
+
+    def __init__(self) -> None:
+        super().__init__("replay")
+        self.status: DriverStatus | None = None
+        self.measured: list[tuple[float, np.ndarray]] = []
+        self._intake = Intake(0.0, 0, 0)
+        self._sequence, self._epoch = 0, int(time.time()) % 2**32
+        self._chunks = topics.publisher(self, "/policy/action_chunk", ActionChunk)
+        topics.subscription(self, "/follower/status", DriverStatus, self._on_status)
+        topics.subscription(self, TRACE, CommandTrace, self._on_trace)
+        self._modes = self.create_client(SetMode, "driver/set_mode")
+
+    def _on_status(self, message: DriverStatus) -> None:
+        self.status = message
+
+    def _on_trace(self, message: CommandTrace) -> None:
+        self.measured.append((time.monotonic(), np.array(message.measured)))
+
+    def spin_for(self, seconds: float, until=lambda: False) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not until():
+            rclpy.spin_once(self, timeout_sec=min(0.02, max(end - time.monotonic(), 0.0)))
+        return until()
+
+    def set_mode(self, mode: str) -> None:
+        if not self._modes.wait_for_service(timeout_sec=DRIVER_WAIT_S):
+            raise DataError(
+                "no driver answers: start one first, for example ./grids teleop operator:=none in another terminal"
+            )
+        future = self._modes.call_async(SetMode.Request(mode=mode))
+        if not self.spin_for(DRIVER_WAIT_S, future.done):
+            raise DataError(f"the driver did not answer to set_mode {mode!r} within {DRIVER_WAIT_S:.0f} s")
+        if not future.result().success:
+            raise DataError(f"the driver refused mode {mode!r}: {future.result().message}")
+
+    def send(self, rows: np.ndarray, sequence: int, epoch: int) -> None:
+        now_ns = self.get_clock().now().nanoseconds
+        chunk = ActionChunk(
+            joint_names=list(JOINT_NAMES), dt=DT_S, horizon=len(rows), positions=rows.ravel().tolist(),
+            sequence=sequence, epoch=epoch, bundle_id="replay",
+        )  # fmt: skip
+        chunk.header.stamp = Time(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
+        self._chunks.publish(chunk)
+
+    def play(self, rows: np.ndarray, reached: np.ndarray, speed: float) -> tuple[float, str]:
+        """Approach, then play; returns (monotonic s of the episode's start, "" or why it ended early).
+
+        `reached` (6,) rad is where the arm was at the first row when it was recorded.
+        """
+        if not self.spin_for(DRIVER_WAIT_S, lambda: self.status is not None and self.status.mode == "policy"):
+            raise DataError(f"the driver did not report mode 'policy' within {DRIVER_WAIT_S:.0f} s")
+        self._intake = Intake(time.monotonic(), self.status.chunks_accepted, self.status.chunks_refused)
+        ended = self._approach(rows[0], reached)
+        start = time.monotonic()
+        while not ended and (at_s := time.monotonic() - start) < len(rows) * DT_S / speed:
+            ended = self._send_and_watch(window(rows, at_s, speed))
+        return start, ended
+
+    def _approach(self, first: np.ndarray, reached: np.ndarray) -> str:
+        """Ask for the first row until the arm is there."""
+        deadline = time.monotonic() + APPROACH_WAIT_S
+        while not (ended := self._send_and_watch(np.tile(first, (HORIZON, 1)))):
+            away, joint = distance(self.measured[-1][1], first, reached) if self.measured else (np.inf, "the arm")
+            if away <= ARRIVED_RAD:
+                return ""
+            if time.monotonic() > deadline:
+                where = f"{joint} is {away:.2f} rad away"
+                return f"the arm did not come to the first pose within {APPROACH_WAIT_S:.0f} s: {where}"
+        return ended
+
+    def _send_and_watch(self, rows: np.ndarray) -> str:
+        """One chunk and PERIOD_S of listening; why the episode cannot go on, or an empty string."""
+        self._sequence += 1
+        self.send(rows, self._sequence, self._epoch)
+        self.spin_for(PERIOD_S)
+        status = self.status
+        if status.mode != "policy":
+            return f"the driver went to {status.mode}: {status.reason}"
+        taken = status.chunks_accepted, status.chunks_refused
+        return self._intake.problem(time.monotonic(), *taken, status.last_refusal)
+
+
+def tracking(player: Player, start: float, speed: float, times: np.ndarray, joints: np.ndarray) -> np.ndarray | None:
+    """Mean absolute difference to the recorded joints (6,) rad, over the playing time; None without overlap."""
+    if not len(joints):
+        return None
+    inside = [((at - start) * speed, rad) for at, rad in player.measured if 0 <= (at - start) * speed <= times[-1]]
+    if not inside:
+        return None
+    at, now = np.array([t for t, _ in inside]), np.stack([rad for _, rad in inside])
+    then = np.stack([np.interp(at, times, joints[:, j]) for j in range(now.shape[1])], axis=1)
+    return np.abs(now - then).mean(axis=0)
+
+
+def replay_arm(folder: Path, speed: float) -> int:
+    """Exit code of `./grids replay --to arm`; DataError when it cannot begin."""
+    with Bag(folder) as bag:
+        rows, times, joints = recorded_commands(bag)
+    rclpy.init()
+    player = Player()
+    try:
+        player.set_mode("policy")
+        sys.stdout.write(f"playing {len(rows) * DT_S / speed:.1f} s, once the arm has come to the first pose\n")
+        sys.stdout.flush()
+        start, ended = player.play(rows, first_measured(rows, times, joints), speed)
+        if ended:
+            sys.stderr.write(f"ended early: {ended}\n")
+            return 1
+        difference = tracking(player, start, speed, times, joints)
+        if difference is not None:
+            cells = "  ".join(f"{n} {1000 * d:.0f}" for n, d in zip(JOINT_NAMES, difference, strict=True))
+            sys.stdout.write(f"mean distance from the recorded motion in mrad: {cells}\n")
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped: the driver holds when no more chunks come\n")
+        return 1
+    finally:
+        player.destroy_node()
+        rclpy.try_shutdown()

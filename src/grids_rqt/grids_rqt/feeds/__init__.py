@@ -1,0 +1,1 @@
+"""What fills the view model: a live graph, a bag, a demo run."""

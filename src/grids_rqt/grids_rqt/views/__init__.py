@@ -1,0 +1,1 @@
+"""Qt widgets that paint the view model."""

@@ -1,0 +1,217 @@
+"""The whole picture: header with controls, two cameras, latency, joints, maps, servos. Knows nothing of ROS."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import fields
+
+from qtpy import QtCore, QtGui, QtWidgets
+
+from grids_perception.overlay.draw import Style
+from grids_rqt.view_model import Model, ViewState
+from grids_rqt.views import theme
+from grids_rqt.views.camera import CameraView
+from grids_rqt.views.chunk import ChunkView
+from grids_rqt.views.health import LatencyView, ServoView
+from grids_rqt.views.maps import MapsView
+
+REFRESH_MS = 45
+LAYERS = ("rings", "index", "trail", "footprint", "retention")
+MODES = ("idle", "policy", "teleop", "freedrive")
+MODE_COLORS = {"policy": theme.BLUE, "teleop": theme.GREEN, "estop": theme.RED, "fault": theme.RED}
+
+
+class AbstractControls(ABC):
+    """What the buttons do. Every call returns at once; the outcome goes to `report(ok, sentence)` from any thread."""
+
+    report: Callable[[bool, str], None]
+
+    @abstractmethod
+    def estop(self) -> None: ...
+    @abstractmethod
+    def reset_estop(self) -> None: ...
+    @abstractmethod
+    def set_mode(self, mode: str) -> None: ...
+    @abstractmethod
+    def instruct(self, instruction: str) -> None: ...
+
+
+class Header(QtWidgets.QWidget):
+    """Mode, state and reason; instruction, mode choice, emergency stop."""
+
+    reported = QtCore.Signal(bool, str)  # from the ROS thread into this one
+
+    def __init__(self, controls: AbstractControls | None) -> None:
+        super().__init__()
+        self._controls, self._said = controls, None
+        self._gone = ("nothing on /follower/status any more: is the driver running?", False)
+        self._mode = theme.Line("–")
+        self._mode.setMinimumWidth(170)
+        self._reason = theme.Line("waiting for /follower/status")
+        self._instruction = QtWidgets.QLineEdit()
+        self._instruction.setPlaceholderText("instruction for the policy")
+        self._send = QtWidgets.QPushButton("Send")
+        self._modes = QtWidgets.QComboBox()
+        self._modes.addItems(MODES)
+        self._set_mode = QtWidgets.QPushButton("Set mode")
+        self._reset = QtWidgets.QPushButton("Reset stop")
+        self._estop = QtWidgets.QPushButton("■  EMERGENCY STOP")
+        self._estop.setObjectName("estop")
+        # Not the button's own shortcut: of several equal ones Qt presses none, and rqt can show several panels.
+        self._escape = QtWidgets.QShortcut(QtGui.QKeySequence(QtCore.Qt.Key_Escape), self)
+        self._escape.setAutoRepeat(False)
+        self._escape.activated.connect(self._estop.click)
+        self._escape.activatedAmbiguously.connect(self._estop.click)
+        self._estop.setToolTip("Stops the arm where it is, torque on (Esc)")
+        rows, row = QtWidgets.QVBoxLayout(self), QtWidgets.QHBoxLayout()
+        rows.setContentsMargins(8, 6, 8, 0)
+        rows.setSpacing(2)
+        rows.addLayout(row)
+        rows.addWidget(self._reason)  # a line of its own: why an arm has stopped takes a sentence
+        row.addWidget(self._mode, 1)
+        row.addWidget(self._instruction, 1)
+        for widget in (self._send, self._modes, self._set_mode, self._reset, self._estop):
+            row.addWidget(widget)
+        self._connect()
+
+    def _connect(self) -> None:
+        live = (self._send, self._modes, self._set_mode, self._reset, self._estop, self._instruction)
+        for widget in live:
+            widget.setEnabled(self._controls is not None)
+        if self._controls is None:
+            return
+        self._controls.report = self.reported.emit
+        self.reported.connect(self._show_report)
+        self._send.clicked.connect(self._instruct)
+        self._instruction.returnPressed.connect(self._send.click)
+        self._set_mode.clicked.connect(lambda: self._controls.set_mode(self._modes.currentText()))
+        self._reset.clicked.connect(self._controls.reset_estop)
+        self._estop.clicked.connect(self._controls.estop)
+
+    def _instruct(self) -> None:
+        self._instruction.setModified(False)  # sent: from here on the field follows the policy again
+        self._instruction.clearFocus()
+        self._controls.instruct(self._instruction.text().strip())
+
+    def _show_report(self, ok: bool, sentence: str) -> None:  # noqa: FBT001 - a Qt slot
+        color = theme.TEXT if ok else theme.AMBER
+        self._reason.setStyleSheet(f"color: {color.name()}")
+        self._reason.setText(sentence)
+
+    def run_over(self, sentence: str, *, ok: bool) -> None:
+        """Say it now, and again once the driver's last words have lapsed."""
+        self._gone = (sentence, ok)
+        self._show_report(ok, sentence)
+
+    def show_state(self, state: ViewState) -> None:
+        driver = state.driver
+        mode = driver.mode if driver else "–"
+        color = MODE_COLORS.get(mode, theme.TEXT)
+        verdict = {True: "  ·  SUCCESS", None: "", False: ""}[state.success]
+        self._mode.setText(f"{mode.upper()}  ·  {driver.state}{verdict}" if driver else "NO DRIVER")
+        self._mode.setStyleSheet(f"color: {color.name()}; font-size: 14px; font-weight: bold")
+        if driver is None and self._said is not None:
+            self._said = None
+            sentence, ok = self._gone
+            self._show_report(ok, sentence)
+        if driver is not None and driver.reason != self._said:
+            self._said = driver.reason  # a button's answer stays until the driver says something new
+            self._show_report(mode not in ("estop", "fault"), driver.reason)
+        if not self._instruction.hasFocus() and not self._instruction.isModified():
+            self._instruction.setText(state.instruction)
+            self._instruction.setToolTip(state.instruction)
+            self._instruction.setCursorPosition(0)
+
+
+class Panel(QtWidgets.QWidget):
+    """`start()` refreshes from `model` at about 20 Hz with `now_ns()`; `show_state` paints one snapshot."""
+
+    def __init__(
+        self,
+        model: Model,
+        now_ns: Callable[[], int],
+        cameras: tuple[str, ...],
+        controls: AbstractControls | None = None,
+    ) -> None:
+        super().__init__()
+        self.setObjectName("GridsPanel")
+        self.setWindowTitle("GridS")
+        self.setStyleSheet(theme.STYLE_SHEET)
+        self.setAttribute(QtCore.Qt.WA_StyledBackground, True)  # inside rqt the parent's colour would show through
+        self._model, self._now_ns = model, now_ns
+        self._header = Header(controls)
+        self._cameras = [CameraView(name) for name in cameras]
+        self._boxes = [*self._cameras, LatencyView(), ChunkView(), MapsView(cameras), ServoView()]
+        self._problems = theme.Line()
+        self._layers = {}
+        self._arrange()
+        self._timer = QtCore.QTimer(self)
+        self._timer.timeout.connect(self.refresh)
+        self.frames = 0
+
+    def _arrange(self) -> None:
+        latency, chunk, maps, servos = self._boxes[len(self._cameras) :]
+        toggles = QtWidgets.QHBoxLayout()
+        toggles.setContentsMargins(10, 0, 10, 0)
+        toggles.addWidget(QtWidgets.QLabel("Draw:"))
+        for layer in LAYERS:
+            box = QtWidgets.QCheckBox(layer)
+            box.setChecked(getattr(Style(), layer))
+            box.toggled.connect(self._apply_layers)
+            toggles.addWidget(box)
+            self._layers[layer] = box
+        toggles.addStretch(1)
+        toggles.addWidget(self._problems, 6)
+        top, bottom = QtWidgets.QHBoxLayout(), QtWidgets.QHBoxLayout()
+        for view in self._cameras:
+            top.addWidget(view, 10)
+        top.addWidget(latency, 7)
+        for box, stretch in ((chunk, 11), (maps, 9), (servos, 7)):
+            bottom.addWidget(box, stretch)
+        column = QtWidgets.QVBoxLayout(self)
+        column.setContentsMargins(6, 4, 6, 6)
+        column.setSpacing(5)
+        column.addWidget(self._header)
+        column.addLayout(top, 13)
+        column.addLayout(toggles)
+        column.addLayout(bottom, 11)
+        self._apply_layers()
+
+    def _apply_layers(self) -> None:
+        chosen = {name: box.isChecked() for name, box in self._layers.items()}
+        for view in self._cameras:
+            view.style_now = Style(**chosen, legend=False)
+            view.update()
+
+    def layers(self) -> dict[str, bool]:
+        """What is drawn, for saving."""
+        return {name: box.isChecked() for name, box in self._layers.items()}
+
+    def set_layers(self, chosen: dict[str, bool]) -> None:
+        """Restore saved layers; unknown names are ignored."""
+        known = {f.name for f in fields(Style)} & set(self._layers)
+        for name in known & set(chosen):
+            self._layers[name].setChecked(bool(chosen[name]))
+
+    def start(self) -> None:
+        self._timer.start(REFRESH_MS)
+
+    def stop(self) -> None:
+        self._timer.stop()
+
+    def run_over(self, sentence: str, *, ok: bool) -> None:
+        """Nothing more will come from the run that was shown: say why where the driver's reason stands."""
+        self._header.run_over(sentence, ok=ok)
+
+    def refresh(self) -> None:
+        self.show_state(self._model.snapshot(self._now_ns()))
+
+    def show_state(self, state: ViewState) -> None:
+        self.frames += 1
+        self._header.show_state(state)
+        for box in self._boxes:
+            box.show_state(state)
+        words = "⚠ " + "   ⚠ ".join(state.problems) if state.problems else ""
+        self._problems.setText(words)
+        self._problems.setToolTip("\n".join(state.problems))
+        self._problems.setStyleSheet(f"color: {theme.AMBER.name()}")
+        self._problems.setAlignment(QtCore.Qt.AlignRight | QtCore.Qt.AlignVCenter)

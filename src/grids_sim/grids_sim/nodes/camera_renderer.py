@@ -1,0 +1,226 @@
+"""Front and wrist camera of the twin, in a process of their own: drawing never delays a servo's answer.
+
+Every frame period the newest snapshot is drawn; when the machine is too slow frames are left out, never queued.
+`header.stamp` is the instant of the snapshot, as a camera's is that of the exposure.
+"""
+
+import math
+import os
+import threading
+import time
+from array import array
+from pathlib import Path
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from grids_common import params
+from grids_common.lifecycle import SetupError, run_node
+from grids_common.pacing import Pacer
+from grids_common.topics import CAMERAS, publisher
+from grids_sim.nodes.params import CameraParams
+from grids_sim.twin.link_folder import STATE_NAME, default_folder
+from grids_sim.twin.shared_state import SharedSnapshot, StateReader
+
+FROZEN, BLACK, UNPLUGGED = 1, 2, 4
+_STALE_CHECK_S = 1.0
+
+
+def optical_frame(camera: str) -> str:
+    """Frame id of a camera's pictures, as realsense2_camera names it."""
+    return f"{camera}_color_optical_frame"
+
+
+def intrinsics(fovy_deg: float, width: int, height: int) -> tuple[float, float, float]:
+    """Focal length and principal point in pixels of MuJoCo's pinhole camera."""
+    focal = height / 2 / math.tan(math.radians(fovy_deg) / 2)
+    return focal, (width - 1) / 2, (height - 1) / 2
+
+
+def camera_info(camera: str, fovy_deg: float, width: int, height: int) -> CameraInfo:
+    """Ideal pinhole without distortion; the stamp is left to the caller."""
+    focal, cx, cy = intrinsics(fovy_deg, width, height)
+    return CameraInfo(
+        header=Header(frame_id=optical_frame(camera)),
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+def image_message(picture: np.ndarray, camera: str, stamp: Time) -> Image:
+    """rgb8 message of a (height, width, 3) uint8 picture. The array is filled bytewise: a list takes 50 ms."""
+    height, width, _ = picture.shape
+    data = array("B")
+    data.frombytes(picture.tobytes())
+    return Image(
+        header=Header(stamp=stamp, frame_id=optical_frame(camera)),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * width,
+        data=data,
+    )
+
+
+class SnapshotRenderer:
+    """A World that only draws: follows the twin's task and state. Used by one thread (OpenGL)."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._size = height, width
+        self._world = None
+
+    def prepare(self, snapshot: SharedSnapshot) -> bool:
+        """Build the world of the snapshot's task and draw once, unless it is there; True when it took that time."""
+        from grids_sim.physics.world import World, WorldConfig
+
+        if self._world is not None and self._world.config.task == snapshot.task:
+            return False
+        self.close()
+        self._world = World(WorldConfig(task=snapshot.task))
+        for camera in CAMERAS:
+            self.draw(camera)
+        return True
+
+    def show(self, snapshot: SharedSnapshot) -> None:
+        """Take over a snapshot of the prepared task."""
+        self._world.restore(snapshot.values)
+
+    def fovy_deg(self, camera: str) -> float:
+        return next(c.fovy_deg for c in self._world.scene.cameras if c.name == camera)
+
+    def draw(self, camera: str) -> np.ndarray:
+        """(height, width, 3) uint8 RGB."""
+        return self._world.render(camera, *self._size)
+
+    def close(self) -> None:
+        if self._world is not None:
+            self._world.close()
+            self._world = None
+
+
+class CameraNode(Node):
+    """Publishes both cameras from a thread of its own; the executor only serves parameters."""
+
+    def __init__(self) -> None:
+        super().__init__("twin_cameras")
+        self.params = params.declare(self, CameraParams)
+        if os.nice(0) < self.params.nice:
+            os.nice(self.params.nice - os.nice(0))
+        folder = Path(self.params.link_dir) if self.params.link_dir else default_folder()
+        self._state_link = folder / STATE_NAME
+        self._images = {c: publisher(self, f"/{c}/color/image_raw", Image) for c in CAMERAS}
+        self._infos = {c: publisher(self, f"/{c}/color/camera_info", CameraInfo) for c in CAMERAS}
+        self._reader = self._wait_for_twin()
+        self._last: dict[str, np.ndarray] = {}
+        self._info: dict[str, CameraInfo] = {}
+        self._missed = 0
+        self._stopping = threading.Event()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="render", daemon=True)
+        self._thread.start()
+        self.create_timer(1.0, self._watch)
+
+    def destroy_node(self) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=3.0)
+        super().destroy_node()
+
+    def _wait_for_twin(self) -> StateReader:
+        end_s = time.monotonic() + self.params.twin_timeout_s
+        while True:
+            try:
+                return StateReader(self._state_link)
+            except (FileNotFoundError, ValueError):
+                if time.monotonic() > end_s:
+                    raise SetupError(
+                        f"expected a running twin behind {self._state_link}, found none for "
+                        f"{self.params.twin_timeout_s:g} s: start the twin, or set link_dir to its folder"
+                    ) from None
+                time.sleep(0.05)
+
+    def _watch(self) -> None:
+        if self.failure is not None:
+            raise RuntimeError("the render thread ended") from self.failure
+        if self._missed > self.params.rate_hz / 2:
+            self.get_logger().warning(
+                f"rendering is too slow for {self.params.rate_hz:g} Hz: left out {self._missed} frames in the "
+                f"last second; use a smaller picture or a lower rate_hz",
+                throttle_duration_sec=10.0,
+            )
+        self._missed = 0
+
+    # -- render thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        renderer = SnapshotRenderer(self.params.height, self.params.width)
+        try:
+            self._loop(renderer)
+        except Exception as error:  # the thread's top: raised again by _watch
+            self.failure = error
+        finally:
+            renderer.close()
+
+    def _loop(self, renderer: SnapshotRenderer) -> None:
+        counter, checked_s = 0, time.monotonic()
+        first = self._reader.read()
+        if first is not None:
+            renderer.prepare(first)
+        pacer = Pacer(self.params.rate_hz)
+        while not self._stopping.is_set():
+            self._missed += pacer.wait().missed
+            snapshot = self._reader.read(newer_than=counter)
+            if snapshot is not None and renderer.prepare(snapshot):
+                pacer = Pacer(self.params.rate_hz)  # seconds have passed: neither late frames nor an old picture
+            elif snapshot is not None:
+                counter = snapshot.counter
+                self._publish(renderer, snapshot)
+            elif time.monotonic() - checked_s > _STALE_CHECK_S:
+                checked_s = time.monotonic()
+                counter = self._follow_restart(counter)
+
+    def _follow_restart(self, counter: int) -> int:
+        """The twin was started again: read its new file. Returns the counter to go on from."""
+        if not self._reader.stale:
+            return counter
+        try:
+            fresh = StateReader(self._state_link)
+        except (FileNotFoundError, ValueError):
+            return counter
+        self._reader.close()
+        self._reader = fresh
+        return 0
+
+    def _publish(self, renderer: SnapshotRenderer, snapshot: SharedSnapshot) -> None:
+        renderer.show(snapshot)
+        stamp = Time(sec=snapshot.stamp_ns // 10**9, nanosec=snapshot.stamp_ns % 10**9)
+        for camera in CAMERAS:
+            code = snapshot.camera_faults.get(camera, 0)
+            if code & UNPLUGGED:
+                continue
+            picture = self._picture(renderer, camera, code)
+            self._images[camera].publish(image_message(picture, camera, stamp))
+            if camera not in self._info:
+                height, width, _ = picture.shape
+                self._info[camera] = camera_info(camera, renderer.fovy_deg(camera), width, height)
+            self._info[camera].header.stamp = stamp
+            self._infos[camera].publish(self._info[camera])
+
+    def _picture(self, renderer: SnapshotRenderer, camera: str, code: int) -> np.ndarray:
+        if code & BLACK:
+            return np.zeros((self.params.height, self.params.width, 3), np.uint8)
+        if not code & FROZEN or camera not in self._last:
+            self._last[camera] = renderer.draw(camera).copy()
+        return self._last[camera]
+
+
+def main(args=None) -> int:
+    return run_node(CameraNode, args)

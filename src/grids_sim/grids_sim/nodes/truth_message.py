@@ -1,0 +1,37 @@
+"""True object poses from the twin's markers, with speeds that markers do not carry."""
+
+import numpy as np
+
+from grids_sim.tasks.judge import ObjectPose
+
+# Weight of the newest difference in the running speed: two markers at 30 Hz average out their jitter.
+_SPEED_WEIGHT = 0.5
+
+
+class ObjectTracker:
+    """Newest pose per object name. `arrival_s`: monotonic time of the last message."""
+
+    def __init__(self) -> None:
+        self.poses: dict[str, ObjectPose] = {}
+        self.arrival_s = float("-inf")
+        self._stamp_s: dict[str, float] = {}
+
+    def update(self, message, arrival_s: float) -> None:
+        """Take over a visualization_msgs/MarkerArray: ns = object name, pose in the base frame."""
+        self.arrival_s = arrival_s
+        for marker in message.markers:
+            point, turn = marker.pose.position, marker.pose.orientation
+            stamp_s = marker.header.stamp.sec + marker.header.stamp.nanosec * 1e-9
+            position = np.array([point.x, point.y, point.z])
+            quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
+            speed = self._speed(marker.ns, position, stamp_s)
+            self.poses[marker.ns] = ObjectPose(position, quaternion, speed)
+            self._stamp_s[marker.ns] = stamp_s
+
+    def _speed(self, name: str, position: np.ndarray, stamp_s: float) -> float:
+        before = self.poses.get(name)
+        elapsed_s = stamp_s - self._stamp_s.get(name, stamp_s)
+        if before is None or elapsed_s <= 0:
+            return 0.0 if before is None else before.speed_m_s
+        newest = float(np.linalg.norm(position - before.position_m)) / elapsed_s
+        return (1 - _SPEED_WEIGHT) * before.speed_m_s + _SPEED_WEIGHT * newest

@@ -1,0 +1,1 @@
+"""The MuJoCo world: arm, objects, scene, cameras, kinematics. No ROS, no clock."""

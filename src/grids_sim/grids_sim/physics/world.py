@@ -1,0 +1,323 @@
+"""The MuJoCo world: physics, cameras, truth and judge behind one class, without ROS and without a clock.
+
+One thread steps it. Another *process* may build the same World and draw it from a `snapshot()`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import mujoco
+import numpy as np
+
+from grids_common.so100 import HOME_POSE_RAD, JOINT_LIMITS_RAD, JOINT_NAMES
+from grids_sim.physics.appearance import Appearance
+from grids_sim.physics.scene import (
+    INSTRUCTIONS,
+    PHYSICS_HZ,
+    TASK_OBJECTS,
+    TASKS,
+    SceneConfig,
+    build_model,
+    standard_scene,
+)
+from grids_sim.tasks import judge
+from grids_sim.tasks.judge import ObjectPose, Verdict
+from grids_sim.tasks.layout import LayoutConfig, draw_layout, object_pose
+
+JOINTS = len(JOINT_NAMES)
+# The judge looks 30 times a simulated second.
+JUDGE_STEPS = 10
+SETTLE_STEPS = 60
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_EXTRAS = 4 + JOINTS  # seed, episode, condition_since, success_time, torque limits
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """One task in one scene. `scene=None` is the task's own standard scene."""
+
+    task: str = "pick_place"
+    scene: SceneConfig | None = None
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task: expected one of {TASKS}, got {self.task!r}")
+        names = {item.name for item in self.resolved_scene().objects}
+        missing = [name for name in TASK_OBJECTS[self.task] if name not in names]
+        if missing:
+            raise ValueError(f"task {self.task!r}: its scene lacks {missing}, it has {sorted(names)}")
+
+    def resolved_scene(self) -> SceneConfig:
+        return self.scene if self.scene is not None else standard_scene(self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Ground truth at one instant. Times are simulated seconds since reset."""
+
+    time_s: float
+    task: str
+    instruction: str
+    seed: int
+    episode: int
+    objects: Mapping[str, ObjectPose]
+    # Name of the object both jaws touch, None when there is none.
+    held: str | None
+    success: bool
+    success_time_s: float
+
+
+class World:
+    """See the module. All angles in radians, order JOINT_NAMES; frame = arm base, z = 0 on the table."""
+
+    def __init__(self, config: WorldConfig | None = None) -> None:
+        self.config = config if config is not None else WorldConfig()
+        self.scene = self.config.resolved_scene()
+        self.model = build_model(self.scene)
+        self.data = mujoco.MjData(self.model)
+        self.rated_torque_nm = np.array(self.scene.servo.torque_nm)
+        self._limit_nm = self.rated_torque_nm.copy()
+        self._items = (*self.scene.objects, *self.scene.distractors)
+        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._index_names()
+        self._verdict = Verdict()
+        self._touched: frozenset[str] = frozenset()
+        self._held: str | None = None
+        self._steps = 0
+        self.seed = 0
+        self.episode = 0
+        self.reset(0)
+        self.episode = 0
+
+    def _index_names(self) -> None:
+        model = self.model
+        self._qpos_of = {item.name: model.joint(item.name).qposadr[0] for item in self._items}
+        self._dof_of = {item.name: model.joint(item.name).dofadr[0] for item in self._items}
+        body_ids = {model.body(item.name).id: item.name for item in self._items}
+        self._owner_of_geom = [body_ids.get(body) for body in model.geom_bodyid]
+        sky = model.tex("sky").id
+        self._sky = model.tex_data[model.tex_adr[sky] :][: model.tex_height[sky] * model.tex_width[sky] * 3].reshape(
+            -1, 3
+        )
+        self._sky = self._sky.astype(np.float32)
+        self._is_object = np.array([owner is not None for owner in self._owner_of_geom])
+        self._geoms_in_shade = {
+            item.name: np.flatnonzero(
+                (model.geom_bodyid == model.body(item.name).id) & np.isclose(model.geom_rgba, item.rgba).all(axis=1)
+            )
+            for item in self._items
+        }
+        root = model.body("base").id
+        self._is_arm = model.body_rootid[model.geom_bodyid] == root
+        hand, jaw = model.body("gripper").id, model.body("moving_jaw").id
+        self._jaw_of_geom = np.where(model.geom_bodyid == hand, 1, np.where(model.geom_bodyid == jaw, 2, 0))
+
+    # --- episode -----------------------------------------------------------------------------------------------
+    def reset(self, seed: int, *, arm_rad: np.ndarray | None = None) -> None:
+        """Start an episode: objects drawn from the seed, arm at home (slightly noisy) or at `arm_rad` (6,).
+
+        The same seed gives the same state bit for bit. Time restarts at 0 after 0.2 s of settling.
+        """
+        rng = np.random.default_rng(seed)
+        placements = draw_layout(self.scene.objects, self.scene.distractors, self.config.layout, rng)
+        noise = rng.uniform(-1, 1, JOINTS) * self.config.layout.home_noise_rad
+        pose = np.asarray(HOME_POSE_RAD) + noise if arm_rad is None else np.asarray(arm_rad, float)
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:JOINTS] = np.clip(pose, *np.transpose(JOINT_LIMITS_RAD))
+        for item in self._items:
+            start = self._qpos_of[item.name]
+            self.data.qpos[start : start + 7] = object_pose(item, placements[item.name])
+        self._set_torque(self.rated_torque_nm)
+        self.data.ctrl[:] = self.data.qpos[:JOINTS]
+        mujoco.mj_step(self.model, self.data, SETTLE_STEPS)
+        self.data.time = 0.0
+        self._steps, self._verdict = 0, Verdict()
+        self.seed, self.episode = seed, self.episode + 1
+        self._look()
+
+    def step(self, setpoint_rad: np.ndarray, torque_limit_nm: np.ndarray, torque_on: np.ndarray) -> None:
+        """One physics step of 1/300 s with servo targets, torque limits (N m, at most the rated) and enables, (6,)."""
+        setpoint = np.asarray(setpoint_rad, dtype=float)
+        if setpoint.shape != (JOINTS,) or not np.isfinite(setpoint).all():
+            raise ValueError(f"setpoint_rad: expected {JOINTS} finite angles, got {setpoint_rad!r}")
+        limit = np.minimum(torque_limit_nm, self.rated_torque_nm) * torque_on
+        if not np.array_equal(limit, self._limit_nm):
+            self._set_torque(limit)
+        self.data.ctrl[:] = setpoint
+        mujoco.mj_step(self.model, self.data)
+        self._steps += 1
+        if self._steps % JUDGE_STEPS == 0:
+            self._look()
+
+    def _set_torque(self, limit_nm: np.ndarray) -> None:
+        self._limit_nm = np.array(limit_nm, dtype=float)
+        self.model.actuator_forcerange[:, 0] = -self._limit_nm
+        self.model.actuator_forcerange[:, 1] = self._limit_nm
+
+    # --- what a servo measures ---------------------------------------------------------------------------------
+    @property
+    def time_s(self) -> float:
+        """Simulated seconds since reset."""
+        return float(self.data.time)
+
+    @property
+    def position_rad(self) -> np.ndarray:
+        """Joint angles (6,), a copy."""
+        return self.data.qpos[:JOINTS].copy()
+
+    @property
+    def velocity_rad_s(self) -> np.ndarray:
+        """Joint speeds (6,), a copy."""
+        return self.data.qvel[:JOINTS].copy()
+
+    @property
+    def effort_nm(self) -> np.ndarray:
+        """Torque each servo applies (6,), a copy."""
+        return self.data.actuator_force[:JOINTS].copy()
+
+    # --- truth -------------------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        """Contacts and judge, from the state after the last step."""
+        pairs = self.data.contact.geom
+        touching: dict[str, int] = {}
+        for a, b in pairs:
+            if self._is_arm[a] == self._is_arm[b]:
+                continue
+            arm_geom, other = (a, b) if self._is_arm[a] else (b, a)
+            owner = self._owner_of_geom[other]
+            if owner is not None:
+                touching[owner] = touching.get(owner, 0) | int(self._jaw_of_geom[arm_geom])
+        self._touched = frozenset(touching)
+        self._held = next((name for name, jaws in touching.items() if jaws == 3), None)
+        holds = judge.condition(self.config.task, self._poses(), self._touched)
+        self._verdict = judge.update(self._verdict, self.time_s, holds=holds)
+
+    def _poses(self) -> dict[str, ObjectPose]:
+        poses = {}
+        for item in self._items:
+            q, v = self._qpos_of[item.name], self._dof_of[item.name]
+            pose = self.data.qpos[q : q + 7].copy()
+            speed = float(np.linalg.norm(self.data.qvel[v : v + 3]))
+            poses[item.name] = ObjectPose(pose[:3], pose[3:], speed)
+        return poses
+
+    def truth(self) -> Truth:
+        """Everything a privileged observer knows now (contacts and verdict at most 1/30 s old)."""
+        return Truth(
+            time_s=self.time_s,
+            task=self.config.task,
+            instruction=INSTRUCTIONS[self.config.task],
+            seed=self.seed,
+            episode=self.episode,
+            objects=self._poses(),
+            held=self._held,
+            success=self._verdict.success,
+            success_time_s=self._verdict.success_time_s,
+        )
+
+    def success(self) -> bool:
+        """True once the task's condition has held for one second with the hand off; latched until reset."""
+        return self._verdict.success
+
+    # --- snapshot ----------------------------------------------------------------------------------------------
+    @property
+    def snapshot_size(self) -> int:
+        """Length of a snapshot: fixed for one WorldConfig."""
+        return mujoco.mj_stateSize(self.model, _STATE) + _EXTRAS
+
+    def snapshot(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Full state as one float64 vector (snapshot_size,), written into `out` when given (shared memory)."""
+        out = np.empty(self.snapshot_size) if out is None else out
+        mujoco.mj_getState(self.model, self.data, out[:-_EXTRAS], _STATE)
+        verdict = self._verdict
+        out[-_EXTRAS:-JOINTS] = (
+            self.seed,
+            self.episode,
+            verdict.condition_since_s,
+            verdict.success_time_s,
+        )
+        out[-JOINTS:] = self._limit_nm
+        return out
+
+    def restore(self, snapshot: np.ndarray) -> None:
+        """Take over a snapshot of an equally configured World; stepping on from it is bit-exact."""
+        if snapshot.shape != (self.snapshot_size,):
+            raise ValueError(
+                f"snapshot: expected {self.snapshot_size} values, got shape {snapshot.shape}: "
+                f"both worlds need the same WorldConfig"
+            )
+        state = np.ascontiguousarray(snapshot[:-_EXTRAS])
+        self._set_torque(snapshot[-JOINTS:])
+        mujoco.mj_setState(self.model, self.data, state, _STATE)
+        mujoco.mj_forward(self.model, self.data)
+        # The forward pass replaced the solver's warm start; put the recorded one back.
+        mujoco.mj_setState(self.model, self.data, state, _STATE)
+        seed, episode, since, success = snapshot[-_EXTRAS:-JOINTS]
+        self.seed, self.episode = int(seed), int(episode)
+        self._steps = round(self.time_s * PHYSICS_HZ)
+        self._verdict = Verdict(float(since), float(success))
+        self._look()
+
+    # --- cameras -----------------------------------------------------------------------------------------------
+    def dress(self, look: Appearance) -> None:
+        """Change how things look from the next picture on, and nothing else. About 5 ms per image size in use."""
+        model, light = self.model, look.light
+        tint = np.asarray(light.tint)
+        model.vis.headlight.ambient, model.vis.headlight.diffuse = light.ambient * tint, light.headlight * tint
+        model.light_diffuse[0] = light.lamp * tint
+        model.light_dir[0] = np.asarray(light.lamp_direction) / np.linalg.norm(light.lamp_direction)
+        model.geom_rgba[model.geom("floor").id, :3] = look.room_rgb
+        for item in self._items:
+            model.geom_rgba[self._geoms_in_shade[item.name], :3] = look.shades[item.name]
+        self._paint("table", look.table)
+        # The compiled sky fades downwards, and keeps doing so: each channel is scaled.
+        self._paint("sky", np.clip(self._sky * (np.float32(look.room_rgb) / np.float32(self.scene.room_rgb)), 0, 255))
+
+    def _paint(self, texture: str, pixels: np.ndarray) -> None:
+        """Replace a texture's pixels in the model and in every renderer's copy."""
+        number = self.model.tex(texture).id
+        start = self.model.tex_adr[number]
+        self.model.tex_data[start : start + pixels.size] = np.asarray(pixels, np.uint8).ravel()
+        for renderer in self._renderers.values():
+            renderer._gl_context.make_current()  # noqa: SLF001 - MuJoCo offers no public way to update a texture
+            mujoco.mjr_uploadTexture(self.model, renderer._mjr_context, number)  # noqa: SLF001
+
+    def render(self, camera: str, height: int, width: int) -> np.ndarray:
+        """Picture of the current state, (height, width, 3) uint8 RGB. Call from one thread only."""
+        names = tuple(item.name for item in self.scene.cameras)
+        if camera not in names:
+            raise ValueError(f"camera: expected one of {names}, got {camera!r}")
+        renderer = self._renderers.get((height, width))
+        if renderer is None:
+            renderer = self._renderers[height, width] = mujoco.Renderer(self.model, height, width)
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.scene.light.shadows
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+            # Haze is for endless planes, of which there is none: the same picture in three quarters of the time.
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_HAZE] = False
+        # A step ends by moving the joints; the poses it leaves behind are those from before the move.
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        renderer.update_scene(self.data, camera=camera)
+        return renderer.render()
+
+    def project(self, camera: str, points_m: np.ndarray, aspect: float) -> np.ndarray:
+        """Where points (n, 3), in m in the base frame, appear in a picture of width / height `aspect`.
+
+        (n, 2) as x, y: 0 to 1 inside the picture, y downwards; (-1, -1) for a point behind the camera.
+        """
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        number = self.model.camera(camera).id
+        axes = self.data.cam_xmat[number].reshape(3, 3)  # columns: right, up, backwards
+        right, up, back = ((np.asarray(points_m) - self.data.cam_xpos[number]) @ axes).T
+        half = np.tan(np.radians(self.model.cam_fovy[number]) / 2)
+        depth = np.where(back < 0, -back, np.nan)
+        found = 0.5 + 0.5 * np.stack([right / (depth * half * aspect), -up / (depth * half)], axis=1)
+        return np.where(np.isnan(found), -1.0, found)
+
+    def close(self) -> None:
+        """Free the OpenGL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()

@@ -1,0 +1,1 @@
+"""What is asked for and judged: initial layouts, success rules, out-of-distribution changes."""

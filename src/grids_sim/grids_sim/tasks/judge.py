@@ -1,0 +1,109 @@
+"""Has the task been done? One rule per task on true poses; the rule must hold for a second, hand off."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from grids_sim.physics.objects import (
+    BOWL_HEIGHT_M,
+    CUBE_EDGE_M,
+    CUP_HEIGHT_M,
+    CUP_RADIUS_M,
+    PEN_LENGTH_M,
+)
+
+HOLD_S = 1.0
+STILL_M_S = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPose:
+    """Object origin in the base frame: metres (3,), quaternion wxyz (4,), and speed in m/s."""
+
+    position_m: np.ndarray
+    quaternion: np.ndarray
+    speed_m_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Judge state carried from tick to tick. Times are simulated seconds since reset, -1 = not (yet)."""
+
+    condition_since_s: float = -1.0
+    success_time_s: float = -1.0
+
+    @property
+    def success(self) -> bool:
+        return self.success_time_s >= 0
+
+
+def axis_x(quaternion: np.ndarray) -> np.ndarray:
+    """First column of the rotation matrix of a quaternion wxyz: where the object's x axis points."""
+    w, x, y, z = quaternion
+    return np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)])
+
+
+def axis_z(quaternion: np.ndarray) -> np.ndarray:
+    """Third column of the rotation matrix of a quaternion wxyz."""
+    w, x, y, z = quaternion
+    return np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
+
+
+def _apart_xy(a: ObjectPose, b: ObjectPose) -> float:
+    return float(np.linalg.norm(a.position_m[:2] - b.position_m[:2]))
+
+
+def cube_in_bowl(cube: ObjectPose, bowl: ObjectPose) -> bool:
+    """Cube's centre inside the upright bowl, below its rim."""
+    height = cube.position_m[2] - bowl.position_m[2]
+    upright = axis_z(bowl.quaternion)[2] > 0.9
+    return upright and _apart_xy(cube, bowl) < 0.040 and 0.0 < height < BOWL_HEIGHT_M
+
+
+def cube_on_cube(upper: ObjectPose, lower: ObjectPose) -> bool:
+    """Upper cube rests on the lower one, which stands on the table."""
+    height = upper.position_m[2] - lower.position_m[2]
+    lower_stands = abs(lower.position_m[2] - CUBE_EDGE_M / 2) < 0.006
+    return lower_stands and abs(height - CUBE_EDGE_M) < 0.005 and _apart_xy(upper, lower) < CUBE_EDGE_M / 2
+
+
+def pen_in_cup(pen: ObjectPose, cup: ObjectPose) -> bool:
+    """Pen's lower end inside the upright cup near its floor, its middle inside the cup's mouth cylinder."""
+    axis = axis_x(pen.quaternion)
+    lower_end = pen.position_m - np.sign(axis[2]) * axis * PEN_LENGTH_M / 2
+    above_floor = lower_end[2] - cup.position_m[2]
+    end_apart = np.linalg.norm(lower_end[:2] - cup.position_m[:2])
+    upright = axis_z(cup.quaternion)[2] > 0.9
+    return bool(
+        upright
+        and end_apart < CUP_RADIUS_M
+        and _apart_xy(pen, cup) < CUP_RADIUS_M + 0.010
+        and -0.002 < above_floor < 0.4 * CUP_HEIGHT_M
+    )
+
+
+# Task -> (object moved, object it goes to, rule).
+RULES = {
+    "pick_place": ("green_cube", "green_bowl", cube_in_bowl),
+    "transfer_pen": ("pen", "cup", pen_in_cup),
+    "stack_cubes": ("green_cube", "blue_cube", cube_on_cube),
+}
+
+
+def condition(task: str, objects: Mapping[str, ObjectPose], touched: frozenset[str]) -> bool:
+    """Does the task's rule hold now, with the object at rest and not touched by the arm?"""
+    moved, goal, rule = RULES[task]
+    pose = objects[moved]
+    return moved not in touched and pose.speed_m_s < STILL_M_S and rule(pose, objects[goal])
+
+
+def update(verdict: Verdict, now_s: float, *, holds: bool) -> Verdict:
+    """Advance the judge. Success is latched once the condition has held for HOLD_S without a break."""
+    if verdict.success:
+        return verdict
+    if not holds:
+        return replace(verdict, condition_since_s=-1.0)
+    since = now_s if verdict.condition_since_s < 0 else verdict.condition_since_s
+    done = now_s - since >= HOLD_S - 1e-9
+    return Verdict(since, now_s if done else -1.0)

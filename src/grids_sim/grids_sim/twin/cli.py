@@ -1,0 +1,157 @@
+"""`./grids twin`: the twin without ROS, for any program that wants to drive an SO-100 over its serial line.
+
+Prints one JSON line with the serial paths, then runs until SIGINT or SIGTERM. Commands may be sent on stdin, one JSON
+object a line, each answered by one JSON line:
+
+    {"fault": "reply_loss", "target": "gripper", "arm": "follower", "value": 0.1, "duration": 5}    "" clears all
+    {"reset": {"task": "stack_cubes", "seed": 3}}
+    {"hand": [0, -1, 0.8, 1.1, 1.5, 0]}       where the operator (--operator topic) moves the leader; null lets go
+    {"state": true}                           true joint angles, success, faults seen, timing
+"""
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import threading
+
+from grids_common.realtime import become_realtime
+from grids_sim.nodes.params import TASKS, TwinParams
+from grids_sim.twin.link_folder import FolderInUseError
+from grids_sim.twin.twin import PHYSICS_PRIORITY, Twin
+
+
+def parse(argv: list[str] | None) -> TwinParams:
+    parser = argparse.ArgumentParser(prog="grids twin", description="Run the digital twin alone.")
+    parser.add_argument("--task", default="pick_place", choices=TASKS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plant", default="mujoco", choices=("mujoco", "simple"))
+    parser.add_argument("--start-pose", default="rest", choices=("rest", "home"))
+    parser.add_argument("--no-leader", action="store_true", help="only the follower arm")
+    parser.add_argument("--operator", default="none", choices=("none", "wave", "expert", "topic"))
+    parser.add_argument("--link-dir", default="", help="folder for the serial links")
+    parser.add_argument("--bus-log", default="", help="file for every goal and torque write")
+    parser.add_argument("--configured", action="store_true", help="servos with LeRobot's settings, not the factory's")
+    parser.add_argument("--fault-seed", type=int, default=0)
+    parser.add_argument(
+        "--horn-ticks",
+        type=lambda text: tuple(int(word) for word in text.split(",")),
+        default=(0,) * 6,
+        metavar="N,N,N,N,N,N",
+        help="an arm that needs calibration: how far each horn is screwed on off centre",
+    )
+    parser.add_argument("--json", action="store_true", help="accepted for clarity: JSON is the output")
+    chosen = vars(parser.parse_args(argv))
+    chosen.pop("json")
+    chosen["leader"] = not chosen.pop("no_leader")
+    try:
+        return TwinParams(**chosen)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def handle(twin: Twin, line: str) -> dict:
+    """Answer one command line."""
+    try:
+        command = json.loads(line)
+        if not isinstance(command, dict) or len(set(command) & {"fault", "reset", "hand", "state"}) != 1:
+            raise ValueError(f"expected an object with fault, reset, hand or state, got {line.strip()}")
+        if "fault" in command:
+            text = twin.inject(
+                command["fault"],
+                target=command.get("target", ""),
+                arm=command.get("arm", "follower"),
+                value=float(command.get("value", 0)),
+                duration_s=float(command.get("duration", 0)),
+            )
+            return {"ok": True, "message": text}
+        if "reset" in command:
+            request = command["reset"] or {}
+            return {"ok": True, "seed": twin.reset(request.get("task", ""), request.get("seed"))}
+        if "hand" in command:
+            twin.set_hand(command["hand"])
+            return {"ok": True}
+        return {"ok": True, **state(twin)}
+    except (ValueError, TypeError, AttributeError) as error:
+        return {"ok": False, "message": str(error)}
+
+
+def state(twin: Twin) -> dict:
+    """The truth as plain data."""
+    truth = twin.truth()
+    arms = {
+        name: {
+            "position_rad": [round(float(v), 5) for v in arm.plant.position_rad],
+            "velocity_rad_s": [round(float(v), 5) for v in arm.plant.velocity_rad_s],
+            "torque_on": [bool(v) for v in arm.command.torque_on],
+            "requests": arm.bus.counters.requests,
+            "spoiled_replies": arm.bus.counters.spoiled,
+            "late_replies": arm.bus.counters.late_wakes,
+            "worst_reply_lateness_s": round(arm.bus.counters.worst_wake_s, 5),
+            "device": arm.bus.device,
+        }
+        for name, arm in twin.arms.items()
+    }
+    return {
+        "arms": arms,
+        "success": bool(truth and truth.success),
+        "steps": twin.stats.steps,
+        "dropped_steps": twin.stats.dropped_steps,
+        "worst_step_lateness_s": round(twin.stats.worst_late_s, 5),
+        "realtime": twin.stats.realtime,
+    }
+
+
+def serve(twin: Twin, stopping: threading.Event) -> None:
+    """Answer stdin until told to stop; the end of stdin is not the end of the twin."""
+    # Read past Python's buffer: select() would not see lines that are waiting in it.
+    listening, rest = ([0] if sys.stdin is not None else []), b""
+    while not stopping.is_set():
+        twin.check()
+        try:
+            ready, _, _ = select.select(listening, [], [], 0.2)
+            data = os.read(0, 65536) if ready else None
+        except OSError:  # started without a stdin
+            data = b""
+        if data is None:
+            continue
+        if not data:
+            listening = []
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                _say(handle(twin, line.decode(errors="replace")))
+
+
+def _say(answer: dict) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 after a signal, 2 when it cannot start."""
+    params = parse(argv)
+    sys.setswitchinterval(0.0005)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        twin = Twin(params, warn=lambda text: sys.stderr.write(f"twin: {text}\n"))
+    except (FolderInUseError, OSError, ValueError) as error:
+        sys.stderr.write(f"twin: {error}\n")
+        return 2
+    try:
+        twin.start()
+        # Also this thread: preempted while it holds the interpreter lock it would hold up the serial lines.
+        become_realtime(PHYSICS_PRIORITY)
+        _say(twin.paths | {"task": params.task, "seed": params.seed})
+        serve(twin, stopping)
+    finally:
+        twin.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

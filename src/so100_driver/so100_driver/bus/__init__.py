@@ -1,0 +1,1 @@
+"""The Feetech bus: registers, packets, port, transactions with bounded retries."""

@@ -1,0 +1,1 @@
+"""The threads that own a bus: the follower control loop, the leader loop, what happens before them."""

@@ -1,0 +1,125 @@
+"""Reads a leader arm in its own thread: torque off, absolute deadlines, reconnect. The only user of its bus."""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from grids_common.pacing import Pacer
+from grids_data.calibration import JointMap
+from so100_driver.bus.bus import ServoBus
+from so100_driver.control import prepare, realtime
+from so100_driver.errors import DriverError, OtherArmError, PortError
+from so100_driver.guard.state import Snapshot, update
+from so100_driver.guard.teleop import GRIPPER, Squeezes
+from so100_driver.params import LeaderParams
+
+REOPEN_EVERY_S = 0.5
+TORQUE_CHECK_TICKS = 100
+
+
+class LeaderLoop:
+    """`on_state(snapshot)` once per tick that every servo answered; `on_squeezes()` asks for the emergency stop."""
+
+    def __init__(
+        self,
+        bus: ServoBus,
+        joints: JointMap,
+        params: LeaderParams,
+        *,
+        eeprom: prepare.Eeprom,
+        on_state: Callable[[Snapshot], None],
+        on_squeezes: Callable[[], None],
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        self.bus, self.joints, self.params = bus, joints, params
+        self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
+        self.gone = ""  # why nothing is read
+        self.seen = Snapshot.unknown(6)
+        self.ticks = self.late_ticks = 0
+        self.connected = True
+        self._on_state, self._on_squeezes, self._on_event = on_state, on_squeezes, on_event
+        self._squeezes = Squeezes()
+        self._reopen_s = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="so100-leader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        realtime.quicken()
+        self._on_event("info", realtime.request(self.params.realtime_priority)[1])
+        pacer = Pacer(self.params.rate_hz)
+        while not self._stop.is_set():
+            self.late_ticks += pacer.wait().missed
+            self.ticks += 1
+            try:
+                self._tick()
+            except PortError as error:
+                self._lost(str(error))
+            except Exception:
+                # The thread's top: reading goes on, the follower notices silence by itself.
+                self._on_event("error", f"reading the leader failed: {traceback.format_exc()}")
+
+    def _tick(self) -> None:
+        if not self.connected and not self._reconnect():
+            return
+        if self.ticks % TORQUE_CHECK_TICKS == 0:
+            self._keep_free()
+        reading = self.bus.read_state(budget_s=0.4 / self.params.rate_hz)
+        self.seen = update(self.seen, reading, self.bus.ids, self.joints)
+        if self.seen.valid.all():
+            self._watch_squeezes(time.monotonic_ns())
+            self._on_state(self.seen)
+
+    def _keep_free(self) -> None:
+        """A leader servo that holds torque (it was a follower, or restarted) is released: a hand is on it."""
+        for servo_id in self.bus.ids:
+            control = self.bus.read_control(servo_id)
+            if control is not None and control[0]:
+                self.bus.set_torque({servo_id: False})
+
+    def _watch_squeezes(self, now_ns: int) -> None:
+        wanted = self.params.estop_squeezes
+        if not wanted:
+            return
+        self._squeezes = self._squeezes.update(
+            now_ns,
+            float(self.seen.position[GRIPPER]),
+            low=float(self.joints.low_rad[GRIPPER]),
+            high=float(self.joints.high_rad[GRIPPER]),
+            window_s=self.params.estop_window,
+        )
+        if len(self._squeezes.times_ns) >= wanted:
+            self._squeezes = Squeezes(closed=self._squeezes.closed)
+            self._on_squeezes()
+
+    def _lost(self, why: str) -> None:
+        if self.gone != why:
+            self._on_event("error", why)
+        self.connected, self.gone = False, why
+        self.bus.close()
+
+    def _reconnect(self) -> bool:
+        if time.monotonic() - self._reopen_s < REOPEN_EVERY_S:
+            return False
+        self._reopen_s = time.monotonic()
+        try:
+            self.bus.open()
+            prepare.expect_same_arm(self.bus, self.eeprom)
+            self.bus.set_torque(dict.fromkeys(self.bus.ids, False))
+        except OtherArmError as error:
+            self._lost(str(error))
+            return False
+        except DriverError:
+            self.bus.close()
+            return False
+        self.connected, self.gone = True, ""
+        self._on_event("info", f"{self.bus.path}: the leader is back")
+        return True

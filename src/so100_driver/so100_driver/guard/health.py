@@ -1,0 +1,145 @@
+"""Servo health: silence, heat, load, blockage, supply. Pure.
+
+Turns snapshots into what the control loop may still do.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS
+from so100_driver.bus.registers import STATUS_OVERHEAT, STATUS_OVERLOAD, status_text
+from so100_driver.guard.limits import Held, derating
+from so100_driver.guard.state import Snapshot
+from so100_driver.params import DriverParams
+
+RELAX_RAD = 0.05  # goal kept this close to a blocked or overloaded joint
+HEAT_CONFIRM_S = 0.5  # a single spoiled temperature byte must not release the arm
+OVERLOAD_CONFIRM_S = 0.05
+UNREACHED_RAD = 0.15  # a client's goal this far from a joint that gave way is still unreachable
+
+
+def servo(index: int) -> str:
+    """`elbow_flex (id 3)`: how messages name a servo."""
+    return f"{JOINT_NAMES[index]} (id {SERVO_IDS[index]})"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the health of the servos allows now. Empty texts mean that nothing is wrong."""
+
+    hold: str = ""  # stop and wait; ends by itself
+    fault: str = ""  # stop and latch
+    cool_down: str = ""  # go to rest, then release torque, then latch
+    relax: tuple[bool, ...] = (False,) * 6  # goals of these joints are kept at the joint
+    speed: float = 1.0  # factor on every velocity limit
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Timers, one per joint and condition."""
+
+    hot: tuple[Held, ...] = (Held(),) * 6
+    loaded: tuple[Held, ...] = (Held(),) * 6
+    overloaded: tuple[Held, ...] = (Held(),) * 6
+    blocked: tuple[Held, ...] = (Held(),) * 6
+    relaxed: tuple[Held, ...] = (Held(),) * 6
+
+    def update(
+        self, now_ns: int, seen: Snapshot, goal: np.ndarray | None, asked: np.ndarray | None, params: DriverParams
+    ) -> tuple["Health", Verdict]:
+        """Advance the timers with one snapshot.
+
+        `goal`: what was sent, None with torque off: nothing can be blocked then. `asked`: what the client wants, None
+        while holding: a joint given way to stays so until the client asks for something it can reach.
+        """
+        hot = (seen.temperature >= params.temperature_release) | ((seen.error_bits & STATUS_OVERHEAT) > 0)
+        loaded = (np.abs(seen.load) >= params.load_limit) & (goal is not None)
+        error = np.zeros(6) if goal is None else np.abs(goal - seen.position)
+        # The goal is kept within following_error of the joint, so a blocked joint sits just below it.
+        blocked = error > 0.9 * params.following_error
+        timers = replace(
+            self,
+            hot=_update(self.hot, now_ns, hot),
+            loaded=_update(self.loaded, now_ns, loaded),
+            overloaded=_update(self.overloaded, now_ns, (seen.error_bits & STATUS_OVERLOAD) > 0),
+            blocked=_update(self.blocked, now_ns, blocked),
+        )
+        out_of_reach = np.zeros(6, bool) if asked is None else np.abs(asked - seen.position) > UNREACHED_RAD
+        relax = [
+            timers.loaded[i].lasted_s(now_ns) > params.load_time
+            or timers.overloaded[i].lasted_s(now_ns) > OVERLOAD_CONFIRM_S
+            or (self.relaxed[i].since_ns is not None and out_of_reach[i])
+            for i in range(6)
+        ]
+        timers = replace(timers, relaxed=_update(self.relaxed, now_ns, np.array(relax)))
+        return timers, timers.judge(now_ns, seen, error, params)
+
+    def judge(self, now_ns: int, seen: Snapshot, error: np.ndarray, params: DriverParams) -> Verdict:
+        """What the timers allow; `error` is the distance of goal and joint, rad."""
+        factors = derating(
+            np.nan_to_num(seen.temperature), warn=params.temperature_warn, release=params.temperature_release
+        )
+        return Verdict(
+            hold=_silence(now_ns, seen, params, fault=False),
+            fault=_silence(now_ns, seen, params, fault=True) or self._stuck(now_ns, seen, error, params),
+            cool_down=self._heat(now_ns, seen, params),
+            relax=tuple(timer.since_ns is not None for timer in self.relaxed),
+            speed=float(factors.min()),
+            warnings=_warnings(seen, params),
+        )
+
+    def _heat(self, now_ns: int, seen: Snapshot, params: DriverParams) -> str:
+        for i, timer in enumerate(self.hot):
+            if timer.lasted_s(now_ns) > HEAT_CONFIRM_S:
+                return (
+                    f"{servo(i)} is at {seen.temperature[i]:.0f} degC (limit {params.temperature_release:.0f}): "
+                    "going to rest and releasing torque; let it cool"
+                )
+        return ""
+
+    def _stuck(self, now_ns: int, seen: Snapshot, error: np.ndarray, params: DriverParams) -> str:
+        for i in range(6):
+            if self.overloaded[i].lasted_s(now_ns) > params.overload_fault_time:
+                return (
+                    f"{servo(i)} reports {status_text(int(seen.error_bits[i]))}: free the joint, then "
+                    "~/release and ~/estop_reset (or cycle the power)"
+                )
+            if self.blocked[i].lasted_s(now_ns) > params.overload_fault_time:
+                return f"{servo(i)} does not follow: goal and joint are {error[i]:.2f} rad apart: free the joint"
+            if self.relaxed[i].lasted_s(now_ns) > params.overload_fault_time:
+                return f"{servo(i)} does not follow: it pushed with {params.load_limit:.0%} load: free the joint"
+        return ""
+
+
+def _update(timers: tuple[Held, ...], now_ns: int, true: np.ndarray) -> tuple[Held, ...]:
+    return tuple(t.update(now_ns, true=bool(x)) for t, x in zip(timers, true, strict=True))
+
+
+def _silence(now_ns: int, seen: Snapshot, params: DriverParams, *, fault: bool) -> str:
+    quiet_s = (now_ns - seen.seen_ns) * 1e-9
+    silent = seen.misses >= params.miss_hold
+    if fault:
+        silent &= quiet_s > params.miss_fault
+    if not silent.any():
+        return ""
+    if silent.all():
+        return f"no servo has answered for {quiet_s.min():.2f} s: check the supply and the bus cable"
+    names = ", ".join(servo(int(i)) for i in np.flatnonzero(silent))
+    return f"{names} has not answered for {quiet_s[silent].max():.2f} s: check its cable"
+
+
+def _warnings(seen: Snapshot, params: DriverParams) -> tuple[str, ...]:
+    found = []
+    volts = seen.voltage[np.isfinite(seen.voltage)]
+    if len(volts) and volts.min() < params.voltage_warn:
+        weakest = int(np.nanargmin(seen.voltage))
+        found.append(
+            f"supply is low: {volts.min():.1f} V at {servo(weakest)} (expected at least {params.voltage_warn:.1f} V)"
+        )
+    for i in np.flatnonzero(np.nan_to_num(seen.temperature) >= params.temperature_warn):
+        found.append(f"{servo(int(i))} is at {seen.temperature[i]:.0f} degC: speed is reduced")
+    for i in np.flatnonzero(seen.error_bits):
+        found.append(f"{servo(int(i))} reports {status_text(int(seen.error_bits[i]))}")
+    return tuple(found)

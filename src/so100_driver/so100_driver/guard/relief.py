@@ -1,0 +1,78 @@
+"""What gives way: the goals of joints that are blocked or overloaded, and of a jaw that closed on something.
+
+No I/O and no clock; arrays are (joints,) rad.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from so100_driver.guard import limits
+from so100_driver.guard.health import RELAX_RAD, Verdict
+from so100_driver.guard.limits import Grip, Jaw, Limits, Motion
+from so100_driver.guard.state import Snapshot
+from so100_driver.guard.teleop import GRIPPER
+from so100_driver.params import DriverParams
+
+BLOCKED_RAD = 0.3
+
+
+class Relief:
+    """One arm's. The owner tells when a mode begins, when a fault latches and when torque goes off."""
+
+    def __init__(self, params: DriverParams) -> None:
+        self._params = params
+        self._slack = np.zeros(6, bool)
+        self._grip = Grip()
+
+    def forget_blocked(self) -> None:
+        self._slack = np.zeros(6, bool)
+
+    def forget_grip(self) -> None:
+        self._grip = Grip()
+
+    def spare_blocked(self, motion: Motion, seen: Snapshot) -> None:
+        """A joint far from its goal is blocked: give way there from now on instead of pushing until somebody resets."""
+        self._slack = np.abs(motion.position - seen.position) > BLOCKED_RAD
+
+    def bounds(self, allowed: Limits, seen: Snapshot, verdict: Verdict) -> Limits:
+        """The range, narrowed to what the joints can follow, so that braking before a blocked one begins in time."""
+        here, margin = seen.position, self._margin(verdict)
+        low = np.maximum(allowed.low_rad, here - margin)
+        high = np.minimum(allowed.high_rad, here + margin)
+        return replace(allowed, low_rad=np.minimum(low, allowed.high_rad), high_rad=np.maximum(high, low))
+
+    def relieve(
+        self, now_ns: int, target: np.ndarray | None, motion: Motion, seen: Snapshot, verdict: Verdict
+    ) -> tuple[np.ndarray | None, int]:
+        """`target` with blocked joints and a stalled gripper relieved, and the limits hit.
+
+        None (hold) stays None when nothing needs relief.
+        """
+        wanted = motion.position if target is None else target
+        out = limits.relaxed(wanted, seen.position, margin_rad=self._margin(verdict))
+        hits = limits.HIT_DERATED if any(verdict.relax) else 0
+        out[GRIPPER], stalled = self._jaw(now_ns, float(out[GRIPPER]), motion, seen)
+        if stalled:
+            hits |= limits.HIT_GRIPPER_STALL
+        changed = np.abs(out - wanted).max() > 1e-6
+        return (out if target is not None or changed else None), hits
+
+    def _margin(self, verdict: Verdict) -> np.ndarray:
+        """How far each goal may be from its joint: little where the joint is blocked or overloaded."""
+        return np.where(np.array(verdict.relax) | self._slack, RELAX_RAD, self._params.following_error)
+
+    def _jaw(self, now_ns: int, goal: float, motion: Motion, seen: Snapshot) -> tuple[float, bool]:
+        """The gripper goal under stall relief, and whether it was changed."""
+        p = self._params
+        jaw = Jaw(
+            goal,
+            float(motion.position[GRIPPER]),
+            float(seen.position[GRIPPER]),
+            float(seen.velocity[GRIPPER]),
+            float(seen.load[GRIPPER]),
+        )
+        self._grip = self._grip.update(
+            now_ns, jaw, p.period_s, load=p.gripper_load, squeeze_rad=p.gripper_squeeze, stall_s=p.gripper_stall_time
+        )
+        return self._grip.limit(goal)

@@ -1,0 +1,1 @@
+"""The driver and leader nodes, their messages and publishing thread."""

@@ -1,0 +1,165 @@
+"""Driver records to ROS messages and back. No arithmetic beyond units and stamps."""
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from grids_msgs.msg import ActionChunk, CommandTrace, DriverStatus, ServoState
+from sensor_msgs.msg import JointState
+
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS
+from so100_driver.bus.registers import status_text
+from so100_driver.control.loop import ControlLoop, Record
+from so100_driver.guard.chunk import Request
+from so100_driver.guard.health import servo
+from so100_driver.guard.state import Snapshot
+
+NAMES = list(JOINT_NAMES)
+
+
+def chunk_request(message: ActionChunk, start_ns: int) -> Request:
+    """`start_ns`: header.stamp on the monotonic clock."""
+    return Request(
+        tuple(message.joint_names),
+        message.dt,
+        message.horizon,
+        np.asarray(message.positions, float),
+        start_ns,
+        message.sequence,
+        message.epoch,
+        message.bundle_id,
+    )
+
+
+def joint_state(stamp, seen: Snapshot) -> JointState:
+    message = JointState(name=NAMES)
+    message.header.stamp = stamp
+    message.position = seen.position.tolist()
+    message.velocity = seen.velocity.tolist()
+    message.effort = seen.load.tolist()
+    return message
+
+
+def servo_state(stamp, seen: Snapshot, *, torque: bool) -> ServoState:
+    message = ServoState(joint_names=NAMES)
+    message.header.stamp = stamp
+    message.position = seen.position.tolist()
+    message.velocity = seen.velocity.tolist()
+    message.load = seen.load.tolist()
+    message.current = seen.current.tolist()
+    message.temperature = seen.temperature.tolist()
+    message.voltage = seen.voltage.tolist()
+    message.error_bits = seen.error_bits.tolist()
+    message.torque_enabled = [torque] * len(NAMES)
+    message.valid = seen.valid.tolist()
+    return message
+
+
+def command_trace(stamp, record: Record) -> CommandTrace:
+    output, message = record.output, CommandTrace(joint_names=NAMES)
+    message.header.stamp = stamp
+    message.source = output.source
+    message.sequence, message.epoch = output.sequence, output.epoch
+    message.row = output.row
+    message.raw = output.goal.tolist() if output.raw is None else np.asarray(output.raw).tolist()
+    message.limited = output.goal.tolist()
+    message.sent = record.sent.tolist()
+    message.measured = record.seen.position.tolist()
+    message.limits_hit = output.hits
+    message.human = record.human
+    return message
+
+
+def driver_status(stamp, loop: ControlLoop, now_ns: int) -> DriverStatus:
+    """Call with the loop's lock held."""
+    arm, message = loop.arm, DriverStatus(joint_names=NAMES)
+    message.header.stamp = stamp
+    message.mode, message.state, message.reason = str(arm.mode), arm.state, arm.reason
+    message.limits_hit, message.limit_events = arm.hits, arm.totals.limit_events
+    message.ticks, message.late_ticks = arm.totals.ticks, loop.late_ticks
+    message.lateness_p99_ms = loop.lateness_p99_s() * 1e3
+    message.realtime = loop.realtime[0]
+    message.bus_errors = [loop.bus.counters[i].errors for i in SERVO_IDS]
+    message.bus_transactions = loop.bus.transactions
+    message.chunks_accepted, message.chunks_refused = arm.totals.accepted, arm.totals.refused
+    message.last_refusal = arm.totals.last_refusal
+    message.empty_ticks = arm.totals.empty_ticks
+    message.chunk_age = message.row = -1.0
+    if arm.plan is not None:
+        chunk = arm.plan.chunk
+        message.sequence, message.epoch = chunk.sequence, chunk.epoch
+        message.chunk_age = (now_ns - chunk.start_ns) * 1e-9
+        message.row = arm.row
+        message.queue_s = max(0.0, (chunk.end_ns - now_ns) * 1e-9)
+    return message
+
+
+def key_values(pairs: dict[str, object]) -> list[KeyValue]:
+    return [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
+
+
+def _servo_status(name: str, index: int, loop: ControlLoop) -> DiagnosticStatus:
+    seen, counters = loop.arm.seen, loop.bus.counters[SERVO_IDS[index]]
+    warnings = [w for w in loop.arm.verdict.warnings if servo(index) in w]
+    level, text = DiagnosticStatus.OK, "ok"
+    if seen.misses[index] >= loop.params.miss_hold:
+        level, text = DiagnosticStatus.ERROR, "does not answer"
+    elif warnings:
+        level, text = DiagnosticStatus.WARN, "; ".join(warnings)
+    return DiagnosticStatus(
+        level=level,
+        name=f"{name}: {servo(index)}",
+        message=text,
+        hardware_id=loop.bus.path,
+        values=key_values(
+            {
+                "position (rad)": f"{seen.position[index]:.4f}",
+                "load": f"{seen.load[index]:.3f}",
+                "current (A)": f"{seen.current[index]:.3f}",
+                "temperature (degC)": f"{seen.temperature[index]:.0f}",
+                "voltage (V)": f"{seen.voltage[index]:.1f}",
+                "status": status_text(int(seen.error_bits[index])),
+                "replies lost": counters.lost,
+                "replies corrupt": counters.corrupt,
+                "replies foreign": counters.foreign,
+                "retries": counters.retries,
+            }
+        ),
+    )
+
+
+def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int, dropped: int) -> DiagnosticArray:
+    """One entry for the driver, one per servo. Call with the loop's lock held. `dropped`: records never published."""
+    arm = loop.arm
+    level, text = DiagnosticStatus.OK, f"{arm.mode}: {arm.reason}"
+    if arm.verdict.warnings or publishers > 1:
+        level = DiagnosticStatus.WARN
+    if arm.mode in ("fault", "estop") or not loop.connected:
+        level = DiagnosticStatus.ERROR
+    if arm.gone and arm.gone not in text:
+        text += f"; {arm.gone}"
+    if publishers > 1:
+        text += f"; {publishers} publishers on /policy/action_chunk: only one may command"
+    loop_status = DiagnosticStatus(
+        level=level,
+        name=f"{name}: control loop",
+        message="; ".join((text, *arm.verdict.warnings)),
+        hardware_id=loop.bus.path,
+        values=key_values(
+            {
+                "rate (Hz)": loop.params.rate_hz,
+                "ticks": arm.totals.ticks,
+                "late ticks": loop.late_ticks,
+                "lateness p99 (ms)": f"{loop.lateness_p99_s() * 1e3:.3f}",
+                "real-time": loop.realtime[1],
+                "connected": loop.connected,
+                "chunks accepted": arm.totals.accepted,
+                "chunks refused": arm.totals.refused,
+                "last refusal": arm.totals.last_refusal,
+                "limit events": arm.totals.limit_events,
+                "records not published": dropped,
+            }
+        ),
+    )
+    message = DiagnosticArray()
+    message.header.stamp = stamp
+    message.status = [loop_status] + [_servo_status(name, i, loop) for i in range(len(SERVO_IDS))]
+    return message

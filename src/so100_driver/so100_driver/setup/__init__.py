@@ -1,0 +1,1 @@
+"""`./grids calibrate` and `./grids doctor`: an arm before its first run."""

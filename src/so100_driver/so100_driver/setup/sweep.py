@@ -1,0 +1,91 @@
+"""The arithmetic of calibrating one arm: middle, sweep, checks. Pure; ticks are int arrays (joints,)."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, RAD_PER_TICK, SERVO_IDS, TICKS_PER_TURN, ZERO_TICK
+from grids_data.calibration import MAX_OFFSET, Calibration, JointCalibration
+
+FULL_TURN = ("wrist_roll",)  # turns freely; LeRobot gives it the whole circle
+NEAR_MIDDLE_TICKS = 40
+LEAST_PART, MOST_PART = 0.5, 1.35  # of the joint's nominal range
+WRAP_TICKS = TICKS_PER_TURN // 2
+
+
+def homing_offsets(actual: np.ndarray) -> np.ndarray:
+    """Offsets that make `actual` (counted without offset) read ZERO_TICK, within what the register holds."""
+    return np.clip(np.asarray(actual) - ZERO_TICK, -MAX_OFFSET, MAX_OFFSET).astype(int)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Extremes of each joint while it is moved by hand. `wrapped`: joints whose count jumped between the ends."""
+
+    low: np.ndarray
+    high: np.ndarray
+    last: np.ndarray
+    wrapped: frozenset[str] = frozenset()
+
+    @classmethod
+    def start(cls, ticks: np.ndarray) -> "Sweep":
+        return cls(np.array(ticks), np.array(ticks), np.array(ticks))
+
+    def update(self, ticks: np.ndarray) -> "Sweep":
+        ticks = np.asarray(ticks)
+        jumped = np.abs(ticks - self.last) > WRAP_TICKS
+        names = {name for name, jump in zip(JOINT_NAMES, jumped, strict=True) if jump and name not in FULL_TURN}
+        return replace(
+            self,
+            low=np.minimum(self.low, ticks),
+            high=np.maximum(self.high, ticks),
+            last=ticks,
+            wrapped=self.wrapped | names,
+        )
+
+    def problems(self) -> list[str]:
+        """Why this sweep cannot be a calibration, one sentence per joint."""
+        found = []
+        for i, name in enumerate(JOINT_NAMES):
+            if name in FULL_TURN:
+                continue
+            if name in self.wrapped:
+                found.append(
+                    f"{name}: the count wrapped from 0 to 4095: repeat the middle step nearer to the true middle"
+                )
+                continue
+            width = int(self.high[i] - self.low[i]) * RAD_PER_TICK
+            nominal = JOINT_LIMITS_RAD[i][1] - JOINT_LIMITS_RAD[i][0]
+            if width < LEAST_PART * nominal:
+                found.append(
+                    f"{name}: moved over {width:.2f} rad, expected about {nominal:.2f}: sweep it to both stops"
+                )
+            elif width > MOST_PART * nominal:
+                found.append(f"{name}: moved over {width:.2f} rad, expected about {nominal:.2f}: is the horn loose?")
+            elif not self.low[i] + 100 < ZERO_TICK < self.high[i] - 100:
+                found.append(f"{name}: the middle was not inside its range: repeat the middle step")
+        return found
+
+    def calibration(self, offsets: np.ndarray, inverted: frozenset[str] = frozenset()) -> Calibration:
+        """The LeRobot calibration of this sweep."""
+        made = {}
+        for i, (name, servo_id) in enumerate(zip(JOINT_NAMES, SERVO_IDS, strict=True)):
+            low, high = (0, TICKS_PER_TURN - 1) if name in FULL_TURN else (int(self.low[i]), int(self.high[i]))
+            made[name] = JointCalibration(servo_id, int(name in inverted), int(offsets[i]), low, high)
+        return made
+
+
+def off_middle(present: np.ndarray) -> list[str]:
+    """Joints that do not read the middle after their offset was written."""
+    wrong = np.abs(np.asarray(present) - ZERO_TICK) > NEAR_MIDDLE_TICKS
+    return [
+        f"{name}: expected tick {ZERO_TICK} in the middle pose, got {tick}"
+        for name, tick, bad in zip(JOINT_NAMES, present, wrong, strict=True)
+        if bad
+    ]
+
+
+def gripper_inverted(open_tick: int, sweep: Sweep) -> bool:
+    """Whether the opened gripper reads nearer to the low end of its range: its ticks fall while it opens."""
+    i = JOINT_NAMES.index("gripper")
+    return open_tick < (int(sweep.low[i]) + int(sweep.high[i])) / 2

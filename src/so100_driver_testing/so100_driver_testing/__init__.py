@@ -1,0 +1,1 @@
+"""A driver process on a twin process, the fault campaign, its promises and the driver bench."""

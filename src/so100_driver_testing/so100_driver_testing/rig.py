@@ -1,0 +1,273 @@
+"""A driver process on a twin process, and a client that commands it: the bench of the fault campaign and of tests.
+
+Everything is real but the motors: the twin's serial line, the driver node in its own process, DDS between them. The
+twin's own log of goals and torque is the judge.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from grids_msgs.msg import ActionChunk, DriverStatus, PolicyStatus
+from grids_msgs.srv import SetMode
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from grids_common import topics
+from grids_common.so100 import JOINT_NAMES, REST_POSE_RAD
+from so100_driver_testing.twin_process import TwinProcess
+
+START_TIMEOUT_S = 120.0  # patience only: a process that ends is noticed at once
+# Travel of each joint from the rest pose, inwards; 2 rad/s of phase makes 1 rad/s at most.
+SWING_RAD = np.array([0.5, 0.4, -0.4, -0.4, 0.3, 0.4])
+PHASE_RATE = 2.0
+ROWS, DT_S = 30, 1 / 30
+
+
+def swing(t_s: np.ndarray | float) -> np.ndarray:
+    """The test motion (…, 6) rad at monotonic time t: out from the rest pose and back, smoothly, for ever."""
+    t = np.asarray(t_s, float)[..., None]
+    return np.array(REST_POSE_RAD) + SWING_RAD * (1 - np.cos(PHASE_RATE * t))
+
+
+class NodeProcess:
+    """One of our nodes as a process, started by itself (`autostart`). Its output is kept for messages."""
+
+    def __init__(self, module: str, folder: Path, parameters: dict[str, object]) -> None:
+        command = [sys.executable, "-m", module, "--ros-args"]
+        for name, value in ({"autostart": True} | parameters).items():
+            text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
+            command += ["-p", f"{name}:={text}"]
+        self._output = tempfile.NamedTemporaryFile("w+", dir=folder, suffix=f"-{module}.txt", delete=False)  # noqa: SIM115
+        self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True)
+
+    @property
+    def output(self) -> str:
+        return Path(self._output.name).read_text(encoding="utf-8")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int:
+        return self.process.wait(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        if self.alive:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGKILL)
+            self.process.wait(5)
+        self._output.close()
+
+
+class Client:
+    """A policy that swings the arm, and eyes on what the driver says. Spins in a thread of its own."""
+
+    def __init__(self, name: str = "rig") -> None:
+        self._own_context = not rclpy.ok()
+        if self._own_context:
+            rclpy.init()
+        self.node = rclpy.create_node(name)
+        self.status: DriverStatus | None = None
+        self.joints: JointState | None = None
+        self.joint_count = 0
+        self.sequence, self.epoch = 0, 0
+        self.clock_offset_s = 0.0
+        self._swinging = False
+        topics.subscription(self.node, "/follower/status", DriverStatus, self._on_status)
+        topics.subscription(self.node, "/follower/joint_states", JointState, self._on_joints)
+        self.chunks = topics.publisher(self.node, "/policy/action_chunk", ActionChunk)
+        self._estop = topics.publisher(self.node, "/estop", Bool)
+        self._services = {
+            name: self.node.create_client(Trigger, f"/driver/{name}")
+            for name in ("estop", "estop_reset", "release", "rest")
+        }
+        self._mode = self.node.create_client(SetMode, "/driver/set_mode")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._stop = False
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+        self._mover = threading.Thread(target=self._move, daemon=True)
+        self._mover.start()
+
+    def _spin(self) -> None:
+        try:
+            while not self._stop:
+                self._executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            return
+
+    def _on_status(self, message: DriverStatus) -> None:
+        self.status = message
+
+    def _on_joints(self, message: JointState) -> None:
+        self.joints = message
+        self.joint_count += 1
+
+    def _move(self) -> None:
+        while not self._stop:
+            if self._swinging:
+                self.publish(self.swing_chunk())
+            time.sleep(0.1)
+
+    # -- commands ------------------------------------------------------------------------------------------------
+    def swinging(self, *, on: bool) -> None:
+        self._swinging = on
+
+    def stamp(self, offset_s: float = 0.0):
+        now = self.node.get_clock().now() + rclpy.duration.Duration(seconds=self.clock_offset_s + offset_s)
+        return now.to_msg()
+
+    def swing_chunk(self) -> ActionChunk:
+        """One second of the test motion from now on."""
+        message = ActionChunk(joint_names=list(JOINT_NAMES), dt=DT_S, horizon=ROWS, bundle_id="campaign")
+        message.header.stamp = self.stamp()
+        message.positions = swing(time.monotonic() + np.arange(ROWS) * DT_S).ravel().tolist()
+        self.sequence += 1
+        message.sequence, message.epoch = self.sequence, self.epoch
+        return message
+
+    def pose_chunk(self, pose: np.ndarray) -> ActionChunk:
+        """One second of standing at `pose`."""
+        message = self.swing_chunk()
+        message.positions = np.tile(pose, message.horizon).tolist()
+        return message
+
+    def publish(self, message: ActionChunk) -> None:
+        self.chunks.publish(message)
+
+    def estop_topic(self) -> None:
+        self._estop.publish(Bool(data=True))
+
+    def call(self, name: str, timeout_s: float = 5.0):
+        """One of the driver's Trigger services; None without an answer in time."""
+        return self._wait(self._services[name], Trigger.Request(), timeout_s)
+
+    def set_mode(self, mode: str, timeout_s: float = 5.0):
+        return self._wait(self._mode, SetMode.Request(mode=mode), timeout_s)
+
+    @staticmethod
+    def _wait(client, request, timeout_s: float):
+        if not client.wait_for_service(timeout_sec=timeout_s):
+            return None
+        future, done = client.call_async(request), threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        return future.result() if done.wait(timeout_s) else None
+
+    def until(self, condition, timeout_s: float) -> bool:
+        """Poll `condition(status)`."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if self.status is not None and condition(self.status):
+                return True
+            time.sleep(0.01)
+        return False
+
+    def close(self) -> None:
+        self._stop = True
+        self._thread.join(2)
+        self._mover.join(2)
+        self.node.destroy_node()
+        if self._own_context:
+            rclpy.try_shutdown()
+
+
+def send_heartbeats(client: Client, stop: threading.Event) -> None:
+    """What a policy node does besides chunks: its status at 20 Hz."""
+    publisher = topics.publisher(client.node, "/policy/status", PolicyStatus)
+    while not stop.wait(0.05):
+        publisher.publish(PolicyStatus(state="running"))
+
+
+class Rig:
+    """Twin, client and (once started) a driver. A context manager that ends every process it started."""
+
+    def __init__(self, *twin_arguments: str, client: bool = True) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="grids-rig-")
+        self.folder = Path(self._folder.name)
+        self.driver: NodeProcess | None = None
+        self.twin = TwinProcess(self.folder, *twin_arguments)
+        self.client = Client() if client else None
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def launch(self, **parameters) -> NodeProcess:
+        """Start a driver and do not wait for it."""
+        self.driver = NodeProcess(
+            "so100_driver.nodes.driver", self.folder, {"serial_port": self.twin.paths["follower"]} | parameters
+        )
+        return self.driver
+
+    def start(self, **parameters) -> NodeProcess:
+        """Start a driver and wait until it is armed; RuntimeError with its output if that fails."""
+        self.client.status = None
+        driver = self.launch(**parameters)
+        wanted = parameters.get("mode", "policy")
+        if not self._armed(driver, wanted):
+            raise RuntimeError(f"the driver did not arm: {driver.output[-2000:]}")
+        return driver
+
+    def _armed(self, driver: NodeProcess, mode: str) -> bool:
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end and driver.alive:
+            if self.client.until(lambda s: s.mode == mode and s.state != "inactive", 0.2):
+                return True
+        return False
+
+    def recover(self) -> bool:
+        """Clear faults, reset, back to policy mode and swinging; False when the driver does not come back."""
+        self.twin.clear()
+        self.client.swinging(on=True)
+        end = time.monotonic() + 8.0
+        while time.monotonic() < end:
+            if self.client.status.mode in ("fault", "estop"):
+                self.client.call("estop_reset")
+            if self.client.status.mode != "policy":
+                self.client.set_mode("policy")
+            if self.client.until(lambda s: s.mode == "policy" and s.state in ("executing", "ramping"), 0.5):
+                return True
+        return False
+
+    def stop_driver(self) -> None:
+        if self.driver is not None:
+            self.driver.close()
+            self.driver = None
+
+    def close(self) -> None:
+        self.stop_driver()
+        if self.client is not None:
+            self.client.close()
+        self.twin.close()
+        self._folder.cleanup()
+
+
+def mover() -> int:
+    """A policy process: swings and reports its status until it is stopped."""
+    client, stop = Client(f"mover_{os.getpid()}"), threading.Event()
+    client.swinging(on=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    send_heartbeats(client, stop)
+    client.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(mover())

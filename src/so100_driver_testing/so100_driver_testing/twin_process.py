@@ -1,0 +1,97 @@
+"""The serial twin as a child process, and its log of goals and torque. Used by the bench, the campaign and tests."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the twin's log: bytes, and monotonic seconds."""
+
+    offset: int
+    at_s: float
+
+
+class TwinProcess:
+    """`python -m grids_sim.twin.cli` with a bus log. Commands go to its stdin, one JSON answer each."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.log = folder / "bus.log"
+        command = [sys.executable, "-m", "grids_sim.twin.cli", "--json", "--plant", "simple", "--configured"]
+        command += ["--link-dir", str(folder / "links"), "--bus-log", str(self.log), *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the twin ended with code {self.process.wait(5)} before it was ready")
+        self.paths = json.loads(line)
+
+    def ask(self, command: dict) -> dict:
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        if not answer.get("ok"):
+            raise RuntimeError(f"the twin refused {command}: {answer.get('message')}")
+        return answer
+
+    def fault(self, kind: str, target: str = "", value: float = 0.0, duration_s: float = 0.0) -> None:
+        self.ask({"fault": kind, "target": target, "value": value, "duration": duration_s})
+
+    def clear(self) -> None:
+        self.ask({"fault": ""})
+
+    def positions(self, arm: str = "follower") -> np.ndarray:
+        """True joint angles, rad."""
+        return np.array(self.ask({"state": True})["arms"][arm]["position_rad"])
+
+    def torque(self) -> list[bool]:
+        return self.ask({"state": True})["arms"]["follower"]["torque_on"]
+
+    def mark(self) -> Mark:
+        """Now, as a place in the log; hand it to `records`."""
+        return Mark(self.log.stat().st_size, time.monotonic())
+
+    def records(self, mark: "Mark") -> list:
+        """The bus log since `mark`, as far as it has been flushed.
+
+        The first goal of each servo counts as where it starts from, not as a step.
+        """
+        from grids_sim.servo import bus_log
+
+        with self.log.open("rb") as log:
+            log.seek(mark.offset)
+            tail = log.read()
+        if mark.offset and not tail.startswith(b"{"):
+            tail = tail.partition(b"\n")[2]
+        part = self.log.with_suffix(".part")
+        part.write_bytes(tail)
+        # What was written before the mark may reach the file after it.
+        records, seen = [r for r in bus_log.load(part) if r.t_s >= mark.at_s], set()
+        for index, record in enumerate(records):
+            if record.kind == "goal" and (record.arm, record.servo_id) not in seen:
+                seen.add((record.arm, record.servo_id))
+                records[index] = replace(record, torque=0)
+        return records
+
+    def close(self) -> None:
+        _end(self.process)

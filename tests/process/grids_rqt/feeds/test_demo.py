@@ -1,0 +1,104 @@
+"""How the viewer's demo run is started, how its end is told, and how signals are taken and given back."""
+
+import signal
+import time
+
+import pytest
+
+from grids_rqt.feeds.demo import DemoRun, Over
+
+DEPLOY = """
+import sys
+from pathlib import Path
+folder = Path(next(word for word in sys.argv if word.startswith("output:="))[len("output:="):])
+{body}
+"""
+ENDS = {
+    "time limit": (
+        'folder.mkdir(); (folder / \'summary.json\').write_text(\'{"ended_by": "time limit", "failure": ""}\')\n'
+        "sys.exit(3)",
+        Over(True, "the demo run is over: time limit. For another, start ./grids view --demo again"),
+    ),
+    "failure": (
+        'folder.mkdir(); (folder / \'summary.json\').write_text(\'{"ended_by": "failure", "failure": "no arm"}\')\n'
+        "sys.exit(1)",
+        Over(False, "the demo run ended with code 1: no arm"),
+    ),
+    "refused": (
+        "print('one'); print('no such policy'); sys.exit(2)",
+        Over(False, "the demo run ended with code 2: one / no such policy"),
+    ),
+    "silent": ("", Over(False, "the demo run ended with code 0: no output")),
+}
+
+
+@pytest.fixture
+def deploy(tmp_path, monkeypatch):
+    """Writes what stands in for `./grids deploy`."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("ROS_DOMAIN_ID", "0")  # DemoRun sets it: put back afterwards
+
+    def write(body):
+        (tmp_path / "grids_bringup").mkdir()
+        (tmp_path / "grids_bringup" / "__init__.py").touch()
+        (tmp_path / "grids_bringup" / "cli.py").write_text(DEPLOY.format(body=body), encoding="utf-8")
+
+    return write
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_run_that_is_over_says_how_it_ended(deploy, name):
+    body, expected = ENDS[name]
+    deploy(body)
+    demo = DemoRun(policy="demo", task="reach", limit_s=1.0)
+    try:
+        end = time.monotonic() + 30
+        while demo.over() is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert demo.over() == expected
+    finally:
+        demo.close()
+
+
+def test_closing_ends_a_run_that_is_under_way(deploy):
+    deploy("import time; print('up', flush=True); time.sleep(60)")
+    demo = DemoRun(policy="demo", task="reach", limit_s=1.0)
+    end = time.monotonic() + 30
+    while demo.log.read_text() != "up\n":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert demo.over() is None
+    begin = time.monotonic()
+    demo.close()
+    assert time.monotonic() - begin < 15
+    assert not demo.log.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_becomes_a_wish_and_its_former_handler_comes_back(number):
+    pytest.importorskip("qtpy", reason="pip install -r requirements/view.txt")
+    from grids_rqt.window import EndRequest
+
+    former = signal.signal(number, signal.SIG_DFL)
+    try:
+        with EndRequest() as end:
+            assert end.asked == ""
+            signal.raise_signal(number)
+            assert end.asked == signal.Signals(number).name
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, former)
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    pytest.importorskip("qtpy", reason="pip install -r requirements/view.txt")
+    from grids_rqt.window import EndRequest
+
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with EndRequest() as end:
+            signal.raise_signal(signal.SIGHUP)
+            assert end.asked == ""
+    finally:
+        signal.signal(signal.SIGHUP, former)

@@ -1,0 +1,111 @@
+"""File to servos and back, and an interrupted sweep, on the twin's serial line (no ROS)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from grids_common.so100 import JOINT_LIMITS_RAD, SERVO_IDS
+from grids_data import calibration as cal
+from so100_driver.bus import registers as reg
+from so100_driver.bus.bus import ServoBus
+from so100_driver.control import prepare
+from so100_driver.errors import DriverError
+from so100_driver.setup import calibrate
+from so100_driver_testing.twin_process import TwinProcess
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    process = TwinProcess(tmp_path_factory.mktemp("twin"), "--operator", "topic")
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def bus(twin):
+    opened = ServoBus(twin.paths["follower"], SERVO_IDS, reply_timeout_s=0.02)
+    opened.open()
+    yield opened
+    opened.close()
+
+
+class Command:
+    """`grids calibrate` on the follower with a person who always says the same. `said`: every line printed."""
+
+    def __init__(self, port, path):
+        self.common = ["--arm", "follower", "--serial-port", port, "--file", str(path)]
+        self.said = []
+
+    def __call__(self, ask, *arguments):
+        answer = ask if callable(ask) else lambda _: ask
+        return calibrate.main([*self.common, *arguments], calibrate.Person(answer, self.said.append, lambda _: None))
+
+
+def test_a_calibration_that_differs_is_refused_and_written_only_when_agreed(bus, twin, tmp_path):
+    path = tmp_path / "arm.json"
+    cal.save(cal.uncalibrated(), path)
+    with pytest.raises(
+        DriverError, match=r"shoulder_pan: file has offset 0, range .*; servo has offset 0, range 0\.\.4095"
+    ):
+        prepare.load_calibration(bus, "follower", str(path), required=True)
+    bus.close()
+    run = Command(twin.paths["follower"], path)
+    assert run("n", "--check") == 1
+    assert run("n", "--write") == 1
+    assert run("y", "--write") == 0
+    assert run("n", "--check") == 0
+    bus.open()
+    joints = prepare.load_calibration(bus, "follower", str(path), required=True)
+    assert joints.low_rad == pytest.approx(np.array(JOINT_LIMITS_RAD)[:, 0], abs=2e-3)
+    bus.close()
+    path.unlink()
+    assert run("y", "--read") == 0
+    assert cal.load(path) == cal.uncalibrated()
+    bus.open()
+    for servo_id in SERVO_IDS:
+        bus.write_eeprom(servo_id, [(reg.MIN_POSITION, 0), (reg.MAX_POSITION, 4095)])
+
+
+def test_reading_the_servos_keeps_the_direction_of_joints_from_the_file_and_shows_it(bus, twin, tmp_path):
+    path = tmp_path / "arm.json"
+    run = Command(twin.paths["follower"], path)
+    bus.close()
+    inverted = cal.uncalibrated()
+    inverted["gripper"] = replace(inverted["gripper"], drive_mode=1)
+    cal.save(inverted, path)
+    assert run("y", "--write") == 0
+    assert run("y", "--read") == 0
+    assert cal.load(path) == inverted
+    assert "drive_mode 1 (inverted): gripper (kept from the former file)" in run.said
+    path.unlink()
+    assert run("y", "--read") == 0
+    assert cal.load(path)["gripper"].drive_mode == 0
+    assert any(line.startswith("drive_mode 1 (inverted): no joint") for line in run.said)
+
+
+def test_the_end_of_input_in_the_sweep_ends_the_calibration(bus, twin, tmp_path):
+    bus.close()
+    run = Command(twin.paths["follower"], tmp_path / "arm.json")
+
+    def ask(question):
+        if "both stops" in question:
+            raise EOFError
+        return "y"
+
+    assert run(ask) == 1
+    assert "interrupted" in run.said[-1]
+
+
+def test_the_arms_device_is_taken_from_the_sites_file(bus, twin, tmp_path, monkeypatch):
+    site = tmp_path / "config" / "arm.yaml"
+    site.parent.mkdir()
+    site.write_text(f"driver: {{ros__parameters: {{serial_port: {twin.paths['follower']}}}}}")
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    bus.close()
+    run = Command("", tmp_path / "arm.json")
+    assert run("y", "--read") in (0, 1)
+    assert not any("expected --serial-port" in line for line in run.said)
+    site.write_text("driver: {ros__parameters: {port: x}}")
+    assert run("y", "--read") == 2
+    assert "arm.yaml" in run.said[-1]

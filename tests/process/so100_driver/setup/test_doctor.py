@@ -1,0 +1,145 @@
+"""The doctor on the twin's serial line and on a prepared environment (no ROS)."""
+
+import pytest
+
+from so100_driver.bus import port
+from so100_driver.setup import doctor
+from so100_driver_testing.twin_process import TwinProcess
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    process = TwinProcess(tmp_path_factory.mktemp("twin"))
+    yield process
+    process.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    monkeypatch.setattr(doctor, "PATIENCE_S", 0.05)
+
+
+def levels(lines):
+    return {line.what: line.level for line in lines}
+
+
+def test_a_healthy_arm_is_all_ok_but_for_its_missing_calibration(twin):
+    found = levels(doctor.arm("follower", twin.paths["follower"]))
+    assert found.pop("follower limits") == "WARN"
+    assert set(found.values()) == {"OK"}
+    assert {"follower", "follower firmware", "follower supply", "follower temperature"} == set(found)
+
+
+def test_a_missing_servo_is_a_failure_with_the_cable_to_check(twin):
+    twin.fault("dead_servo", target="elbow_flex")
+    lines = list(doctor.arm("follower", twin.paths["follower"]))
+    twin.clear()
+    assert lines[0].level == "FAIL"
+    assert "no answer from [3]" in lines[0].found
+    assert "elbow_flex (id 3)" in lines[0].fix
+
+
+def test_a_wrong_servo_model_is_a_failure_with_what_to_do(twin, monkeypatch):
+    monkeypatch.setattr(doctor.reg, "MODEL_STS3215", 1234)
+    (line,) = [line for line in doctor.arm("follower", twin.paths["follower"]) if line.what == "follower model"]
+    assert line.level == "FAIL"
+    assert "got {1: 777, 2: 777" in line.found
+    assert "STS3215" in line.fix
+
+
+def test_a_check_that_breaks_is_a_line_of_its_own_and_the_others_go_on(monkeypatch):
+    def broken():
+        raise RuntimeError("no such bus")
+
+    monkeypatch.setattr(doctor, "cameras", broken)
+    lines = {line.what: line for line in doctor.examine({})}
+    assert lines["cameras"].found == "could not be checked: no such bus"
+    assert lines["cameras"].fix
+    assert "real-time" in lines
+
+
+def test_a_port_that_does_not_exist_is_a_failure():
+    (line,) = doctor.arm("follower", "/dev/nothing_here")
+    assert line.level == "FAIL"
+    assert "no such file" in line.found
+
+
+def test_a_dds_profile_with_small_segments_or_none_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+    assert levels(doctor.dds()) == {"DDS profile": "WARN", "DDS discovery": "OK"}
+    profile = tmp_path / "p.xml"
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
+    for size, level in ((524288, "WARN"), (16777216, "OK")):
+        profile.write_text(f"<profiles><segment_size>{size}</segment_size></profiles>")
+        assert levels(doctor.dds())["DDS profile"] == level
+    profile.write_text("<broken")
+    assert levels(doctor.dds())["DDS profile"] == "FAIL"
+
+
+def test_discovery_beyond_this_host_is_a_warning(monkeypatch):
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+    assert levels(doctor.dds())["DDS discovery"] == "WARN"
+
+
+def choice(*arguments):
+    return doctor.main([*arguments, "--json"])
+
+
+@pytest.fixture
+def arms(monkeypatch):
+    """What `examine` was asked to look at."""
+    asked = []
+    monkeypatch.setattr(doctor, "examine", lambda chosen: asked.append(chosen) or [])
+    return asked
+
+
+def test_the_devices_of_the_sites_file_are_examined_and_the_command_line_wins(tmp_path, arms, monkeypatch):
+    site = tmp_path / "config" / "arm.yaml"
+    site.parent.mkdir()
+    ports = ["/dev/a", "/dev/b"]
+    blocks = [
+        f"{n}: {{ros__parameters: {{serial_port: {p}}}}}" for n, p in zip(("driver", "leader"), ports, strict=True)
+    ]
+    site.write_text("\n".join(blocks))
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    assert choice() == choice("--leader", "/dev/c") == 0
+    assert arms == [{"follower": "/dev/a", "leader": "/dev/b"}, {"follower": "/dev/a", "leader": "/dev/c"}]
+    site.write_text("driver: {ros__parameters: {port: /dev/a}}")
+    assert choice() == 1
+
+
+def test_without_a_choice_the_only_device_is_the_follower_and_two_are_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    parsed = doctor.argparse.Namespace(follower="", leader="", config="")
+    monkeypatch.setattr(doctor, "candidates", lambda: ["/dev/a"])
+    assert doctor.choose(parsed) == {"follower": "/dev/a"}
+    monkeypatch.setattr(doctor, "candidates", lambda: ["/dev/a", "/dev/b"])
+    assert doctor.choose(parsed) == {}
+    monkeypatch.setattr(doctor, "ports", lambda: [])
+    (line,) = [line for line in doctor.examine({}) if line.what == "arms"]
+    assert (line.level, line.found) == ("WARN", "none was examined: 2 serial devices and none chosen")
+    assert "--follower" in line.fix
+
+
+def test_one_device_under_two_names_is_one_candidate_by_its_stable_name(tmp_path, monkeypatch):
+    device, stable = tmp_path / "ttyACM0", tmp_path / "by-id" / "usb-arm"
+    device.touch()
+    stable.parent.mkdir()
+    stable.symlink_to(device)
+    monkeypatch.setattr(port, "_GLOBS", (f"{stable.parent}/*", f"{tmp_path}/ttyACM*"))
+    assert port.candidates() == [str(stable)]
+
+
+def test_the_command_prints_every_line_and_its_code_says_whether_something_fails(capsys, twin):
+    code = doctor.main(["--follower", "/dev/nothing_here"])
+    text = capsys.readouterr().out
+    assert code == 1
+    lines = text.splitlines()
+    bad = [i for i, line in enumerate(lines) if line.startswith(("WARN", "FAIL"))]
+    assert bad
+    assert all(lines[i + 1].lstrip().startswith("-> ") for i in bad), text
+    assert "FAIL  follower: /dev/nothing_here" in text
+    assert "real-time" in text
+    assert text.strip().endswith("FAIL")

@@ -1,0 +1,156 @@
+"""The run manager's decisions, with a node that only answers as told: no processes, no DDS."""
+
+import json
+import threading
+import time
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from lifecycle_msgs.msg import Transition
+
+from grids_bringup.graph import NodeSpec, record_exit
+from grids_bringup.run.manager import Run, RunError, conduct
+from grids_bringup.run.manager_node import ManagerParams
+from grids_bringup.run.summary import RunStatistics, StreamStatistics
+
+PATIENCE_S = 20.0  # what a test would lose if a wait were not given up
+
+
+class Node:
+    """What a Run needs of its node. `hangs`: (node, transition) pairs that are answered only when given up."""
+
+    def __init__(self, folder, **params) -> None:
+        self.params = ManagerParams(**({"managed": ("driver", "policy"), "limit_s": 0.2, "twin": False} | params))
+        self.folder, self.lock, self.statistics = folder, threading.Lock(), RunStatistics()
+        self.statistics.cameras = {"front": StreamStatistics()}
+        self.driver = self.policy = self.task = None
+        self.said: list[str] = []
+        self.hangs: set = set()
+        self.asked: list[tuple[str, int]] = []
+        self.silent: dict[str, float] = {}
+        self.during_hang = lambda: None
+
+    def transition(self, node, number, patience_s, give_up=lambda: False) -> bool:
+        self.asked.append((node, number))
+        if (node, number) not in self.hangs:
+            return True
+        self.during_hang()
+        deadline = time.monotonic() + min(patience_s, PATIENCE_S)
+        while time.monotonic() < deadline and not give_up():
+            time.sleep(0.01)
+        return False
+
+    def call(self, *_args):
+        return SimpleNamespace(success=False, message="not in this test")
+
+    def silent_for(self, name):
+        return self.silent.get(name)
+
+    def get_clock(self):
+        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=0))
+
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+
+
+def outcome(node: Node, stop: threading.Event | None = None) -> tuple[int, dict, float]:
+    """(exit code, summary, seconds)."""
+    began = time.monotonic()
+    code = conduct(Run(node, stop or threading.Event()))
+    return code, json.loads((node.folder / "summary.json").read_text()), time.monotonic() - began
+
+
+def test_a_node_that_dies_while_it_is_being_configured_ends_the_run_at_once(tmp_path):
+    node = Node(tmp_path)
+    node.hangs = {("policy", CONFIGURE)}
+    node.during_hang = lambda: record_exit(tmp_path, NodeSpec("policy", "p", "e"), -9)
+    code, summary, seconds = outcome(node)
+    assert (code, summary["failure"]) == (1, "policy was killed by SIGKILL; see logs/policy.log")
+    assert ("driver", DEACTIVATE) in node.asked
+    assert seconds < PATIENCE_S / 2
+
+
+@pytest.mark.parametrize(("hangs", "arm"), [("driver", "not touched"), ("policy", "held")])
+def test_an_arm_that_was_never_activated_is_not_said_to_be_held(tmp_path, hangs, arm):
+    node, stop = Node(tmp_path), threading.Event()
+    node.hangs = {(hangs, CONFIGURE)}
+    node.during_hang = stop.set
+    assert outcome(node, stop)[1]["arm"] == arm
+
+
+def test_ctrl_c_does_not_wait_for_a_node_that_takes_long_to_configure(tmp_path):
+    node, stop = Node(tmp_path), threading.Event()
+    node.hangs = {("policy", CONFIGURE)}
+    node.during_hang = stop.set
+    code, summary, seconds = outcome(node, stop)
+    assert (code, summary["ended_by"], summary["failure"]) == (0, "stopped", "")
+    assert ("driver", DEACTIVATE) in node.asked
+    assert seconds < PATIENCE_S / 2
+
+
+def test_a_node_stopped_while_it_is_being_activated_is_deactivated(tmp_path):
+    node, stop = Node(tmp_path), threading.Event()
+    node.hangs = {("driver", ACTIVATE)}
+    node.during_hang = stop.set
+    outcome(node, stop)
+    assert ("driver", DEACTIVATE) in node.asked
+
+
+def test_a_node_that_dies_on_the_way_down_is_a_failure_too(tmp_path):
+    node = Node(tmp_path)
+    node.hangs = {("policy", DEACTIVATE)}
+    node.during_hang = lambda: record_exit(tmp_path, NodeSpec("policy", "p", "e"), -11)
+    code, summary, _ = outcome(node)
+    assert code == 1
+    assert "policy was killed by SIGSEGV" in summary["failure"]
+
+
+def test_an_error_in_the_tear_down_still_ends_in_a_summary(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "tear_down", lambda self: 1 / 0)
+    code, summary, _ = outcome(Node(tmp_path))
+    assert code == 1
+    assert "ZeroDivisionError" in summary["failure"]
+
+
+@pytest.mark.parametrize(("stalled_s", "blamed"), [(0.0, True), (1.0, False)], ids=["node silent", "we were asleep"])
+def test_silence_counts_only_while_this_process_could_hear(tmp_path, monkeypatch, stalled_s, blamed):
+    """A machine that freezes for seconds freezes the listener as well."""
+    node = Node(tmp_path)
+    run = Run(node, threading.Event())
+    now = time.monotonic()
+    run.began = run._looked = run._awake = now - 10.0
+    node.silent = {"driver": 5.0}
+    run._looked = now - stalled_s
+    with pytest.raises(RunError, match=r"driver has been silent for 5\.0 s") if blamed else nullcontext():
+        run._check_heartbeats()
+
+
+@pytest.mark.parametrize(
+    ("silent", "warning"),
+    [
+        ({"front camera": 4.0}, "the front camera fell silent 6."),
+        ({}, "the front camera sent nothing in the first 3 s"),
+    ],
+    ids=["fell silent", "never heard"],
+)
+def test_a_silent_camera_is_one_warning(tmp_path, silent, warning):
+    node = Node(tmp_path)
+    run = Run(node, threading.Event())
+    run.began = run._awake = time.monotonic() - 10.0
+    node.silent = silent
+    for _ in range(3):
+        run._check_cameras()
+    assert len(run.warnings) == 1
+    assert run.warnings[0].startswith(warning)
+
+
+def test_an_expert_that_never_speaks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("grids_bringup.run.manager.START_WAIT_S", 0.1)
+    code, summary, _ = outcome(Node(tmp_path, policy="expert", managed=("driver",)))
+    assert code == 1
+    assert "policy was not heard within" in summary["failure"]

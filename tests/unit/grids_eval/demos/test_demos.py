@@ -1,0 +1,112 @@
+"""Demonstrations: same seed same bytes, resumable, with rows of failed grasps masked."""
+
+import numpy as np
+import pytest
+
+from grids_common.so100 import JOINT_LIMITS_RAD
+from grids_data.dataset.reader import open_dataset
+from grids_data.dataset.schema import ACTION, STATE, SUCCESS, VALID, DatasetError
+from grids_data.dataset.writer import DatasetWriter
+from grids_data.units import units, units_from_json
+from grids_eval.demos.cli import POSES, demo_spec, generate, main, scene_seed, write_demo
+from grids_eval.demos.episode import Demonstrator, DemoSettings
+
+SMALL = DemoSettings(fps=10, size=(64, 64), noisy_share=1.0, miss_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def demonstrator():
+    one = Demonstrator("pick_place", SMALL)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def demo(demonstrator):
+    return next(filter(None, (demonstrator.episode(scene_seed(5, 0, k)) for k in range(5))))
+
+
+def test_a_demonstration_ends_in_success_and_its_actions_are_the_clean_targets(demo):
+    assert demo.steps[-1].success
+    assert not demo.steps[0].success
+    actions = np.array([step.action for step in demo.steps])
+    low, high = np.transpose(JOINT_LIMITS_RAD)
+    assert (actions >= low).all()
+    assert (actions <= high).all()
+    # The noise moves the arm, not the target: targets are smoother than what the arm did.
+    states = np.array([step.state for step in demo.steps])
+    roughness = [np.abs(np.diff(rows[:, :5], n=2, axis=0)).mean() for rows in (actions, states)]
+    assert roughness[0] < roughness[1]
+
+
+def test_the_same_seed_makes_the_same_demonstration(demonstrator, demo):
+    again = next(filter(None, (demonstrator.episode(scene_seed(5, 0, k)) for k in range(5))))
+    assert len(again.steps) == len(demo.steps)
+    for first, second in zip(demo.steps, again.steps, strict=True):
+        np.testing.assert_array_equal(first.action, second.action)
+        np.testing.assert_array_equal(first.state, second.state)
+        np.testing.assert_array_equal(first.pictures["wrist"], second.pictures["wrist"])
+
+
+def test_scene_seeds_do_not_collide():
+    seeds = {scene_seed(s, e, a) for s in range(4) for e in range(200) for a in range(5)}
+    assert len(seeds) == 4 * 200 * 5
+
+
+def test_rows_before_the_last_attempt_of_a_missed_grasp_are_not_valid():
+    one = Demonstrator("pick_place", DemoSettings(fps=10, size=(32, 32), noisy_share=0.0, miss_share=1.0))
+    demo = next(filter(None, (one.episode(scene_seed(9, 0, k)) for k in range(10))))
+    one.close()
+    valid = [demo.valid(i) for i in range(len(demo.steps))]
+    assert demo.attempts >= 2
+    first = valid.index(True)
+    assert 0 < first < len(valid)
+    assert all(valid[first:])
+
+
+def test_an_interrupted_run_is_resumed_to_the_dataset_an_uninterrupted_one_makes(tmp_path, demonstrator):
+    options = {"episodes": 2, "seed": 5, "settings": SMALL, "system": "degrees"}
+    whole, made = generate(tmp_path / "whole", ["pick_place"], workers=2, **options)
+    assert len(made) == 2
+    spec = demo_spec(["pick_place"], 5, SMALL, "degrees")
+    with DatasetWriter(tmp_path / "again", spec) as begun:
+        tries = (scene_seed(5, 0, k) for k in range(9))
+        number, demo = next((s, d) for s, d in ((s, demonstrator.episode(s)) for s in tries) if d)
+        write_demo(demo, begun.episode("ep-000000"), units("degrees"), scene_seed=number, task="pick_place")
+    again, made = generate(tmp_path / "again", ["pick_place"], workers=1, **options)
+    assert [m.key for m in made] == ["ep-000001"]
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    differing = [str(path) for path in files if (whole / path).read_bytes() != (again / path).read_bytes()]
+    assert not differing
+    check_contents(open_dataset(whole))
+    with pytest.raises(DatasetError, match="already exists"):
+        generate(whole, ["pick_place"], workers=1, **options)
+
+
+def check_contents(dataset):
+    assert [e.extra["success"] for e in dataset.episodes] == [True, True]
+    assert dataset.column(POSES).shape == (len(dataset), 14)
+    assert dataset.column(SUCCESS)[dataset.episodes[0].stop - 1]
+    assert dataset.column(VALID).any()
+    joint_units = units_from_json(dataset.info["units"])
+    difference = joint_units.to_rad(dataset.column(ACTION)) - joint_units.to_rad(dataset.column(STATE))
+    assert np.abs(difference[:, :5]).mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fps", "29"], "--fps: expected a divisor of 300"),
+        (["--episodes", "0"], "--episodes: expected at least 1"),
+        (["--size", "big"], "--size"),
+        (["--noise", "5"], "--noise: expected a share from 0 to 1, got 5.0"),
+        (["--miss", "2"], "--miss: expected a share from 0 to 1, got 2.0"),
+        (["--miss", "nan"], "--miss: expected a share from 0 to 1, got nan"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as refusal:
+        main(["--out", str(tmp_path / "set"), *words])
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

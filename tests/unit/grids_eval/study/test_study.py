@@ -1,0 +1,177 @@
+"""The study's bookkeeping: which commands run, what is counted, what a table says."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grids_eval.study import cli as study
+from grids_eval.study.table import count, difference, read_results, successes
+from grids_policy.train.config import load_train_config
+
+
+def result(variant, seed, conditions):
+    rows = [
+        {
+            "condition": c,
+            "task": t,
+            "successes": good,
+            "episodes": tried,
+            "failures": {"misplaced": tried - good},
+            "retention": 0.9,
+            "coordinate_spread": 0.02,
+        }
+        for c, t, good, tried in conditions
+    ]
+    return {"variant": variant, "seed": seed, "conditions": rows}
+
+
+def write_episodes(folder, rows):
+    folder.mkdir()
+    scenes = [{"task": c["task"], "success": n < c["successes"]} for c in rows for n in range(c["episodes"])]
+    (folder / "episodes.jsonl").write_text("\n".join(map(json.dumps, scenes)))
+    (folder / "results.json").write_text(json.dumps({"conditions": rows}))
+
+
+def keep(out, found):
+    folder = out / f"{found['variant']}-s{found['seed']}"
+    folder.mkdir(parents=True)
+    for part, ood in (("id", False), ("ood", True)):
+        write_episodes(folder / part, [c for c in found["conditions"] if c["condition"].startswith("ood_") == ood])
+    (folder / study.RESULT).write_text(json.dumps(found))
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    words = ["--out", str(tmp_path), "--base", "BASE", "--frames", "a", "b", "--lanes", "1"]
+    return study.parse_arguments([*words, "--variants", "dense", "grids-16", "--seeds", "0", "1"])
+
+
+def test_every_variant_is_a_training_the_trainer_accepts_and_no_two_are_alike(arguments, tmp_path):
+    seen = set()
+    for variant in study.VARIANTS:
+        words = study.train_words(arguments, variant, 3, tmp_path / "run")
+        overrides = tuple(words[i + 1] for i, word in enumerate(words) if word == "--set")
+        config = load_train_config(Path("config/train/demo.yaml"), overrides)
+        assert (config.seed, config.optimiser.minutes, config.data.frames) == (3, 0, ("a", "b"))
+        seen.add((config.model.sampler, config.lora))
+    assert len(seen) == len(study.VARIANTS)
+
+
+def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
+    keep(
+        tmp_path, result("dense", 1, [("in_distribution", "pick_place", 60, 100), ("ood_clutter", "pick_place", 1, 10)])
+    )
+    keep(
+        tmp_path, result("dense", 0, [("in_distribution", "pick_place", 80, 100), ("ood_spatial", "pick_place", 2, 10)])
+    )
+    keep(tmp_path, result("grids-16", 0, [("in_distribution", "pick_place", 85, 100)]))
+    found = read_results(tmp_path, tuple(study.VARIANTS))
+    assert count(found["dense"], "pick_place", ood=False) == (140, 200, [0.8, 0.6])
+    assert count(found["dense"], "", ood=True) == (3, 20, [0.2, 0.1])
+    lines = study.table(found, tmp_path, tmp_path).splitlines()
+    assert "140/200 = 70 % (63–76; 80, 60)" in lines[2]
+    assert "| -5 (" in lines[2]  # on the seed that both have
+    assert "| 60/200 |" in lines[2]
+
+
+def test_scenes_out_of_distribution_are_told_from_those_the_evaluation_begins_with(tmp_path):
+    keep(tmp_path, result("dense", 4, []))
+    rows = [("in_distribution", "a", 2, 2), ("ood_x", "a", 1, 2), ("in_distribution", "b", 0, 1), ("ood_x", "b", 1, 1)]
+    for path in (tmp_path / "dense-s4" / "ood").iterdir():
+        path.unlink()
+    (tmp_path / "dense-s4" / "ood").rmdir()
+    write_episodes(tmp_path / "dense-s4" / "ood", result("dense", 4, rows)["conditions"])
+    assert successes(tmp_path, "dense", ["a"], ood=True)[4].tolist() == [1.0, 0.0]
+    assert successes(tmp_path, "dense", ["a", "b"], ood=True)[4].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_a_distance_is_taken_scene_by_scene_on_the_seeds_that_both_have():
+    always, never = np.ones(50), np.zeros(50)
+    assert difference({0: always, 1: always}, {0: never, 2: never}) == (1.0, 1.0, 1.0)
+    assert difference({0: always}, {1: always}) is None
+    half = np.arange(50) % 2.0
+    assert difference({0: half}, {0: half}) == (0.0, 0.0, 0.0)  # the same scenes: no noise of the draw of scenes
+    mean, low, high = difference({0: half}, {0: never})
+    assert mean == 0.5
+    assert 0.3 < low < 0.45
+    assert 0.55 < high < 0.7
+    _, wide_low, wide_high = difference({0: always, 1: never}, {0: never, 1: never})
+    assert (wide_low, wide_high) == (0.0, 1.0)  # seeds that disagree widen the interval
+
+
+ROWS = [("in_distribution", "pick_place", 1, 2), ("ood_clutter", "pick_place", 1, 2)]
+
+
+@pytest.fixture
+def started(arguments, monkeypatch):
+    """Commands that would run, by their module and run; a training that is `cut` ends well, but early."""
+    ran, cut = [], set()
+
+    def run(words, **_):
+        out = Path(words[words.index("--out") + 1])
+        ran.append((words[2], out.parent.name))
+        if words[2] == "grids_eval.training":
+            (out / "state").mkdir(parents=True)
+            step = 3 if out.parent.name in cut else arguments.steps
+            (out / "state" / "progress.json").write_text(json.dumps({"step": step}))
+        else:
+            rows = ROWS[1:] if "--ood" in words else ROWS[:1]
+            write_episodes(out, result("x", 0, rows)["conditions"])
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(study, "build_features", lambda _: None)
+    monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
+    return ran, cut
+
+
+def test_a_complete_run_is_not_repeated_and_an_interrupted_training_is_not_complete(tmp_path, started, capsys):
+    ran, cut = started
+    keep(tmp_path, result("dense", 0, ROWS))
+    cut.add("grids-16-s1")
+    assert study.main() == 1
+    assert [name for _, name in ran] == ["grids-16-s0"] * 3 + ["dense-s1"] * 3 + ["grids-16-s1"]
+    shown = capsys.readouterr()
+    assert "grids-16 seed 1 failed, see its log.txt: training stopped at step 3 of 800" in shown.err
+    assert "| dense | 2 | 2/4 = 50 %" in shown.out
+    assert "| grids-16 | 1 |" in shown.out
+
+
+def test_a_failure_is_said_and_the_others_go_on(arguments, started, monkeypatch, capsys):
+    working = study.subprocess.run
+
+    def fail(words, **options):
+        if "dense-s1" in str(words):
+            raise subprocess.CalledProcessError(1, words)
+        working(words, **options)
+
+    monkeypatch.setattr(study.subprocess, "run", fail)
+    assert study.main() == 1
+    shown = capsys.readouterr()
+    assert "dense seed 1 failed" in shown.err
+    assert "| grids-16 | 2 |" in shown.out
+
+
+def test_a_stopped_runner_begins_nothing(arguments, started):
+    runner = study.Runner(arguments)
+    runner.stop()
+    with pytest.raises(ValueError, match="interrupted"):
+        runner.run("dense", 0)
+    assert started[0] == []
+
+
+def test_runs_of_other_settings_are_not_mixed(arguments, started, capsys):
+    assert study.main() == 0
+    capsys.readouterr()
+    arguments.steps, arguments.seeds = 7, [2]
+    assert study.main() == 1
+    assert "runs there have steps 800, not 7: give the same options" in capsys.readouterr().err
+
+
+def test_training_needs_a_base_and_a_table_needs_runs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        study.parse_arguments(["--out", str(tmp_path)])
+    assert study.main(["--out", str(tmp_path), "--table"]) == 1
+    assert "found none" in capsys.readouterr().err

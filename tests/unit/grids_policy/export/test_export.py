@@ -1,0 +1,290 @@
+"""Checkpoint to bundle: parity gate, refusals, precisions, cameras, units, relative actions."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from repository import ROOT
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from grids_common.so100 import RAD_PER_TICK, ZERO_TICK  # noqa: E402
+from grids_policy.export import cli as export  # noqa: E402
+from grids_policy.export import gate, precision  # noqa: E402
+from grids_policy.export.cli import (  # noqa: E402
+    ExportError,
+    ExportOptions,
+    export_bundle,
+    parse_cameras,
+    placement,
+    refuse_unknown_cameras,
+)
+from grids_policy.export.gate import run_gate  # noqa: E402
+from grids_policy.export.units import UnitsError, build_units  # noqa: E402
+from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
+from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
+from grids_policy.model.initialise import init_weights  # noqa: E402
+from grids_policy.model.preprocess import fit_image  # noqa: E402
+from grids_policy.model.smolvla import Policy  # noqa: E402
+from grids_policy.runtime.bundle import load_bundle, seal  # noqa: E402
+
+GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
+# What TensorRT's parser does not take, or takes only with dynamic shapes.
+UNWELCOME = {"Loop", "If", "Scan", "SequenceAt", "SplitToSequence", "NonZero", "Unique", "ScatterND", "GatherND"}
+
+
+def checkpoint(config, tmp_path) -> Checkpoint:
+    """Random weights whose output and coordinates depend on the inputs."""
+    policy = Policy(config)
+    init_weights(policy, 3)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(policy.action_out_proj.weight, std=0.2)
+    demo_tokenizer(300, tmp_path / "tokenizer.json")
+    stats = {}
+    for feature, mean in (("observation.state", 0.2), ("action", -0.1)):
+        stats[f"{feature}.mean"], stats[f"{feature}.std"] = torch.full((6,), mean), torch.linspace(0.1, 0.6, 6)
+    return Checkpoint(policy.eval(), stats, {"n_action_steps": 4}, tokenizer=tmp_path / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """One export serves most tests: per camera, committed rows and relative actions, kept with its checkpoint."""
+    folder = tmp_path_factory.mktemp("export")
+    config = dataclasses.replace(small(), max_committed=2, relative_actions=(0, 1, 2, 3, 4))
+    made = checkpoint(config, folder)
+    options = ExportOptions(
+        cameras="front=80x60,wrist:wrist=64x48", fps=20.0, per_camera=True, instruction="go", noise_scale=0.5
+    )
+    export_bundle(made, folder / "bundle", options)
+    return made, folder / "bundle"
+
+
+def small():
+    from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
+
+    return PolicyConfig(
+        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk=6, num_steps=4, language_tokens=5,
+        vision=VisionConfig(64, 8, 32, 1, 2, 64, shuffle=2),
+        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=300), expert=ExpertConfig(24, 2, 48),
+        sampler=SamplerConfig("grids", 4, hidden=32, coord_hidden=16),
+    )  # fmt: skip
+
+
+def test_the_bundle_agrees_with_torch_in_actions_and_coordinates(exported):
+    bundle = load_bundle(exported[1])
+    assert bundle.parity["passed"]
+    assert bundle.parity["actions_max_std"] < 1e-4
+    assert bundle.parity["coordinates_max"] < 1e-5
+
+
+def test_the_manifest_says_what_the_robot_needs(exported):
+    bundle = load_bundle(exported[1])
+    assert (bundle.dt, bundle.chunk, bundle.execute_rows, bundle.steps) == (0.05, 6, 4, 4)
+    assert [(c.name, c.width, c.height) for c in bundle.cameras] == [("front", 80, 60), ("wrist", 64, 48)]
+    assert (bundle.tokens, bundle.grid_height, bundle.vision_batch, bundle.max_committed) == (4, 4, 1, 2)
+    assert (bundle.convention, bundle.noise_scale) == ("align_corners_false", 0.5)
+    # Relative joints: spread of state and action together, around both means.
+    assert bundle.normalisation["position"]["mean"][0] == pytest.approx(0.1)
+    assert bundle.normalisation["position"]["std"][5] == pytest.approx(0.6)
+
+
+def test_graphs_have_static_shapes_no_private_paths_and_only_parsable_operators(exported):
+    for name in GRAPHS:
+        data = (exported[1] / f"{name}.onnx").read_bytes()
+        assert b"site-packages" not in data
+        assert b".py" not in data
+        model = onnx.load_from_string(data)
+        for value in (*model.graph.input, *model.graph.output):
+            assert all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim), value.name
+        operators = {node.op_type for node in model.graph.node}
+        assert not operators & UNWELCOME
+        doubles = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.DOUBLE]
+        assert not doubles
+        typed = onnx.shape_inference.infer_shapes(model)
+        types = {value.name: value.type.tensor_type.elem_type for value in typed.graph.value_info}
+        sums = [types[node.input[0]] for node in model.graph.node if node.op_type == "CumSum"]
+        assert set(sums) <= {onnx.TensorProto.FLOAT}, "TensorRT's CumSum takes no integers"
+        assert len(sums) == (name == "prefix")
+
+
+def test_what_does_not_depend_on_the_noise_is_not_in_the_step(exported):
+    """The step has no vision, language or time embedding weights: it is bound by reading the expert once."""
+    step = onnx.load(str(exported[1] / "denoise_step.onnx"))
+    expert = sum(p.numel() for p in exported[0].policy.expert.parameters())
+    weights = sum(int(np.prod(t.dims)) for t in step.graph.initializer)
+    cross = sum(
+        p.numel() for n, p in exported[0].policy.expert.named_parameters() if ".1.self_attn." in n and "_proj" in n
+    )
+    assert weights < expert + cross
+    assert not {"Sin", "Cos", "Pow"} & {node.op_type for node in step.graph.node if node.op_type != "Pow"}
+
+
+@pytest.mark.parametrize("reduced", ["int8", "fp16"])
+def test_reduced_precisions_stay_within_their_gates(exported, tmp_path, reduced):
+    made, source = exported
+    folder = tmp_path / "bundle"
+    shutil.copytree(source, folder)
+    for name in GRAPHS:
+        precision.convert(folder / f"{name}.onnx", reduced)
+    values = json.loads((folder / "policy.json").read_text())
+    seal(folder, {k: v for k, v in values.items() if k not in ("schema", "files", "digest")} | {"precision": reduced})
+    parity = run_gate(made, folder, reduced)
+    assert parity["passed"], parity
+    assert parity["actions_max_std"] > 1e-6, "the precision was reduced"
+    if reduced == "int8":
+        nodes = {node.op_type for node in onnx.load(str(folder / "denoise_step.onnx")).graph.node}
+        assert "MatMulInteger" in nodes
+
+
+def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch):
+    monkeypatch.setitem(gate.TOLERANCES, "fp32", (1e-12, 1e-12))
+    # The graphs of the finished export stand in for a second export of ten seconds.
+    monkeypatch.setattr(export, "write_graphs", lambda c, o, folder, say: copy_graphs(exported[1], folder))
+    with pytest.raises(ExportError, match="differ from the torch model, nothing was written"):
+        export_bundle(
+            exported[0], tmp_path / "bundle", ExportOptions(cameras="front=80x60,wrist=64x48", per_camera=True)
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def copy_graphs(source, folder):
+    for name in GRAPHS:
+        shutil.copy(source / f"{name}.onnx", folder)
+    return load_bundle(source).cache
+
+
+def test_wrong_weights_in_a_graph_fail_the_gate(exported, tmp_path):
+    """The gate can fail: a bundle of one policy against another."""
+    other = checkpoint(small(), tmp_path)
+    parity = run_gate(other, exported[1], "fp32")
+    assert not parity["passed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("front=640x480", r"also needs \['wrist'\]"),
+        ("front,wrist,side", "got 'side'"),
+        ("front,front,wrist", "'front' is named twice"),
+        ("front:front,front:wrist", "the robot's 'front' is named twice"),
+        ("front=big,wrist", "expected WIDTHxHEIGHT, got 'big'"),
+        ("front=0x480,wrist", "expected a size above 1x1"),
+        ("camera1,wrist", r"expected one of the checkpoint's \['front', 'wrist'\], got 'camera1'"),
+    ],
+)
+def test_a_camera_list_that_does_not_fit_is_refused(text, expected):
+    with pytest.raises(ExportError, match=expected):
+        parse_cameras(text, small())
+
+
+def test_cameras_this_robot_lacks_are_refused_with_what_to_write():
+    refuse_unknown_cameras("front:wrist,wrist:front", small())
+    with pytest.raises(ExportError, match="has front, wrist, got top, hand; say --cameras front:front,wrist:wrist"):
+        refuse_unknown_cameras("hand:wrist,top:front", small())
+
+
+def test_cameras_can_be_renamed_and_keep_the_checkpoints_order():
+    found = parse_cameras("hand:wrist=64x48,top:front", small())
+    assert [(name, width, height) for name, _, width, height in found] == [("top", 64, 48), ("hand", 64, 48)]
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (320, 240), (45, 60), (256, 256)])
+def test_the_placement_in_the_manifest_is_where_the_pixels_land(size):
+    width, height = size
+    place = placement(width, height, (64, 64))
+    image = fit_image(torch.ones(1, 3, height, width), (64, 64))[0, 0].numpy()
+    rows, columns = np.nonzero(image.any(1))[0], np.nonzero(image.any(0))[0]
+    assert (rows[0], columns[0]) == (place["pad_top"], place["pad_left"])
+    assert (len(rows), len(columns)) == (place["resized_height"], place["resized_width"])
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(exported, tmp_path):
+    """Neither the checkpoint itself nor anybody's home: the command used to delete what it was pointed at."""
+    (tmp_path / "thesis.txt").write_text("years")
+    for folder in (tmp_path, tmp_path / "thesis.txt", tmp_path / "new" / ".."):
+        with pytest.raises(ExportError, match="is not a policy bundle and would be lost; name a new folder"):
+            export_bundle(exported[0], folder, ExportOptions())
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
+def test_a_checkpoint_without_tokenizer_is_refused(exported, tmp_path):
+    bare = dataclasses.replace(exported[0], tokenizer=None)
+    with pytest.raises(ExportError, match=r"no tokenizer\.json"):
+        export_bundle(bare, tmp_path / "bundle", ExportOptions())
+
+
+def test_the_command_line_says_what_is_wrong_and_fails(tmp_path, capsys):
+    assert export.main([str(tmp_path / "nothing"), str(tmp_path / "bundle")]) == 1
+    assert "config.json is missing" in capsys.readouterr().err
+    assert export.main([str(tmp_path), str(tmp_path / "b"), "--units", "degrees"]) == 1
+    assert "--calibration" in capsys.readouterr().err
+    demo = ROOT / "models" / "demo-checkpoint"
+    assert export.main([str(demo), str(tmp_path / "b"), "--tokens", "4"]) == 1
+    assert "expected one of those it was trained for (none), got 4" in capsys.readouterr().err
+    assert export.main([str(tmp_path), str(tmp_path / "b"), "--noise-scale", "2"]) == 1
+    assert "expected 0 to 1, got 2" in capsys.readouterr().err
+    assert export.main([str(tmp_path), str(tmp_path / "b"), "--missing-camera", "guess"]) == 1
+    assert "'guess'" in capsys.readouterr().err
+
+
+CALIBRATION = {
+    name: {"id": i + 1, "drive_mode": 0, "homing_offset": 0, "range_min": 1000 + 10 * i, "range_max": 3000}
+    for i, name in enumerate(("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"))
+}
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("degrees", (-87.912, 87.912)), ("normalised", (-100.0, 100.0))])
+def test_lerobot_units_agree_with_the_calibrations_ends(tmp_path, kind, ends):
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(CALIBRATION))
+    units = build_units(kind, path)
+    for tick, expected in ((1000, ends[0]), (3000, ends[1])):
+        rad = np.full(6, (tick - ZERO_TICK) * RAD_PER_TICK)
+        assert units.from_rad(rad)[0] == pytest.approx(expected, abs=1e-3)
+    closed, wide = ((np.full(6, (tick - ZERO_TICK) * RAD_PER_TICK)) for tick in (1050, 3000))
+    assert units.from_rad(closed)[5] == pytest.approx(0.0, abs=1e-9)
+    assert units.from_rad(wide)[5] == pytest.approx(100.0)
+
+
+def test_a_calibration_that_cannot_be_used_is_named(tmp_path):
+    path = tmp_path / "calibration.json"
+    with pytest.raises(UnitsError, match="cannot be read"):
+        build_units("degrees", path)
+    path.write_text("{}")
+    with pytest.raises(UnitsError, match="expected a LeRobot calibration of shoulder_pan"):
+        build_units("degrees", path)
+    broken = CALIBRATION | {"elbow_flex": CALIBRATION["elbow_flex"] | {"range_max": 5}}
+    path.write_text(json.dumps(broken))
+    with pytest.raises(UnitsError, match="calibration of elbow_flex: expected range_min < range_max"):
+        build_units("normalised", path)
+
+
+def test_the_evaluator_reuses_tokens_as_the_robot_does(exported):
+    from grids_eval.actors import Seen, load_actor
+
+    plain = load_actor(exported[1])
+    actor = load_actor(exported[1], reuse_threshold=5.0)
+    random = np.random.default_rng(0)
+    frames = tuple(random.integers(0, 200, shape, dtype=np.uint8) for shape in ((60, 80, 3), (48, 64, 3)))
+    brighter = (frames[0], frames[1] + 9)
+
+    def act(actor, frames):
+        chunk = actor.act(Seen(frames, (True, True), np.zeros(6), "go", 1, np.zeros((0, 6))))
+        return chunk, actor.reused
+
+    first, reused = act(actor, frames)
+    assert reused == 0
+    assert act(actor, frames)[1] == 2
+    np.testing.assert_array_equal(act(actor, frames)[0], first)
+    second, reused = act(actor, brighter)  # the wrist camera is seen anew
+    assert reused == 1
+    np.testing.assert_allclose(second, act(plain, brighter)[0], atol=1e-6)
+    assert act(actor, (frames[0], frames[1] + 6))[1] == 2  # within the threshold of what was last seen
+    actor.begin()
+    assert act(actor, frames)[1] == 0
+    with pytest.raises(ValueError, match="--per-camera"):
+        load_actor(Path("models/demo"), reuse_threshold=5.0)

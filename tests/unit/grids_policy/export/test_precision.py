@@ -1,0 +1,58 @@
+"""What half floats may not touch in an exported graph. No torch: the shipped bundle's own graph is converted."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from repository import ROOT
+
+onnx = pytest.importorskip("onnx")
+
+from grids_policy.export import precision  # noqa: E402
+from grids_policy.runtime.base import blank_inputs  # noqa: E402
+from grids_policy.runtime.bundle import read_manifest  # noqa: E402
+
+UNTRAINED = ROOT / "models" / "untrained"
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("fp16") / "prefix.onnx"
+    shutil.copy(UNTRAINED / "prefix.onnx", path)
+    precision.convert(path, "fp16")
+    return path
+
+
+def test_angles_keep_every_bit_while_products_are_halved(halved):
+    """A half knows 160 rad, a late position of a long prefix, to 0.125."""
+    bundle = read_manifest(UNTRAINED)
+    blank = blank_inputs(bundle)
+    session = onnxruntime.InferenceSession(str(halved), providers=["CPUExecutionProvider"])
+    shape = next(node.shape for node in session.get_inputs() if node.name == "dense")
+    dense = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    inputs = {
+        "dense": dense, "present": blank.present, "state": blank.state, "tokens": blank.tokens,
+        "token_mask": blank.token_mask,
+    }  # fmt: skip
+    whole = onnxruntime.InferenceSession(str(UNTRAINED / "prefix.onnx"), providers=["CPUExecutionProvider"])
+    names = ["suffix_cos", "suffix_sin", "k_0"]
+    expected, got = (s.run(names, inputs) for s in (whole, session))
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+    assert 1e-5 < np.abs(got[2] - expected[2]).max() < 0.05
+
+
+def test_a_square_reaches_its_root_without_passing_through_a_half(halved):
+    """By structure and not by value: a CPU has no half kernels and so hides an overflow at 256 squared."""
+    graph = onnx.load(str(halved)).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    roots = [node for node in graph.node if node.op_type == "Sqrt"]
+    assert len(roots) == 7
+    for node in roots:
+        chain = [node]
+        while chain[-1].op_type != "Cast":
+            chain.append(next(made_by[name] for name in chain[-1].input if name in made_by))
+        assert [link.op_type for link in chain] == ["Sqrt", "Add", "ReduceMean", "Pow", "Cast"]
+        assert chain[-1].attribute[0].i == onnx.TensorProto.FLOAT

@@ -1,0 +1,155 @@
+"""A bundle is taken whole or refused with the culprit's name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from repository import ROOT
+
+from grids_policy.runtime.bundle import BundleError, Units, load_bundle, read_manifest, seal
+from grids_policy.runtime.language import SentenceEncoder
+
+UNTRAINED = ROOT / "models" / "untrained"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(UNTRAINED, tmp_path / "bundle"))
+
+
+def manifest_without_seal(folder: Path) -> dict:
+    values = json.loads((folder / "policy.json").read_text())
+    return {key: value for key, value in values.items() if key not in ("schema", "files", "digest")}
+
+
+def test_the_shipped_bundle_loads_and_is_small():
+    bundle = load_bundle(UNTRAINED)
+    assert bundle.parity["passed"]
+    assert sum(file.bytes for file in bundle.files.values()) <= 3_000_000
+    assert [camera.name for camera in bundle.cameras] == ["front", "wrist"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in UNTRAINED.iterdir()))
+def test_one_changed_byte_names_the_file(folder, name):
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    # In the manifest a digit of a number, elsewhere any byte.
+    at = data.index(b"0.0333") + 5 if name == "policy.json" else len(data) // 3
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=rf"{name}: its bytes changed since export.*expected"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["prefix.onnx", "tokenizer.json", "policy.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        load_bundle(folder)
+
+
+def test_a_truncated_file_says_how_many_bytes_were_expected(folder):
+    data = (folder / "vision.onnx").read_bytes()
+    (folder / "vision.onnx").write_bytes(data[:-7])
+    with pytest.raises(BundleError, match=rf"vision.onnx: expected {len(data)} bytes, got {len(data) - 7}"):
+        load_bundle(folder)
+
+
+def test_a_folder_that_is_no_bundle_is_said(tmp_path):
+    with pytest.raises(BundleError, match=r"expected a policy bundle, but policy\.json cannot be read"):
+        load_bundle(tmp_path)
+    (tmp_path / "policy.json").write_text("[1, 2")
+    with pytest.raises(BundleError, match="expected JSON"):
+        load_bundle(tmp_path)
+    (tmp_path / "policy.json").write_text('{"schema": "something/9"}')
+    with pytest.raises(BundleError, match="expected schema 'grids-policy-bundle/2', got 'something/9'"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"joints": None}, "joints: expected a list, got None"),
+        ({"extra": 1}, r"unknown \['extra'\]"),
+        ({"position_low": [0.0] * 5}, "position_low: expected 6 finite numbers"),
+        ({"dt": 0.0}, "expected dt > 0"),
+        ({"execute_rows": 0}, "execute_rows <= chunk"),
+        ({"noise_scale": 1.5}, "noise_scale: expected 0 to 1, got 1.5"),
+        ({"parity": {"passed": False}}, "the parity gate did not pass"),
+        ({"dt": "fast"}, "dt: expected float, got 'fast'"),
+        ({"state_units": {"name": "rad", "scale": [0.0] * 6, "offset": [0.0] * 6}}, "a unit scale is 0"),
+    ],
+)
+def test_a_manifest_that_does_not_make_sense_is_refused(folder, change, text):
+    with pytest.raises(BundleError, match=text):
+        seal(folder, manifest_without_seal(folder) | change)
+
+
+def test_a_missing_field_is_named(folder):
+    values = manifest_without_seal(folder)
+    del values["cameras"]
+    with pytest.raises(BundleError, match=r"missing \['cameras'\]"):
+        seal(folder, values)
+
+
+def test_sealing_again_gives_the_same_identity_for_the_same_bytes(folder):
+    before = read_manifest(folder).bundle_id
+    assert seal(folder, manifest_without_seal(folder)).bundle_id == before
+    assert seal(folder, manifest_without_seal(folder) | {"name": "other"}).bundle_id != before
+
+
+def test_files_outside_the_folder_are_never_opened(folder):
+    text = (folder / "policy.json").read_text().replace('"vision.onnx"', '"../vision.onnx"')
+    (folder / "policy.json").write_text(text)
+    with pytest.raises(BundleError):
+        load_bundle(folder)
+
+
+def test_units_are_an_inverse_pair():
+    units = Units("degrees", (57.3, 100.0), (1.5, 50.0))
+    position = np.array([[0.1, -0.2], [1.0, 2.0]])
+    np.testing.assert_allclose(units.to_rad(units.from_rad(position)), position, atol=1e-15)
+
+
+@pytest.fixture
+def encoder():
+    return SentenceEncoder(UNTRAINED, read_manifest(UNTRAINED).language)
+
+
+def test_a_sentence_is_newline_ended_padded_and_masked(encoder):
+    language = read_manifest(UNTRAINED).language
+    tokens, mask = encoder.encode("put the pen into the cup")
+    ended, _ = encoder.encode("put the pen into the cup\n")
+    np.testing.assert_array_equal(tokens, ended)
+    assert (tokens.dtype, tokens.shape, mask.dtype) == (np.int64, (language.max_tokens,), np.bool_)
+    assert (tokens[~mask] == language.pad_id).all()
+    assert mask[: mask.sum()].all()
+
+
+def test_a_sentence_too_long_loses_its_beginning(encoder):
+    tokens, mask = encoder.encode("x" * 200 + " cup")
+    short, kept = encoder.encode(" cup")
+    assert mask.all()
+    np.testing.assert_array_equal(tokens[-kept.sum() :], short[kept])
+
+
+def test_padding_and_truncation_saved_in_the_tokenizer_file_change_nothing(encoder, folder):
+    from tokenizers import Tokenizer
+
+    saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    saved.enable_padding(length=24, pad_id=0)
+    saved.enable_truncation(3)
+    saved.save(str(folder / "tokenizer.json"))
+    other = SentenceEncoder(folder, read_manifest(folder).language)
+    for got, expected in zip(other.encode("stack the cubes"), encoder.encode("stack the cubes"), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_an_empty_sentence_and_a_broken_tokenizer_are_refused(encoder, folder):
+    with pytest.raises(ValueError, match="at least one word"):
+        encoder.encode("  \n")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json: expected a tokenizers JSON file"):
+        SentenceEncoder(folder, read_manifest(folder).language)

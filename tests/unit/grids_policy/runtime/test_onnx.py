@@ -1,0 +1,336 @@
+"""The ONNX runtime on the shipped bundle, engine choice and engine cache. No torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from repository import ROOT
+
+from grids_policy.runtime import onnx as onnx_runtime
+from grids_policy.runtime import providers, warmup
+from grids_policy.runtime.agreement import require_agreement
+from grids_policy.runtime.base import STAGES, PolicyOutputs, blank_inputs, draw_noise
+from grids_policy.runtime.bundle import BundleError
+from grids_policy.runtime.onnx import Buffers, EngineOptions, OnnxRuntime, default_threads
+
+UNTRAINED = ROOT / "models" / "untrained"
+CPU = EngineOptions(engine="cpu", threads=1)
+GPU = providers.Gpu("RTX 3090", "560.1", "8.6")
+ALL = list(providers.NAMES.values())
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    runtime = OnnxRuntime(UNTRAINED, CPU)
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def inputs(runtime):
+    random = np.random.default_rng(0)
+    frames = tuple(random.integers(0, 255, (c.height, c.width, 3), dtype=np.uint8) for c in runtime.bundle.cameras)
+    return replace(blank_inputs(runtime.bundle), frames=frames, noise=draw_noise(5, runtime.bundle))
+
+
+def infer(runtime, inputs) -> PolicyOutputs:
+    outputs = PolicyOutputs.empty(runtime.bundle)
+    runtime.infer(inputs, outputs)
+    return outputs
+
+
+def test_every_stage_is_timed_and_results_are_plausible(runtime, inputs):
+    outputs = PolicyOutputs.empty(runtime.bundle)
+    stages = runtime.infer(inputs, outputs)
+    assert tuple(stages) == STAGES
+    assert all(seconds > 0 for seconds in stages.values())
+    assert np.isfinite(outputs.actions).all()
+    assert ((outputs.coordinates >= 0) & (outputs.coordinates <= 1)).all()
+    assert (np.abs(outputs.retention) <= 1 + 1e-5).all()
+    cells = runtime.bundle.grid_height * runtime.bundle.grid_width
+    np.testing.assert_allclose(outputs.self_similarity[:, range(cells), range(cells)], 1.0, atol=1e-5)
+    assert np.ptp(outputs.self_similarity) > 0.01
+
+
+def test_the_same_inputs_give_the_same_bits_and_another_seed_others(runtime, inputs):
+    first, again = infer(runtime, inputs), infer(runtime, inputs)
+    np.testing.assert_array_equal(first.actions, again.actions)
+    other = infer(runtime, replace(inputs, noise=draw_noise(6, runtime.bundle)))
+    assert np.abs(first.actions - other.actions).max() > 1e-3
+
+
+def test_results_are_copies_that_the_next_inference_leaves_alone(runtime, inputs):
+    first = infer(runtime, inputs)
+    kept = first.actions.copy()
+    infer(runtime, replace(inputs, noise=draw_noise(9, runtime.bundle)))
+    np.testing.assert_array_equal(first.actions, kept)
+
+
+def test_noise_is_the_same_for_a_seed_everywhere(runtime):
+    noise = draw_noise(1, runtime.bundle)
+    np.testing.assert_array_equal(noise, draw_noise(1, runtime.bundle))
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 0.2
+    assert 0.8 < noise.std() < 1.2
+    # Philox: recorded chunks must be recomputable years later.
+    np.testing.assert_allclose(noise.ravel()[:3], [0.44220695, -0.13347906, -0.2643883], atol=1e-6)
+    half = replace(runtime.bundle, noise_scale=0.5)
+    np.testing.assert_array_equal(draw_noise(1, half), 0.5 * noise)
+
+
+def test_a_masked_camera_changes_nothing_but_through_its_absence(runtime, inputs):
+    masked = replace(inputs, present=np.array([True, False]))
+    other = np.zeros_like(inputs.frames[1])
+    changed = replace(masked, frames=(inputs.frames[0], other))
+    np.testing.assert_allclose(infer(runtime, masked).actions, infer(runtime, changed).actions, atol=1e-6)
+    assert np.abs(infer(runtime, masked).actions - infer(runtime, inputs).actions).max() > 1e-6
+
+
+def test_committed_rows_come_back_as_they_are_and_the_rest_continues(runtime, inputs):
+    bundle = runtime.bundle
+    committed = np.tile(np.asarray(bundle.normalisation["position"]["mean"], np.float32), (bundle.chunk, 1)) + 0.01
+    given = replace(inputs, committed=committed, committed_rows=4)
+    actions = infer(runtime, given).actions
+    np.testing.assert_allclose(actions[:4], committed[:4], atol=1e-5)
+    assert np.abs(actions[4:] - infer(runtime, inputs).actions[4:]).max() > 1e-4
+    none = replace(inputs, committed=committed, committed_rows=0)
+    np.testing.assert_array_equal(infer(runtime, none).actions, infer(runtime, inputs).actions)
+
+
+def test_reused_tokens_are_those_of_the_earlier_frame(runtime, inputs):
+    fresh = infer(runtime, inputs)
+    blank = tuple(np.zeros_like(frame) for frame in inputs.frames)
+    reused = infer(runtime, replace(inputs, frames=blank, refresh=(False, False)))
+    np.testing.assert_array_equal(fresh.actions, reused.actions)
+    partly = infer(runtime, replace(inputs, frames=blank, refresh=(True, False)))
+    assert np.abs(partly.coordinates[0] - fresh.coordinates[0]).max() > 0
+    np.testing.assert_array_equal(partly.coordinates[1], fresh.coordinates[1])
+
+
+def test_a_frame_of_another_size_is_refused_by_name(runtime, inputs):
+    small = replace(inputs, frames=(inputs.frames[0][:100], inputs.frames[1]))
+    with pytest.raises(ValueError, match=r"image_front: expected shape \(240, 320, 3\), got \(100, 320, 3\)"):
+        infer(runtime, small)
+
+
+def test_steady_inference_allocates_nothing_that_stays(runtime, inputs):
+    import tracemalloc
+
+    outputs = PolicyOutputs.empty(runtime.bundle)
+    for _ in range(3):
+        runtime.infer(inputs, outputs)
+    tracemalloc.start()
+    runtime.infer(inputs, outputs)
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    for _ in range(5):
+        runtime.infer(inputs, outputs)
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 4096
+    assert peak - before < 65536, "no image or tensor is copied into a new array"
+
+
+def test_latency_before_arming_excludes_the_warm_up(runtime, monkeypatch):
+    class Slow(Skewed):
+        """Takes 0.2 s twice, then 0.01 s, on a clock of its own."""
+
+        calls, now_s = 0, 0.0
+
+        def infer(self, inputs, outputs):
+            self.calls += 1
+            self.now_s += 0.2 if self.calls <= 2 else 0.01
+
+    slow = Slow(runtime, 0.0)
+    monkeypatch.setattr(warmup, "time", SimpleNamespace(perf_counter=lambda: slow.now_s))
+    assert warmup.measure_latency(slow, runs=10, budget_s=5.0) == pytest.approx(0.01)
+    assert slow.calls == 12
+    slow.calls = 2
+    warmup.measure_latency(slow, runs=200, budget_s=0.055)
+    assert slow.calls == 8, "the budget ends a slow measurement"
+    slow.calls = 2
+    warmup.measure_latency(slow, runs=200, budget_s=0.001)
+    assert slow.calls == 7, "but not before three runs"
+
+
+def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
+    from grids_policy.runtime.bundle import seal
+
+    folder = Path(shutil.copytree(UNTRAINED, tmp_path / "bundle"))
+    (folder / "vision.onnx").write_bytes(b"not a graph")
+    values = json.loads((folder / "policy.json").read_text())
+    seal(folder, {k: v for k, v in values.items() if k not in ("schema", "files", "digest")})
+    with pytest.raises(BundleError, match=r"vision\.onnx: onnxruntime cannot load it"):
+        OnnxRuntime(folder, CPU)
+
+
+def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
+    assert providers.choose("auto", ALL, GPU, "100300", "fp32").engine == "tensorrt"
+    without = providers.choose("auto", ALL, GPU, None, "fp32")
+    assert without.engine == "cuda"
+    assert "libnvinfer" in without.reasons[0]
+    cpu = providers.choose("auto", [providers.NAMES["cpu"]], "no NVIDIA driver", None, "fp32")
+    assert cpu.engine == "cpu"
+    assert len(cpu.reasons) == 2
+    no_gpu = providers.choose("auto", ALL, "no NVIDIA driver (nvidia-smi not found)", None, "fp32")
+    assert no_gpu.engine == "cpu"
+    assert all("no NVIDIA driver" in reason for reason in no_gpu.reasons)
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "cuda"])
+def test_an_engine_asked_for_by_name_is_never_replaced_in_silence(engine):
+    with pytest.raises(BundleError, match=f"expected engine '{engine}', but it cannot run here"):
+        providers.choose(engine, [providers.NAMES["cpu"]], "no NVIDIA driver", None, "fp32")
+
+
+def test_an_int8_bundle_stays_on_the_cpu():
+    chosen = providers.choose("auto", ALL, GPU, "100300", "int8")
+    assert chosen.engine == "cpu"
+    assert "export fp16" in chosen.reasons[0]
+    with pytest.raises(BundleError, match="int8"):
+        providers.choose("cuda", ALL, GPU, None, "int8")
+
+
+def test_a_gpu_whose_libraries_do_not_load_is_said_and_the_next_engine_taken(monkeypatch, runtime, inputs):
+    monkeypatch.setattr(providers, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(providers, "tensorrt_version", lambda: None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ALL)
+    fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+    assert fallen.provider == providers.NAMES["cpu"]
+    assert "cuda: " in fallen.note
+    assert "CUDAExecutionProvider" in fallen.note
+    np.testing.assert_array_equal(infer(fallen, inputs).actions, infer(runtime, inputs).actions)
+    with pytest.raises(BundleError, match="CUDAExecutionProvider"):
+        OnnxRuntime(UNTRAINED, EngineOptions(engine="cuda", threads=1))
+
+
+class Skewed:
+    """The real engine with its chunk off by one number: a kernel that overflows or computes something else."""
+
+    provider = "GpuExecutionProvider"
+
+    def __init__(self, runtime, error):
+        self._runtime, self._error, self.bundle = runtime, error, runtime.bundle
+
+    def infer(self, inputs, outputs):
+        stages = self._runtime.infer(inputs, outputs)
+        outputs.actions[3, 2] += self._error * (self.bundle.normalisation["action"]["std"][2] + 1e-8)
+        return stages
+
+
+def test_an_engine_that_computes_something_else_than_the_gated_graphs_is_refused(runtime):
+    assert "off the CPU engine" in require_agreement(Skewed(runtime, 0.01), runtime)
+    for error in (0.1, -0.1, float("nan"), float("inf")):
+        with pytest.raises(BundleError, match=r"GpuExecutionProvider: actions .* std, .* allowed 5e-02 and 5e-03"):
+            require_agreement(Skewed(runtime, error), runtime)
+
+
+def test_a_gpu_engine_is_used_only_after_it_agreed(monkeypatch, runtime, inputs):
+    """The CPU plays the GPU; the one call that a GPU adds is refused, so the next engine is taken, aloud."""
+    asked = []
+
+    def refuse(engine, reference):
+        asked.append((engine.provider, reference.provider))
+        raise BundleError("nothing like it")
+
+    cpu = providers.NAMES["cpu"]
+    monkeypatch.setitem(providers.NAMES, "cuda", cpu)
+    monkeypatch.setattr(providers, "choose", lambda wanted, *_: providers.Choice(wanted.replace("auto", "cuda"), ()))
+    monkeypatch.setattr(OnnxRuntime, "_provider_list", lambda *_: ([cpu], None, None, ""))
+    monkeypatch.setattr(onnx_runtime, "Buffers", lambda _: Buffers("cpu"))
+    monkeypatch.setattr(onnx_runtime, "require_agreement", refuse)
+    fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+    assert asked == [(cpu, cpu)]
+    assert fallen.provider == cpu
+    assert "cuda: nothing like it" in fallen.note
+    with pytest.raises(BundleError, match="nothing like it"):
+        OnnxRuntime(UNTRAINED, EngineOptions(engine="cuda", threads=1))
+
+
+@pytest.fixture
+def fingerprint(runtime):
+    return providers.fingerprint_of(runtime.bundle, GPU, "100300")
+
+
+def filled_cache(root, fingerprint) -> Path:
+    folder, said = providers.engine_cache(root, fingerprint)
+    assert "building" in said
+    (folder / "vision.engine").write_bytes(b"engine")
+    providers.seal_cache(folder, fingerprint)
+    return folder
+
+
+def test_an_engine_is_used_again_only_for_the_same_everything(tmp_path, fingerprint):
+    folder = filled_cache(tmp_path, fingerprint)
+    again, said = providers.engine_cache(tmp_path, fingerprint)
+    assert again == folder
+    assert "TensorRT engines from" in said
+    assert (folder / "vision.engine").exists()
+    for change in ("gpu", "driver", "compute_capability", "tensorrt", "onnxruntime", "weights"):
+        other, said = providers.engine_cache(tmp_path, replace(fingerprint, **{change: "different"}))
+        assert other != folder, change
+
+
+@pytest.mark.parametrize("damage", ["engine", "record", "unsealed", "stranger", "folder", "missing"])
+def test_a_doubtful_engine_cache_is_emptied(tmp_path, fingerprint, damage):
+    folder = filled_cache(tmp_path, fingerprint)
+    if damage == "engine":
+        (folder / "vision.engine").write_bytes(b"other")
+    elif damage == "record":
+        (folder / "fingerprint.json").write_text("{")
+    elif damage == "stranger":
+        (folder / "prefix.engine").write_bytes(b"from elsewhere")
+    elif damage == "folder":
+        (folder / "more").mkdir()
+    elif damage == "missing":
+        (folder / "vision.engine").unlink()
+    else:
+        (folder / "fingerprint.json").unlink()
+    _, said = providers.engine_cache(tmp_path, fingerprint)
+    assert "building" in said
+    assert not list(folder.iterdir())
+
+
+def test_a_record_of_another_machine_is_refused_with_both_sides(tmp_path, fingerprint):
+    folder = filled_cache(tmp_path, fingerprint)
+    providers.seal_cache(folder, replace(fingerprint, gpu="RTX 4090"))
+    _, said = providers.engine_cache(tmp_path, fingerprint)
+    assert "RTX 4090" in said
+    assert "RTX 3090" in said
+
+
+def test_one_core_is_left_to_the_driver():
+    assert [default_threads(n) for n in (1, 2, 4, 16)] == [1, 1, 3, 15]
+
+
+def test_the_runtime_needs_neither_torch_nor_ros():
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lerobot', 'rclpy', 'onnx')))\n"
+        "import grids_policy.runtime.onnx, grids_policy.node.worker, grids_policy.runtime.language\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_denormals_are_zero_in_the_thread_that_infers():
+    """In a process of its own: the first session of a process sets it, for the thread that makes it."""
+    program = """
+import sys
+import numpy as np
+from pathlib import Path
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
+tiny = np.full(8, 1e-39, np.float32)
+before = (tiny * 0.5).any()
+runtime = OnnxRuntime(Path(sys.argv[1]), EngineOptions(engine="cpu"))
+print(before, (tiny * 0.5).any())
+"""
+    demo = ROOT / "models" / "demo"
+    done = subprocess.run([sys.executable, "-c", program, str(demo)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -1,0 +1,400 @@
+"""The trainer as a user runs it, and what it reads: frame caches, what is drawn from them, the tokenizer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_training import SPEC, configured, episode, run_steps, tiny_run
+from tokenizers import Tokenizer
+
+from grids_policy.model.checkpoint import load_checkpoint
+from grids_policy.model.config import ConfigError
+from grids_policy.train.cache import CacheError, CacheSpec, ShardWriter, open_cache
+from grids_policy.train.cli import main
+from grids_policy.train.config import (
+    AugmentConfig,
+    LoraConfig,
+    train_config_to_dict,
+)
+from grids_policy.train.feed import Feed, Prefetch, list_samples, split_held_out
+from grids_policy.train.lora import add_lora
+from grids_policy.train.loss import SlotHead
+from grids_policy.train.run import Log, Run, World, choose_precision
+from grids_policy.train.state import ResumeError, load_state
+from grids_policy.train.tokenizer import encode, fit_tokenizer
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    writer = ShardWriter(SPEC)
+    for seed in range(4):
+        writer.append(episode(seed, task="one" if seed % 2 else "two"))
+        if seed == 1:
+            writer.write(tmp_path / "frames" / "s0")
+    writer.write(tmp_path / "frames" / "s1")
+    return tmp_path / "frames"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Tokenizer:
+    fit_tokenizer(["do one", "do two"], 300, tmp_path / "tokenizer.json")
+    return Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+
+
+def test_what_is_written_is_read_back(cache: Path) -> None:
+    shards = open_cache([cache])
+    assert [len(shard.episodes) for shard in shards] == [2, 2]
+    row = shards[1].episodes[1]
+    assert (row.seed, row.ticks, row.images) == (3, 11, 6)
+    np.testing.assert_array_equal(shards[1].images["wrist"][row.image_start :, 0, 0, 0], 100 + np.arange(6))
+    np.testing.assert_allclose(shards[1].action[row.tick_start :, 0], np.arange(11) + 0.5)
+
+
+def test_a_half_written_shard_is_not_opened(cache: Path) -> None:
+    (cache / "s0").rename(cache / "s0.part")
+    assert len(open_cache([cache])) == 1
+
+
+def test_an_empty_cache_and_a_wrong_image_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"found none"):
+        open_cache([tmp_path])
+    wrong = CacheSpec(20, 2, (9, 9), SPEC.cameras, SPEC.joints, SPEC.labels)
+    with pytest.raises(CacheError, match=r"expected 6 images \(9, 9\)"):
+        ShardWriter(wrong).append(episode(0))
+
+
+def test_rows_marked_invalid_are_never_drawn_and_task_weights_count(cache: Path) -> None:
+    shards = open_cache([cache])
+    samples = list_samples(shards, ("one=0.0",))
+    ticks = [samples.tick[i] - shards[samples.shard[i]].episodes[samples.episode[i] % 2].tick_start for i in range(5)]
+    assert min(ticks) == 2
+    feed_weight = {int(e): float(samples.weight[samples.episode == e].sum()) for e in range(4)}
+    assert feed_weight == {0: 5.0, 1: 0.0, 2: 5.0, 3: 0.0}
+    with pytest.raises(CacheError, match="task=factor"):
+        list_samples(shards, ("one",))
+
+
+def test_held_out_episodes_are_whole_and_apart(cache: Path) -> None:
+    shards = open_cache([cache])
+    training, held = split_held_out(list_samples(shards), shards, 0.25)
+    assert set(held.episode) == {3}
+    assert set(training.episode) == {0, 1, 2}
+
+
+def test_an_episode_that_is_listed_twice_is_held_out_twice(cache: Path) -> None:
+    shards = open_cache([cache, cache])
+    training, held = split_held_out(list_samples(shards), shards, 0.25)
+    assert len(training) + len(held) == len(list_samples(shards))
+
+    def seeds(samples) -> set[int]:
+        rows = [row for shard in shards for row in shard.episodes]
+        return {rows[e].seed for e in samples.episode}
+
+    assert len(seeds(held)) == 1
+    assert not seeds(held) & seeds(training)
+
+
+def test_chunk_rows_are_targets_of_their_own_tick_relative_where_asked(cache: Path, words: Tokenizer) -> None:
+    shards = open_cache([cache])
+    samples = list_samples(shards)
+    feed = Feed(shards, samples, tiny_run(), words)
+    first = int(np.flatnonzero((samples.episode == 0) & (samples.tick == 4))[0])
+    state, actions, pad = feed.targets(first)
+    np.testing.assert_allclose(state, 4.0)
+    # Rows at ticks 4, 6, 8, 10: targets tick + 0.5, minus the state in joints 0 and 1.
+    np.testing.assert_allclose(actions[:, 0], [0.5, 2.5, 4.5, 6.5])
+    np.testing.assert_allclose(actions[:, 2], [4.5, 6.5, 8.5, 10.5])
+    assert not pad.any()
+    late = int(np.flatnonzero((samples.episode == 0) & (samples.tick == 8))[0])
+    np.testing.assert_array_equal(feed.targets(late)[2], [False, False, True, True])
+
+
+def test_a_batch_depends_on_seed_and_step_only(cache: Path, words: Tokenizer) -> None:
+    shards = open_cache([cache])
+    feed = Feed(shards, list_samples(shards), tiny_run(), words)
+    augment = AugmentConfig(shift_px=2, state_noise_rad=0.1)
+
+    def make(step: int):
+        rng = np.random.default_rng([0, step])
+        return feed.batch(feed.draw(rng, 4), rng, augment)
+
+    once, again, other = make(3), make(3), make(4)
+    np.testing.assert_array_equal(once.images, again.images)
+    np.testing.assert_array_equal(once.state, again.state)
+    assert not np.array_equal(once.state, other.state)
+
+
+def test_points_move_with_the_shifted_image(tmp_path: Path, words: Tokenizer) -> None:
+    writer, made = ShardWriter(SPEC), episode(1)
+    dot = np.zeros((6, 8, 8, 3), np.uint8)
+    dot[:, 4, 3] = 255
+    at = np.broadcast_to(np.float32([(3 + 0.5) / 8, (4 + 0.5) / 8]), (6, 2, 1, 2))
+    writer.append(replace(made, images={"front": dot, "wrist": dot}, pixels=at))
+    writer.write(tmp_path / "one")
+    shards = open_cache([tmp_path])
+    feed = Feed(shards, list_samples(shards), tiny_run(), words)
+    batch = feed.batch(np.array([0, 1, 2, 3]), np.random.default_rng(0), AugmentConfig(shift_px=2))
+    assert len(np.unique(batch.pixels[..., 0])) > 1
+    for images, pixels in zip(batch.images, batch.pixels, strict=True):
+        for image, ((x, y),) in zip(images, pixels, strict=True):
+            assert image[int(y * 8), int(x * 8)].tolist() == [255, 255, 255]
+
+
+def test_slots_are_told_which_cell_to_look_at_and_only_where_it_is_in_view() -> None:
+    head = SlotHead(tiny_run().model, 2)
+    cells = len(head.cells)
+    pixels = torch.tensor([[[[0.3, 0.2]], [[1.2, 0.5]]]])  # (1, 2 cameras, 1 point, 2): the second is out of view
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    blind = torch.zeros(1, 2, head.SLOTS, cells).log_softmax(-1)
+    assert head.point_loss(blind, pixels, mask) == pytest.approx(np.log(cells), rel=1e-5)
+    assert head.point_loss(blind, pixels, torch.tensor([[False, True]])) == 0
+    looks = torch.zeros(1, 2, head.SLOTS, cells, requires_grad=True)
+    for _ in range(200):
+        loss = head.point_loss(looks.log_softmax(-1), pixels, mask)
+        (slope,) = torch.autograd.grad(loss, looks)
+        looks = (looks - slope).detach().requires_grad_()
+    mean = looks.softmax(-1)[0, 0, 0] @ (head.cells + 1) / 2
+    np.testing.assert_allclose(mean.detach(), [0.3, 0.25], atol=0.02)  # y is nearer the border than a cell's centre
+
+
+def test_statistics_per_row_have_the_chunk_as_first_axis(cache: Path, words: Tokenizer) -> None:
+    shards = open_cache([cache])
+    feed = Feed(shards, list_samples(shards), tiny_run(), words)
+    by_row, by_joint = feed.statistics("step"), feed.statistics("joint")
+    assert by_row["action.mean"].shape == (4, 3)
+    assert by_joint["action.mean"].shape == (3,)
+    np.testing.assert_allclose(by_row["action.mean"][:, 0], [0.5, 2.5, 4.5, 6.5])
+    assert by_row["action.std"][0, 0] > 0  # a constant column must still be a divisor
+    with pytest.raises(CacheError, match="step or joint"):
+        feed.statistics("row")
+
+
+def test_an_error_of_the_producer_reaches_the_consumer() -> None:
+    def broken(step: int):
+        raise CacheError(f"no batch {step}")
+
+    prefetch = Prefetch(broken, 7)
+    with pytest.raises(CacheError, match="no batch 7"):
+        prefetch.get()
+    prefetch.close()
+
+
+def test_sentences_are_newline_ended_padded_and_cut_on_the_left(words: Tokenizer) -> None:
+    ids, mask = encode(words, "do one", 6)
+    assert mask.sum() == 3
+    assert list(ids[mask.sum() :]) == [2, 2, 2]
+    cut, _ = encode(words, "do one " * 9, 6)
+    assert cut[-1] == ids[2]  # the newline survives
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    writer = ShardWriter(SPEC)
+    for seed in range(6):
+        writer.append(episode(seed, ticks=21))
+    writer.write(tmp_path / "frames" / "s0")
+    return tmp_path / "frames"
+
+
+def test_auto_precision_is_bf16_only_where_the_processor_multiplies_it(monkeypatch) -> None:
+    cpu = torch.device("cpu")
+    for found, expected in (({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert choose_precision("auto", cpu) == expected
+    assert choose_precision("bf16", cpu) == "bf16"
+
+
+def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    whole = run_steps(config, tmp_path / "whole", 4)
+    run_steps(config, tmp_path / "broken", 2).save()
+    resumed = run_steps(config, tmp_path / "broken", 2)
+    assert resumed.progress.step == 4
+    pairs = zip(whole.module.parameters(), resumed.module.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(torch.equal(whole.average.values[n], v) for n, v in resumed.average.values.items())
+
+
+def test_another_seed_gives_other_weights(frames: Path, tmp_path: Path) -> None:
+    one = run_steps(configured(frames), tmp_path / "one", 1)
+    two = run_steps(configured(frames, seed=1), tmp_path / "two", 1)
+    assert not torch.equal(one.module.policy.state_proj.weight, two.module.policy.state_proj.weight)
+
+
+def test_the_command_trains_logs_and_writes_a_checkpoint_that_loads(frames: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "tiny.yaml"
+    values = json.loads(json.dumps(train_config_to_dict(configured(frames, validate_every_s=0.0))))
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert main(["--config", str(path), "--out", str(tmp_path / "run"), "--set", "optimiser.steps=5"]) == 0
+    loaded = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert loaded.config.relative_actions == (0, 1)
+    assert loaded.statistics["action.mean"].shape == (4, 3)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    validation = [row for row in rows if row["kind"] == "validation"]
+    assert validation[-1]["step"] == 5
+    assert set(validation[-1]["labels"]) == {"x", "y"}
+    # Finished runs stay finished.
+    assert main(["--config", str(path), "--out", str(tmp_path / "run"), "--set", "optimiser.steps=5"]) == 0
+    assert "step 5" in capsys.readouterr().err
+
+
+def test_the_loss_falls_on_frames_that_can_be_learned(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    config = replace(config, batch=8, optimiser=replace(config.optimiser, lr=1e-2, steps=40))
+    before = run_steps(config, tmp_path / "run", 0).validate()["flow"]
+    assert run_steps(config, tmp_path / "run", 40).validate()["flow"] < 0.85 * before
+
+
+def test_weights_that_no_gradient_reaches_are_left_out_of_the_optimiser(frames: Path, tmp_path: Path) -> None:
+    run = run_steps(configured(frames), tmp_path / "run", 0)
+    frozen = {n for n, p in run.module.named_parameters() if not p.requires_grad}
+    assert "policy.language.norm.weight" in frozen
+    assert not any(name.startswith(("policy.vision", "policy.sampler", "head")) for name in frozen)
+
+
+def test_the_state_of_another_model_is_refused(frames: Path, tmp_path: Path) -> None:
+    run_steps(configured(frames), tmp_path / "run", 1).save()
+    config = configured(frames)
+    smaller = replace(config, model=replace(config.model, expert=replace(config.model.expert, mlp=16)))
+    with pytest.raises(ResumeError, match="another model"):
+        Run(smaller, tmp_path / "run", World())
+    optimiser, scaler = torch.optim.AdamW([torch.zeros(1)]), torch.amp.GradScaler("cpu", enabled=False)
+    with pytest.raises(ResumeError, match="saved training state"):
+        load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), optimiser, None, scaler)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_progress_goes_to_tensorboard_and_without_it_is_said_to_be_in_the_log(
+    installed, frames: Path, tmp_path: Path, monkeypatch
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = run_steps(configured(frames), tmp_path / "run", 0)
+    said: list[str] = []
+    log = Log(tmp_path / "run", replace(run.config, log_every_s=0.0), said.append)
+    losses, norm = run.step(run.raw_batch(0))
+    log.step(run, losses, norm)
+    assert "ETA" in said[-1]
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["kind"] == "train"
+    assert bool(list((tmp_path / "run").glob("tensorboard/events*"))) == installed
+    assert ("TensorBoard is not installed" in said[0]) != installed
+
+
+def test_lora_starts_as_the_model_trains_little_and_is_merged_in_the_checkpoint(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames, lora=LoraConfig(rank=2, also_train=("sampler.",)))
+    run = run_steps(config, tmp_path / "run", 0)
+    plain = run_steps(configured(frames), tmp_path / "plain", 0)
+    assert run.validate()["flow"] == pytest.approx(plain.validate()["flow"], abs=1e-6)
+    run = run_steps(config, tmp_path / "run", 2)
+    trained = {n for n, p in run.module.policy.named_parameters() if p.requires_grad}
+    assert {n.rsplit(".", 1)[-1] for n in trained if not n.startswith("sampler.")} == {"up", "down"}
+    run.save()
+    loaded = load_checkpoint(tmp_path / "run" / "checkpoint").policy
+    base = dict(plain.module.policy.named_parameters())
+    moved = [n for n, p in loaded.named_parameters() if not torch.equal(p, base[n].detach())]
+    assert moved
+    wrapped = tuple(f"{name}.weight" for name in LoraConfig().targets)
+    assert all(n.startswith("sampler.") or n.endswith(wrapped) for n in moved)
+    assert run_steps(config, tmp_path / "run", 1).progress.step == 3
+    policy = plain.module.policy
+    vision, every = [
+        sum(n.endswith(LoraConfig().targets) for n, _ in m.named_modules()) for m in (policy.vision, policy)
+    ]
+    assert add_lora(policy, LoraConfig(rank=2), skip=("vision.",)) == every - vision < every
+    with pytest.raises(ConfigError, match="match no linear layer"):
+        add_lora(torch.nn.Linear(2, 2), LoraConfig(rank=1, targets=("nothing",)))
+
+
+def test_fine_tuning_starts_from_a_checkpoint_and_names_what_differs(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    run_steps(config, tmp_path / "first", 1).save()
+    start = str(tmp_path / "first" / "checkpoint")
+    second = run_steps(replace(config, start_from=start, seed=5), tmp_path / "second", 0)
+    first = load_checkpoint(start).policy
+    assert torch.equal(second.module.policy.connector.proj.weight, first.connector.proj.weight)
+    other = replace(config, start_from=start, model=replace(config.model, num_steps=3))
+    with pytest.raises(ConfigError, match="differs from the config's model in num_steps"):
+        run_steps(other, tmp_path / "third", 0)
+
+
+def test_nested_tokens_are_drawn_in_training_and_their_order_is_kept_once_trained(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    run_steps(config, tmp_path / "plain", 1).save()
+    sampler = replace(config.model.sampler, nested=(1, 2))
+    nested = replace(
+        config, start_from=str(tmp_path / "plain" / "checkpoint"), model=replace(config.model, sampler=sampler)
+    )
+    first = run_steps(nested, tmp_path / "first", 0)
+    points = first.module.policy.sampler.grids.scout_mlp[2].bias.detach().clone()
+    before = load_checkpoint(nested.start_from).policy.sampler.grids.scout_mlp[2].bias
+    assert torch.equal(points.sort().values, before.sort().values)  # the plain run's points, perhaps in another order
+    raw = first.feed.batch(np.arange(4), None, config.augment)
+    kept = torch.cat([first.make(raw, torch.Generator().manual_seed(i), training=True)[0].kept for i in range(8)])
+    assert set(kept.tolist()) == {1, 2}
+    assert first.make(raw, torch.Generator(), training=False)[0].kept is None
+    first.save()
+    again = run_steps(replace(nested, start_from=str(tmp_path / "first" / "checkpoint")), tmp_path / "again", 0)
+    assert torch.equal(again.module.policy.sampler.grids.scout_mlp[2].bias, points)
+
+
+def test_frames_of_another_size_than_the_model_reads_are_refused(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    model = replace(config.model, image_hw=((16, 16),) * 2, resize_hw=(16, 16))
+    with pytest.raises(CacheError, match=r"expected frames of \(16, 16\).*got \(8, 8\).*--size"):
+        run_steps(replace(config, model=model), tmp_path / "run", 0)
+
+
+def test_data_with_other_cameras_is_refused(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames)
+    keys = ("observation.images.top", "observation.images.wrist")
+    with pytest.raises(CacheError, match=r"expected cameras \('top', 'wrist'\)"):
+        run_steps(replace(config, model=replace(config.model, image_keys=keys)), tmp_path / "run", 0)
+
+
+@pytest.mark.e2e
+def test_two_processes_stop_together_on_a_signal_with_their_state_saved(frames: Path, tmp_path: Path) -> None:
+    config = configured(frames, processes=2, log_every_s=0.0, validate_every_s=1e9)
+    values = json.loads(json.dumps(train_config_to_dict(config)))
+    values["optimiser"]["steps"] = 1_000_000
+    path, out = tmp_path / "two.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "grids_policy.train.cli", "--config", str(path), "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        said = next((line for line in iter(process.stderr.readline, "") if "step 3 " in line or "rror" in line), "")
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert "step 3 " in said
+    assert process.returncode == 0
+    assert "stopped and saved" in rest
+    step = json.loads((out / "state" / "progress.json").read_text())["step"]
+    assert step >= 3
+    assert load_checkpoint(out / "checkpoint").config.chunk == 4
+
+
+def test_a_frozen_vision_tower_is_asked_once_per_image_and_gives_the_same_loss(frames: Path, tmp_path: Path) -> None:
+    plain = configured(frames)
+    still = replace(plain, augment=AugmentConfig(state_noise_rad=0.01, camera_drop=0.2))
+    frozen = replace(still, freeze_vision=True)
+    cached, live = run_steps(frozen, tmp_path / "frozen", 0), run_steps(still, tmp_path / "live", 0)
+    assert cached.validate()["flow"] == pytest.approx(live.validate()["flow"], rel=2e-3)  # half precision
+    before = {n: p.detach().clone() for n, p in cached.module.policy.named_parameters()}
+    cached.step(cached.raw_batch(0))
+    moved = {n for n, p in cached.module.policy.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert not any(name.startswith(("vision.", "connector.")) for name in moved)
+    files = sorted((tmp_path / "frozen" / "features").rglob("*.npy"))
+    assert len(files) == 2
+    stamp = files[0].stat().st_mtime_ns
+    run_steps(frozen, tmp_path / "frozen", 1)
+    assert files[0].stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match=r"set augment\.shift_px to 0"):
+        run_steps(replace(plain, freeze_vision=True), tmp_path / "augmented", 0)

@@ -1,0 +1,242 @@
+"""The house rules, checked by reading the code: who may import whom, what package.xml names, how big things are."""
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from repository import ROOT
+
+SRC = ROOT / "src"
+
+# A package may import packages of lower levels only.
+LEVELS = {
+    "grids_msgs": 0,
+    "grids_common": 1,
+    "grids_data": 2,
+    "grids_sim": 2,
+    "so100_driver": 3,
+    "grids_policy": 3,
+    "grids_recorder": 4,
+    "so100_driver_testing": 4,
+    "grids_eval": 5,
+    "grids_perception": 5,
+    "grids_rqt": 6,
+    "grids_bringup": 7,
+}
+# Beyond the levels: what runs on a robot or in training knows no simulator.
+FORBIDDEN = {("so100_driver", "grids_sim"), ("grids_policy", "grids_sim")}
+
+# rosdep keys of third-party modules; None: no key exists, requirements/*.txt pins the wheel.
+ROSDEP_KEYS = {
+    "ament_index_python": "ament_index_python",
+    "av": None,
+    "cv2": "python3-opencv",
+    "launch": "launch",
+    "launch_ros": "launch_ros",
+    "libusb_package": None,
+    "matplotlib": "python3-matplotlib",
+    "mcap": None,
+    "mujoco": None,
+    "numpy": "python3-numpy",
+    "onnx": None,
+    "onnxruntime": None,
+    "psutil": "python3-psutil",
+    "pyarrow": None,
+    "pyrealsense2": None,
+    "pytest": "python3-pytest",
+    "python_qt_binding": "python_qt_binding",
+    "qtpy": "python3-qtpy",
+    "rclpy": "rclpy",
+    "rich": None,
+    "rosbags": None,
+    "rqt_gui_py": "rqt_gui_py",
+    "safetensors": None,
+    "scservo_sdk": None,
+    "serial": "python3-serial",
+    "simplejpeg": None,
+    "tokenizers": None,
+    "torch": None,
+    "yaml": "python3-yaml",
+}
+# Named although nothing imports them: what runs a plug-in.
+RUN_BY = {"grids_rqt": {"rqt_gui"}}
+MAX_MODULES, MAX_LINES, MAX_FUNCTION, MAX_MEDIAN = 20, 500, 60, 10
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((SRC / package / package).rglob("*.py"))
+
+
+def packages() -> list[str]:
+    return sorted(path.parent.name for path in SRC.glob("*/package.xml"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts[1:]
+    return ".".join(parts).removesuffix(".__init__")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_ours(name: str) -> bool:
+    """Whether a dotted name is a package, room or module of this repository."""
+    root = name.split(".", maxsplit=1)[0]
+    path = SRC / root / Path(*name.split("."))
+    return root in LEVELS and (path.is_dir() or path.with_suffix(".py").is_file())
+
+
+def mentioned(path: Path) -> dict[str, int]:
+    """Imported modules, and strings that name one of ours (dispatch tables, `python -m`), with their line."""
+    found: dict[str, int] = {}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.setdefault(node.module, node.lineno)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                found.setdefault(alias.name, node.lineno)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_ours(node.value.split(":")[0]):
+            found.setdefault(node.value, node.lineno)
+    return found
+
+
+def dependencies(package: str) -> set[str]:
+    """Top-level modules that a package needs: imported anywhere in its code, or the package of a ROS type it names."""
+    roots = set()
+    for path in modules(package):
+        roots.update(name.split(".")[0] for name in mentioned(path))
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                match = re.fullmatch(r"(\w+_(?:msgs|srvs|interfaces))/(?:msg/|srv/)?\w+", node.value)
+                roots.update(match.groups() if match else ())
+    return roots - {package} - set(sys.stdlib_module_names)
+
+
+def test_every_package_has_a_level():
+    assert packages() == sorted(LEVELS)
+
+
+@pytest.mark.parametrize("package", [name for name in LEVELS if name != "grids_msgs"])
+def test_imports_point_downward(package: str):
+    wrong = []
+    for path in modules(package):
+        for name, line in mentioned(path).items():
+            root = name.split(".")[0]
+            upward = root in LEVELS and root != package and LEVELS[root] >= LEVELS[package]
+            if upward or (package, root) in FORBIDDEN:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} names {name}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Which module imports which when it is loaded (imports inside functions do not count)."""
+    known = {module_name(path) for package in LEVELS for path in modules(package)}
+    graph = {}
+    for package in LEVELS:
+        for path in modules(package):
+            found = set()
+            for node in tree(path).body:
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module)
+                    found.update(f"{node.module}.{alias.name}" for alias in node.names)
+                elif isinstance(node, ast.Import):
+                    found.update(alias.name for alias in node.names)
+            graph[module_name(path)] = (found & known) - {module_name(path)}
+    return graph
+
+
+def test_no_module_imports_itself_through_others():
+    graph, done = module_graph(), set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"import cycle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("package", [name for name in LEVELS if name != "grids_msgs"])
+def test_package_xml_names_what_the_code_imports(package: str):
+    named = {row.text for row in ElementTree.parse(SRC / package / "package.xml").getroot().findall("exec_depend")}
+    roots = dependencies(package)
+    ros = {name for name in roots if name in LEVELS or name.endswith(("_msgs", "_srvs", "_interfaces"))}
+    unknown = roots - ros - set(ROSDEP_KEYS)
+    assert not unknown, f"add these modules to ROSDEP_KEYS: {sorted(unknown)}"
+    wanted = RUN_BY.get(package, set()) | ros | {key for name in roots - ros if (key := ROSDEP_KEYS[name])}
+    assert named == wanted, f"missing {sorted(wanted - named)}, not imported {sorted(named - wanted)}"
+
+
+def core_modules() -> list[str]:
+    """Modules that import no ROS when they are loaded."""
+    names = []
+    for package in LEVELS:
+        for path in modules(package):
+            roots = set()
+            for node in tree(path).body:
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    roots.add(node.module.split(".")[0])
+                elif isinstance(node, ast.Import):
+                    roots.update(alias.name.split(".")[0] for alias in node.names)
+            if not any(root == "rclpy" or root.endswith(("_msgs", "_srvs", "_interfaces")) for root in roots):
+                names.append(module_name(path))
+    return names
+
+
+# Whole rooms that hold arithmetic, data and devices: nothing in them, nor what they import, may need ROS.
+CORE_ROOMS = (
+    "grids_common.errors", "grids_common.pacing", "grids_common.params", "grids_common.so100", "grids_common.topics",
+    "grids_data", "grids_sim.physics", "grids_sim.servo", "grids_sim.tasks", "grids_sim.expert", "grids_sim.twin",
+    "so100_driver.bus", "so100_driver.guard", "so100_driver.control", "so100_driver.setup",
+    "grids_policy.model", "grids_policy.train", "grids_policy.export", "grids_policy.runtime", "grids_policy.parity",
+    "grids_policy.node.observation", "grids_policy.node.schedule", "grids_policy.node.worker",
+    "grids_eval", "grids_recorder.judge", "grids_recorder.convert", "grids_bringup.run.summary",
+    "grids_perception.overlay.draw", "grids_perception.overlay.samples", "grids_rqt.view_model",
+)  # fmt: skip
+
+
+def test_cores_import_without_ros():
+    """In one process in which importing ROS fails; torch and Qt are allowed, they are no part of ROS."""
+    every = [module_name(path) for package in LEVELS for path in modules(package)]
+    wanted = [n for n in every if any(n == room or n.startswith(f"{room}.") for room in CORE_ROOMS)]
+    assert len(wanted) > len(CORE_ROOMS)
+    ros = ["rclpy", "rcl_interfaces", "grids_msgs", "sensor_msgs", "std_msgs", "std_srvs", "builtin_interfaces"]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {ros!r}: sys.modules[name] = None\n"
+        f"sys.path[:0] = {[str(SRC / name) for name in LEVELS]!r}\n"
+        f"for name in {wanted!r}: importlib.import_module(name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_folders_files_and_functions_stay_small():
+    folders: dict[Path, int] = {}
+    problems, lengths = [], []
+    for package in LEVELS:
+        for path in modules(package):
+            folders[path.parent] = folders.get(path.parent, 0) + 1
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            if lines > MAX_LINES:
+                problems.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {MAX_LINES}")
+            for node in ast.walk(tree(path)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    length = node.end_lineno - node.lineno + 1
+                    lengths.append(length)
+                    if length > MAX_FUNCTION:
+                        problems.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
+    problems += [f"{f.relative_to(ROOT)}: {n} modules" for f, n in folders.items() if n > MAX_MODULES]
+    assert not problems, "\n".join(problems)
+    assert statistics.median(lengths) <= MAX_MEDIAN
