@@ -41,7 +41,8 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from grids_data.bag.writer import BagWriter
-from grids_recorder import synthetic, cdr
+from grids_data.bag import cdr
+from grids_recorder.bench import synthetic
 bag = BagWriter(Path(sys.argv[1]), [("/follower/joint_states", synthetic.JOINT_STATE, False)], {"task": "crash"})
 rad, raw = synthetic.positions(0.0), None
 while True:
@@ -257,7 +258,8 @@ import resource, sys
 from pathlib import Path
 from grids_data.bag.writer import BagWriter
 from grids_recorder.node.recording import Recording, require_space
-from grids_recorder import cdr, synthetic
+from grids_data.bag import cdr
+from grids_recorder.bench import synthetic
 connections = [(f"/{c}/color/image_raw", cdr.IMAGE, False) for c in ("front", "wrist")]
 connections += [("/follower/joint_states", synthetic.JOINT_STATE, False)]
 connections += [("/follower/command_trace", synthetic.COMMAND_TRACE, False)]

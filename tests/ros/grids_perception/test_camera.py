@@ -243,7 +243,7 @@ def test_what_is_missing_or_wrong_ends_in_one_sentence(parameters, text, code, l
 
 LOST_THEN_BROKEN = """
 import sys
-from grids_perception import camera_node
+from grids_perception.camera import node as camera_node
 from grids_perception.camera.source import AbstractSource, Intrinsics, SourceError, SourceInfo
 
 class Broken(AbstractSource):
@@ -284,7 +284,7 @@ def test_a_signal_in_the_middle_of_the_stream_is_no_fault(number, node, tmp_path
 
 
 STUCK = """
-from grids_perception import camera_node
+from grids_perception.camera import node as camera_node
 from grids_perception.camera.source import AbstractSource, Intrinsics, SourceInfo
 import time
 

@@ -277,12 +277,11 @@ def window(tmp_path):
 @pytest.fixture
 def deploy(tmp_path):
     """Stands in for `./grids deploy`: (environment that makes the demo start it, file that says how it ended)."""
-    (tmp_path / "fake" / "grids_bringup").mkdir(parents=True)
-    (tmp_path / "fake" / "grids_bringup" / "__init__.py").touch()  # else the real package, later in the path, wins
-    (tmp_path / "fake" / "grids_bringup" / "cli.py").write_text(DEPLOY, encoding="utf-8")
-    note = tmp_path / "note"
-    path = os.pathsep.join([str(tmp_path / "fake"), os.environ.get("PYTHONPATH", "")])
-    return {"PYTHONPATH": path, "DEPLOY_NOTE": str(note), "TMPDIR": str(tmp_path)}, note
+    script, note = tmp_path / "fake" / "grids", tmp_path / "note"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\n{DEPLOY}", encoding="utf-8")
+    script.chmod(0o755)
+    return {"GRIDS_ROOT": str(script.parent), "DEPLOY_NOTE": str(note), "TMPDIR": str(tmp_path)}, note
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

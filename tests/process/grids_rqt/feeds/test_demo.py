@@ -1,13 +1,14 @@
 """How the viewer's demo run is started, how its end is told, and how signals are taken and given back."""
 
 import signal
+import sys
 import time
 
 import pytest
 
 from grids_rqt.feeds.demo import DemoRun, Over
 
-DEPLOY = """
+DEPLOY = """#!{python}
 import sys
 from pathlib import Path
 folder = Path(next(word for word in sys.argv if word.startswith("output:="))[len("output:="):])
@@ -35,13 +36,13 @@ ENDS = {
 @pytest.fixture
 def deploy(tmp_path, monkeypatch):
     """Writes what stands in for `./grids deploy`."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
     monkeypatch.setenv("ROS_DOMAIN_ID", "0")  # DemoRun sets it: put back afterwards
 
     def write(body):
-        (tmp_path / "grids_bringup").mkdir()
-        (tmp_path / "grids_bringup" / "__init__.py").touch()
-        (tmp_path / "grids_bringup" / "cli.py").write_text(DEPLOY.format(body=body), encoding="utf-8")
+        script = tmp_path / "grids"
+        script.write_text(DEPLOY.format(python=sys.executable, body=body), encoding="utf-8")
+        script.chmod(0o755)
 
     return write
 

@@ -81,5 +81,7 @@ def test_a_bundle_is_found_by_its_whole_id():
     models = ROOT / "models"
     name = read_manifest(models / "demo").bundle_id
     assert find_bundle([name], models) == models / "demo"
-    with pytest.raises(DataError, match=r"expected the bundle demo2-0123456789ab under .* found demo-.*--bundle FOLDER"):
+    with pytest.raises(
+        DataError, match=r"expected the bundle demo2-0123456789ab under .* found demo-.*--bundle FOLDER"
+    ):
         find_bundle(["demo2-0123456789ab"], models)
