@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Callable
 
 from grids_common.pacing import Pacer
+from grids_common.realtime import quicken, request_realtime
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
-from so100_driver.control import prepare, realtime
+from so100_driver.control import prepare
 from so100_driver.errors import DriverError, OtherArmError, PortError
 from so100_driver.guard.state import Snapshot, update
 from so100_driver.guard.teleop import GRIPPER, Squeezes
@@ -53,8 +54,8 @@ class LeaderLoop:
             self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
-        realtime.quicken()
-        self._on_event("info", realtime.request(self.params.realtime_priority)[1])
+        quicken()
+        self._on_event("info", request_realtime(self.params.realtime_priority)[1])
         pacer = Pacer(self.params.rate_hz)
         while not self._stop.is_set():
             self.late_ticks += pacer.wait().missed

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grids_common.pacing import Pacer
+from grids_common.realtime import quicken, request_realtime
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.registers import GOAL_POSITION, TORQUE_ENABLE
-from so100_driver.control import prepare, realtime
+from so100_driver.control import prepare
 from so100_driver.errors import DriverError, NoReplyError, OtherArmError, PortError
 from so100_driver.guard.arbiter import LATCHED
 from so100_driver.guard.arm import Arm, Output
@@ -114,8 +115,8 @@ class ControlLoop:
 
     # -- the loop thread ---------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        realtime.quicken()
-        self.realtime = realtime.request(self.params.realtime_priority)
+        quicken()
+        self.realtime = request_realtime(self.params.realtime_priority)
         self._on_event("info", self.realtime[1])
         pacer = Pacer(self.params.rate_hz)
         while not self._stop.is_set():

@@ -10,15 +10,6 @@ import numpy as np
 
 HIT_RANGE, HIT_VELOCITY, HIT_ACCELERATION, HIT_STEP = 1, 2, 4, 8
 HIT_RAMP, HIT_DERATED, HIT_GRIPPER_STALL = 16, 32, 64
-HIT_NAMES = {
-    HIT_RANGE: "range",
-    HIT_VELOCITY: "velocity",
-    HIT_ACCELERATION: "acceleration",
-    HIT_STEP: "step",
-    HIT_RAMP: "start ramp",
-    HIT_DERATED: "derated",
-    HIT_GRIPPER_STALL: "gripper stall",
-}
 _EPSILON = 1e-9
 BACK_OFF_RAD_S = 0.2  # how fast a jaw under too much load gives way
 
