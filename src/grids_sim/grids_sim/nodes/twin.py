@@ -13,7 +13,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from grids_common import params
 from grids_common.lifecycle import SetupError, run_node
-from grids_common.realtime import become_realtime
+from grids_common.realtime import become_realtime, quicken
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import publisher, subscription
 from grids_sim.nodes.params import TwinParams
@@ -163,8 +163,7 @@ class TwinNode(Node):
 
 
 def main(args=None) -> int:
-    import sys
 
     # The serial threads must not wait 5 ms for the interpreter while a callback runs.
-    sys.setswitchinterval(0.0005)
+    quicken()
     return run_node(TwinNode, args)

@@ -130,6 +130,11 @@ class ServoBank:
     def answers_writes(self, index: int) -> bool:
         return self._tables[index][REGISTERS["Response_Status_Level"].address] != 0
 
+    def torque_on(self) -> list[bool]:
+        """Which servos have torque now: what a read of Torque_Enable answers, not what the last physics step used."""
+        with self.lock:
+            return [table[REGISTERS["Torque_Enable"].address] != 0 for table in self._tables]
+
     def return_delay_s(self, index: int) -> float:
         address = REGISTERS["Return_Delay_Time"].address
         return self._tables[index][address] * reg.RETURN_DELAY_UNIT_S

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 
-from grids_common.realtime import become_realtime
+from grids_common.realtime import become_realtime, quicken
 from grids_sim.nodes.params import TASKS, TwinParams
 from grids_sim.twin.link_folder import FolderInUseError
 from grids_sim.twin.twin import PHYSICS_PRIORITY, Twin
@@ -85,7 +85,7 @@ def state(twin: Twin) -> dict:
         name: {
             "position_rad": [round(float(v), 5) for v in arm.plant.position_rad],
             "velocity_rad_s": [round(float(v), 5) for v in arm.plant.velocity_rad_s],
-            "torque_on": [bool(v) for v in arm.command.torque_on],
+            "torque_on": arm.bank.torque_on(),
             "requests": arm.bus.counters.requests,
             "spoiled_replies": arm.bus.counters.spoiled,
             "late_replies": arm.bus.counters.late_wakes,
@@ -133,7 +133,7 @@ def _say(answer: dict) -> None:
 def main(argv: list[str] | None = None) -> int:
     """0 after a signal, 2 when it cannot start."""
     params = parse(argv)
-    sys.setswitchinterval(0.0005)
+    quicken()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

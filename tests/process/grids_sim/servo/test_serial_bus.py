@@ -3,6 +3,7 @@
 import os
 import select
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from grids_sim.servo import bus_log
 from grids_sim.servo import packet as feetech_packet
 from grids_sim.servo.packet import Instruction, PacketReader
 from grids_sim.servo.serial_bus import group_blocks, wire_s
+from grids_sim.twin.cli import state
 from grids_sim.twin.faults import KINDS, FaultError
 from grids_sim.twin.link_folder import FolderInUseError
 from grids_sim.twin.twin import Twin
@@ -375,6 +377,29 @@ def test_the_log_holds_every_goal_and_torque_write_on_disk_too(start_twin, conne
     assert bus_log.load(path) == [
         bus_log.BusRecord(round(r.t_s, 6), *(getattr(r, f) for f in r.__slots__[1:])) for r in twin.log.records()
     ]
+
+
+def test_the_torque_that_the_twin_reports_is_what_the_servos_answer_also_between_physics_steps(client, twin):
+    client.sync_write("Torque_Enable", dict.fromkeys(IDS, 1))
+    assert [client.value(i, "Torque_Enable") for i in IDS] == [1] * 6
+    holding, go_on = threading.Event(), threading.Event()
+
+    def hold_physics():
+        holding.set()
+        go_on.wait(30)
+
+    stepper = threading.Thread(target=twin._call, args=(hold_physics, 60.0))
+    stepper.start()
+    try:
+        assert holding.wait(10)  # from here on no physics step is taken
+        client.sync_write("Torque_Enable", dict.fromkeys(IDS, 0))
+        assert [client.value(i, "Torque_Enable") for i in IDS] == [0] * 6
+        assert state(twin)["arms"]["follower"]["torque_on"] == [False] * 6
+        client.write(3, "Torque_Enable", 1)
+        assert state(twin)["arms"]["follower"]["torque_on"] == [False, False, True, False, False, False]
+    finally:
+        go_on.set()
+        stepper.join(10)
 
 
 def test_switching_torque_on_with_a_stale_goal_counts_as_a_goal_jump(client, twin):
