@@ -19,7 +19,7 @@ from visualization_msgs.msg import MarkerArray  # noqa: E402
 
 from grids_common.topics import subscription  # noqa: E402
 
-START = "import sys; from grids_sim.{} import main; sys.exit(main())"
+START = "import sys; from grids_sim.nodes.{} import main; sys.exit(main())"
 DOMAIN = os.environ.get("ROS_DOMAIN_ID", "77")
 
 
@@ -112,8 +112,8 @@ def graph(tmp_path_factory):
     os.environ["ROS_DOMAIN_ID"] = DOMAIN
     rclpy.init()
     graph = Graph(tmp_path_factory.mktemp("twin"))
-    graph.start("twin", "twin_node", task="pick_place", seed=3, leader="false")
-    graph.start("cameras", "camera_renderer_node", width=160, height=120)
+    graph.start("twin", "twin", task="pick_place", seed=3, leader="false")
+    graph.start("cameras", "camera_renderer", width=160, height=120)
     try:
         assert graph.until(lambda: len(graph.newest) == 6), graph.log("twin") + graph.log("cameras")
         yield graph
@@ -220,21 +220,21 @@ def test_refusals_say_what_there_is(graph):
 
 
 def test_a_second_twin_on_the_same_links_ends_with_one_sentence(graph):
-    second = graph.start("second", "twin_node")
+    second = graph.start("second", "twin")
     assert graph.until(lambda: second.poll() is not None)
     assert second.returncode == 2
     assert "another twin (process" in graph.log("second")
 
 
 def test_an_unknown_task_is_refused(graph, tmp_path):
-    wrong = graph.start("wrong", "twin_node", task="juggle", link_dir=str(tmp_path))
+    wrong = graph.start("wrong", "twin", task="juggle", link_dir=str(tmp_path))
     assert graph.until(lambda: wrong.poll() is not None)
     assert wrong.returncode == 2
     assert "task: expected one of" in graph.log("wrong")
 
 
 def test_cameras_without_a_twin_say_so(graph, tmp_path):
-    lonely = graph.start("lonely", "camera_renderer_node", link_dir=str(tmp_path), twin_timeout_s=0.5)
+    lonely = graph.start("lonely", "camera_renderer", link_dir=str(tmp_path), twin_timeout_s=0.5)
     assert graph.until(lambda: lonely.poll() is not None)
     assert lonely.returncode == 2
     assert "expected a running twin behind" in graph.log("lonely")
@@ -249,7 +249,7 @@ def test_cameras_pick_up_a_restarted_twin_and_nothing_is_left_behind(graph):
     assert twin.returncode == 0, graph.log("twin")
     assert not links.exists()
     assert not state.exists()
-    graph.start("twin", "twin_node", task="pick_place", seed=8, leader="false")
+    graph.start("twin", "twin", task="pick_place", seed=8, leader="false")
     assert graph.until(lambda: graph.newest["/twin/task_state"].seed == 8)
     assert graph.fresh_picture("front").std() > 10
     assert graph.processes["cameras"].poll() is None
