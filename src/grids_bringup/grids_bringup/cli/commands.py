@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": ("grids_recorder.convert.cli", "turn bags into a LeRobot v3 dataset"),
     "replay": ("grids_eval.replay.cli", "play an episode through the arm or the policy"),
     "demos": ("grids_eval.demos.cli", "let the scripted expert make demonstrations, without ROS"),
+    "frames": ("grids_eval.demos.frames_cli", "demonstrations as training frames, more varied and with labels"),
     "train": ("grids_eval.training", "train or fine-tune a policy"),
     "export": ("grids_policy.export.cli", "turn a checkpoint into a bundle"),
     "parity": ("grids_policy.parity.cli", "compare with reference numbers"),

@@ -44,7 +44,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="train nothing: the table of the runs that are complete")
     parser.add_argument("--reference", type=Path, help="study whose grids-16 the table compares with; default: --out")
     parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
-    parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches (train_demos)")
+    parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches of ./grids frames")
     parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training")

@@ -92,7 +92,7 @@ def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
         if shard.spec.image_hw != config.model.resize_hw:
             raise CacheError(
                 f"expected frames of {config.model.resize_hw} (height, width) as model.resize_hw says, got "
-                f"{shard.spec.image_hw}: make them with train_demos --size"
+                f"{shard.spec.image_hw}: make them with ./grids frames --size"
             )
     shards += tuple(open_lerobot(folder, config.model) for folder in data.dataset)
     for shard in shards:

@@ -1,4 +1,4 @@
-"""Demonstrations: same seed same bytes, resumable, with rows of failed grasps masked."""
+"""Demonstrations: same seed same bytes, resumable, with action steps of failed grasps masked."""
 
 import numpy as np
 import pytest
@@ -8,22 +8,24 @@ from grids_data.dataset.reader import open_dataset
 from grids_data.dataset.schema import ACTION, STATE, SUCCESS, VALID, DatasetError
 from grids_data.dataset.writer import DatasetWriter
 from grids_data.units import units, units_from_json
-from grids_eval.demos.cli import POSES, demo_spec, generate, main, scene_seed, write_demo
-from grids_eval.demos.episode import Demonstrator, DemoSettings
+from grids_eval.demos.cli import main
+from grids_eval.demos.config import DemoConfig
+from grids_eval.demos.dataset import POSES, demo_spec, generate, scene_seed, write_demo
+from grids_eval.demos.demonstrator import Demonstrator
 
-SMALL = DemoSettings(fps=10, size=(64, 64), noisy_share=1.0, miss_share=0.0)
+SMALL = DemoConfig(fps=10, image_hw=(64, 64), noisy_share=1.0, miss_share=0.0)
 
 
 @pytest.fixture(scope="module")
 def demonstrator():
-    one = Demonstrator("pick_place", SMALL)
+    one = Demonstrator(SMALL)
     yield one
     one.close()
 
 
 @pytest.fixture(scope="module")
 def demo(demonstrator):
-    return next(filter(None, (demonstrator.episode(scene_seed(5, 0, k)) for k in range(5))))
+    return next(filter(None, (demonstrator.episode("pick_place", scene_seed(5, 0, k)) for k in range(5))))
 
 
 def test_a_demonstration_ends_in_success_and_its_actions_are_the_clean_targets(demo):
@@ -40,12 +42,12 @@ def test_a_demonstration_ends_in_success_and_its_actions_are_the_clean_targets(d
 
 
 def test_the_same_seed_makes_the_same_demonstration(demonstrator, demo):
-    again = next(filter(None, (demonstrator.episode(scene_seed(5, 0, k)) for k in range(5))))
+    again = next(filter(None, (demonstrator.episode("pick_place", scene_seed(5, 0, k)) for k in range(5))))
     assert len(again.steps) == len(demo.steps)
     for first, second in zip(demo.steps, again.steps, strict=True):
         np.testing.assert_array_equal(first.action, second.action)
         np.testing.assert_array_equal(first.state, second.state)
-        np.testing.assert_array_equal(first.pictures["wrist"], second.pictures["wrist"])
+        np.testing.assert_array_equal(first.images.by_camera["wrist"], second.images.by_camera["wrist"])
 
 
 def test_scene_seeds_do_not_collide():
@@ -53,9 +55,9 @@ def test_scene_seeds_do_not_collide():
     assert len(seeds) == 4 * 200 * 5
 
 
-def test_rows_before_the_last_attempt_of_a_missed_grasp_are_not_valid():
-    one = Demonstrator("pick_place", DemoSettings(fps=10, size=(32, 32), noisy_share=0.0, miss_share=1.0))
-    demo = next(filter(None, (one.episode(scene_seed(9, 0, k)) for k in range(10))))
+def test_steps_before_the_last_attempt_of_a_missed_grasp_are_not_valid():
+    one = Demonstrator(DemoConfig(fps=10, image_hw=(32, 32), noisy_share=0.0, miss_share=1.0))
+    demo = next(filter(None, (one.episode("pick_place", scene_seed(9, 0, k)) for k in range(10))))
     one.close()
     valid = [demo.valid(i) for i in range(len(demo.steps))]
     assert demo.attempts >= 2
@@ -65,13 +67,13 @@ def test_rows_before_the_last_attempt_of_a_missed_grasp_are_not_valid():
 
 
 def test_an_interrupted_run_is_resumed_to_the_dataset_an_uninterrupted_one_makes(tmp_path, demonstrator):
-    options = {"episodes": 2, "seed": 5, "settings": SMALL, "system": "degrees"}
+    options = {"episodes": 2, "seed": 5, "config": SMALL, "system": "degrees"}
     whole, made = generate(tmp_path / "whole", ["pick_place"], workers=2, **options)
     assert len(made) == 2
     spec = demo_spec(["pick_place"], 5, SMALL, "degrees")
     with DatasetWriter(tmp_path / "again", spec) as begun:
         tries = (scene_seed(5, 0, k) for k in range(9))
-        number, demo = next((s, d) for s, d in ((s, demonstrator.episode(s)) for s in tries) if d)
+        number, demo = next((s, d) for s, d in ((s, demonstrator.episode("pick_place", s)) for s in tries) if d)
         write_demo(demo, begun.episode("ep-000000"), units("degrees"), scene_seed=number, task="pick_place")
     again, made = generate(tmp_path / "again", ["pick_place"], workers=1, **options)
     assert [m.key for m in made] == ["ep-000001"]

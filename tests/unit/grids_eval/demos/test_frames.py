@@ -11,20 +11,31 @@ import numpy as np
 import pytest
 
 from grids_eval.actors import AbstractActor, ActorSpec
-from grids_eval.demos.frames import IMAGE_EVERY, Demonstrator, Recipe, job_list, labels_of, main
-from grids_policy.train.cache import open_cache
+from grids_eval.demos.demonstrator import Demonstrator, poses_of
+from grids_eval.demos.frames import FRAMES, frames_of, job_list, labels_of
+from grids_eval.demos.frames_cli import main
+from grids_policy.train.cache import EpisodeFrames, open_cache
+
+PLAIN = replace(FRAMES, miss_share=0.0, all_objects_share=0.0, far_start_share=0.0)
+
+
+def episode_of(demonstrator: Demonstrator, task: str, seed: int) -> EpisodeFrames | None:
+    demo = demonstrator.episode(task, seed)
+    return None if demo is None else frames_of(demo, seed)
 
 
 @pytest.fixture(scope="module")
-def demonstrator() -> Demonstrator:
-    return Demonstrator(Recipe(noisy_share=1.0, miss_share=0.0, all_objects_share=0.0, far_start_share=0.0))
+def demonstrator():
+    one = Demonstrator(replace(PLAIN, noisy_share=1.0))
+    yield one
+    one.close()
 
 
 def test_a_demonstration_ends_in_success_and_its_arrays_fit_together(demonstrator: Demonstrator) -> None:
-    episode = demonstrator.episode("pick_place", 3)
+    episode = episode_of(demonstrator, "pick_place", 3)
     ticks = len(episode.state)
     assert 60 < ticks < 360
-    assert len(episode.images["front"]) == len(episode.labels) == -(-ticks // IMAGE_EVERY)
+    assert len(episode.images["front"]) == len(episode.labels) == -(-ticks // FRAMES.image_every)
     assert episode.valid.all()
     # In the end the cube lies in the bowl: the labels are the truth, not a guess.
     last = episode.labels[-1]
@@ -33,8 +44,8 @@ def test_a_demonstration_ends_in_success_and_its_arrays_fit_together(demonstrato
 
 
 def test_actions_are_clean_although_the_arm_is_disturbed(demonstrator: Demonstrator) -> None:
-    calm = Demonstrator(Recipe(noisy_share=0.0, miss_share=0.0, all_objects_share=0.0, far_start_share=0.0))
-    noisy, quiet = demonstrator.episode("pick_place", 4), calm.episode("pick_place", 4)
+    calm = Demonstrator(replace(PLAIN, noisy_share=0.0))
+    noisy, quiet = episode_of(demonstrator, "pick_place", 4), episode_of(calm, "pick_place", 4)
     steps = [np.abs(np.diff(e.action[:, :5], n=2, axis=0)).mean() for e in (noisy, quiet)]
     wobble = [np.abs(np.diff(e.state[:, :5], n=2, axis=0)).mean() for e in (noisy, quiet)]
     assert wobble[0] > 1.3 * wobble[1]
@@ -42,20 +53,20 @@ def test_actions_are_clean_although_the_arm_is_disturbed(demonstrator: Demonstra
 
 
 def test_the_same_seed_gives_the_same_episode(demonstrator: Demonstrator) -> None:
-    one, two = demonstrator.episode("stack_cubes", 5), demonstrator.episode("stack_cubes", 5)
+    one, two = episode_of(demonstrator, "stack_cubes", 5), episode_of(demonstrator, "stack_cubes", 5)
     np.testing.assert_array_equal(one.action, two.action)
     np.testing.assert_array_equal(one.images["wrist"], two.images["wrist"])
 
 
-def test_varied_looks_change_the_pictures_and_nothing_that_happens() -> None:
-    plain_recipe = Recipe(miss_share=0.0, far_start_share=0.0)
-    plain = Demonstrator(plain_recipe).episode("pick_place", 6)
-    varied = Demonstrator(replace(plain_recipe, varied_share=1.0)).episode("pick_place", 6)
+def test_varied_looks_change_the_images_and_nothing_that_happens() -> None:
+    config = replace(FRAMES, miss_share=0.0, far_start_share=0.0)
+    plain = episode_of(Demonstrator(config), "pick_place", 6)
+    varied = episode_of(Demonstrator(replace(config, varied_share=1.0)), "pick_place", 6)
     for name in ("state", "action", "labels", "pixels", "valid"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(varied, name))
     corner = varied.images["front"][:, :8, :8].reshape(len(varied.labels), -1).astype(int)
     looks = 1 + (np.abs(np.diff(corner, axis=0)).mean(axis=1) > 2).sum()
-    assert len(corner) / 16 < looks < len(corner)  # a new one every four pictures, roughly
+    assert len(corner) / 16 < looks < len(corner)  # a new one every four images, roughly
     assert np.ptp(plain.images["front"][:, 0, 0], axis=0).max() <= 2
 
 
@@ -65,9 +76,16 @@ def test_a_share_above_one_is_refused(tmp_path: Path, capsys) -> None:
     assert "a share from 0 to 1, got 80" in capsys.readouterr().err
 
 
+def test_a_task_that_does_not_exist_is_refused(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        main(["--out", str(tmp_path / "cache"), "--mix", "pick_plaice=3"])
+    assert refusal.value.code == 2
+    assert "a task of pick_place, transfer_pen, stack_cubes, got 'pick_plaice=3'" in capsys.readouterr().err
+
+
 def test_a_deliberate_miss_is_not_taught_but_the_recovery_is() -> None:
-    missing = Demonstrator(Recipe(noisy_share=0.0, miss_share=1.0, all_objects_share=0.0))
-    kept = [e for e in (missing.episode("pick_place", seed) for seed in (1, 2, 3)) if e is not None]
+    missing = Demonstrator(replace(FRAMES, noisy_share=0.0, miss_share=1.0, all_objects_share=0.0))
+    kept = [e for e in (episode_of(missing, "pick_place", seed) for seed in (1, 2, 3)) if e is not None]
     assert kept
     for episode in kept:
         first = int(np.argmax(episode.valid))
@@ -92,10 +110,10 @@ class TurnsLeft(AbstractActor):
         raise AssertionError("nobody asked")
 
 
-def test_a_policy_and_the_expert_take_turns_and_only_the_experts_rows_are_targets() -> None:
+def test_a_policy_and_the_expert_take_turns_and_only_the_experts_steps_are_targets() -> None:
     actor = TurnsLeft()
-    recipe = Recipe(noisy_share=0.0, miss_share=0.0, all_objects_share=0.0, far_start_share=0.0, policy_s=(1.0, 1.0))
-    episode = next(filter(None, (Demonstrator(recipe, actor).episode("pick_place", seed) for seed in range(11, 19))))
+    one = Demonstrator(replace(PLAIN, noisy_share=0.0, policy_s=(1.0, 1.0)), actor)
+    episode = next(filter(None, (episode_of(one, "pick_place", seed) for seed in range(11, 19))))
     edges = np.flatnonzero(np.diff(episode.valid.astype(int))) + 1
     assert len(edges) >= 3
     for start, stop in pairwise(edges):
@@ -121,7 +139,7 @@ def test_labels_turn_with_the_cube_four_times_as_fast() -> None:
 
     world = World()
     world.reset(2)
-    labels = labels_of(world.truth())
+    labels = labels_of("pick_place", poses_of(world.truth()))
     np.testing.assert_allclose(labels[:3], world.truth().objects["green_cube"].position_m)
     assert np.hypot(*labels[6:]) == pytest.approx(1.0)
 

@@ -1,0 +1,131 @@
+"""Demonstrations of the scripted expert as a LeRobot dataset: in parallel, resumable, the same for the same seed."""
+
+import atexit
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grids_common.parallel import run_jobs
+from grids_common.progress import Progress
+from grids_common.topics import CAMERAS
+from grids_data.dataset.schema import (
+    ACTION,
+    STATE,
+    SUCCESS,
+    VALID,
+    DatasetError,
+    DatasetSpec,
+    DiskError,
+    Feature,
+    image_key,
+    so100_features,
+)
+from grids_data.dataset.writer import DatasetWriter, EpisodeWriter
+from grids_data.units import Units, units
+from grids_eval.demos.config import DemoConfig
+from grids_eval.demos.demonstrator import POSE_NAMES, Demo, Demonstrator
+
+POSES = "privileged.object_poses"
+# Scenes tried per wanted episode before giving up; about nine in ten work.
+MAX_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of one wanted episode."""
+
+    key: str
+    tries: int
+    rows: int
+    simulated_s: float
+
+
+def scene_seed(seed: int, episode: int, attempt: int) -> int:
+    """The seed of one try: different for every run seed, episode and attempt, whoever computes it."""
+    return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0] >> 1)
+
+
+def demo_spec(tasks: list[str], seed: int, config: DemoConfig, system: str) -> DatasetSpec:
+    """The dataset description; `notes` say how to make the same again."""
+    extra = {
+        VALID: Feature("bool", (1,)),
+        SUCCESS: Feature("bool", (1,)),
+        POSES: Feature("float32", (len(POSE_NAMES),), POSE_NAMES),
+    }
+    notes = {
+        "units": units(system).as_json(),
+        "source": {"kind": "scripted expert", "tasks": tasks, "seed": seed} | config.as_json(),
+    }
+    return DatasetSpec(config.fps, so100_features(*config.image_hw, extra=extra), notes=notes)
+
+
+def write_demo(demo: Demo, writer: EpisodeWriter, joint_units: Units, **extra: object) -> None:
+    """Stage one demonstration."""
+    for index, step in enumerate(demo.steps):
+        images = {image_key(camera): step.images.by_camera[camera] for camera in CAMERAS}
+        row = {
+            STATE: joint_units.from_rad(step.state),
+            ACTION: joint_units.from_rad(step.action),
+            VALID: demo.valid(index),
+            SUCCESS: step.success,
+            POSES: step.poses,
+        }
+        writer.add(images, row, demo.instruction)
+    writer.close(success=True, attempts=demo.attempts, noise_rad=demo.sigma_rad, **extra)
+
+
+class _Worker:
+    """State of one worker process."""
+
+    joint_units: Units
+    spec: DatasetSpec
+    staging: Path
+    demonstrator: Demonstrator
+
+    @classmethod
+    def start(cls, spec: DatasetSpec, staging: Path, config: DemoConfig, system: str) -> None:
+        os.environ.setdefault("LP_NUM_THREADS", "1")
+        cls.spec, cls.staging, cls.joint_units = spec, staging, units(system)
+        cls.demonstrator = Demonstrator(config)
+        # OpenGL contexts must be gone before the interpreter takes OpenGL apart.
+        atexit.register(cls.demonstrator.close)
+
+    @classmethod
+    def make(cls, job: tuple[str, int, int]) -> Made:
+        """The first try of an episode that works out. Raises DatasetError when none of MAX_TRIES does."""
+        task, seed, episode = job
+        key = f"ep-{episode:06d}"
+        for attempt in range(MAX_TRIES):
+            number = scene_seed(seed, episode, attempt)
+            demo = cls.demonstrator.episode(task, number)
+            if demo is None:
+                continue
+            try:
+                with EpisodeWriter(cls.spec, cls.staging, key) as writer:
+                    write_demo(demo, writer, cls.joint_units, scene_seed=number, task=task)
+            except OSError as error:
+                raise DiskError.of(error) from error
+            return Made(key, attempt + 1, len(demo.steps), demo.simulated_s)
+        raise DatasetError(
+            f"{task}: {MAX_TRIES} scenes in a row did not work out for episode {episode}; lower the noise"
+        )
+
+
+def generate(
+    folder: Path, tasks: list[str], episodes: int, seed: int, config: DemoConfig, *, system: str, workers: int
+) -> tuple[Path, list[Made]]:
+    """Make what is missing, then finish the dataset. Returns its folder and what was made now."""
+    spec = demo_spec(tasks, seed, config, system)
+    made: list[Made] = []
+    with DatasetWriter(folder, spec) as dataset:
+        wanted = {f"ep-{i:06d}": (tasks[i % len(tasks)], seed, i) for i in range(episodes)}
+        have = set(dataset.staged())
+        missing = [job for key, job in wanted.items() if key not in have]
+        arguments = (spec, dataset.staging(), config, system)
+        with Progress("demonstrations", episodes, done=episodes - len(missing)) as progress:
+            for one in run_jobs(_Worker.make, missing, workers=workers, start=_Worker.start, arguments=arguments):
+                made.append(one)
+                progress.advance(f"{sum(m.tries for m in made)} tried")
+        return dataset.finish(list(wanted)), made
