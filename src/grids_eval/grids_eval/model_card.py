@@ -1,6 +1,6 @@
 """README.md of a shipped policy: what it was trained on and how, and how well it does, from the files of the run.
 
-    python -m grids_eval.model_card models/demo --run runs/demo --results runs/eval/results.json --data "COMMAND"
+    ./grids card models/demo --run runs/demo --results runs/eval/results.json --data "COMMAND"
 
 Only the lines of --data are typed: configuration comes from the run, digest and commit from policy.json, tables from
 `./grids eval`.
@@ -77,7 +77,7 @@ def table(report: dict) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="grids_eval.model_card", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="grids card", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="results.json of evaluations")
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         reports = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
         text = card(load_bundle(arguments.bundle), config, progress, reports, arguments.data)
     except (OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f"model_card: {error!r}\n")
+        sys.stderr.write(f"grids card: {error!r}\n")
         return 1
     (arguments.bundle / CARD).write_text(text, encoding="utf-8")
     return 0

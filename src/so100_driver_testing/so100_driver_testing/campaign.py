@@ -1,4 +1,4 @@
-"""The fault campaign: `./grids bench driver --campaign [--short]`, or `python -m so100_driver_testing.campaign`.
+"""The fault campaign: `./grids bench driver --campaign [--short]`.
 
 Runs the real driver node on the twin's serial line under every fault of `faults.py` and checks the promises on the
 twin's own log of goals and torque. Prints a table; the last line is one JSON object with "runs" and "violations".

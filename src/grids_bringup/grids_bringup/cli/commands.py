@@ -21,13 +21,17 @@ COMMANDS = {
     "frames": ("grids_eval.demos.frames_cli", "demonstrations as training frames, more varied and with labels"),
     "train": ("grids_eval.training", "train or fine-tune a policy"),
     "export": ("grids_policy.export.cli", "turn a checkpoint into a bundle"),
+    "untrained": ("grids_policy.export.untrained", "make the small bundle that sways around home (models/untrained)"),
     "parity": ("grids_policy.parity.cli", "compare with reference numbers"),
     "eval": ("grids_eval.cli", "measure a bundle's success in the twin"),
+    "study": ("grids_eval.study.cli", "train and evaluate the variants of docs/study.md"),
+    "card": ("grids_eval.model_card", "write a bundle's README.md from its training run and its evaluations"),
     "bench": ("grids_bringup.cli.bench", "measure: policy, driver, graph, record, view"),
     "calibrate": ("so100_driver.setup.calibrate", "calibrate an arm"),
     "doctor": ("so100_driver.setup.doctor", "check everything that is plugged in"),
     "view": ("grids_rqt.cli", "cameras, sample locations, chunks, servo health"),
     "figures": ("grids_perception.figures.cli", "the paper's figures from a run or a bag"),
+    "urdf": ("grids_perception.description.urdf", "print the arm's URDF, generated from the twin's model"),
     "test": ("grids_bringup.cli.testing", "run all tests"),
 }
 

@@ -1,6 +1,6 @@
 """The contrasts of docs/study.md: each variant of GridS fine-tuned from one dense checkpoint, then evaluated.
 
-python -m grids_eval.study.cli --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
+./grids study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
 Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only what the variant
 names and the seed differ. A complete run is not repeated, so an interrupted study goes on with the same command.

@@ -1,10 +1,11 @@
 """The follower as URDF: generated from the twin's model, so that both bend the same way, and made ready to publish.
 
-`python -m grids_perception.description.urdf > urdf/so100.urdf` writes the file again after the model has changed; a
-test compares the two. Zeros, signs and limits are those of grids_common.so100. The repository has no visual meshes:
-the file names them, and `with_meshes` points to the installed ones or puts the collision boxes in their place.
+`./grids urdf > src/grids_perception/urdf/so100.urdf` writes the file again after the model has changed; a test compares
+the two. Zeros, signs and limits are those of grids_common.so100. The repository has no visual meshes: the file names
+them, and `with_meshes` points to the installed ones or puts the collision boxes in their place.
 """
 
+import argparse
 import copy
 import importlib.util
 import math
@@ -133,9 +134,11 @@ def with_meshes(text: str, folder: Path | None) -> str:
     return ET.tostring(robot, encoding="unicode")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """`./grids urdf`: the URDF on standard output."""
+    parser = argparse.ArgumentParser(
+        prog="grids urdf", description="Print the arm's URDF, generated from the twin's model."
+    )
+    parser.parse_args(argv)
     sys.stdout.write(generate())
-
-
-if __name__ == "__main__":
-    main()
+    return 0

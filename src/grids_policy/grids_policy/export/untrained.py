@@ -1,6 +1,6 @@
 """The small bundle that ships with the product: the whole GridS-SmolVLA path in under 3 MB, for a first run anywhere.
 
-    python -m grids_policy.export.untrained models/untrained
+    ./grids untrained models/untrained
 
 It has never seen a task. A few minutes of training teach it one thing only: from wherever the joints are, sway gently
 around the home pose, so that a fresh installation moves without anybody having trained anything.
@@ -149,7 +149,7 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="grids_policy.export.untrained", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="grids untrained", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="folder to write, e.g. models/untrained")
     parser.add_argument("--steps", type=int, default=1000, help="training steps (default 1000)")
     parser.add_argument("--seed", type=int, default=0)

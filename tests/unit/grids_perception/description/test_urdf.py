@@ -27,9 +27,7 @@ def robot():
 
 
 def test_the_committed_file_is_what_the_model_gives():
-    assert FILE.read_text(encoding="utf-8") == generate(), (
-        "run: python -m grids_perception.description.urdf > urdf/so100.urdf"
-    )
+    assert FILE.read_text(encoding="utf-8") == generate(), "run: ./grids urdf > src/grids_perception/urdf/so100.urdf"
 
 
 def test_joints_have_the_common_names_order_and_limits(robot):
