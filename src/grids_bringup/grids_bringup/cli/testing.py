@@ -1,4 +1,4 @@
-"""`./grids test`: unit, process, ROS and end-to-end tests, in this order, as one pytest run."""
+"""`./grids test`: checks of the code, then unit, process, ROS and end-to-end tests as one pytest run."""
 
 import os
 import random
@@ -6,9 +6,26 @@ import signal
 import sys
 from pathlib import Path
 
+from grids_bringup.cli.gates import GateFailures, run_gates
+
+LEVELS = ("unit", "process", "ros", "e2e")
+
 
 def main(argv: list[str]) -> int:
-    """Extra arguments go to pytest. A random domain keeps parallel runs on one host from hearing each other."""
+    """Extra arguments go to pytest. Paths among them select tests and skip the checks; `lint` runs the checks alone."""
+    root = Path(os.environ["GRIDS_ROOT"])
+    os.chdir(root)
+    if argv == ["lint"]:
+        failures = run_gates(root)
+        sys.stdout.writelines(f"{failure}\n" for failure in failures)
+        return 1 if failures else 0
+    chosen = any(Path(word.split("::")[0]).exists() for word in argv if not word.startswith("-"))
+    failures = [] if chosen else run_gates(root)
+    return _run_pytest([] if chosen else [f"tests/{level}" for level in LEVELS], argv, failures)
+
+
+def _run_pytest(folders: list[str], argv: list[str], failures: list[str]) -> int:
+    """A random domain keeps parallel runs on one host from hearing each other."""
     import pytest
 
     # 0 to 101 are the domains whose ports stay clear of Linux's ephemeral range; tests count up from this one.
@@ -16,9 +33,5 @@ def main(argv: list[str]) -> int:
     os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
     # A shell starts background jobs with Ctrl-C ignored, and every process of a test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    root = Path(os.environ["GRIDS_ROOT"])
-    os.chdir(root)
-    chosen = [word for word in argv if not word.startswith("-") and Path(word.split("::")[0]).exists()]
-    folders = [] if chosen else [f"tests/{name}" for name in ("unit", "process", "ros", "e2e")]
     sys.stdout.flush()
-    return int(pytest.main([*folders, *argv]))
+    return int(pytest.main([*folders, *argv], plugins=[GateFailures(failures)]))
