@@ -1,7 +1,6 @@
 """The study's bookkeeping: which commands run, what is counted, what a table says."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +143,7 @@ def test_a_failure_is_said_and_the_others_go_on(arguments, started, monkeypatch,
 
     def fail(words, **options):
         if "dense-s1" in str(words):
-            raise subprocess.CalledProcessError(1, words)
+            raise study.subprocess.CalledProcessError(1, words)
         working(words, **options)
 
     monkeypatch.setattr(study.subprocess, "run", fail)
