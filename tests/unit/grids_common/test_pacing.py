@@ -2,7 +2,6 @@
 
 import pytest
 
-from grids_common.latest import Latest
 from grids_common.pacing import Pacer, next_deadline
 
 PERIOD = 10_000_000
@@ -47,13 +46,3 @@ def test_the_loop_stays_on_its_grid_after_an_overrun():
 def test_a_rate_of_zero_is_refused():
     with pytest.raises(ValueError, match="above 0 Hz"):
         Pacer(0.0)
-
-
-def test_the_newest_value_wins_and_new_is_told_from_seen():
-    slot = Latest()
-    assert slot.get() == (None, 0)
-    slot.set("a")
-    slot.set("b")
-    assert slot.get() == ("b", 2)
-    slot.clear()
-    assert slot.get() == (None, 2)
