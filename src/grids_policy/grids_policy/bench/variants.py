@@ -47,7 +47,7 @@ def full_config() -> PolicyConfig:
 
 
 def small_config() -> PolicyConfig:
-    """The shipped bundle's sizes: seconds instead of minutes, for trying the bench."""
+    """The sizes of models/untrained, dense: seconds instead of minutes, for trying the bench."""
     from grids_policy.export.untrained import demo_config
 
     return dataclasses.replace(demo_config(), sampler=SamplerConfig(), max_committed=0)

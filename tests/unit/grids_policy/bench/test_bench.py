@@ -14,6 +14,7 @@ from grids_policy.bench import report as bench_report  # noqa: E402
 from grids_policy.bench import variants as bench_variants  # noqa: E402
 from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig  # noqa: E402
 from grids_policy.runtime.base import STAGES  # noqa: E402
+from grids_policy.runtime.bundle import read_manifest  # noqa: E402
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def test_every_variant_is_measured_and_reported(toy, tmp_path, capsys):
     assert [row["sampler"] for row in report["train"]] == ["dense", "4", "4@1"]
     assert (tmp_path / "policy.png").stat().st_size > 5000
     assert "1.00x" in text
+
+
+def test_the_small_size_is_that_of_the_untrained_bundle_and_says_so(untrained, capsys):
+    config, bundle = bench_variants.small_config(), read_manifest(untrained)
+    assert (config.chunk, config.num_steps, config.grid) == (
+        bundle.chunk, bundle.steps, (bundle.grid_height, bundle.grid_width),
+    )  # fmt: skip
+    assert config.resize_hw == (bundle.input_height, bundle.input_width)
+    demo = read_manifest(untrained.with_name("demo"))
+    assert config.resize_hw != (demo.input_height, demo.input_width)
+    with pytest.raises(SystemExit):
+        bench.parse_arguments(["--help"])
+    assert "SmolVLA's sizes, or models/untrained's" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_batch_that_does_not_fit_is_said_and_the_others_go_on(toy, monkeypatch):
