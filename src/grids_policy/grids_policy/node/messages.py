@@ -77,7 +77,10 @@ def chunk_message(result: Result, bundle: Bundle) -> ActionChunk:
 
 
 def hold_message(joints: Joints, now_ns: int, epoch: int, bundle: Bundle) -> ActionChunk:
-    """Stay here: one row, the measured pose, in a raised epoch, so that what was planned before is void."""
+    """Stay here: the measured pose as two equal action steps, in a raised epoch, which voids what was planned before.
+
+    Two, because the driver refuses a chunk whose last step is past: one step would always arrive too late.
+    """
     msg = ActionChunk()
     msg.header.stamp = to_stamp(now_ns)
     msg.joint_names = list(bundle.joints)
