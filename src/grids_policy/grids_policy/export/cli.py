@@ -320,8 +320,11 @@ def _whole_or_nothing(folder: Path) -> Iterator[Path]:
 
 
 def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Seal, compare, and seal again with the result. Raises ExportError when it is not good enough."""
-    bundles.seal(partial, {**values, "parity": {"passed": True}})
+    """Seal as not passed, compare, and seal again with the result. Raises ExportError when it is not good enough.
+
+    A process killed in between leaves a folder that no runtime loads.
+    """
+    bundles.seal(partial, {**values, "parity": {"passed": False}}, gated=False)
     parity = run_gate(checkpoint, partial, values["precision"])
     say(f"parity: {parity}")
     if not parity["passed"]:

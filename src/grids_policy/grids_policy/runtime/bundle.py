@@ -125,6 +125,11 @@ class Bundle:
         return self.sampler.get("after_layer", -1) >= 0
 
     @property
+    def reusable(self) -> bool:
+        """Each camera has its own vision call, so its tokens can be kept from one inference to the next."""
+        return self.vision_batch == 1
+
+    @property
     def bundle_id(self) -> str:
         return f"{self.name}-{self.digest[:12]}"
 
@@ -201,8 +206,6 @@ def _check(bundle: Bundle) -> None:
         )
     if not 0 <= bundle.noise_scale <= 1:
         raise BundleError(f"{MANIFEST}: noise_scale: expected 0 to 1, got {bundle.noise_scale}")
-    if not bundle.parity.get("passed"):
-        raise BundleError(f"{MANIFEST}: the parity gate did not pass: {bundle.parity}")
     needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}
     if missing := sorted(needed - set(bundle.files)):
         raise BundleError(f"{MANIFEST}: files: expected {sorted(needed)}, missing {missing}")
@@ -211,8 +214,11 @@ def _check(bundle: Bundle) -> None:
             raise BundleError(f"{MANIFEST}: files: expected plain file names, got {name!r}")
 
 
-def read_manifest(folder: Path) -> Bundle:
-    """policy.json parsed and checked in itself; no other file is opened. Raises BundleError."""
+def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
+    """policy.json parsed and checked in itself; no other file is opened. Raises BundleError.
+
+    gated: refuse a bundle whose parity gate has not passed. Only the gate itself reads one before that.
+    """
     path = Path(folder) / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
@@ -235,6 +241,8 @@ def read_manifest(folder: Path) -> Bundle:
     values.setdefault("noise_scale", 1.0)  # bundles from before it could be chosen
     bundle = _parse(Bundle, values, MANIFEST)
     _check(bundle)
+    if gated and not bundle.parity.get("passed"):
+        raise BundleError(f"{path}: the parity gate did not pass: {bundle.parity}; export the checkpoint again")
     return bundle
 
 
@@ -260,15 +268,15 @@ def verify_files(folder: Path, bundle: Bundle) -> None:
         list(pool.map(check, sorted(bundle.files.items())))
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """The bundle in `folder`, every byte verified. Raises BundleError."""
-    bundle = read_manifest(folder)
+def load_bundle(folder: Path, *, gated: bool = True) -> Bundle:
+    """The bundle in `folder`, every byte verified; `gated` as in `read_manifest`. Raises BundleError."""
+    bundle = read_manifest(folder, gated=gated)
     verify_files(folder, bundle)
     return bundle
 
 
-def seal(folder: Path, manifest: dict[str, object]) -> Bundle:
-    """Write policy.json over the files already in `folder` and read the bundle back."""
+def seal(folder: Path, manifest: dict[str, object], *, gated: bool = True) -> Bundle:
+    """Write policy.json over the files already in `folder` and read the bundle back, as `load_bundle` does."""
     files = {
         path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
         for path in sorted(Path(folder).iterdir())
@@ -279,4 +287,4 @@ def seal(folder: Path, manifest: dict[str, object]) -> Bundle:
     _, digest = _manifest_digest(text)
     at = text.rfind(_DIGEST_KEY) + len(_DIGEST_KEY)
     (Path(folder) / MANIFEST).write_text(text[:at] + digest + text[at + 64 :], encoding="utf-8")
-    return load_bundle(folder)
+    return load_bundle(folder, gated=gated)

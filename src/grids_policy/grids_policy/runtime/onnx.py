@@ -15,7 +15,7 @@ import onnxruntime as ort
 from grids_policy.runtime import providers
 from grids_policy.runtime.agreement import require_agreement
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
-from grids_policy.runtime.bundle import GRAPHS, Bundle, BundleError, read_manifest, verify_files
+from grids_policy.runtime.bundle import GRAPHS, Bundle, BundleError, load_bundle
 
 _HOST_INPUTS = ("present", "state", "tokens", "token_mask", "committed", "committed_rows")
 
@@ -112,12 +112,11 @@ def _tensor_types(sessions: dict[str, ort.InferenceSession]) -> dict[str, tuple[
 class OnnxRuntime(AbstractRuntime):
     """All four graphs on one engine. `note` says which engine was chosen and why not a better one."""
 
-    def __init__(self, folder: Path, options: EngineOptions = EngineOptions()) -> None:
+    def __init__(self, folder: Path, options: EngineOptions = EngineOptions(), *, gated: bool = True) -> None:
         import os
 
         folder = Path(folder)
-        self._bundle = read_manifest(folder)
-        verify_files(folder, self._bundle)
+        self._bundle = load_bundle(folder, gated=gated)
         gpu, trt = providers.find_gpu(), providers.tensorrt_version()
         choice = providers.choose(options.engine, ort.get_available_providers(), gpu, trt, self._bundle.precision)
         options = replace(options, threads=options.threads or default_threads(len(os.sched_getaffinity(0))))
@@ -275,7 +274,7 @@ class OnnxRuntime(AbstractRuntime):
         self._run("preprocess", self._preprocess)
         preprocessed = time.perf_counter()
         for i, binding in enumerate(self._vision):
-            if inputs.refresh is None or len(self._vision) == 1 or inputs.refresh[i]:
+            if inputs.refresh is None or not self._bundle.reusable or inputs.refresh[i]:
                 self._run("vision", binding)
         seen = time.perf_counter()
         self._run("prefix", self._prefix)

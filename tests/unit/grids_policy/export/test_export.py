@@ -30,7 +30,7 @@ from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.preprocess import fit_image  # noqa: E402
 from grids_policy.model.smolvla import Policy  # noqa: E402
-from grids_policy.runtime.bundle import load_bundle, seal  # noqa: E402
+from grids_policy.runtime.bundle import BundleError, load_bundle, seal  # noqa: E402
 
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
 # What TensorRT's parser does not take, or takes only with dynamic shapes.
@@ -149,6 +149,25 @@ def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch):
             exported[0], tmp_path / "bundle", ExportOptions(cameras="front=80x60,wrist=64x48", per_camera=True)
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_says_passed_only_after_the_gate_so_a_kill_leaves_nothing_that_loads(exported, tmp_path, monkeypatch):
+    """What lies on the disk while the gate runs is what a kill would leave."""
+    monkeypatch.setattr(export, "write_graphs", lambda c, o, folder, say: copy_graphs(exported[1], folder))
+    found = []
+
+    def watched(checkpoint, folder, precision):
+        for name in ("bundle", "bundle.partial"):
+            with pytest.raises(BundleError) as refused:
+                load_bundle(tmp_path / name)
+            found.append(str(refused.value))
+        return run_gate(checkpoint, folder, precision)
+
+    monkeypatch.setattr(export, "run_gate", watched)
+    options = ExportOptions(cameras="front=80x60,wrist=64x48", per_camera=True)
+    assert export_bundle(exported[0], tmp_path / "bundle", options).parity["passed"]
+    assert "policy.json cannot be read" in found[0]
+    assert "the parity gate did not pass" in found[1]
 
 
 def copy_graphs(source, folder):
