@@ -71,7 +71,7 @@ class BundleActor(AbstractActor):
         b = self._bundle = b if noise_scale is None else replace(b, noise_scale=noise_scale)
         self._encoder = SentenceEncoder(Path(folder), b.language)
         self._outputs = PolicyOutputs.empty(b)
-        if reuse_threshold > 0 and b.vision_batch != 1:
+        if reuse_threshold > 0 and not b.reusable:
             raise ValueError(f"{folder}: tokens can be reused only in a bundle exported with --per-camera")
         self._reuse_threshold = reuse_threshold
         self.begin()

@@ -70,7 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--reuse-threshold", type=float, default=0.0,
-        help="keep a camera's tokens while its image differs by less (0 to 255), as the node's reuse_threshold",
+        help="keep a camera's tokens while no block of its image differs by this; the node's reuse_threshold",
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")

@@ -33,7 +33,7 @@ class PolicyParams:
     )
     reuse_threshold: float = param(
         0.0,
-        "keep a camera's vision tokens while its image differs by less than this (0..255 mean); 0: never",
+        "keep a camera's vision tokens while no 40 x 40 pixel block of its image differs by this (0..255); 0: never",
         lo=0.0,
         hi=255.0,
     )

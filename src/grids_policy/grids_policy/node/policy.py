@@ -100,7 +100,7 @@ class PolicyNode(ManagedNode):
             )
         if params.execute_rows > bundle.chunk:
             raise SetupError(f"execute_rows: expected at most {bundle.chunk} (the chunk), got {params.execute_rows}")
-        if params.reuse_threshold > 0 and bundle.vision_batch != 1:
+        if params.reuse_threshold > 0 and not bundle.reusable:
             raise SetupError(
                 "reuse_threshold: this bundle runs all cameras in one vision call; export it with --per-camera"
             )

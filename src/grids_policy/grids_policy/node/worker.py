@@ -252,7 +252,7 @@ class PolicyWorker:
             black if frame is None else frame.image for frame, black in zip(seen.frames, self._black, strict=True)
         )
         tokens, mask = self._encoder.encode(instruction)
-        refresh = self._reuse.refresh(frames) if bundle.vision_batch == 1 else None
+        refresh = self._reuse.refresh(frames) if bundle.reusable else None
         inputs = PolicyInputs(
             frames,
             np.asarray(seen.present),

@@ -3,17 +3,25 @@
 import numpy as np
 
 _STRIDE = 8  # every eighth pixel of both axes is enough to see that something moved
+_BLOCK = 5  # of those pixels, so a block is 40 x 40 pixels of the image
 
 
 class FrameReuse:
-    """Remembers the image behind each camera's tokens. threshold: mean absolute difference, 0..255; 0: never."""
+    """Remembers the image behind each camera's tokens.
+
+    threshold: an image is new when, in any block of 40 x 40 pixels, the mean absolute difference to the remembered
+    image (over every eighth pixel and the three colours, 0..255) reaches it. 0: every image is new.
+    """
 
     def __init__(self, cameras: int, threshold: float) -> None:
         self._threshold = threshold
         self._kept: list[np.ndarray | None] = [None] * cameras
 
     def refresh(self, frames: tuple[np.ndarray, ...]) -> tuple[bool, ...]:
-        """True for each camera whose tokens must be computed anew; those images become the reference."""
+        """True for each of the (height, width, 3) uint8 images whose tokens must be computed anew.
+
+        Those images become the reference.
+        """
         return tuple(self._changed(i, frame) for i, frame in enumerate(frames))
 
     def _changed(self, camera: int, frame: np.ndarray) -> bool:
@@ -21,15 +29,15 @@ class FrameReuse:
         kept = self._kept[camera]
         if kept is not None and self._threshold > 0:
             # The largest block counts, not the mean of the image: a moving cube is small.
-            blocks = np.abs(small - kept).mean(-1)
-            if _block_max(blocks) < self._threshold:
+            difference = np.abs(small - kept).mean(-1)
+            if _block_max(difference) < self._threshold:
                 return False
         self._kept[camera] = small
         return True
 
 
-def _block_max(difference: np.ndarray, side: int = 5) -> float:
-    """Largest mean over side x side blocks."""
+def _block_max(difference: np.ndarray, side: int = _BLOCK) -> float:
+    """Largest mean over side x side blocks of (rows, columns); an image smaller than a block is one block."""
     rows, columns = (n // side * side for n in difference.shape)
     if not rows or not columns:
         return float(difference.mean())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grids_policy.node.latency import LatencyWindow, StageLatencies
+from grids_policy.node.params import PolicyParams
 from grids_policy.node.schedule import Chunk, check_arming, commit, due, refuse_output
 from grids_policy.runtime.reuse import FrameReuse
 
@@ -86,6 +87,18 @@ def test_tokens_are_reused_only_while_no_part_of_the_image_moved():
     assert reuse.refresh((still, moved)) == (False, True)
     assert reuse.refresh((still, moved)) == (False, False)
     assert FrameReuse(1, threshold=0.0).refresh((still,)) == (True,)
+
+
+def test_the_measure_of_reuse_is_the_largest_block_of_40_pixels_not_the_mean_of_the_image():
+    """What the parameter's text promises: one block of 40 x 40 that differs by the threshold is enough."""
+    still = np.full((240, 320, 3), 100, np.uint8)
+    for level, changed in ((107, False), (108, True)):
+        moved = still.copy()
+        moved[80:120, 40:80] = level
+        reuse = FrameReuse(1, threshold=8.0)
+        reuse.refresh((still,))
+        assert reuse.refresh((moved,)) == (changed,)
+    assert "40 x 40 pixel block" in PolicyParams.__dataclass_fields__["reuse_threshold"].metadata["doc"].text
 
 
 def test_a_slow_drift_is_noticed_because_the_reference_stays():

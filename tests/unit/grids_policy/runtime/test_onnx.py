@@ -112,6 +112,19 @@ def test_reused_tokens_are_those_of_the_earlier_frame(runtime, inputs):
     np.testing.assert_array_equal(partly.coordinates[1], fresh.coordinates[1])
 
 
+def test_a_bundle_of_one_camera_really_reuses_the_tokens_it_counts_as_reused(runtime, inputs, monkeypatch):
+    bundle = runtime.bundle
+    monkeypatch.setattr(runtime, "_bundle", replace(bundle, cameras=bundle.cameras[:1]))
+    monkeypatch.setattr(runtime, "_vision", runtime._vision[:1])
+    outputs, blank = PolicyOutputs.empty(bundle), np.zeros_like(inputs.frames[0])
+    runtime.infer(replace(inputs, frames=inputs.frames[:1]), outputs)
+    fresh = outputs.coordinates[0].copy()
+    runtime.infer(replace(inputs, frames=(blank,), refresh=(False,)), outputs)
+    np.testing.assert_array_equal(outputs.coordinates[0], fresh)
+    runtime.infer(replace(inputs, frames=(blank,), refresh=(True,)), outputs)
+    assert np.abs(outputs.coordinates[0] - fresh).max() > 0
+
+
 def test_a_frame_of_another_size_is_refused_by_name(runtime, inputs):
     small = replace(inputs, frames=(inputs.frames[0][:100], inputs.frames[1]))
     with pytest.raises(ValueError, match=r"image_front: expected shape \(240, 320, 3\), got \(100, 320, 3\)"):
