@@ -44,9 +44,7 @@ from grids_policy.runtime.onnx import EngineOptions
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--size", choices=("full", "small"), default="full", help="SmolVLA's sizes, or models/untrained's"
-    )
+    parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or models/untrained's")
     parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
     parser.add_argument("--engines", default="torch,onnx", help="torch, onnx")
     parser.add_argument(

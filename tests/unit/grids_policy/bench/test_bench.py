@@ -64,7 +64,7 @@ def test_the_small_size_is_that_of_the_untrained_bundle_and_says_so(untrained, c
     assert config.resize_hw != (demo.input_height, demo.input_width)
     with pytest.raises(SystemExit):
         bench.parse_arguments(["--help"])
-    assert "SmolVLA's sizes, or models/untrained's" in " ".join(capsys.readouterr().out.split())
+    assert "SmolVLA, or models/untrained's" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_batch_that_does_not_fit_is_said_and_the_others_go_on(toy, monkeypatch):
