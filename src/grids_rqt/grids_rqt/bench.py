@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from grids_common.letterbox import fit
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_perception.bench.cameras import percentiles
 from grids_perception.overlay.draw import Style, draw
-from grids_perception.overlay.samples import Letterbox, Samples
+from grids_perception.overlay.samples import Samples
 from grids_rqt.view_model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
 
 SIZE = (1280, 800)
@@ -27,7 +28,7 @@ def example_history(camera: str, now_ns: int, rng: np.random.Generator) -> tuple
     """Nine observations of 16 wandering points on 8 x 8 tokens of a 640 x 480 picture; retention, similarity."""
     dense = rng.normal(size=(64, 16))
     dense /= np.linalg.norm(dense, axis=1, keepdims=True)
-    box = Letterbox((640, 480), (512, 512), (512, 384), (0, 128))
+    box = fit((640, 480), (512, 512))
     steps = rng.normal(scale=0.01, size=(9, 16, 2))
     steps[0] = rng.uniform(0.2, 0.9, (16, 2))
     return tuple(

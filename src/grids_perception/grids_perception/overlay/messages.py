@@ -4,7 +4,8 @@ import array
 
 import numpy as np
 
-from grids_perception.overlay.samples import Letterbox, Samples
+from grids_common.letterbox import Letterbox
+from grids_perception.overlay.samples import Samples
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4, "bgra8": 4}
 

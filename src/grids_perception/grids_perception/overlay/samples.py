@@ -2,9 +2,7 @@
 
 Three frames are used. A *coordinate* is (x, y) in [0, 1] over the model's input image. A *grid position* counts token
 cells, cell centres at whole numbers. A *pixel* is in the camera image, pixel centres at whole numbers (OpenCV's
-convention). Between input and camera image lies a letterbox: the camera image was scaled to `resized` and placed at
-`pad` in an input of size `input`; scaling maps pixel *edges* to pixel edges (half-pixel centres, as torch's
-`interpolate(align_corners=False)` and `cv2.resize` do).
+convention). Between input and camera image lies a letterbox (grids_common.letterbox).
 """
 
 from collections.abc import Sequence
@@ -12,29 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grids_common.letterbox import Letterbox
+
 ALIGN_CORNERS_FALSE = "align_corners_false"
 ALIGN_CORNERS_TRUE = "align_corners_true"
 CONVENTIONS = (ALIGN_CORNERS_FALSE, ALIGN_CORNERS_TRUE)
-
-
-@dataclass(frozen=True, slots=True)
-class Letterbox:
-    """Camera image → model input. Sizes and pads in pixels, (width, height) and (left, top)."""
-
-    image: tuple[int, int]
-    input: tuple[int, int]
-    resized: tuple[int, int]
-    pad: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        for name in ("image", "input", "resized"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"letterbox: expected {name} size ≥ 1 × 1, got {getattr(self, name)}")
-        for pad, resized, whole in zip(self.pad, self.resized, self.input, strict=True):
-            if pad < 0 or pad + resized > whole:
-                raise ValueError(
-                    f"letterbox: expected pad + resized within the input {self.input}, got {self.pad} + {self.resized}"
-                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +57,12 @@ def grid_positions(coordinates: np.ndarray, grid: tuple[int, int], convention: s
     return coordinates * size - 0.5
 
 
-def input_to_pixels(edges: np.ndarray, letterbox: Letterbox, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Input positions (…, 2) measured from the input's top left *edge* → camera pixels, centres whole.
-
-    `size` (width, height) is the image drawn on, where it differs from the one the model saw.
-    """
-    scale = np.array(size or letterbox.image, np.float64) / np.array(letterbox.resized, np.float64)
-    return (edges - np.array(letterbox.pad, np.float64)) * scale - 0.5
-
-
 def sample_pixels(samples: Samples, size: tuple[int, int] | None = None) -> np.ndarray:
     """Camera pixels (K, 2) of the sample locations; outside the image where a sample lies in the padding."""
     rows, columns = samples.grid
     position = grid_positions(samples.coordinates, samples.grid, samples.convention)
     cell = np.array(samples.letterbox.input, np.float64) / np.array([columns, rows], np.float64)
-    return input_to_pixels((position + 0.5) * cell, samples.letterbox, size)
+    return samples.letterbox.to_pixels((position + 0.5) * cell, size)
 
 
 def cell_edges(samples: Samples, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -100,8 +71,8 @@ def cell_edges(samples: Samples, size: tuple[int, int] | None = None) -> tuple[n
     width, height = samples.letterbox.input
     x = np.linspace(0.0, width, columns + 1)
     y = np.linspace(0.0, height, rows + 1)
-    corner_x = input_to_pixels(np.stack([x, np.zeros_like(x)], 1), samples.letterbox, size)
-    corner_y = input_to_pixels(np.stack([np.zeros_like(y), y], 1), samples.letterbox, size)
+    corner_x = samples.letterbox.to_pixels(np.stack([x, np.zeros_like(x)], 1), size)
+    corner_y = samples.letterbox.to_pixels(np.stack([np.zeros_like(y), y], 1), size)
     return corner_x[:, 0] + 0.5, corner_y[:, 1] + 0.5
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from grids_common.letterbox import fit
 from grids_common.topics import CAMERAS
 from grids_policy.export.gate import TOLERANCES, run_gate
 from grids_policy.export.graphs import (
@@ -111,14 +112,13 @@ def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
 
 
 def placement(width: int, height: int, resize_hw: tuple[int, int]) -> dict[str, int]:
-    """Where a frame lands in the network image; the same integers as preprocess_torch.fit_image."""
-    ratio = max(width / resize_hw[1], height / resize_hw[0])
-    resized_width, resized_height = int(width / ratio), int(height / ratio)
+    """Where a frame lands in the network image, as policy.json says it."""
+    box = fit((width, height), resize_hw[::-1])
     return {
-        "resized_width": resized_width,
-        "resized_height": resized_height,
-        "pad_left": max(0, resize_hw[1] - resized_width),
-        "pad_top": max(0, resize_hw[0] - resized_height),
+        "resized_width": box.resized[0],
+        "resized_height": box.resized[1],
+        "pad_left": box.pad[0],
+        "pad_top": box.pad[1],
     }
 
 

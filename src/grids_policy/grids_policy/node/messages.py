@@ -114,10 +114,11 @@ def sample_messages(result: Result, bundle: Bundle, *, retention: bool, similari
         msg.grid_height, msg.grid_width = bundle.grid_height, bundle.grid_width
         msg.tokens = bundle.tokens
         msg.coordinates = _floats("f", result.outputs.coordinates[i])
-        msg.image_width, msg.image_height = camera.width, camera.height
-        msg.input_width, msg.input_height = bundle.input_width, bundle.input_height
-        msg.resized_width, msg.resized_height = camera.resized_width, camera.resized_height
-        msg.pad_left, msg.pad_top = camera.pad_left, camera.pad_top
+        box = bundle.letterbox(camera)
+        msg.image_width, msg.image_height = box.image
+        msg.input_width, msg.input_height = box.input
+        msg.resized_width, msg.resized_height = box.resized
+        msg.pad_left, msg.pad_top = box.pad
         # Sampling inside the vision tower leaves no dense tokens to compare with.
         if not bundle.early:
             msg.mean_retention = float(result.outputs.retention[i].mean())

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.letterbox import Letterbox
+
 SCHEMA = "grids-policy-bundle/2"
 MANIFEST = "policy.json"
 CARD = "README.md"  # beside the bundle, for people; not one of its files
@@ -123,6 +125,15 @@ class Bundle:
     def early(self) -> bool:
         """Tokens are sampled inside the vision tower: there are no dense ones to compare with."""
         return self.sampler.get("after_layer", -1) >= 0
+
+    def letterbox(self, camera: Camera) -> Letterbox:
+        """Where the camera's image lies in the network's input."""
+        return Letterbox(
+            (camera.width, camera.height),
+            (self.input_width, self.input_height),
+            (camera.resized_width, camera.resized_height),
+            (camera.pad_left, camera.pad_top),
+        )
 
     @property
     def reusable(self) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.letterbox import fit
 from grids_policy.model.config import PolicyConfig
 from grids_policy.train.cache import CacheError, CacheSpec, EpisodeRow, Shard
 
@@ -14,9 +15,8 @@ _POSITION_COLUMNS = (0, 1, 2, 7, 8, 9)  # of (x y z qw qx qy qz) of the moved ob
 
 
 def fitted_size(height: int, width: int, resize_hw: tuple[int, int]) -> tuple[int, int]:
-    """Frame size after the model's own resize, before its padding: nothing is lost by decoding to that."""
-    ratio = max(width / resize_hw[1], height / resize_hw[0])
-    return int(height / ratio), int(width / ratio)
+    """(height, width) after the model's own resize, before its padding: nothing is lost by decoding to that."""
+    return fit((width, height), resize_hw[::-1]).resized[::-1]
 
 
 def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[int, int], None] | None = None) -> Shard:

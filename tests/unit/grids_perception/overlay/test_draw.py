@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from grids_common.letterbox import Letterbox
 from grids_perception.overlay.draw import RING, Style, draw, place_labels, retention_colors
 from grids_perception.overlay.samples import (
     ALIGN_CORNERS_FALSE,
     ALIGN_CORNERS_TRUE,
-    Letterbox,
     Samples,
     cell_edges,
     footprint,
