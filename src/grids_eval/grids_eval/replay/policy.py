@@ -19,8 +19,9 @@ from grids_data.bag.series import CHUNKS, JOINTS, image_topics, ordered
 from grids_data.errors import DataError
 from grids_policy.node.observation import Joints, Rejection, interpolate_joints
 from grids_policy.node.schedule import Chunk
-from grids_policy.runtime.base import PolicyInputs, PolicyOutputs, draw_noise
+from grids_policy.runtime.base import PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, read_manifest
+from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 from grids_recorder.judge.verdict import nearest
@@ -87,8 +88,8 @@ class Replayer:
         record = records[max(index - earlier, 0)]
         return np.ascontiguousarray(cdr.picture(self._bag.decode(record), record.type))
 
-    def _state(self, message, stamp: int, known: int) -> np.ndarray:
-        """Joints at `stamp` from all samples (known 0), or without those from `stamp` on and `known` - 1 before it."""
+    def _position(self, message, stamp: int, known: int) -> np.ndarray:
+        """Joints, rad, at `stamp` from all samples (known 0), or without those from `stamp` on and `known` - 1 more."""
         samples = self.recorded.joints
         if known:
             before = int(np.searchsorted([sample.stamp_ns for sample in samples], stamp))
@@ -96,7 +97,7 @@ class Replayer:
         position = interpolate_joints(samples, stamp, _JOINT_GAP_S)
         if isinstance(position, Rejection):
             raise DataError(f"chunk {message.sequence}: {position.text}")
-        return self.bundle.state_units.from_rad(position).astype(np.float32)
+        return position
 
     def _instruction(self, time_ns: int) -> str:
         spoken = [text for at, text in self.recorded.instructions if at <= time_ns]
@@ -110,21 +111,18 @@ class Replayer:
     def _inputs(self, time_ns: int, message, previous, variant: tuple[bool, int]) -> PolicyInputs:
         bundle, stamp = self.bundle, _stamp(message)
         earlier, known = variant
-        committed = np.zeros((bundle.chunk, len(bundle.joints)), np.float32)
-        count = int(message.committed_rows)
-        if count and previous is not None:
-            times = stamp + np.round(np.arange(count) * message.dt * 1e9).astype(np.int64)
-            committed[:count] = bundle.action_units.from_rad(_as_chunk(previous).at(times))
-        tokens, mask = self._encoder.encode(self._instruction(time_ns))
-        return PolicyInputs(
-            tuple(self._picture(c.name, stamp, earlier=earlier and i > 0) for i, c in enumerate(bundle.cameras)),
-            np.ones(len(bundle.cameras), bool),
-            self._state(message, stamp, known),
-            tokens,
-            mask,
-            draw_noise(int(message.noise_seed), bundle),
-            committed,
-            count,
+        committed = np.zeros((0, len(bundle.joints)))
+        if message.committed_rows and previous is not None:
+            times = stamp + np.round(np.arange(int(message.committed_rows)) * message.dt * 1e9).astype(np.int64)
+            committed = _as_chunk(previous).at(times)
+        return prepare_inputs(
+            bundle,
+            frames=tuple(self._picture(c.name, stamp, earlier=earlier and i > 0) for i, c in enumerate(bundle.cameras)),
+            present=(True,) * len(bundle.cameras),
+            position_rad=self._position(message, stamp, known),
+            words=self._encoder.encode(self._instruction(time_ns)),
+            noise_seed=int(message.noise_seed),
+            committed_rad=committed,
         )
 
     def compare(self) -> Iterator[Compared]:

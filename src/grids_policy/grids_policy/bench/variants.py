@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from grids_policy.export import fused, graphs
-from grids_policy.export.cli import ExportOptions, export_bundle, reduce_bundle
+from grids_policy.export.cli import export_bundle, reduce_bundle
+from grids_policy.export.spec import ExportOptions
 from grids_policy.export.untrained import demo_tokenizer
 from grids_policy.model import early
 from grids_policy.model.checkpoint import Checkpoint

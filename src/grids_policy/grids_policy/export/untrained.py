@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from grids_common.so100 import HOME_POSE_RAD
-from grids_policy.export.cli import ExportOptions, export_bundle
+from grids_policy.export.cli import export_bundle
+from grids_policy.export.spec import ExportOptions
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
 from grids_policy.model.flow import TrainBatch, draw, flow_loss

@@ -411,7 +411,12 @@ class Policy(nn.Module):
 
         A missing camera is either masked (image_mask False) or sent black (-1, image_mask True).
         """
-        dense = self.dense_tokens(images)
+        return self.encode_dense(self.dense_tokens(images), image_mask, state, tokens, token_mask)
+
+    def encode_dense(
+        self, dense: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
+    ) -> PrefixCache:
+        """As `encode`, from what `dense_tokens` gave."""
         sampled: Sampled = self.sampler(dense)
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
         keys, values, _ = self.prefill(prefix)

@@ -16,8 +16,9 @@ import numpy as np
 from grids_policy.node.latency import Percentiles, StageLatencies
 from grids_policy.node.observation import Frame, Joints, Observation, Rejection, SyncLimits, select
 from grids_policy.node.schedule import Chunk, commit, due, refuse_output
-from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs, draw_noise
-from grids_policy.runtime.bundle import Bundle
+from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
+from grids_policy.runtime.bundle import PolicySpec
+from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.reuse import FrameReuse
 
@@ -110,8 +111,8 @@ class PolicyWorker:
     ) -> None:
         self._runtime, self._encoder, self._options = runtime, encoder, options
         self._publish, self._clock_ns = publish, clock_ns
-        self._bundle: Bundle = runtime.bundle
-        names = [camera.name for camera in self._bundle.cameras]
+        self._spec: PolicySpec = runtime.spec
+        names = [camera.name for camera in self._spec.cameras]
         self._changed = threading.Condition()
         self._inbox = _Inbox(
             {name: deque(maxlen=_FRAMES_KEPT) for name in names},
@@ -120,9 +121,7 @@ class PolicyWorker:
             epoch=options.epoch,
             running=False,
         )
-        self._outputs = PolicyOutputs.empty(self._bundle)
-        self._black = tuple(np.zeros((c.height, c.width, 3), np.uint8) for c in self._bundle.cameras)
-        self._committed = np.zeros((self._bundle.chunk, len(self._bundle.joints)), np.float32)
+        self._outputs = PolicyOutputs.empty(self._spec)
         self._reuse = FrameReuse(len(names), options.reuse_threshold)
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -241,40 +240,30 @@ class PolicyWorker:
             box.busy_since_ns = time.monotonic_ns()
             return True
 
-    def _inputs(self, seen: Observation, instruction: str, last: Chunk | None, seed: int):
-        """The arrays of one inference, and how many rows are committed."""
-        bundle, options = self._bundle, self._options
+    def _inputs(self, seen: Observation, instruction: str, last: Chunk | None, seed: int) -> PolicyInputs:
+        """One observation for the runtime, conditioned on what the last chunk executes meanwhile."""
+        options = self._options
         delay_s = seen.age_s + options.expected_latency_s
-        rows = commit(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed)
-        if len(rows):
-            self._committed[: len(rows)] = bundle.action_units.from_rad(rows)
-        frames = tuple(
-            black if frame is None else frame.image for frame, black in zip(seen.frames, self._black, strict=True)
+        return prepare_inputs(
+            self._spec,
+            frames=tuple(None if frame is None else frame.image for frame in seen.frames),
+            present=seen.present,
+            position_rad=seen.position_rad,
+            words=self._encoder.encode(instruction),
+            noise_seed=seed,
+            committed_rad=commit(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed),
+            reuse=self._reuse,
         )
-        tokens, mask = self._encoder.encode(instruction)
-        refresh = self._reuse.refresh(frames) if bundle.reusable else None
-        inputs = PolicyInputs(
-            frames,
-            np.asarray(seen.present),
-            bundle.state_units.from_rad(seen.position_rad).astype(np.float32),
-            tokens,
-            mask,
-            draw_noise(seed, bundle),
-            self._committed,
-            len(rows),
-            refresh,
-        )
-        return inputs, len(rows)
 
     def _infer(self, seen: Observation, instruction: str, epoch: int, last: Chunk | None) -> None:
-        bundle, options = self._bundle, self._options
+        spec, options = self._spec, self._options
         seed = options.seed + self._inbox.counters.inferences
         began = time.perf_counter()
-        inputs, committed = self._inputs(seen, instruction, last, seed)
+        inputs = self._inputs(seen, instruction, last, seed)
         stages = self._runtime.infer(inputs, self._outputs)
         stages["total"] = time.perf_counter() - began
-        positions = bundle.action_units.to_rad(self._outputs.actions.astype(np.float64))
-        refusal = refuse_output(positions, bundle.joints, np.array(bundle.position_low), np.array(bundle.position_high))
+        positions = spec.action_units.to_rad(self._outputs.actions.astype(np.float64))
+        refusal = refuse_output(positions, spec.joints, np.array(spec.position_low), np.array(spec.position_high))
         chunk = Chunk(seen.stamp_ns, options.dt_s, positions)
         with self._changed:
             box = self._inbox
@@ -293,5 +282,5 @@ class PolicyWorker:
             box.last = chunk
             box.counters.chunks += 1
             sequence = box.counters.chunks
-        result = Result(chunk, seen, epoch, sequence, seed, committed, stages, self._outputs)
+        result = Result(chunk, seen, epoch, sequence, seed, inputs.committed_rows, stages, self._outputs)
         self._publish(result)

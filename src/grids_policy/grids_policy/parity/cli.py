@@ -194,7 +194,7 @@ class TorchStages:
         for i, pair in enumerate(zip(keys, values, strict=True)):
             for name, tensor in zip("kv", pair, strict=True):
                 found[f"cache/{i}/{name}"] = tensor.transpose(1, 2)
-        self._denoise(reference, policy.encode(*batch[:5]), found)
+        self._denoise(reference, policy.encode_dense(dense, *batch[1:5]), found)
 
     def _denoise(self, reference: Reference, cache, found: dict[str, Tensor]) -> None:
         policy, noise = self.checkpoint.policy, _tensor(reference, "in/noise")

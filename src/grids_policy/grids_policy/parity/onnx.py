@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from grids_policy.export.cli import ExportOptions, write_graphs
+from grids_policy.export.cli import write_graphs
 from grids_policy.export.graphs import cache_names
+from grids_policy.export.spec import ExportOptions
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig
 from grids_policy.parity.cli import ONNX_TOLERANCE, OracleError, Reference

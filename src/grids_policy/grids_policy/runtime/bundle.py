@@ -85,12 +85,10 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """policy.json as typed data. Arrays of numbers are tuples; angles of limits are rad."""
+class PolicySpec:
+    """What a policy takes and gives, on any runtime. Arrays of numbers are tuples; angles of limits are rad."""
 
-    schema: str
     name: str
-    precision: str
     cameras: tuple[Camera, ...]
     input_width: int
     input_height: int
@@ -106,25 +104,23 @@ class Bundle:
     execute_rows: int
     noise_dim: int
     noise_scale: float  # standard deviation of the noise that sampling starts from; trained with 1
-    steps: int
-    vision_batch: int  # cameras per call of vision.onnx: all, or 1 when tokens may be reused
+    vision_batch: int  # cameras per call of the vision tower: all, or 1 when tokens may be reused
     max_committed: int  # 0: trained without real-time chunking
-    missing_camera: tuple[str, ...]  # what training allows: "mask", "black"
     position_low: tuple[float, ...]
     position_high: tuple[float, ...]
     language: Language
-    cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
     normalisation: dict[str, dict[str, list[float]]]
     sampler: dict[str, object]
-    parity: dict[str, object]
-    provenance: dict[str, object]
-    files: dict[str, File]
-    digest: str
 
     @property
     def early(self) -> bool:
         """Tokens are sampled inside the vision tower: there are no dense ones to compare with."""
         return self.sampler.get("after_layer", -1) >= 0
+
+    @property
+    def reusable(self) -> bool:
+        """Each camera has its own vision call, so its tokens can be kept from one inference to the next."""
+        return self.vision_batch == 1
 
     def letterbox(self, camera: Camera) -> Letterbox:
         """Where the camera's image lies in the network's input."""
@@ -135,10 +131,20 @@ class Bundle:
             (camera.pad_left, camera.pad_top),
         )
 
-    @property
-    def reusable(self) -> bool:
-        """Each camera has its own vision call, so its tokens can be kept from one inference to the next."""
-        return self.vision_batch == 1
+
+@dataclass(frozen=True, slots=True)
+class Bundle(PolicySpec):
+    """policy.json as typed data: the policy's spec, flat in the file, and how this folder holds it."""
+
+    schema: str
+    precision: str
+    steps: int
+    missing_camera: tuple[str, ...]  # what training allows: "mask", "black"
+    cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
+    parity: dict[str, object]
+    provenance: dict[str, object]
+    files: dict[str, File]
+    digest: str
 
     @property
     def bundle_id(self) -> str:

@@ -158,7 +158,7 @@ class OnnxRuntime(AbstractRuntime):
         """The gate's verdict holds for CPU kernels: this engine has to agree with them, on this very machine."""
         reference = OnnxRuntime(folder, replace(options, engine="cpu"))
         try:
-            return require_agreement(self, reference)
+            return require_agreement(self, reference, self._bundle.precision)
         except RuntimeError as error:
             raise BundleError(str(error)) from error
         finally:
@@ -193,7 +193,12 @@ class OnnxRuntime(AbstractRuntime):
                 )
 
     @property
+    def spec(self) -> Bundle:
+        return self._bundle
+
+    @property
     def bundle(self) -> Bundle:
+        """The spec, with what the folder says about itself."""
         return self._bundle
 
     @property

@@ -11,7 +11,7 @@ _WARMUP_RUNS = 2
 
 def measure_latency(runtime: AbstractRuntime, runs: int, budget_s: float) -> float:
     """p95 in seconds of up to `runs` inferences, at least three, fewer than `runs` when `budget_s` is used up."""
-    inputs, outputs = blank_inputs(runtime.bundle), PolicyOutputs.empty(runtime.bundle)
+    inputs, outputs = blank_inputs(runtime.spec), PolicyOutputs.empty(runtime.spec)
     began = time.perf_counter()
     for _ in range(_WARMUP_RUNS):
         runtime.infer(inputs, outputs)

@@ -28,8 +28,8 @@ class Wrapped(AbstractRuntime):
         self.seen = []
 
     @property
-    def bundle(self):
-        return self._runtime.bundle
+    def spec(self):
+        return self._runtime.spec
 
     @property
     def provider(self):
@@ -57,7 +57,7 @@ def running(runtime, **changes):
            "expected_latency_s": 0.02, "epoch": 7} | changes
     )  # fmt: skip
     results = []
-    encoder = SentenceEncoder(UNTRAINED, runtime.bundle.language)
+    encoder = SentenceEncoder(UNTRAINED, runtime.spec.language)
     worker = PolicyWorker(runtime, encoder, options, results.append, lambda: CLOCK["now_ns"])
     worker.start()
     worker.run("go")

@@ -15,15 +15,15 @@ onnx = pytest.importorskip("onnx")
 from grids_common.so100 import RAD_PER_TICK, ZERO_TICK  # noqa: E402
 from grids_policy.export import cli as export  # noqa: E402
 from grids_policy.export import gate, precision  # noqa: E402
-from grids_policy.export.cli import (  # noqa: E402
+from grids_policy.export.cli import export_bundle  # noqa: E402
+from grids_policy.export.gate import run_gate  # noqa: E402
+from grids_policy.export.spec import (  # noqa: E402
     ExportError,
     ExportOptions,
-    export_bundle,
     parse_cameras,
-    placement,
+    policy_spec,
     refuse_unknown_cameras,
 )
-from grids_policy.export.gate import run_gate  # noqa: E402
 from grids_policy.export.units import UnitsError, build_units  # noqa: E402
 from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
@@ -212,9 +212,10 @@ def test_cameras_can_be_renamed_and_keep_the_checkpoints_order():
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (320, 240), (45, 60), (256, 256)])
-def test_the_placement_in_the_manifest_is_where_the_pixels_land(size):
+def test_the_placement_in_the_manifest_is_where_the_pixels_land(exported, size):
     width, height = size
-    place = placement(width, height, (64, 64))
+    spec = policy_spec(exported[0], ExportOptions(cameras=f"front={width}x{height},wrist"))
+    place = dataclasses.asdict(spec.cameras[0])
     image = fit_image(torch.ones(1, 3, height, width), (64, 64))[0, 0].numpy()
     rows, columns = np.nonzero(image.any(1))[0], np.nonzero(image.any(0))[0]
     assert (rows[0], columns[0]) == (place["pad_top"], place["pad_left"])

@@ -228,26 +228,26 @@ class Skewed:
     provider = "GpuExecutionProvider"
 
     def __init__(self, runtime, error):
-        self._runtime, self._error, self.bundle = runtime, error, runtime.bundle
+        self._runtime, self._error, self.spec = runtime, error, runtime.spec
 
     def infer(self, inputs, outputs):
         stages = self._runtime.infer(inputs, outputs)
-        outputs.actions[3, 2] += self._error * (self.bundle.normalisation["action"]["std"][2] + 1e-8)
+        outputs.actions[3, 2] += self._error * (self.spec.normalisation["action"]["std"][2] + 1e-8)
         return stages
 
 
 def test_an_engine_that_computes_something_else_than_the_gated_graphs_is_refused(runtime):
-    assert "off the CPU engine" in require_agreement(Skewed(runtime, 0.01), runtime)
+    assert "off the CPU engine" in require_agreement(Skewed(runtime, 0.01), runtime, "fp32")
     for error in (0.1, -0.1, float("nan"), float("inf")):
         with pytest.raises(BundleError, match=r"GpuExecutionProvider: actions .* std, .* allowed 5e-02 and 5e-03"):
-            require_agreement(Skewed(runtime, error), runtime)
+            require_agreement(Skewed(runtime, error), runtime, "fp32")
 
 
 def test_a_gpu_engine_is_used_only_after_it_agreed(monkeypatch, runtime, inputs):
     """The CPU plays the GPU; the one call that a GPU adds is refused, so the next engine is taken, aloud."""
     asked = []
 
-    def refuse(engine, reference):
+    def refuse(engine, reference, precision):
         asked.append((engine.provider, reference.provider))
         raise BundleError("nothing like it")
 

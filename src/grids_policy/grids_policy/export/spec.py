@@ -1,0 +1,155 @@
+"""What a checkpoint takes and gives, as the spec that every runtime shares; and what it does not say itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from grids_common.letterbox import fit
+from grids_common.so100 import JOINT_NAMES
+from grids_common.topics import CAMERAS
+from grids_policy.export.units import rad_units
+from grids_policy.model import lerobot
+from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.model.config import PolicyConfig
+from grids_policy.model.normalize import Normalizer
+from grids_policy.runtime.bundle import Camera, Language, PolicySpec, Units
+
+_WIDE_STD = 8.0  # outputs further from the mean than this were never trained
+
+
+class ExportError(ValueError):
+    """The checkpoint cannot become a bundle; one sentence says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What the checkpoint does not say itself."""
+
+    precision: str = "fp32"
+    cameras: str = ""  # "front=640x480,wrist:camera2=640x480"; empty: the checkpoint's own
+    fps: float = 30.0
+    state_units: Units = dataclasses.field(default_factory=rad_units)
+    action_units: Units = dataclasses.field(default_factory=rad_units)
+    name: str = ""
+    instruction: str = ""
+    per_camera: bool = False
+    noise_scale: float = 1.0
+    missing_camera: tuple[str, ...] = ("mask", "black")
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def parse_cameras(text: str, config: PolicyConfig) -> list[tuple[str, str, int, int]]:
+    """(name, checkpoint key, width, height) per camera in the checkpoint's order. Strict: every camera, once."""
+    own = dict(zip(config.cameras, zip(config.image_keys, config.image_hw, strict=True), strict=True))
+    if not text:
+        return [(name, key, hw[1], hw[0]) for name, (key, hw) in own.items()]
+    wanted: dict[str, tuple[str, int, int]] = {}
+    for item in text.split(","):
+        names, _, size = item.partition("=")
+        name, _, source = names.partition(":")
+        source = source or name
+        if source not in own:
+            raise ExportError(f"--cameras {item}: expected one of the checkpoint's {list(own)}, got {source!r}")
+        if source in wanted:
+            raise ExportError(f"--cameras: {source!r} is named twice")
+        height, width = own[source][1]
+        if size:
+            try:
+                width, height = (int(part) for part in size.split("x"))
+            except ValueError:
+                raise ExportError(f"--cameras {item}: expected WIDTHxHEIGHT, got {size!r}") from None
+        if width < 2 or height < 2:
+            raise ExportError(f"--cameras {item}: expected a size above 1x1, got {width}x{height}")
+        if name in (other for other, *_ in wanted.values()):
+            raise ExportError(f"--cameras: the robot's {name!r} is named twice; each shows one of the checkpoint's")
+        wanted[source] = (name, width, height)
+    if missing := sorted(set(own) - set(wanted)):
+        raise ExportError(f"--cameras: the checkpoint also needs {missing}; name every camera")
+    return [(wanted[source][0], own[source][0], *wanted[source][1:]) for source in own]
+
+
+def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
+    """A bundle whose cameras this robot does not have could never run. Raises ExportError with what to write."""
+    names = [name for name, *_ in parse_cameras(text, config)]
+    if any(name not in CAMERAS for name in names):
+        example = ",".join(f"{ours}:{theirs}" for ours, theirs in zip(CAMERAS, config.cameras, strict=False))
+        raise ExportError(
+            f"--cameras: this robot has {', '.join(CAMERAS)}, got {', '.join(names)}; say --cameras {example}"
+        )
+
+
+def _camera(name: str, key: str, width: int, height: int, resize_hw: tuple[int, int]) -> Camera:
+    """The camera with where its images land in the network's input. Raises ValueError when they cannot."""
+    box = fit((width, height), resize_hw[::-1])
+    return Camera(name, key, width, height, *box.resized, *box.pad)
+
+
+def _mean_std(normalizer: Normalizer, dim: int) -> dict[str, list[float]]:
+    """Any mode as a centre and a scale per dimension, for people and for plausibility limits."""
+    if normalizer.mode == "IDENTITY":
+        return {"mean": [0.0] * dim, "std": [1.0] * dim}
+    first, second = (t.reshape(-1, dim).double().mean(0) for t in (normalizer.first, normalizer.second))
+    if normalizer.mode == "MIN_MAX":
+        first, second = (first + second) / 2, (second - first) / 2
+    return {"mean": first.tolist(), "std": second.tolist()}
+
+
+def _position_statistics(state: dict, action: dict, relative: tuple[int, ...]) -> dict[str, list[float]]:
+    """Centre and scale of commanded positions; where actions are differences, those of state and action combined."""
+    mean, std = list(action["mean"]), list(action["std"])
+    for joint in relative:
+        mean[joint] += state["mean"][joint]
+        std[joint] = math.hypot(std[joint], state["std"][joint])
+    return {"mean": mean, "std": std}
+
+
+def _position_range(stats: dict[str, list[float]], units: Units) -> tuple[list[float], list[float]]:
+    """Plausible positions in rad: what lies outside was never in the training data and is refused."""
+    low, high = [], []
+    for mean, std, scale, offset in zip(stats["mean"], stats["std"], units.scale, units.offset, strict=True):
+        ends = sorted((mean + side * _WIDE_STD * std - offset) / scale for side in (-1, 1))
+        low.append(ends[0] - 0.5)
+        high.append(ends[1] + 0.5)
+    return low, high
+
+
+def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
+    """The checkpoint's spec, in the options' units and camera sizes. Raises ExportError for another robot's."""
+    config, raw = checkpoint.config, checkpoint.lerobot
+    if config.action_dim != len(JOINT_NAMES) or config.state_dim != len(JOINT_NAMES):
+        raise ExportError(
+            f"expected a policy for the {len(JOINT_NAMES)} joints of the SO-100, got state {config.state_dim} "
+            f"and action {config.action_dim}"
+        )
+    cameras = tuple(_camera(*camera, config.resize_hw) for camera in parse_cameras(options.cameras, config))
+    state = _mean_std(checkpoint.normalizer(lerobot.STATE), config.state_dim)
+    action = _mean_std(checkpoint.normalizer(lerobot.ACTION), config.action_dim)
+    commanded = _position_statistics(state, action, config.relative_actions)
+    low, high = _position_range(commanded, options.action_units)
+    return PolicySpec(
+        name=options.name,
+        cameras=cameras,
+        input_width=config.resize_hw[1],
+        input_height=config.resize_hw[0],
+        grid_height=config.grid[0],
+        grid_width=config.grid[1],
+        tokens=config.image_tokens,
+        convention=f"align_corners_{str(config.sampler.align_corners).lower()}",
+        joints=JOINT_NAMES,
+        state_units=options.state_units,
+        action_units=options.action_units,
+        dt=1 / options.fps,
+        chunk=config.chunk,
+        execute_rows=min(config.chunk, raw.get("n_action_steps") or config.chunk),
+        noise_dim=config.max_action_dim,
+        noise_scale=options.noise_scale,
+        vision_batch=1 if options.per_camera else len(cameras),
+        max_committed=config.max_committed,
+        position_low=tuple(low),
+        position_high=tuple(high),
+        language=Language(config.language_tokens, 2, "left", options.instruction),
+        normalisation={"state": state, "action": action, "position": commanded},
+        sampler=dataclasses.asdict(config.sampler),
+    )

@@ -1,0 +1,93 @@
+"""A checkpoint in torch behind the runtime's interface: before any export, and what an export is compared with.
+
+The only module of the runtime that imports torch; the deployed node does without.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from grids_policy.model import lerobot
+from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.model.grids import self_similarity
+from grids_policy.model.relative import from_relative, relative_mask, to_relative
+from grids_policy.model.smolvla import PrefixCache
+from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
+from grids_policy.runtime.bundle import PolicySpec
+
+
+def _batched(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).unsqueeze(0)
+
+
+class TorchRuntime(AbstractRuntime):
+    """The model itself, float32 on the CPU, in as many threads as torch is set to.
+
+    spec: `export.spec.policy_spec` of the checkpoint, or the bundle made from it. The images may be of any size; they
+    should be of the spec's, as everybody else's are.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, spec: PolicySpec) -> None:
+        self._policy, self._spec = checkpoint.policy, spec
+        self._state, self._action = (checkpoint.normalizer(name) for name in (lerobot.STATE, lerobot.ACTION))
+        config = checkpoint.config
+        mask = relative_mask(config.relative_actions, config.action_dim)
+        self._relative = None if mask is None else torch.tensor(mask)
+        self._dense: Tensor | None = None  # (1, N, T, C) of the last inference
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self._spec
+
+    @property
+    def provider(self) -> str:
+        return "torch"
+
+    @torch.no_grad()
+    def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
+        marks = [time.perf_counter()]
+        images = self._policy.preprocess([_batched(frame) for frame in inputs.frames])
+        marks.append(time.perf_counter())
+        self._dense = self._see(images, inputs.refresh)
+        marks.append(time.perf_counter())
+        cache = self._encode(self._dense, inputs)
+        marks.append(time.perf_counter())
+        outputs.actions[:] = self._denoise(cache, inputs).numpy()
+        outputs.coordinates[:] = cache.coords[0].numpy()
+        outputs.retention[:] = cache.retention[0].reshape(outputs.retention.shape).numpy()
+        if not self._spec.early:
+            outputs.self_similarity[:] = self_similarity(self._dense[0]).numpy()
+        marks.append(time.perf_counter())
+        return {stage: after - before for stage, before, after in zip(STAGES, marks, marks[1:], strict=False)}
+
+    def _see(self, images: Tensor, refresh: tuple[bool, ...] | None) -> Tensor:
+        """(1, N, 3, H, W) -> (1, N, T, C); cameras that are not to be refreshed keep their last tokens."""
+        if refresh is None or self._dense is None or all(refresh):
+            return self._policy.dense_tokens(images)
+        dense, anew = self._dense.clone(), [i for i, fresh in enumerate(refresh) if fresh]
+        if anew:
+            dense[:, anew] = self._policy.dense_tokens(images[:, anew])
+        return dense
+
+    def _encode(self, dense: Tensor, inputs: PolicyInputs) -> PrefixCache:
+        state = self._state.apply(_batched(inputs.state)).to(torch.float32)
+        words = _batched(inputs.tokens), _batched(inputs.token_mask)
+        return self._policy.encode_dense(dense, _batched(inputs.present), state, *words)
+
+    def _denoise(self, cache: PrefixCache, inputs: PolicyInputs) -> Tensor:
+        """(S, J) in the spec's units."""
+        config, state = self._policy.config, _batched(inputs.state)
+        clean = to_relative(_batched(inputs.committed), state, self._relative)
+        clean = self._action.apply(clean).to(torch.float32)
+        clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
+        count = torch.tensor([inputs.committed_rows])
+        sampled = self._policy.sample(_batched(inputs.noise), cache, clean, count)[..., : config.action_dim]
+        return from_relative(self._action.invert(sampled), state, self._relative)[0]
+
+    def close(self) -> None:
+        self._dense = None
