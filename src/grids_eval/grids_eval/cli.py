@@ -60,8 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=SWITCHING,
         default=["blend"],
-        help="how a new chunk takes over; controls and families use the first (default: blend, a plainer one than the "
-        "driver's)",
+        help="how a new chunk takes over; controls and families use the first (default: blend, the driver's own)",
     )
     parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
     parser.add_argument(

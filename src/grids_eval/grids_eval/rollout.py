@@ -1,8 +1,8 @@
 """One evaluation episode in the lock-step twin: observe, ask the actor, execute rows, judge, say how it failed.
 
-Simulated time only: `delay_rows` is the inference delay in control periods. During a delay the previous chunk runs on;
-`switching` says how the new one takes over: "naive" (row by time, no smoothing), "blend" (over BLEND_ROWS) or
-"rtc" (the rows that run meanwhile are given to the policy, which continues them).
+Simulated time only: `delay_rows` is the inference delay in steps of the policy. During a delay the previous chunk runs
+on; `switching` says how the new one takes over: "naive" (at once), "blend" (joined as the driver does) or "rtc"
+(joined, and the actions that run meanwhile are given to the policy, which continues them: as the policy node does).
 """
 
 from collections import deque
@@ -10,19 +10,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from grids_common.chunk import Chunk, committed_actions
 from grids_eval.actors import AbstractActor, ActorSpec, Seen
+from grids_eval.executor import SWITCHING, Executor, control_steps
 from grids_sim.physics.lockstep import LockstepEnv
 from grids_sim.physics.objects import STANDARD_OBJECTS, rest_height_m
+from grids_sim.physics.scene import PHYSICS_HZ
 from grids_sim.physics.world import World, WorldConfig
 from grids_sim.tasks.judge import RULES
 from grids_sim.tasks.perturb import ImageEffects, Scenario
 
-SWITCHING = ("naive", "blend", "rtc")
-BLEND_ROWS = 4
 LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
 LIFTED_M = 0.020
 NEAR_GOAL_M = 0.08
 GREY = 127
+# A demonstration made in lock-step stores, with each observation, the target reached at the end of that control period.
+# So step 0 is due one step after its observation here; on the robot it is due at the observation.
+DUE_STEPS = 1
 ROW_TOLERANCE = 0.01  # of a row, for delays given in rounded ms
 
 CONTROLS = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "black_front", "black_wrist",
@@ -194,35 +198,6 @@ class Cameras:
         return tuple(frames)
 
 
-class Chunks:
-    """The rows to execute, by time. Row i of a chunk asked for at tick t is meant for tick t + i."""
-
-    def __init__(self, switching: str) -> None:
-        self._switching = switching
-        self._current: tuple[int, np.ndarray] | None = None
-        self._before: tuple[int, np.ndarray] | None = None
-        self._since = 0
-
-    def replace(self, asked_at: int, now: int, rows: np.ndarray) -> None:
-        self._before, self._current, self._since = self._current, (asked_at, rows), now
-
-    @staticmethod
-    def _row(chunk: tuple[int, np.ndarray], tick: int) -> np.ndarray:
-        return chunk[1][min(max(tick - chunk[0], 0), len(chunk[1]) - 1)]
-
-    def at(self, tick: int) -> np.ndarray:
-        row = self._row(self._current, tick)
-        age = tick - self._since
-        if self._switching == "blend" and self._before is not None and age < BLEND_ROWS:
-            share = (age + 1) / (BLEND_ROWS + 1)
-            row = (1 - share) * self._row(self._before, tick) + share * row
-        return row
-
-    def ahead(self, tick: int, count: int) -> np.ndarray:
-        """Rows that will run from `tick` on unless something new arrives, (count, J)."""
-        return np.stack([self.at(tick + i) for i in range(count)]) if self._current is not None and count else None
-
-
 class Rollouts:
     """Runs episodes one after another, keeping worlds that fit. Owns OpenGL contexts: one thread."""
 
@@ -262,42 +237,54 @@ class Rollouts:
 
     def _episode(self, world: World, other: World | None, config: EpisodeConfig, watch) -> EpisodeResult:
         spec = self.actor.spec
-        env = LockstepEnv(world, control_hz=round(1 / spec.dt_s))
+        policy_hz = round(1 / spec.dt_s)
+        steps = control_steps(policy_hz, PHYSICS_HZ)
+        env, dt_s = LockstepEnv(world, control_hz=steps * policy_hz), 1 / policy_hz
         truth = env.reset(config.seed)
         instruction = config.instruction or truth.instruction
-        cameras, chunks = Cameras(world, self.actor, config, other), Chunks(config.switching)
+        cameras = Cameras(world, self.actor, config, other)
         tokens = _Tokens()
         history = _History({name: pose.position_m.copy() for name, pose in truth.objects.items()})
         rows = min(config.execute_rows or spec.execute_rows, spec.chunk - config.delay_rows)
         first = world.position_rad
+        executor = Executor(first, config.switching)
         self.actor.begin()
-        pending: tuple[int, int, np.ndarray] | None = None
+        pending: tuple[int, Chunk] | None = None
         asked = -rows
         for tick in range(round((config.limit_s or LIMIT_S[config.task]) / spec.dt_s)):
             if pending is None and tick - asked >= rows:
                 delay = config.delay_rows if tick else 0
                 frames = cameras.look(tick)
                 state = first if config.control == "frozen_state" else world.position_rad
-                fixed = chunks.ahead(tick, delay) if config.switching == "rtc" else None
-                fixed = np.zeros((0, len(state))) if fixed is None else fixed
+                limit = spec.max_committed if config.switching == "rtc" else 0
+                start_ns = round((tick + DUE_STEPS) * dt_s * 1e9)
+                fixed = committed_actions(executor.chunk, start_ns, dt_s, delay * dt_s, limit)
                 noise = (config.seed << 16) + tick
-                chunk = self.actor.act(Seen(frames, cameras.present, state, instruction, noise, fixed))
+                actions = self.actor.act(Seen(frames, cameras.present, state, instruction, noise, fixed))
                 tokens.add(self.actor)
-                pending, asked = (tick, tick + delay, chunk), tick
+                pending, asked = (tick + delay, Chunk(start_ns, dt_s, actions)), tick
                 if watch is not None:
                     watch(world, cameras.shown(frames), self.actor)
             if cameras.age_rows and tick + cameras.age_rows >= asked + rows:
                 cameras.keep(tick)
-            if pending is not None and tick >= pending[1]:
-                chunks.replace(pending[0], tick, pending[2])
+            if pending is not None and tick >= pending[0]:
+                executor.take(pending[1])
                 pending = None
-            done = env.step(chunks.at(tick)).success
+            done = execute(env, executor, tick * steps, steps)
             history.path.append(world.position_rad)
             truth = world.truth()
             history.look(truth)
             if done:
                 break
         return _result(config, spec, truth, history, tokens)
+
+
+def execute(env: LockstepEnv, executor: Executor, begin: int, count: int) -> bool:
+    """Control steps `begin` to `begin + count` of an episode, until success; returns whether it came."""
+    for number in range(begin + 1, begin + count + 1):
+        if env.step(executor.advance(round(number * env.dt_s * 1e9))).success:
+            return True
+    return False
 
 
 def _result(config: EpisodeConfig, spec: ActorSpec, truth, history: _History, tokens: _Tokens) -> EpisodeResult:

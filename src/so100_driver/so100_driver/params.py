@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from grids_common.chunk import BLEND_S
 from grids_common.params import ParameterError, param
 from grids_common.so100 import JOINT_LIMITS_RAD, REST_POSE_RAD
 
@@ -42,7 +43,7 @@ class DriverParams:
         hi=1.0,
     )
 
-    blend_time: float = param(0.2, "a new chunk is blended in over", unit="s", lo=0.01, hi=1.0)
+    blend_time: float = param(BLEND_S, "a new chunk is blended in over", unit="s", lo=0.01, hi=1.0)
     command_timeout: float = param(0.2, "after the last row the arm counts as waiting", unit="s", lo=0.02, hi=2.0)
     chunk_max_age: float = param(2.0, "oldest observation obeyed", unit="s", lo=0.1, hi=10.0)
     chunk_max_future: float = param(0.05, "newest stamp obeyed", unit="s", lo=0.0, hi=1.0)

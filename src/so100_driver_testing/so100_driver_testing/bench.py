@@ -26,7 +26,7 @@ from so100_driver.control import prepare
 from so100_driver.control.loop import ControlLoop, Record
 from so100_driver.errors import DriverError
 from so100_driver.guard.arm import Arm
-from so100_driver.guard.chunk import Request
+from so100_driver.guard.intake import Request
 from so100_driver.params import DriverParams
 
 # About what one policy inference costs: a matrix product in one thread, for ever.

@@ -16,7 +16,7 @@ from grids_eval.actors import AbstractActor, ActorSpec, Seen, load_actor
 from grids_eval.cli import conditions, main, parse_arguments
 from grids_eval.pool import EvaluationError
 from grids_eval.report import mark, side_by_side, write_report, write_videos
-from grids_eval.rollout import BLEND_ROWS, Chunks, EpisodeConfig, Rollouts, rms_jerk
+from grids_eval.rollout import EpisodeConfig, Rollouts, rms_jerk
 from grids_eval.statistics import markdown, summarise, wilson
 from grids_eval.through_ros import deploy_command, evaluate_through_ros, result_of
 from grids_sim.expert.expert import Expert, ExpertConfig
@@ -121,21 +121,6 @@ def test_with_a_delay_the_committed_rows_are_those_that_run_meanwhile() -> None:
     play(actor, EpisodeConfig(seed=3, delay_rows=2, execute_rows=4, switching="rtc", limit_s=1.0))
     assert len(actor.seen[0].committed_rad) == 0  # nothing runs yet
     assert all(len(seen.committed_rad) == 2 for seen in actor.seen[1:])
-
-
-def test_rows_are_executed_by_their_time_and_blended_where_asked() -> None:
-    def chunk(value: float) -> np.ndarray:
-        return value + np.arange(8)[:, None] * np.ones(6)
-
-    naive, blend = Chunks("naive"), Chunks("blend")
-    for chunks in (naive, blend):
-        chunks.replace(0, 0, chunk(0.0))
-        chunks.replace(2, 4, chunk(100.0))
-    assert naive.at(4)[0] == 102  # row 2 of the chunk asked for at tick 2
-    assert 4 < blend.at(4)[0] < 102
-    assert blend.at(4 + BLEND_ROWS)[0] == naive.at(4 + BLEND_ROWS)[0]
-    assert naive.at(99)[0] == 107  # holds its last row
-    np.testing.assert_array_equal(naive.ahead(4, 2)[:, 0], [102, 103])
 
 
 def test_a_lost_front_camera_is_masked_or_black_by_family() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.chunk import Chunk
 from grids_common.process import workspace
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag, Record
 from grids_data.bag.series import CHUNKS, JOINTS, image_topics, ordered
 from grids_data.errors import DataError
 from grids_policy.node.observation import Joints, Rejection, interpolate_joints
-from grids_policy.node.schedule import Chunk
 from grids_policy.runtime.base import PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, read_manifest
 from grids_policy.runtime.inputs import prepare_inputs

@@ -63,7 +63,7 @@ def joints_from(msg: JointState, names: tuple[str, ...]) -> Joints | str:
 
 def chunk_message(result: Result, bundle: Bundle) -> ActionChunk:
     msg = ActionChunk()
-    msg.header.stamp = to_stamp(result.chunk.stamp_ns)
+    msg.header.stamp = to_stamp(result.chunk.start_ns)
     msg.joint_names = list(bundle.joints)
     msg.dt = result.chunk.dt_s
     msg.horizon = len(result.chunk.positions_rad)

@@ -1,26 +1,11 @@
-"""When to infer, what is already decided, and whether a result may be published: pure functions of numbers."""
+"""When to infer, and whether a result may be published: pure functions of numbers."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A published chunk. Row i is meant for stamp_ns + i * dt_s."""
-
-    stamp_ns: int
-    dt_s: float
-    positions_rad: np.ndarray  # (S, J)
-
-    def at(self, times_ns: np.ndarray) -> np.ndarray:
-        """(T,) instants -> (T, J), linear between rows, held at both ends."""
-        row = (times_ns - self.stamp_ns) * 1e-9 / self.dt_s
-        low = np.clip(np.floor(row), 0, len(self.positions_rad) - 1).astype(int)
-        high = np.minimum(low + 1, len(self.positions_rad) - 1)
-        weight = np.clip(row - low, 0.0, 1.0)[:, None]
-        return (1 - weight) * self.positions_rad[low] + weight * self.positions_rad[high]
+from grids_common.chunk import Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +34,7 @@ def check_arming(latency_s: float, rows: int, dt_s: float) -> Arming:
 
 def due(stamp_ns: int, last: Chunk | None, rows: int) -> bool:
     """Whether an observation at `stamp_ns` should start an inference: half of the last chunk is used."""
-    return last is None or (stamp_ns - last.stamp_ns) * 1e-9 >= rows * last.dt_s / 2
-
-
-def commit(last: Chunk | None, stamp_ns: int, dt_s: float, delay_s: float, limit: int) -> np.ndarray:
-    """Rows (d, J) of the last chunk that will have been executed when the new one arrives; d <= limit."""
-    if last is None or limit < 1:
-        return np.zeros((0, 0))
-    rows = min(limit, math.ceil(delay_s / dt_s))
-    times = stamp_ns + np.round(np.arange(rows) * dt_s * 1e9).astype(np.int64)
-    ends_ns = last.stamp_ns + round((len(last.positions_rad) - 1) * last.dt_s * 1e9)
-    return last.at(times[times <= ends_ns])
+    return last is None or (stamp_ns - last.start_ns) * 1e-9 >= rows * last.dt_s / 2
 
 
 def refuse_output(positions_rad: np.ndarray, names: tuple[str, ...], low: np.ndarray, high: np.ndarray) -> str | None:

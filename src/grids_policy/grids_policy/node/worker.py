@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from grids_common.chunk import Chunk, committed_actions
 from grids_policy.node.latency import Percentiles, StageLatencies
 from grids_policy.node.observation import Frame, Joints, Observation, Rejection, SyncLimits, select
-from grids_policy.node.schedule import Chunk, commit, due, refuse_output
+from grids_policy.node.schedule import due, refuse_output
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
 from grids_policy.runtime.inputs import prepare_inputs
@@ -251,7 +252,7 @@ class PolicyWorker:
             position_rad=seen.position_rad,
             words=self._encoder.encode(instruction),
             noise_seed=seed,
-            committed_rad=commit(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed),
+            committed_rad=committed_actions(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed),
             reuse=self._reuse,
         )
 

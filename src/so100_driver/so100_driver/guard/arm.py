@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from so100_driver.guard import arbiter, chunk, limits
+from grids_common.chunk import Plan, join
+from so100_driver.guard import arbiter, intake, limits
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.health import Health, Verdict
 from so100_driver.guard.limits import Limits, Motion, Ramp
@@ -63,7 +64,7 @@ class Arm:
             params.stop_deceleration,
             params.step_limit,
         )
-        self.policy = chunk.Policy(params.chunk_max_age, params.chunk_max_future)
+        self.policy = intake.Rules(params.chunk_max_age, params.chunk_max_future)
         self.mapping = Mapping(
             np.array(params.leader_sign),
             (params.leader_gripper_low, params.leader_gripper_high),
@@ -78,11 +79,11 @@ class Arm:
         self.totals = Totals()
         self.hits = 0
         self.human = False
-        self.plan: chunk.Plan | None = None
+        self.plan: Plan | None = None
         self.row = -1.0
         self.verdict = Verdict()
         self._health = Health()
-        self._intake = chunk.Intake()
+        self._intake = intake.Intake()
         self._leader = LeaderTrack(params.leader_delay, params.jump_tolerance)
         self._takeover = Takeover()
         self._clutch: np.ndarray | None = None
@@ -230,7 +231,7 @@ class Arm:
         return self._rest is not None
 
     # -- commands ----------------------------------------------------------------------------------------------------
-    def offer(self, now_ns: int, request: chunk.Request) -> str:
+    def offer(self, now_ns: int, request: intake.Request) -> str:
         """A chunk arrived; returns the reason of a refusal, "" when it was taken."""
         reason = self._offer(now_ns, request)
         if reason:
@@ -244,12 +245,12 @@ class Arm:
         self.totals.last_refusal = reason
         return reason
 
-    def _offer(self, now_ns: int, request: chunk.Request) -> str:
+    def _offer(self, now_ns: int, request: intake.Request) -> str:
         if not self.active:
             return "the driver is not active"
         if self.mode is not Mode.POLICY and not self.human:
             return f"mode is {self.mode}, not policy"
-        self._intake, accepted, problem = chunk.accept(self._intake, request, now_ns, self.policy)
+        self._intake, accepted, problem = intake.accept(self._intake, request, now_ns, self.policy)
         if accepted is None or self.motion is None:
             return problem
         # The goal belongs to the last tick: joining there leaves no hiccup of a fraction of a tick.
@@ -258,7 +259,7 @@ class Arm:
         apart = float(np.abs(asked - self.motion.position).max())
         if not self._following and apart > self.params.jump_tolerance:
             self._ramp = Ramp()
-        self.plan = chunk.join(accepted, at_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
+        self.plan = join(accepted, at_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
         return ""
 
     def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
@@ -409,7 +410,7 @@ class Arm:
         plan = self.plan
         self._enter(now_ns, Mode.POLICY, "the leader rests: given back to the policy")
         if plan is not None and now_ns < plan.chunk.end_ns:
-            self.plan = chunk.join(
+            self.plan = join(
                 plan.chunk, self._ticked_ns, self.motion.position, self.motion.velocity, self.params.blend_time
             )
         return True

@@ -8,8 +8,8 @@ from sensor_msgs.msg import JointState
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver.bus.registers import status_text
 from so100_driver.control.loop import ControlLoop, Record
-from so100_driver.guard.chunk import Request
 from so100_driver.guard.health import servo
+from so100_driver.guard.intake import Request
 from so100_driver.guard.state import Snapshot
 
 NAMES = list(JOINT_NAMES)

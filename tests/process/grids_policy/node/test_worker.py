@@ -93,7 +93,7 @@ def test_one_inference_per_half_chunk_with_counted_sequence_and_seed(engine):
         feed(worker, engine.bundle, start + 700_000_000)
         until(lambda: len(results) == 2)
     assert [(r.sequence, r.seed, r.epoch) for r in results] == [(1, 100, 7), (2, 101, 7)]
-    assert results[1].chunk.stamp_ns == start + 700_000_000
+    assert results[1].chunk.start_ns == start + 700_000_000
 
 
 def test_committed_rows_are_those_of_the_chunk_being_executed(engine):
@@ -182,7 +182,7 @@ def test_frames_from_a_restarted_source_replace_the_old_ones(engine):
         worker.run("again")
         feed(worker, engine.bundle, now - 100_000_000_000)
         until(lambda: len(results) == 2)
-        assert results[1].chunk.stamp_ns == now - 100_000_000_000
+        assert results[1].chunk.start_ns == now - 100_000_000_000
 
 
 def test_the_lost_camera_is_sent_black_or_masked(engine):

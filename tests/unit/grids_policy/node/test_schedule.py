@@ -1,11 +1,12 @@
-"""Arming, triggering, committed rows, output checks, latency windows and reuse."""
+"""Arming, triggering, output checks, latency windows and reuse."""
 
 import numpy as np
 import pytest
 
+from grids_common.chunk import Chunk
 from grids_policy.node.latency import LatencyWindow, StageLatencies
 from grids_policy.node.params import PolicyParams
-from grids_policy.node.schedule import Chunk, check_arming, commit, due, refuse_output
+from grids_policy.node.schedule import check_arming, due, refuse_output
 from grids_policy.runtime.reuse import FrameReuse
 
 S = 1_000_000_000
@@ -27,24 +28,6 @@ def test_the_next_inference_starts_when_half_of_the_rows_are_used():
     assert not due(10 * S + 499_999_999, RAMP, 10)
     assert due(10 * S + 500_000_000, RAMP, 10)
     assert due(10 * S + 200_000_000, RAMP, 4)
-
-
-def test_committed_rows_are_those_executed_until_the_new_chunk_arrives():
-    rows = commit(RAMP, 10 * S + 250_000_000, 0.1, 0.32, limit=8)
-    np.testing.assert_allclose(rows[:, 0], [2.5, 3.5, 4.5, 5.5])
-
-
-def test_committed_rows_stop_at_the_limit_and_at_the_end_of_the_old_chunk():
-    assert len(commit(RAMP, 10 * S, 0.1, 5.0, limit=3)) == 3
-    assert len(commit(RAMP, 10 * S + 700_000_000, 0.1, 5.0, limit=8)) == 3
-    assert len(commit(RAMP, 20 * S, 0.1, 0.3, limit=8)) == 0
-    assert len(commit(None, 0, 0.1, 0.3, limit=8)) == 0
-    assert len(commit(RAMP, 10 * S, 0.1, 0.3, limit=0)) == 0
-
-
-def test_a_chunk_is_read_by_time_and_held_at_both_ends():
-    at = RAMP.at(np.array([9 * S, 10 * S, 10 * S + 150_000_000, 99 * S]))
-    np.testing.assert_allclose(at[:, 0], [0.0, 0.0, 1.5, 9.0])
 
 
 def test_outputs_that_are_not_finite_or_out_of_range_are_refused_by_name():

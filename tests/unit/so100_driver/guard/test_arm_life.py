@@ -7,7 +7,7 @@ import pytest
 
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, REST_POSE_RAD
 from so100_driver.guard.arm import Arm
-from so100_driver.guard.chunk import Request
+from so100_driver.guard.intake import Request
 from so100_driver.guard.state import Snapshot
 from so100_driver.params import DriverParams
 

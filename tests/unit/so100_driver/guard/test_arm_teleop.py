@@ -8,7 +8,7 @@ import pytest
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.arm import Arm
-from so100_driver.guard.chunk import Request
+from so100_driver.guard.intake import Request
 from so100_driver.guard.state import Snapshot
 from so100_driver.params import DriverParams
 
