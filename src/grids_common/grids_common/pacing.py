@@ -4,6 +4,7 @@ Same policy as ros2_control's control node: period k ends at start + k * period 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -32,7 +33,13 @@ def next_deadline(previous_ns: int, now_ns: int, period_ns: int) -> tuple[int, i
 class Pacer:
     """Sleeps to each deadline. Used by one thread; `clock_ns` and `sleep_s` are replaceable for tests."""
 
-    def __init__(self, rate_hz: float, *, clock_ns=time.monotonic_ns, sleep_s=time.sleep) -> None:
+    def __init__(
+        self,
+        rate_hz: float,
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        sleep_s: Callable[[float], None] = time.sleep,
+    ) -> None:
         if not rate_hz > 0:
             raise ValueError(f"expected a rate above 0 Hz, got {rate_hz}")
         self.period_ns = round(1e9 / rate_hz)

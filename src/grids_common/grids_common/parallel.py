@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1
 
 
-def _begin(start: Callable[..., None] | None, arguments: tuple) -> None:
+def _begin(start: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # Ctrl-C reaches the whole terminal group; the parent decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -29,7 +29,7 @@ def run_jobs(
     *,
     workers: int,
     start: Callable[..., None] | None = None,
-    arguments: tuple = (),
+    arguments: tuple[object, ...] = (),
 ) -> Iterator[Result]:
     """Yield `work(job)` in order of completion; one worker runs in this process. `start(*arguments)` runs once in each.
 

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _SWITCH_INTERVAL_S = 0.0005
@@ -45,7 +45,7 @@ def become_realtime(priority: int) -> str:
 
 
 @contextlib.contextmanager
-def ordinary_priority() -> Iterator[None]:
+def ordinary_priority() -> Generator[None, None, None]:
     """For work in a real-time thread that would starve everybody else, or starts threads that are not to inherit."""
     policy = os.sched_getscheduler(0)
     if policy != os.SCHED_FIFO:

@@ -4,7 +4,9 @@ The recorder's list, the README table and the QoS compatibility test are made fr
 name with `relative(topic)` so that a namespace or a remapping applies.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 CAMERAS = ("front", "wrist")
 
@@ -93,14 +95,14 @@ def relative(name: str) -> str:
     return topic(name).name.removeprefix("/")
 
 
-def publisher(node, name: str, message_type):
+def publisher(node: Any, name: str, message_type: type) -> Any:
     """A publisher with the table's offered QoS; `message_type` is the class of the table's type."""
     from grids_common import qos
 
     return node.create_publisher(message_type, relative(name), qos.PROFILES[topic(name).offered])
 
 
-def subscription(node, name: str, message_type, callback, **options):
+def subscription(node: Any, name: str, message_type: type, callback: Callable[[Any], None], **options: Any) -> Any:
     """A subscription with the table's requested QoS; options go to create_subscription (raw=…, callback_group=…)."""
     from grids_common import qos
 

@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def find(arm: str, name: str, *, root: Path | None = None) -> Path:
 
 def problems(calibration: Calibration) -> list[str]:
     """Everything wrong with a calibration, one sentence each."""
-    found = []
+    found: list[str] = []
     for name, expected_id in zip(JOINT_NAMES, SERVO_IDS, strict=True):
         joint = calibration.get(name)
         if joint is None:
@@ -110,12 +111,12 @@ def parse(text: str, where: str) -> Calibration:
         raise CalibrationError(
             f"{where}: this is LeRobot's calibration format from before 2025-05; recalibrate with ./grids calibrate"
         )
-    calibration = {}
-    for name, entry in tree.items():
-        integers = isinstance(entry, dict) and all(type(entry.get(f)) is int for f in FIELDS)
-        if not integers:
+    calibration: Calibration = {}
+    for name, entry in cast("dict[str, object]", tree).items():
+        fields = cast("dict[str, int]", entry) if isinstance(entry, dict) else {}
+        if not all(type(fields.get(f)) is int for f in FIELDS):
             raise CalibrationError(f"{where}: {name}: expected integers {', '.join(FIELDS)}, got {entry!r}")
-        calibration[name] = JointCalibration(**{f: entry[f] for f in FIELDS})
+        calibration[name] = JointCalibration(**{f: fields[f] for f in FIELDS})
     if found := problems(calibration):
         raise CalibrationError(f"{where}: " + "; ".join(found))
     return calibration
@@ -155,7 +156,7 @@ def uncalibrated() -> Calibration:
 
 def mismatches(calibration: Calibration, eeprom: dict[str, tuple[int, int, int]]) -> list[str]:
     """Joints whose EEPROM (homing offset, min, max position) differs from the file, one line each."""
-    lines = []
+    lines: list[str] = []
     for name, joint in calibration.items():
         expected = (joint.homing_offset, joint.range_min, joint.range_max)
         if name in eeprom and eeprom[name] != expected:

@@ -8,6 +8,7 @@ degrees where the servo has 4096; its datasets carry that factor, so it is kept 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Units:
         """(..., 6) dataset units to rad, float64."""
         return (np.asarray(value, float) - self.offset) / self.scale
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         """What a dataset says about its units; `units_from_json` reads it back."""
         joints = {DEGREES: "deg", NORMALIZED: "percent of half range", RADIANS: "rad"}[self.system]
         gripper = "rad" if self.system == RADIANS else "percent of range"
@@ -71,7 +72,7 @@ def units(system: str = DEGREES, calibration: Calibration | None = None) -> Unit
     return Units(system, gain * sign / RAD_PER_TICK, offset, calibration)
 
 
-def units_from_json(tree: dict) -> Units:
+def units_from_json(tree: Mapping[str, Any]) -> Units:
     """The inverse of `Units.as_json`."""
     calibration = parse(json.dumps(tree["calibration"]), "dataset units")
     return Units(tree["system"], np.array(tree["scale_per_rad"]), np.array(tree["offset"]), calibration)

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 
@@ -66,18 +67,18 @@ def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
     )
 
 
-def _finite(value):
+def _finite(value: object) -> object:
     """The same with None for every number that is not finite, at any depth."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in cast("dict[str, object]", value).items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_finite(item) for item in cast("Sequence[object]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(summary: Summary) -> dict[str, object]:
     """JSON has neither nan nor infinity: None instead."""
-    return _finite(asdict(summary))
+    return {key: _finite(value) for key, value in asdict(summary).items()}
 
 
 def json_text(value: object, indent: int | None = None) -> str:

@@ -40,7 +40,7 @@ def due(stamp_ns: int, last: Chunk | None, rows: int) -> bool:
 def refuse_output(positions_rad: np.ndarray, names: tuple[str, ...], low: np.ndarray, high: np.ndarray) -> str | None:
     """Why a chunk (S, J) must not be published, or None."""
     if not np.isfinite(positions_rad).all():
-        bad = sorted({names[j] for j in np.argwhere(~np.isfinite(positions_rad))[:, 1]})
+        bad = sorted(names[j] for j in np.flatnonzero(~np.isfinite(positions_rad).all(axis=0)))
         return f"the policy's output is not finite at {', '.join(bad)}"
     beyond = (positions_rad < low) | (positions_rad > high)
     if not beyond.any():

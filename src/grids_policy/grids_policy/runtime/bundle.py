@@ -19,6 +19,7 @@ import typing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -115,7 +116,8 @@ class PolicySpec:
     @property
     def early(self) -> bool:
         """Tokens are sampled inside the vision tower: there are no dense ones to compare with."""
-        return self.sampler.get("after_layer", -1) >= 0
+        layer = self.sampler.get("after_layer", -1)
+        return isinstance(layer, int) and layer >= 0
 
     @property
     def reusable(self) -> bool:
@@ -151,7 +153,7 @@ class Bundle(PolicySpec):
         return f"{self.name}-{self.digest[:12]}"
 
 
-def _parse(kind, value, where: str):
+def _parse(kind: Any, value: Any, where: str) -> Any:
     """`value` from JSON as `kind`; unknown, missing and mistyped fields are named."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -163,8 +165,10 @@ def _parse(kind, value, where: str):
         if not isinstance(value, container):
             raise BundleError(f"{where}: expected a {container.__name__}, got {value!r}")
         if origin is dict:
-            return {key: _parse(args[1], item, f"{where}.{key}") for key, item in value.items()}
-        return origin(_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+            fields = cast("dict[str, Any]", value)
+            return {key: _parse(args[1], item, f"{where}.{key}") for key, item in fields.items()}
+        items = cast("list[Any]", value)
+        return origin(_parse(args[0], item, f"{where}[{i}]") for i, item in enumerate(items))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -172,15 +176,15 @@ def _parse(kind, value, where: str):
     return value
 
 
-def _parse_object(kind, value, where: str):
+def _parse_object(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(f"{where}: expected an object, got {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    if set(hints) != set(value):
-        missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
+    hints, fields = typing.get_type_hints(kind), cast("dict[str, Any]", value)
+    if set(hints) != set(fields):
+        missing, unknown = sorted(set(hints) - set(fields)), sorted(set(fields) - set(hints))
         said = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
         raise BundleError(f"{where}: {' and '.join(said)}; re-export the bundle")
-    return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+    return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in fields.items()})
 
 
 def file_sha256(path: Path) -> str:
@@ -239,24 +243,24 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
     path = Path(folder) / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text)
+        values: Any = json.loads(text)
     except OSError as error:
         raise BundleError(
             f"{folder}: expected a policy bundle, but {MANIFEST} cannot be read: {error.strerror}"
         ) from error
     except ValueError as error:
         raise BundleError(f"{path}: expected JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        got = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise BundleError(f"{path}: expected schema {SCHEMA!r}, got {got!r}; re-export the bundle")
+    schema = cast("dict[str, Any]", values).get("schema") if isinstance(values, dict) else type(values).__name__
+    if schema != SCHEMA:
+        raise BundleError(f"{path}: expected schema {SCHEMA!r}, got {schema!r}; re-export the bundle")
     written, computed = _manifest_digest(text)
     if written != computed:
         raise BundleError(
             f"{path}: its bytes changed since export: expected digest {written[:12]}…, got "
             f"{computed[:12]}…; restore the bundle or export again"
         )
-    values.setdefault("noise_scale", 1.0)  # bundles from before it could be chosen
-    bundle = _parse(Bundle, values, MANIFEST)
+    # Bundles from before it could be chosen have no noise_scale.
+    bundle: Bundle = _parse(Bundle, {"noise_scale": 1.0} | values, MANIFEST)
     _check(bundle)
     if gated and not bundle.parity.get("passed"):
         raise BundleError(f"{path}: the parity gate did not pass: {bundle.parity}; export the checkpoint again")

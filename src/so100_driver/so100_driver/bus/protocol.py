@@ -19,7 +19,9 @@ def encode(register: Register, value: int) -> bytes:
     low = -limit if register.sign_bit is not None else 0
     if not low <= value <= limit:
         raise ValueError(f"{register.name}: expected {low} to {limit}, got {value}")
-    raw = (-value | (1 << register.sign_bit)) if value < 0 else value
+    raw = value
+    if register.sign_bit is not None and value < 0:
+        raw = -value | (1 << register.sign_bit)
     return raw.to_bytes(register.size, "little")
 
 

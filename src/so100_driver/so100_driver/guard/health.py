@@ -131,7 +131,7 @@ def _silence(now_ns: int, seen: Snapshot, params: DriverParams, *, fault: bool) 
 
 
 def _warnings(seen: Snapshot, params: DriverParams) -> tuple[str, ...]:
-    found = []
+    found: list[str] = []
     volts = seen.voltage[np.isfinite(seen.voltage)]
     if len(volts) and volts.min() < params.voltage_warn:
         weakest = int(np.nanargmin(seen.voltage))

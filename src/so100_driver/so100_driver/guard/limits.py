@@ -221,6 +221,6 @@ class Grip:
         return self.floor_rad, True
 
 
-def relaxed(goal: np.ndarray, measured: np.ndarray, *, margin_rad: float) -> np.ndarray:
+def relaxed(goal: np.ndarray, measured: np.ndarray, *, margin_rad: np.ndarray | float) -> np.ndarray:
     """`goal` pulled to within `margin_rad` of `measured`: what a blocked joint is asked to do instead."""
     return np.clip(goal, measured - margin_rad, measured + margin_rad)
