@@ -31,7 +31,7 @@ class Errors:
 def random_inputs(spec: PolicySpec, vocabulary: int, seed: int) -> PolicyInputs:
     """One plausible observation: smooth frames, a state from the statistics, a sentence of random words."""
     random = np.random.default_rng(seed)
-    frames = []
+    frames: list[np.ndarray] = []
     for camera in spec.cameras:
         rows, columns = -(-camera.height // 16), -(-camera.width // 16)
         coarse = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
@@ -68,13 +68,13 @@ def compare(engine: AbstractRuntime, reference: AbstractRuntime, cases: int, voc
     """Both runtimes on `cases` random observations (one of them with a masked camera, where there are two)."""
     spec = engine.spec
     got, expected = PolicyOutputs.empty(spec), PolicyOutputs.empty(spec)
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for seed in range(cases):
         inputs = random_inputs(spec, vocabulary, seed)
         engine.infer(inputs, got)
         reference.infer(inputs, expected)
         found.append(disagreement(spec, got, expected))
-    actions, coordinates = zip(*found, strict=True)
+    actions, coordinates = (np.array(part) for part in zip(*found, strict=True))
     # np.max, not max(): a NaN stays.
     return Errors(float(np.max(actions)), float(np.sqrt(np.mean(np.square(actions)))), float(np.max(coordinates)))
 
