@@ -22,7 +22,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.so100 import JOINT_NAMES, REST_POSE_RAD
 from so100_driver_testing.twin_process import TwinProcess
 
@@ -91,10 +91,10 @@ class Client:
         self.chunks = topics.publisher(self.node, "/policy/action_chunk", ActionChunk)
         self._estop = topics.publisher(self.node, "/estop", Bool)
         self._services = {
-            name: self.node.create_client(Trigger, f"/driver/{name}")
+            name: services.client(self.node, f"/driver/{name}", Trigger)
             for name in ("estop", "estop_reset", "release", "rest")
         }
-        self._mode = self.node.create_client(SetMode, "/driver/set_mode")
+        self._mode = services.client(self.node, "/driver/set_mode", SetMode)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._stop = False

@@ -15,7 +15,7 @@ from grids_msgs.srv import StartEpisode, StopEpisode
 from rclpy.node import Node
 from std_msgs.msg import Bool
 
-from grids_common import topics
+from grids_common import services, topics
 
 # The space bar is the biggest key: it means what enter means, and neither stops the arm.
 OUTCOMES = {"\n": "", " ": "", "s": "success", "f": "fail", "d": "discard", "r": "redo"}
@@ -39,8 +39,8 @@ class RecordSession:
         self._mode = ""
         topics.subscription(node, "/recorder/status", EpisodeStatus, self._on_status)
         topics.subscription(node, "/follower/status", DriverStatus, self._on_driver)
-        self._start = node.create_client(StartEpisode, "recorder/start")
-        self._stop = node.create_client(StopEpisode, "recorder/stop")
+        self._start = services.client(node, "/recorder/start", StartEpisode)
+        self._stop = services.client(node, "/recorder/stop", StopEpisode)
         self._estop = topics.publisher(node, "/estop", Bool)
         self._terminal: list | None = None
         self._closed = False

@@ -9,9 +9,10 @@ from grids_msgs.msg import TaskState
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.task import Future
 
+from grids_common import services
 from grids_common.topics import subscription
 
-ACTION = "policy/run_task"
+ACTION = services.relative("/policy/run_task")
 _TICK_S = 0.1
 
 

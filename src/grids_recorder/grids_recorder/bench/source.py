@@ -12,7 +12,7 @@ from grids_msgs.srv import StartEpisode, StopEpisode
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.pacing import Pacer
 from grids_data.bag.series import JOINTS, LEADER, TRACE
 from grids_recorder.bench import synthetic
@@ -45,8 +45,8 @@ class Source(Node):
             LEADER: synthetic.joint_state(0, rad),
         }
         self._images = [synthetic.image(0, frame) for frame in noisy_frames(_PREPARED)]
-        self.start = self.create_client(StartEpisode, "recorder/start")
-        self.stop = self.create_client(StopEpisode, "recorder/stop")
+        self.start = services.client(self, "/recorder/start", StartEpisode)
+        self.stop = services.client(self, "/recorder/stop", StopEpisode)
 
     def publish(self, name: str, raw: bytes) -> None:
         now = time.time_ns()

@@ -14,7 +14,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future
 
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.params import declare
 from grids_data.bag import cdr
@@ -66,11 +66,11 @@ class RecorderNode(Node):
         self.node_parameters = NodeParameters(self)
         self._status = topics.publisher(self, "/recorder/status", EpisodeStatus)
         topics.subscription(self, "/twin/task_state", TaskState, self._on_task_state)
-        self._reset_client = self.create_client(TwinReset, "twin/reset")
-        self.create_service(StartEpisode, "~/start", self._serve_start)
+        self._reset_client = services.client(self, "/twin/reset", TwinReset)
+        services.serve(self, "/recorder/start", StartEpisode, self._serve_start)
         # A group of its own: while its callback awaits the saving, the timers must go on.
         waiting = MutuallyExclusiveCallbackGroup()
-        self.create_service(StopEpisode, "~/stop", self._serve_stop, callback_group=waiting)
+        services.serve(self, "/recorder/stop", StopEpisode, self._serve_stop, callback_group=waiting)
         self.create_timer(TICK_S, self._tick)
         self.create_timer(STATUS_S, self._publish_status)
 

@@ -11,7 +11,7 @@ from grids_msgs.msg import ActionChunk, CommandTrace, DriverStatus
 from grids_msgs.srv import SetMode
 from rclpy.node import Node
 
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.so100 import JOINT_NAMES
 from grids_data.bag.reader import Bag
 from grids_data.bag.series import JOINTS, TRACE, read_series
@@ -69,7 +69,7 @@ class Player(Node):
         self._chunks = topics.publisher(self, "/policy/action_chunk", ActionChunk)
         topics.subscription(self, "/follower/status", DriverStatus, self._on_status)
         topics.subscription(self, TRACE, CommandTrace, self._on_trace)
-        self._modes = self.create_client(SetMode, "driver/set_mode")
+        self._modes = services.client(self, "/driver/set_mode", SetMode)
 
     def _on_status(self, message: DriverStatus) -> None:
         self.status = message

@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.lifecycle import keep_buffers
 from grids_rqt.view_model import Model
 from grids_rqt.views.panel import AbstractControls
@@ -82,14 +82,14 @@ class RosFeed:
 class RosControls(AbstractControls):
     """Buttons → the driver's services and the policy's instruction topic. Nothing here waits."""
 
-    def __init__(self, feed: RosFeed, driver: str = "driver") -> None:
+    def __init__(self, feed: RosFeed) -> None:
         node = feed.node
         self.report = lambda ok, sentence: None
         self._estop_topic = topics.publisher(node, "/estop", Bool)
         self._instruction = topics.publisher(node, "/policy/instruction", String)
-        self._set_mode = node.create_client(SetMode, f"{driver}/set_mode")
-        self._estop = node.create_client(Trigger, f"{driver}/estop")
-        self._reset = node.create_client(Trigger, f"{driver}/estop_reset")
+        self._set_mode = services.client(node, "/driver/set_mode", SetMode)
+        self._estop = services.client(node, "/driver/estop", Trigger)
+        self._reset = services.client(node, "/driver/estop_reset", Trigger)
 
     def _call(self, client, request, what: str) -> None:
         if not client.service_is_ready():

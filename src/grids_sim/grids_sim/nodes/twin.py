@@ -11,7 +11,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from grids_common import params
+from grids_common import params, services
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.realtime import become_realtime, quicken
 from grids_common.so100 import JOINT_NAMES
@@ -44,8 +44,8 @@ class TwinNode(Node):
         self.twin.start()
         self._objects = publisher(self, "/twin/objects", MarkerArray)
         self._task = publisher(self, "/twin/task_state", TaskState)
-        self.create_service(TwinReset, "twin/reset", self._on_reset)
-        self.create_service(TwinFault, "twin/fault", self._on_fault)
+        services.serve(self, "/twin/reset", TwinReset, self._on_reset)
+        services.serve(self, "/twin/fault", TwinFault, self._on_fault)
         if self.params.operator == "topic":
             subscription(self, "/twin/hand", JointState, self._on_hand)
         self._markers: dict[str, list[Marker]] = {}

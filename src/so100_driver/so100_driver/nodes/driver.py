@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.errors import GridsError
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
@@ -54,15 +54,15 @@ class DriverNode(ManagedNode):
         topics.subscription(self, "/leader/joint_states", JointState, self._on_leader)
         stops = MutuallyExclusiveCallbackGroup()
         topics.subscription(self, "/estop", Bool, self._on_estop, callback_group=stops)
-        self.create_service(Trigger, "~/estop", self._trigger(self._estop), callback_group=stops)
-        self.create_service(SetMode, "~/set_mode", self._set_mode)
+        services.serve(self, "/driver/estop", Trigger, self._trigger(self._estop), callback_group=stops)
+        services.serve(self, "/driver/set_mode", SetMode, self._set_mode)
         self._counting = self.create_timer(1.0, self._count_sources)
         for name, handler in (
-            ("estop_reset", self._reset),
-            ("release", self._release),
-            ("rest", self._rest),
+            ("/driver/estop_reset", self._reset),
+            ("/driver/release", self._release),
+            ("/driver/rest", self._rest),
         ):
-            self.create_service(Trigger, f"~/{name}", self._trigger(handler))
+            services.serve(self, name, Trigger, self._trigger(handler))
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
     def configure(self) -> None:
