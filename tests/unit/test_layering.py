@@ -49,6 +49,7 @@ ROSDEP_KEYS = {
     "psutil": "python3-psutil",
     "pyarrow": None,
     "pyrealsense2": None,
+    "PIL": "python3-pil",
     "pytest": "python3-pytest",
     "python_qt_binding": "python_qt_binding",
     "qtpy": "python3-qtpy",

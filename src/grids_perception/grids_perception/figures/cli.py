@@ -1,7 +1,8 @@
 """`./grids figures RUN_OR_BAG …`: the paper's figures from your own runs.
 
 Retention over time, token self-similarity before and after sampling, density of the sample locations per task, their
-jitter, and mean retention per episode; the numbers go to figures.json beside them.
+jitter, and mean retention per episode; the numbers go to figures.json beside them. `--animation FILE` writes a short
+animated image of one run instead, from its overlay.mp4.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from grids_common.errors import GridsError
 from grids_data.bag.runs import BagError, find_bags
 
 
@@ -18,6 +20,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grids figures", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, episode folders or bags")
     parser.add_argument("--output", type=Path, help="folder of the figures (default: figures/ in the first run)")
+    parser.add_argument("--animation", type=Path, metavar="FILE", help="write only this .webp or .gif of the run")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of --animation: the run's last … (default: 12)")
+    parser.add_argument("--width", type=int, default=640, help="of --animation, pixels (default: 640)")
     return parser
 
 
@@ -79,17 +84,30 @@ def make_figures(runs: list[Path], folder: Path) -> dict:
     return result
 
 
+def _animate(options: argparse.Namespace) -> None:
+    from grids_perception.figures.animation import Animation, write_animation
+
+    if len(options.runs) != 1:
+        raise GridsError(f"--animation: expected one run, got {len(options.runs)}")
+    plan = Animation(seconds=options.seconds, width=options.width)
+    size = write_animation(options.runs[0], options.animation, plan)
+    sys.stdout.write(f"{options.animation}: {size / 1e6:.1f} MB\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """0: written; 1: nothing to draw from."""
     options = _parser().parse_args(argv)
     first = options.runs[0]
     folder = options.output or (first if first.is_dir() else first.parent) / "figures"
     try:
+        if options.animation:
+            _animate(options)
+            return 0
         result = make_figures(options.runs, folder)
     except ImportError as error:
-        sys.stderr.write(f"grids figures: needs matplotlib: bash requirements/setup.sh view ({error})\n")
+        sys.stderr.write(f"grids figures: needs matplotlib and Pillow: bash requirements/setup.sh view ({error})\n")
         return 1
-    except (BagError, OSError) as error:
+    except (BagError, GridsError, OSError) as error:
         sys.stderr.write(f"grids figures: {error}\n")
         return 1
     for sentence in result["skipped"]:
