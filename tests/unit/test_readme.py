@@ -1,28 +1,23 @@
-"""The README's tables are made from the code. Run with GRIDS_WRITE=1 to rewrite them."""
+"""The README stays short, and shows the demo policy at work."""
 
-import os
+import re
 
 from repository import ROOT
 
-from grids_common.topics import TOPICS
-
 README = ROOT / "README.md"
-START, END = "<!-- topics:", "<!-- /topics -->"
+MAX_LINES, MAX_WIDTH, MAX_IMAGE_BYTES = 110, 200, 3_000_000
 
 
-def table() -> str:
-    rows = ["## Topics", "| topic | type | recorded | meaning |", "|---|---|---|---|"]
-    for row in TOPICS:
-        kind = row.type.replace("/msg/", "/")
-        rows.append(f"| `{row.name}` | `{kind}` | {'yes' if row.recorded else ''} | {row.note} |")
-    return "\n".join(rows)
+def test_the_readme_is_short():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_LINES
+    assert not [line for line in lines if len(line) > MAX_WIDTH]
 
 
-def test_the_topic_table_is_current():
+def test_the_readme_shows_an_animated_image_and_the_command_that_made_it():
     text = README.read_text(encoding="utf-8")
-    begin = text.index("\n", text.index(START)) + 1
-    end = text.index(END)
-    if os.environ.get("GRIDS_WRITE"):
-        README.write_text(text[:begin] + table() + "\n" + text[end:], encoding="utf-8")
-        return
-    assert text[begin:end].strip() == table()
+    [image] = re.findall(r"!\[[^\]]+\]\((docs/demo\.(?:webp|gif))\)", text)
+    data = (ROOT / image).read_bytes()
+    assert len(data) <= MAX_IMAGE_BYTES
+    assert data.startswith(b"GIF89a") or (data[:4] == b"RIFF" and b"ANIM" in data[:64])
+    assert f"./grids figures runs/<time> --animation {image}" in text

@@ -1,0 +1,103 @@
+"""Pages say what is true of the code: links, files, functions and commands exist; tables equal the code's.
+
+Run with GRIDS_WRITE=1 to rewrite the blocks that are written by code.
+"""
+
+import re
+
+import pytest
+from pages import (
+    ROOT,
+    SRC,
+    anchors,
+    block,
+    description,
+    exists,
+    functions,
+    links,
+    named_files,
+    pages,
+    room_table,
+    rooms,
+    rules,
+)
+
+from grids_bringup.cli.commands import COMMANDS
+
+LEVELS, FORBIDDEN = rules()
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+STALE = "stale: GRIDS_WRITE=1 ./grids test tests/unit/test_docs.py"
+
+
+@PAGES
+def test_every_relative_link_resolves(page):
+    broken = []
+    for path, anchor in links(page):
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(f"{path}#{anchor}")
+    assert not broken
+
+
+@PAGES
+def test_every_file_in_backticks_exists(page):
+    missing = [word for word in named_files(page) if not exists(page, word)]
+    assert not missing
+
+
+@PAGES
+def test_every_command_exists(page):
+    named = set(re.findall(r"\./grids ([a-z]+)", page.read_text(encoding="utf-8")))
+    assert named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("package", sorted(LEVELS))
+def test_each_package_has_a_short_readme_with_its_rooms(package):
+    page = SRC / package / "README.md"
+    found, wanted = block(page, "rooms", room_table(package))
+    assert found == wanted, STALE
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_every_room_says_what_it_is():
+    silent = [f"{package}/{name}" for package in LEVELS for name, line in rooms(package) if not line]
+    assert not silent
+
+
+def level_table() -> str:
+    rows = ["| level | package | what |", "|---|---|---|"]
+    for package, level in sorted(LEVELS.items(), key=lambda row: row[1]):
+        rows.append(f"| {level} | [{package}](../src/{package}/README.md) | {description(package)} |")
+    rows += ["", "Forbidden although the levels allow it:"]
+    rows += [f"* `{importer}` may not import `{other}`." for importer, other in sorted(FORBIDDEN)]
+    return "\n".join(rows)
+
+
+def test_the_table_of_levels_is_the_one_that_is_enforced():
+    found, wanted = block(ARCHITECTURE, "levels", level_table())
+    assert found == wanted, STALE
+
+
+def all_rooms() -> str:
+    rows = ["| room | what |", "|---|---|"]
+    for package in sorted(LEVELS, key=lambda name: (LEVELS[name], name)):
+        folders = [(name, line) for name, line in rooms(package) if name.endswith("/")]
+        rows += [f"| `{package}/{name}` | {line} |" for name, line in folders]
+    return "\n".join(rows)
+
+
+def test_the_table_of_rooms_is_current():
+    found, wanted = block(ARCHITECTURE, "rooms", all_rooms())
+    assert found == wanted, STALE
+
+
+def test_each_step_of_the_walks_names_a_function_that_exists():
+    text = ARCHITECTURE.read_text(encoding="utf-8").split("## One walk of an image")[1]
+    steps = re.findall(r"^\| \d+ \| `(src/[^`]+)` \| ([^|]*) \|", text, flags=re.MULTILINE)
+    assert len(steps) >= 16
+    missing = []
+    for path, names in steps:
+        known = functions(ROOT / path)
+        missing += [f"{path}: {name}" for name in re.findall(r"`([\w.]+)`", names) if name not in known]
+    assert not missing
