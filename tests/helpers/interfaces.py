@@ -66,7 +66,8 @@ def _short(kind: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    text = text.replace("|", "\\|")
+    return text if text.startswith("`") else text.replace("<", "&lt;")
 
 
 def _table(head: str, rows: list[tuple]) -> list[str]:
@@ -139,11 +140,14 @@ def _value(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
 def _range(doc: Doc) -> str:
     if doc.choices:
         return ", ".join(f"`{_value(choice)}`" for choice in doc.choices)
-    low = "" if doc.lo is None else f"{doc.lo:g}" if abs(doc.lo) < 1e6 else str(doc.lo)
-    high = "" if doc.hi is None else f"{doc.hi:g}" if abs(doc.hi) < 1e7 else str(doc.hi)
+    low, high = ("" if limit is None else _number(limit) for limit in (doc.lo, doc.hi))
     return f"{low} … {high}".strip() if low or high else ""
 
 
