@@ -26,16 +26,6 @@ def oracle() -> Path:
 
 
 @pytest.fixture
-def tiny(tmp_path) -> Path:
-    """A private, writable copy of the tiny checkpoint."""
-    import shutil
-
-    folder = tmp_path / "tiny"
-    shutil.copytree(DATA / "oracle" / "tiny", folder)
-    return folder
-
-
-@pytest.fixture
 def small_config():
     """A policy with a convolutional stem and 8 x 8 tokens per camera, a few ten thousand weights."""
     from grids_policy.model.config import (
