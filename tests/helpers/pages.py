@@ -71,6 +71,18 @@ def exists(page: Path, word: str) -> bool:
     return any((base / word).exists() for base in (ROOT, page.parent, page.parent / page.parent.name))
 
 
+def grids_commands(page: Path) -> list[str]:
+    """Every line of a page that calls ./grids with something, from blocks and running text, up to what follows it.
+
+    Lines with a gap for the reader to fill ("…", "$@", "[") are left out, and tests, which cannot be parsed only.
+    """
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    calls = re.findall(r"\./grids [^\n]+", blocks) + re.findall(r"`(\./grids [^`]+)`", without_code(text))
+    calls = [re.split(r"\s(?:>|&&|\||#)\s|;", " ".join(call.split()))[0] for call in calls]
+    return sorted({call for call in calls if not re.search(r"…|\$@|\[-|--help|\./grids test", call) and " -" in call})
+
+
 def functions(path: Path) -> set[str]:
     """Names of all functions and classes in a module, methods as `Class.method` too."""
     found = set()

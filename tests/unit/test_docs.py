@@ -3,7 +3,10 @@
 Run with GRIDS_WRITE=1 to rewrite the blocks that are written by code.
 """
 
+import argparse
+import importlib
 import re
+import shlex
 
 import pytest
 from pages import (
@@ -14,6 +17,7 @@ from pages import (
     description,
     exists,
     functions,
+    grids_commands,
     links,
     named_files,
     pages,
@@ -22,6 +26,7 @@ from pages import (
     rules,
 )
 
+from grids_bringup.cli.bench import BENCHES
 from grids_bringup.cli.commands import COMMANDS
 
 LEVELS, FORBIDDEN = rules()
@@ -50,6 +55,38 @@ def test_every_file_in_backticks_exists(page):
 def test_every_command_exists(page):
     named = set(re.findall(r"\./grids ([a-z]+)", page.read_text(encoding="utf-8")))
     assert named <= set(COMMANDS)
+
+
+class Parsed(Exception):  # noqa: N818 - no error: the options are right
+    """Ends a command right after it has understood its options."""
+
+
+@PAGES
+def test_every_command_understands_its_options(page, monkeypatch, capsys):
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_only(self, *arguments, **options):
+        original(self, *arguments, **options)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    wrong = []
+    for call in grids_commands(page):
+        name, *words = shlex.split(call)[1:]
+        module = BENCHES[words.pop(0)][0] if name == "bench" else COMMANDS[name][0]
+        try:
+            importlib.import_module(module).main(words)
+        except Parsed:
+            continue
+        except SystemExit:
+            said = capsys.readouterr().err
+            if re.search("unrecognized|invalid", said):  # running text may leave out what is required
+                wrong.append(f"{call}: {said.splitlines()[-1]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_commands_are_found_in_the_pages():
+    assert sum(len(grids_commands(page)) for page in pages()) > 40
 
 
 @pytest.mark.parametrize("package", sorted(LEVELS))
