@@ -9,16 +9,10 @@ import yaml
 from ament_index_python.packages import get_package_share_directory
 
 from grids_common.params import Doc, ParameterError, build, load_file, param
+from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
 from grids_perception.params import SCHEMAS, CameraParams
 
-# The twin's own sentences, also for a real table: reading them from the twin would need MuJoCo there.
-INSTRUCTIONS = {
-    "pick_place": "pick up the green cube and place it in the green bowl",
-    "transfer_pen": "pick up the pen and put it in the cup",
-    "stack_cubes": "stack the green cube on the blue cube",
-}
-TASKS = tuple(INSTRUCTIONS)
 DEFAULT_LIMIT_S = 60.0
 DEMO = "demo"
 
@@ -28,7 +22,7 @@ class DeployArguments:
     """What `name:=value` pairs fill; every value is checked before any process starts."""
 
     hardware: str = param("twin", "where the arm and cameras are", choices=("twin", "real"))
-    task: str = param("pick_place", "scene the twin sets up and judges", choices=TASKS)
+    task: str = param("pick_place", "scene the twin sets up and judges", choices=tuple(TASKS))
     policy: str = param(
         "",
         "a bundle folder, a name under models/, or expert (the twin's scripted policy); empty: demo on the twin, while "
@@ -77,7 +71,7 @@ class TeleopArguments:
     """A leader arm moves the follower; on the twin a virtual operator moves the leader."""
 
     hardware: str = param("twin", "where the arms and cameras are", choices=("twin", "real"))
-    task: str = param("pick_place", "scene the twin sets up and judges; what real episodes show", choices=TASKS)
+    task: str = param("pick_place", "scene the twin sets up and judges; what real episodes show", choices=tuple(TASKS))
     operator: str = param(
         "expert",
         "who moves the twin's leader: the scripted expert, a slow wave, the topic twin/hand, or nobody",
@@ -106,7 +100,7 @@ class TeleopArguments:
     @property
     def episode_text(self) -> str:
         """The text for the recorder; empty: it hears the twin's."""
-        return self.sentence or (INSTRUCTIONS[self.task] if self.hardware == "real" else "")
+        return self.sentence or (TASKS[self.task].instruction if self.hardware == "real" else "")
 
     @property
     def scripted(self) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grids_bringup.arguments import (
-    INSTRUCTIONS,
     DeployArguments,
     RestArguments,
     TeleopArguments,
@@ -17,6 +16,7 @@ from grids_bringup.arguments import (
     share,
 )
 from grids_common.params import ParameterError, load_file
+from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
 from grids_policy.runtime.bundle import BundleError, read_manifest
 
@@ -108,7 +108,7 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     if arguments.time_scale != 1.0:
         parameters["time_scale"] = arguments.time_scale
     # On the twin the task decides what is asked for; on a real table only the user and the bundle know.
-    sentence = arguments.instruction or (INSTRUCTIONS[arguments.task] if arguments.hardware == "twin" else "")
+    sentence = arguments.instruction or (TASKS[arguments.task].instruction if arguments.hardware == "twin" else "")
     if sentence:
         parameters["instruction"] = sentence
     return NodeSpec("policy", "grids_policy", "policy", parameters, "policy.yaml", managed=True)

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from grids_common.progress import Progress
+from grids_common.tasks import OUTCOMES, TASKS
 from grids_eval.pool import EvaluationError, evaluate
 from grids_eval.rollout import (
     CONTROLS,
-    LIMIT_S,
     SWITCHING,
     EpisodeConfig,
     EpisodeResult,
@@ -25,7 +25,6 @@ from grids_eval.rollout import (
 )
 from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
 
-TASKS = tuple(LIMIT_S)
 # The test of "both cameras are used" and "not a memorised path".
 CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
 
@@ -139,7 +138,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
     from grids_sim.physics.scene import standard_scene
     from grids_sim.tasks.perturb import COMPOUND_COUNT, FAMILIES, Scenario, scenario
 
-    tasks = TASKS if "all" in arguments.task else tuple(arguments.task)
+    tasks = tuple(TASKS) if "all" in arguments.task else tuple(arguments.task)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     families = () if arguments.ood is None else tuple(arguments.ood) or tuple(FAMILIES)
     everything = Scenario("in_distribution", "all_objects", standard_scene("all"), shared=True)
@@ -250,6 +249,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         summaries.append(summarise(name, results[start : start + len(configs)]))
         start += len(configs)
     sys.stdout.write(markdown(summaries))
+    seen = {word for summary in summaries for word in summary.failures}
+    sys.stdout.writelines(f"{word}: {why}\n" for word, why in OUTCOMES.items() if word in seen)
     sys.stdout.write(f"{len(results)} episodes in {seconds:.0f} s, {_speed(results, seconds):.1f}x real time\n")
     if arguments.reuse_threshold:
         shares = ", ".join(f"{100 * s.reused:.1f} % ({s.condition}, {s.task})" for s in summaries)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from grids_common.chunk import Chunk, committed_actions
+from grids_common.tasks import TASKS
 from grids_eval.actors import AbstractActor, ActorSpec, Seen
 from grids_eval.executor import SWITCHING, Executor, control_steps
 from grids_sim.physics.lockstep import LockstepEnv
@@ -20,7 +21,6 @@ from grids_sim.physics.world import World, WorldConfig
 from grids_sim.tasks.judge import RULES
 from grids_sim.tasks.perturb import ImageEffects, Scenario
 
-LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
 LIFTED_M = 0.020
 NEAR_GOAL_M = 0.08
 GREY = 127
@@ -31,8 +31,6 @@ ROW_TOLERANCE = 0.01  # of a row, for delays given in rounded ms
 
 CONTROLS = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "black_front", "black_wrist",
             "other_episode", "frozen_state")  # fmt: skip
-# Why an episode failed, in the order they are asked.
-FAILURES = ("no_contact", "no_lift", "holding", "dropped", "misplaced", "not_settled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +84,11 @@ class _History:
     path: list[np.ndarray] = field(default_factory=list)
 
     def look(self, truth) -> None:
-        moved, goal, rule = RULES[truth.task]
+        moved, goal = TASKS[truth.task].objects
         height = truth.objects[moved].position_m[2] - rest_height_m(STANDARD_OBJECTS[moved])
         self.touched |= truth.held == moved
         self.lifted |= truth.held == moved and height > LIFTED_M
-        self.settled |= rule(truth.objects[moved], truth.objects[goal])
+        self.settled |= RULES[truth.task](truth.objects[moved], truth.objects[goal])
 
 
 @dataclass(slots=True)
@@ -109,10 +107,10 @@ class _Tokens:
 
 
 def failure_of(history: _History, truth) -> str:
-    """The first reason that fits, empty on success."""
+    """The first of `grids_common.tasks.OUTCOMES` that fits, empty on success."""
     if truth.success:
         return ""
-    moved, goal, _ = RULES[truth.task]
+    moved, goal = TASKS[truth.task].objects
     apart = np.linalg.norm(truth.objects[moved].position_m[:2] - truth.objects[goal].position_m[:2])
     if not history.touched:
         return "no_contact"
@@ -251,7 +249,7 @@ class Rollouts:
         self.actor.begin()
         pending: tuple[int, Chunk] | None = None
         asked = -rows
-        for tick in range(round((config.limit_s or LIMIT_S[config.task]) / spec.dt_s)):
+        for tick in range(round((config.limit_s or TASKS[config.task].limit_s) / spec.dt_s)):
             if pending is None and tick - asked >= rows:
                 delay = config.delay_rows if tick else 0
                 frames = cameras.look(tick)

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 from grids_common.errors import GridsError
+from grids_common.tasks import TASKS
 from grids_data.dataset.frame_cache import parse_size
 from grids_data.dataset.schema import DatasetError, DiskError
 from grids_data.units import DEGREES, SYSTEMS
 from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.dataset import generate
-from grids_sim.physics.scene import PHYSICS_HZ, TASKS
+from grids_sim.physics.scene import PHYSICS_HZ
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_LIMITS_RAD, RAD_PER_TICK
+from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
 from grids_eval.actors import AbstractActor
 from grids_eval.demos.config import DemoConfig
@@ -24,7 +25,6 @@ from grids_sim.physics import ik
 from grids_sim.physics.lockstep import LockstepEnv
 from grids_sim.physics.scene import standard_scene
 from grids_sim.physics.world import Truth, World, WorldConfig
-from grids_sim.tasks.judge import RULES
 from grids_sim.tasks.layout import LayoutError
 
 ARM_JOINTS = 5
@@ -33,7 +33,6 @@ _NOISE_GAIN = {"descend": 0.5, "settle": 0.1, "close": 0.1, "squeeze": 0.1, "low
 _AFTER_SUCCESS_S = 0.5
 _MAX_ATTEMPTS = 3
 _SAFE_HEIGHT_M = 0.09
-_LIMIT_S = {"pick_place": 18.0, "stack_cubes": 18.0, "transfer_pen": 20.0}
 POSE_NAMES = tuple(f"{role}.{axis}" for role in ("moved", "goal") for axis in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 
 
@@ -84,7 +83,7 @@ class Demo:
 
 def poses_of(truth: Truth) -> np.ndarray:
     """(14,) true poses of the object to move and of its goal."""
-    moved, goal, _ = RULES[truth.task]
+    moved, goal = TASKS[truth.task].objects
     both = (truth.objects[moved], truth.objects[goal])
     return np.concatenate([np.concatenate([pose.position_m, pose.quaternion]) for pose in both])
 
@@ -182,7 +181,7 @@ class Demonstrator:
         config, env = self.config, LockstepEnv(world, control_hz=self.config.fps)
         low, high = np.transpose(JOINT_LIMITS_RAD)
         steps: list[Step] = []
-        end_s = _LIMIT_S[expert.task] if config.limit_s is None else config.limit_s
+        end_s = TASKS[expert.task].limit_s if config.limit_s is None else config.limit_s
         while world.time_s < end_s:
             truth, tick = world.truth(), len(steps)
             poses = poses_of(truth)

@@ -18,15 +18,13 @@ from grids_eval.actors import load_actor
 from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.demonstrator import Demo, Demonstrator
 from grids_policy.train.cache import CacheError, CacheSpec, EpisodeFrames, ShardWriter
-from grids_sim.tasks.judge import axis_x
+from grids_sim.tasks.judge import SYMMETRY, axis_x
 
 RECIPE_FILE = "recipe.json"
 FPS = 20
 IMAGE_HW = (96, 128)
 LABELS = ("object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z", "cos_yaw", "sin_yaw")
 POINTS = ("object", "goal")
-# A cube looks the same after a quarter turn, a pen grasped across after a half turn.
-_SYMMETRY = {"pick_place": 4, "stack_cubes": 4, "transfer_pen": 2}
 _DRAW_WEIGHT = {"descend": 2.0, "settle": 2.0, "close": 1.5, "lower": 1.5, "rest": 1.5, "home": 0.5}
 FRAMES = DemoConfig(
     fps=FPS, image_every=2, image_hw=IMAGE_HW, limit_s=None, stream=77, noise_correlation_s=-1 / FPS / math.log(0.9),
@@ -43,7 +41,7 @@ def spec(config: DemoConfig = FRAMES) -> CacheSpec:
 def labels_of(task: str, poses: np.ndarray) -> np.ndarray:
     """LABELS, (8,): positions in m in the base frame, from poses (14,) as `demonstrator.poses_of` gives them."""
     axis = axis_x(poses[3:7])
-    yaw = _SYMMETRY[task] * np.arctan2(axis[1], axis[0])
+    yaw = SYMMETRY[task] * np.arctan2(axis[1], axis[0])
     return np.array([*poses[:3], *poses[7:10], np.cos(yaw), np.sin(yaw)])
 
 

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from grids_common.errors import GridsError
+from grids_common.tasks import TASKS
 from grids_data.dataset.frame_cache import parse_size
 from grids_eval.demos.frames import FRAMES, IMAGE_HW, job_list, make, remember
 from grids_policy.train.cache import CacheError
-from grids_sim.physics.scene import TASKS
 
 
 def parse_mix(items: list[str]) -> dict[str, int]:

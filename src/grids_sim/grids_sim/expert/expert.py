@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_LIMITS_RAD
+from grids_common.tasks import TASKS
 from grids_sim.expert.plan import (
     PLAN_DT_S,
     Grasp,
@@ -30,7 +31,7 @@ from grids_sim.physics import ik
 from grids_sim.physics.objects import STANDARD_OBJECTS, footprint_m, rest_height_m
 from grids_sim.physics.statics import Statics
 from grids_sim.physics.world import Truth
-from grids_sim.tasks.judge import RULES, ObjectPose, axis_x
+from grids_sim.tasks.judge import RULES, axis_x
 
 _LOW, _HIGH = np.transpose(JOINT_LIMITS_RAD)
 # Phases whose end is a checkpoint: the plan's clock stops there until the arm has arrived, this long at most.
@@ -81,11 +82,12 @@ class Expert:
     """One task, one seed. Pure apart from its own progress: no clock, no I/O. Not thread-safe."""
 
     def __init__(self, task: str, seed: int = 0, config: ExpertConfig | None = None) -> None:
-        if task not in RULES:
-            raise ValueError(f"task: expected one of {sorted(RULES)}, got {task!r}")
+        if task not in TASKS:
+            raise ValueError(f"task: expected one of {sorted(TASKS)}, got {task!r}")
         self.task = task
         self.config = config if config is not None else ExpertConfig()
-        self._name, self._goal_name, self._rule = RULES[task]
+        self._rule = RULES[task]
+        self._name, self._goal_name = TASKS[task].objects
         self._statics = Statics()
         self.reset(seed)
 
@@ -369,8 +371,3 @@ class Expert:
             for name, pose in truth.objects.items()
             if name != self._name
         )
-
-
-def truth_pose(position_m, quaternion, speed_m_s: float = 0.0) -> ObjectPose:
-    """ObjectPose from sequences, as a ROS node receives them."""
-    return ObjectPose(np.array(position_m, float), np.array(quaternion, float), float(speed_m_s))

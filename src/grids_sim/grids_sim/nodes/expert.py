@@ -18,11 +18,12 @@ from grids_common import params
 from grids_common.lifecycle import run_node
 from grids_common.params import param
 from grids_common.so100 import JOINT_NAMES
+from grids_common.tasks import TASKS
 from grids_common.topics import publisher, subscription
 from grids_sim.expert.expert import Expert, ExpertConfig
 from grids_sim.nodes.truth_message import ObjectTracker
 from grids_sim.physics.world import Truth
-from grids_sim.tasks.judge import RULES, ObjectPose
+from grids_sim.tasks.judge import ObjectPose
 
 BUNDLE_ID = "expert"
 # Fast enough for the driver to notice within its heartbeat timeout that this process is gone.
@@ -34,7 +35,7 @@ MAX_AGE_S = 0.5
 class ExpertParams:
     """Parameters of the node."""
 
-    task: str = param("", "task expected of the twin; empty: whichever is set up", choices=("", *RULES))
+    task: str = param("", "task expected of the twin; empty: whichever is set up", choices=("", *TASKS))
     rate_hz: float = param(5.0, "chunks per second", unit="Hz", lo=2.0, hi=30.0)
     horizon: int = param(45, "rows per chunk", lo=10, hi=200)
     dt: float = param(1 / 30, "between rows", unit="s", lo=0.01, hi=0.1)
@@ -83,7 +84,7 @@ class ExpertNode(Node):
         scene = (message.task, message.seed, message.episode)
         if scene == self._scene:
             return
-        if message.task not in RULES:
+        if message.task not in TASKS:
             self._expert, self._scene = None, None
             return
         if self._params.task not in ("", message.task):
@@ -104,7 +105,7 @@ class ExpertNode(Node):
             return "waiting for twin/task_state of a known task"
         if self._joints is None or now_s - self._joints[2] > MAX_AGE_S:
             return f"no follower/joint_states within {MAX_AGE_S} s"
-        moved, goal, _ = RULES[self._task.task]
+        moved, goal = TASKS[self._task.task].objects
         missing = [name for name in (moved, goal) if name not in self._tracker.poses]
         if missing or now_s - self._tracker.arrival_s > MAX_AGE_S:
             return f"no twin/objects with {moved} and {goal} within {MAX_AGE_S} s"

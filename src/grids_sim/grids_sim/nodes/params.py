@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 
 from grids_common.params import param
-
-TASKS = ("pick_place", "transfer_pen", "stack_cubes")
+from grids_common.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class TwinParams:
     """Physics, servos and serial lines."""
 
-    task: str = param("pick_place", "scene to set up and judge", choices=TASKS)
+    task: str = param("pick_place", "scene to set up and judge", choices=tuple(TASKS))
     seed: int = param(0, "draws the scene", lo=0, hi=2**53)
     plant: str = param(
         "mujoco", "what the servos turn; simple: a first-order arm without a scene", choices=("mujoco", "simple")

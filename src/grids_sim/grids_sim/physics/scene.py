@@ -4,12 +4,12 @@ Everything that an out-of-distribution test perturbs is a field here: textures, 
 extra objects. Frame: the arm's base, x ahead, y left, z up, table top at z = 0.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import mujoco
 import numpy as np
 
+from grids_common.tasks import TASKS
 from grids_sim.physics.arm import ARM_BIT, GRIPPER_BODY, OBJECT_BIT, TABLE_BIT, ServoConfig, build_arm
 from grids_sim.physics.assets import load_arm_meshes
 from grids_sim.physics.objects import STANDARD_OBJECTS, ObjectConfig, add_object
@@ -17,17 +17,6 @@ from grids_sim.physics.objects import STANDARD_OBJECTS, ObjectConfig, add_object
 PHYSICS_HZ = 300
 TABLE_PIXELS = 256
 TEXTURES = ("wood", "plain", "checker", "stripes", "speckle")
-TASK_OBJECTS = {
-    "pick_place": ("green_cube", "green_bowl"),
-    "transfer_pen": ("pen", "cup"),
-    "stack_cubes": ("green_cube", "blue_cube"),
-}
-INSTRUCTIONS = {
-    "pick_place": "pick up the green cube and place it in the green bowl",
-    "transfer_pen": "pick up the pen and put it in the cup",
-    "stack_cubes": "stack the green cube on the blue cube",
-}
-TASKS = tuple(TASK_OBJECTS)
 SCENES = (*TASKS, "all")
 
 
@@ -89,7 +78,7 @@ def standard_scene(scene: str) -> SceneConfig:
     """The scene of one task, or `all` with the objects of every task."""
     if scene not in SCENES:
         raise ValueError(f"scene: expected one of {SCENES}, got {scene!r}")
-    names = STANDARD_OBJECTS if scene == "all" else TASK_OBJECTS[scene]
+    names = STANDARD_OBJECTS if scene == "all" else TASKS[scene].objects
     return SceneConfig(objects=tuple(STANDARD_OBJECTS[name] for name in names))
 
 
@@ -231,8 +220,3 @@ def _add_housing(parent, config: CameraConfig) -> None:
         group=2,
         mass=0,
     )
-
-
-def focal_length_px(fovy_deg: float, height_px: int) -> float:
-    """Focal length of the pinhole model for a camera rendered `height_px` high."""
-    return height_px / 2 / math.tan(math.radians(fovy_deg) / 2)

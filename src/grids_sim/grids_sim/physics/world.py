@@ -10,12 +10,10 @@ import mujoco
 import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD, JOINT_LIMITS_RAD, JOINT_NAMES
+from grids_common.tasks import TASKS
 from grids_sim.physics.appearance import Appearance
 from grids_sim.physics.scene import (
-    INSTRUCTIONS,
     PHYSICS_HZ,
-    TASK_OBJECTS,
-    TASKS,
     SceneConfig,
     build_model,
     standard_scene,
@@ -42,9 +40,9 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"task: expected one of {TASKS}, got {self.task!r}")
+            raise ValueError(f"task: expected one of {tuple(TASKS)}, got {self.task!r}")
         names = {item.name for item in self.resolved_scene().objects}
-        missing = [name for name in TASK_OBJECTS[self.task] if name not in names]
+        missing = [name for name in TASKS[self.task].objects if name not in names]
         if missing:
             raise ValueError(f"task {self.task!r}: its scene lacks {missing}, it has {sorted(names)}")
 
@@ -207,7 +205,7 @@ class World:
         return Truth(
             time_s=self.time_s,
             task=self.config.task,
-            instruction=INSTRUCTIONS[self.config.task],
+            instruction=TASKS[self.config.task].instruction,
             seed=self.seed,
             episode=self.episode,
             objects=self._poses(),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from grids_common.tasks import TASKS
 from grids_sim.physics.objects import (
     BOWL_HEIGHT_M,
     CUBE_EDGE_M,
@@ -83,19 +84,17 @@ def pen_in_cup(pen: ObjectPose, cup: ObjectPose) -> bool:
     )
 
 
-# Task -> (object moved, object it goes to, rule).
-RULES = {
-    "pick_place": ("green_cube", "green_bowl", cube_in_bowl),
-    "transfer_pen": ("pen", "cup", pen_in_cup),
-    "stack_cubes": ("green_cube", "blue_cube", cube_on_cube),
-}
+# Whether the object moved is at its goal, by task.
+RULES = {"pick_place": cube_in_bowl, "stack_cubes": cube_on_cube, "transfer_pen": pen_in_cup}
+# The moved object looks the same after this part of a turn: a cube a quarter, a pen grasped across a half.
+SYMMETRY = {"pick_place": 4, "stack_cubes": 4, "transfer_pen": 2}
 
 
 def condition(task: str, objects: Mapping[str, ObjectPose], touched: frozenset[str]) -> bool:
     """Does the task's rule hold now, with the object at rest and not touched by the arm?"""
-    moved, goal, rule = RULES[task]
+    moved, goal = TASKS[task].objects
     pose = objects[moved]
-    return moved not in touched and pose.speed_m_s < STILL_M_S and rule(pose, objects[goal])
+    return moved not in touched and pose.speed_m_s < STILL_M_S and RULES[task](pose, objects[goal])
 
 
 def update(verdict: Verdict, now_s: float, *, holds: bool) -> Verdict:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from grids_common.tasks import TASKS
 from grids_sim.physics.objects import ObjectConfig, footprint_m
-from grids_sim.physics.scene import TASK_OBJECTS, LightConfig, SceneConfig, standard_scene
+from grids_sim.physics.scene import LightConfig, SceneConfig, standard_scene
 from grids_sim.physics.world import WorldConfig
 from grids_sim.tasks.layout import LayoutConfig, Placement, Region, draw_layout
 
@@ -122,11 +123,11 @@ def adversarial(scene: SceneConfig, layout: LayoutConfig, task: str, rng: np.ran
     distractors = unknown_distractors(2, rng)
     distractors = tuple(replace(d, kind="cube" if d.kind == "plate" else d.kind) for d in distractors)
     placed = dict(draw_layout(scene.objects, (), layout, rng))
-    moved, goal = (placed[name] for name in TASK_OBJECTS[task])
+    moved, goal = (placed[name] for name in TASKS[task].objects)
     sizes = {item.name: footprint_m(item) for item in scene.objects}
     angle = rng.uniform(-np.pi, np.pi)
     # The open jaw needs 3 cm on both sides of the target.
-    reach = sizes[TASK_OBJECTS[task][0]] + footprint_m(distractors[0]) + 0.030 + _GAP_M
+    reach = sizes[TASKS[task].moved] + footprint_m(distractors[0]) + 0.030 + _GAP_M
     beside = Placement(moved.x_m + reach * np.cos(angle), moved.y_m + reach * np.sin(angle), 0.0)
     middle = Placement((moved.x_m + goal.x_m) / 2, (moved.y_m + goal.y_m) / 2, 0.0)
     fixed = [*placed.items()]

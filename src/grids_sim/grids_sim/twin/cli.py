@@ -18,7 +18,8 @@ import sys
 import threading
 
 from grids_common.realtime import become_realtime, quicken
-from grids_sim.nodes.params import TASKS, TwinParams
+from grids_common.tasks import TASKS
+from grids_sim.nodes.params import TwinParams
 from grids_sim.twin.link_folder import FolderInUseError
 from grids_sim.twin.twin import PHYSICS_PRIORITY, Twin
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from grids_common.realtime import become_realtime, ordinary_priority
 from grids_common.so100 import HOME_POSE_RAD, REST_POSE_RAD
+from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
-from grids_sim.nodes.params import TASKS, TwinParams
+from grids_sim.nodes.params import TwinParams
 from grids_sim.servo import registers as reg
 from grids_sim.servo.bank import BankConfig, ServoBank
 from grids_sim.servo.bus_log import ERROR_NAMES, BusLog

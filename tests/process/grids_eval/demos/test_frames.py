@@ -80,7 +80,7 @@ def test_a_task_that_does_not_exist_is_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as refusal:
         main(["--out", str(tmp_path / "cache"), "--mix", "pick_plaice=3"])
     assert refusal.value.code == 2
-    assert "a task of pick_place, transfer_pen, stack_cubes, got 'pick_plaice=3'" in capsys.readouterr().err
+    assert "a task of pick_place, stack_cubes, transfer_pen, got 'pick_plaice=3'" in capsys.readouterr().err
 
 
 def test_a_deliberate_miss_is_not_taught_but_the_recovery_is() -> None:

@@ -235,9 +235,9 @@ def test_why_an_arm_has_stopped_can_be_read_whole_at_1280_by_800(application):
 
 
 def test_the_longest_instruction_of_the_twin_can_be_read_at_1280_by_800(application):
-    from grids_bringup.arguments import INSTRUCTIONS
+    from grids_common.tasks import TASKS
 
-    words = max(INSTRUCTIONS.values(), key=len)
+    words = max((task.instruction for task in TASKS.values()), key=len)
     panel = make_panel(Recorder())
     panel.show_state(replace(example_state(), instruction=words))
     application.processEvents()

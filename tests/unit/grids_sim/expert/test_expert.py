@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from grids_common.so100 import JOINT_LIMITS_RAD, REST_POSE_RAD
+from grids_common.tasks import TASKS
 from grids_sim.expert.expert import Expert, ExpertConfig
 from grids_sim.physics.lockstep import ON, LockstepEnv
-from grids_sim.physics.scene import TASKS
 from grids_sim.physics.world import World, WorldConfig
 
 LIMIT_S = 15.0

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from grids_common.so100 import HOME_POSE_RAD, REST_POSE_RAD
+from grids_common.tasks import TASKS
 from grids_sim import gl
 from grids_sim.physics import assets
 from grids_sim.physics.lockstep import LockstepEnv
 from grids_sim.physics.objects import STANDARD_OBJECTS, ObjectConfig
-from grids_sim.physics.scene import TASK_OBJECTS, TASKS, SceneConfig, standard_scene
+from grids_sim.physics.scene import SceneConfig, standard_scene
 from grids_sim.physics.world import World, WorldConfig
 from grids_sim.tasks.judge import ObjectPose, Verdict, cube_in_bowl, cube_on_cube, pen_in_cup, update
 from grids_sim.tasks.layout import LayoutConfig, LayoutError, Placement
@@ -92,7 +93,7 @@ def test_judge_does_not_fire_on_a_scene_nobody_touched(task):
         assert not world.success()
         assert truth.success_time_s == -1.0
         assert truth.held is None
-        assert set(truth.objects) == set(TASK_OBJECTS[task])
+        assert set(truth.objects) == set(TASKS[task].objects)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -178,7 +179,7 @@ def test_distractors_leave_the_task_objects_where_the_seed_puts_them():
         world.reset(9)
         poses.append(world.truth().objects)
     assert "can" in poses[1]
-    for name in TASK_OBJECTS["stack_cubes"]:
+    for name in TASKS["stack_cubes"].objects:
         np.testing.assert_allclose(poses[0][name].position_m, poses[1][name].position_m, atol=1e-4)
 
 

@@ -7,8 +7,9 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import numpy as np
 import pytest
 
+from grids_common.tasks import TASKS
 from grids_sim.physics.objects import footprint_m
-from grids_sim.physics.scene import TASK_OBJECTS, TASKS, standard_scene
+from grids_sim.physics.scene import standard_scene
 from grids_sim.physics.world import World
 from grids_sim.tasks.layout import LayoutConfig, draw_layout
 from grids_sim.tasks.perturb import ALL_FAMILIES, COMPOUND_COUNT, FAMILIES, ImageEffects, scenario
@@ -20,7 +21,7 @@ def test_a_scenario_is_a_function_of_its_seed_and_keeps_the_tasks_objects(family
     one, again, other = (scenario(family, task, seed) for seed in (3, 3, 4))
     assert one == again
     names = [item.name for item in one.scene.objects]
-    assert names == list(TASK_OBJECTS[task])
+    assert names == list(TASKS[task].objects)
     if family in FAMILIES:
         assert (one.scene, one.layout) != (standard_scene(task), LayoutConfig())
         # Spatial extrapolation has few layouts; where objects stand in them comes from the episode's seed.

@@ -1,0 +1,44 @@
+"""The tasks that the twin sets up and judges: what to say, how long to wait, what moves where, and why one failed.
+
+Geometry and rules are the simulator's (`grids_sim.physics.scene`, `grids_sim.tasks.judge`), under the same names.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """moved, goal: names of objects in the scene. limit_s: simulated time after which an episode has failed."""
+
+    name: str
+    instruction: str
+    moved: str
+    goal: str
+    limit_s: float
+
+    @property
+    def objects(self) -> tuple[str, str]:
+        """The objects without which the task cannot be set up."""
+        return self.moved, self.goal
+
+
+_ALL = (
+    Task("pick_place", "pick up the green cube and place it in the green bowl", "green_cube", "green_bowl", 18.0),
+    Task("stack_cubes", "stack the green cube on the blue cube", "green_cube", "blue_cube", 18.0),
+    Task("transfer_pen", "pick up the pen and put it in the cup", "pen", "cup", 20.0),
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+# Why an episode failed. The first six: in lock-step, in the order in which they are asked. The last three: through
+# the real-time graph, which does not see the objects.
+OUTCOMES = {
+    "no_contact": "the jaws never held the object",
+    "no_lift": "the object was gripped but not lifted",
+    "not_settled": "the object reached its goal but did not stay there, at rest and let go, for a second",
+    "holding": "time was up with the object still in the jaws",
+    "misplaced": "the object was let go near its goal, but not at it",
+    "dropped": "the object was let go far from its goal",
+    "no_chunks": "the policy sent no action chunk",
+    "arm_refused": "the driver refused every action chunk",
+    "not_done": "the task was not done in time",
+}
