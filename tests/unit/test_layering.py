@@ -197,8 +197,8 @@ def core_modules() -> list[str]:
 
 # Whole rooms that hold arithmetic, data and devices: nothing in them, nor what they import, may need ROS.
 CORE_ROOMS = (
-    "grids_common.chunk", "grids_common.errors", "grids_common.pacing", "grids_common.params", "grids_common.so100",
-    "grids_common.tasks", "grids_common.topics",
+    "grids_common.chunk", "grids_common.errors", "grids_common.images", "grids_common.pacing", "grids_common.params",
+    "grids_common.so100", "grids_common.stamps", "grids_common.tasks", "grids_common.topics",
     "grids_data", "grids_sim.physics", "grids_sim.servo", "grids_sim.tasks", "grids_sim.expert", "grids_sim.twin",
     "so100_driver.bus", "so100_driver.guard", "so100_driver.control", "so100_driver.setup",
     "grids_policy.model", "grids_policy.train", "grids_policy.export", "grids_policy.runtime", "grids_policy.parity",

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from grids_common.images import to_rgb
 from grids_common.so100 import JOINT_NAMES
-from grids_perception.overlay.messages import image_to_rgb, jpeg_to_rgb, samples_from_message, stamp_ns
+from grids_common.stamps import stamp_ns
+from grids_perception.overlay.messages import samples_from_message
 from grids_perception.overlay.samples import Samples
 
 TRAIL = 9
@@ -184,7 +186,7 @@ class Model:
         self._state = replace(self._state, **fields)
 
     def _image(self, name: str, message, now_ns: int) -> None:
-        image = jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message)
+        image = to_rgb(message)
         arrivals = self._arrivals[name]
         if arrivals and now_ns - arrivals[-1] > IMAGE_SILENT_NS:
             arrivals.clear()  # the rate of a camera that is back does not count its absence

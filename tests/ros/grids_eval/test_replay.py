@@ -21,6 +21,7 @@ from rclpy.serialization import serialize_message  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
 from grids_common import topics  # noqa: E402
+from grids_common.images import image_to_rgb  # noqa: E402
 from grids_common.topics import CAMERAS  # noqa: E402
 from grids_data.bag import cdr  # noqa: E402
 from grids_data.bag.series import CHUNKS, JOINTS, TRACE  # noqa: E402
@@ -67,7 +68,7 @@ def run_policy(samples):
             worker.add_joints(Joints(sample.stamp_ns, np.array(message.position, float)))
         elif sample.type == cdr.IMAGE:
             camera = sample.topic.split("/")[1]
-            worker.add_frame(camera, Frame(sample.stamp_ns, cdr.image_array(message).copy()))
+            worker.add_frame(camera, Frame(sample.stamp_ns, image_to_rgb(message).copy()))
             time.sleep(0.02)
     time.sleep(0.5)
     assert worker.snapshot().failure == ""

@@ -21,10 +21,11 @@ from rclpy.qos import QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
 from grids_common import topics  # noqa: E402
+from grids_common.images import image_to_rgb  # noqa: E402
+from grids_common.stamps import stamp_ns  # noqa: E402
 from grids_perception.camera.capture_loop import Health  # noqa: E402
 from grids_perception.camera.node import build_source, diagnose, is_plain_video  # noqa: E402
 from grids_perception.camera.source import ColorRequest, Intrinsics, SourceInfo  # noqa: E402
-from grids_perception.overlay.messages import image_to_rgb, stamp_ns  # noqa: E402
 from grids_perception.params import CameraParams  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "from grids_perception.camera.node import main; main()"]

@@ -18,8 +18,8 @@ from grids_msgs.msg import DriverStatus, SampledTokens, TaskState  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from grids_common import topics  # noqa: E402
+from grids_common.images import fill_image, image_to_rgb  # noqa: E402
 from grids_common.qos import PROFILES  # noqa: E402
-from grids_perception.overlay.messages import fill_image, image_to_rgb  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "from grids_perception.overlay.node import main; main()"]
 RAW = "/front/color/image_raw"

@@ -26,8 +26,8 @@ from std_msgs.msg import Bool, Header, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from grids_common import topics  # noqa: E402
+from grids_common.images import fill_image  # noqa: E402
 from grids_common.so100 import JOINT_NAMES  # noqa: E402
-from grids_perception.overlay.messages import fill_image  # noqa: E402
 from grids_rqt.feeds.ros import RosControls, RosFeed  # noqa: E402
 from grids_rqt.view_model import Model  # noqa: E402
 

@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo
 from grids_bringup.run.summary import RunStatistics, StreamStatistics
 from grids_common import topics
 from grids_common.params import declare, param
+from grids_common.stamps import stamp_ns
 
 # Patience with processes that start on a busy machine; one that ends is noticed at once.
 START_WAIT_S = 60.0
@@ -75,8 +76,8 @@ class RunManager(Node):
         stages = dict(zip(message.stage_names, map(float, message.stage_s), strict=False))
         with self.lock:
             self._beats["policy"] = time.monotonic()
-            stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-            self.statistics.add_chunk(stamp_ns, self._now_ns(), stages, message.bundle_id)
+            sent_ns = stamp_ns(message.header.stamp)
+            self.statistics.add_chunk(sent_ns, self._now_ns(), stages, message.bundle_id)
 
     def _on_policy(self, message: PolicyStatus) -> None:
         with self.lock:
@@ -94,10 +95,10 @@ class RunManager(Node):
             self.task = message
 
     def _on_camera(self, camera: str, message: CameraInfo) -> None:
-        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        sent_ns = stamp_ns(message.header.stamp)
         with self.lock:
             self._beats[f"{camera} camera"] = time.monotonic()
-            self.statistics.cameras[camera].add(stamp_ns, self._now_ns())
+            self.statistics.cameras[camera].add(sent_ns, self._now_ns())
 
     def _on_log(self, message: Log) -> None:
         if message.level < ERROR_LEVEL:

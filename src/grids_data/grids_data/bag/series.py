@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from grids_common.images import image_to_rgb, jpeg_to_rgb, to_rgb
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_data.bag import cdr
@@ -96,10 +97,10 @@ class _Collector:
 
     def _frame(self, bag: Bag, record: Record) -> None:
         message = bag.decode(record)
-        small = cdr.picture(message, record.type, least=THUMB_PX)
+        small = image_to_rgb(message) if record.type == cdr.IMAGE else jpeg_to_rgb(message, least_px=THUMB_PX)
         self.frames[record.topic].append((zlib.crc32(message.data), float(small[::4, ::4].mean())))
         if record.topic not in self.shapes:
-            self.shapes[record.topic] = cdr.picture(message, record.type).shape[:2]
+            self.shapes[record.topic] = to_rgb(message).shape[:2]
 
 
 def ordered(message) -> np.ndarray:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from grids_common.chunk import Chunk
+from grids_common.images import to_rgb
 from grids_common.process import workspace
+from grids_common.stamps import stamp_ns
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag, Record
 from grids_data.bag.series import CHUNKS, JOINTS, image_topics, ordered
@@ -86,7 +88,7 @@ class Replayer:
         stamps, records = self.recorded.frames[camera]
         index = int(nearest(stamps, np.array([stamp]))[0])
         record = records[max(index - earlier, 0)]
-        return np.ascontiguousarray(cdr.picture(self._bag.decode(record), record.type))
+        return np.ascontiguousarray(to_rgb(self._bag.decode(record)))
 
     def _position(self, message, stamp: int, known: int) -> np.ndarray:
         """Joints, rad, at `stamp` from all samples (known 0), or without those from `stamp` on and `known` - 1 more."""
@@ -109,7 +111,7 @@ class Replayer:
         return [(False, 0), (False, 1), (True, 0), (True, 1), (False, 2), (True, 2)] if comparable else [(False, 0)]
 
     def _inputs(self, time_ns: int, message, previous, variant: tuple[bool, int]) -> PolicyInputs:
-        bundle, stamp = self.bundle, _stamp(message)
+        bundle, stamp = self.bundle, stamp_ns(message.header.stamp)
         earlier, known = variant
         committed = np.zeros((0, len(bundle.joints)))
         if message.committed_rows and previous is not None:
@@ -151,13 +153,9 @@ class Replayer:
         return Compared(int(message.sequence), exact, float(difference.max()), message.joint_names[joint], int(row))
 
 
-def _stamp(message) -> int:
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-
-
 def _as_chunk(message) -> Chunk:
     rows = np.asarray(message.positions, float).reshape(-1, len(message.joint_names))
-    return Chunk(_stamp(message), message.dt, rows)
+    return Chunk(stamp_ns(message.header.stamp), message.dt, rows)
 
 
 def find_bundle(recorded_ids: Sequence[str], models: Path) -> Path:

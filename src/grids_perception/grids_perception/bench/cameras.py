@@ -134,7 +134,7 @@ class Receiver:
             self._executor.spin_once(timeout_sec=0.1)
 
     def _note(self, name: str, message) -> None:
-        from grids_perception.overlay.messages import stamp_ns
+        from grids_common.stamps import stamp_ns
 
         now_ns = self.node.get_clock().now().nanoseconds
         np.frombuffer(message.data, np.uint8)

@@ -55,7 +55,7 @@ class RunWatcher:
         topics.subscription(node, "/policy/status", PolicyStatus, self._status)
 
     def _chunk(self, message) -> None:
-        from grids_perception.overlay.messages import stamp_ns
+        from grids_common.stamps import stamp_ns
 
         self._stamps[message.sequence] = stamp_ns(message.header.stamp)
         now_ns = self._node.get_clock().now().nanoseconds
@@ -63,7 +63,7 @@ class RunWatcher:
 
     def _trace(self, message) -> None:
         """The first goal sent that comes from a chunk: its age is camera to servo."""
-        from grids_perception.overlay.messages import stamp_ns
+        from grids_common.stamps import stamp_ns
 
         sequence = message.sequence
         if message.row < 0 or sequence in self._executed or sequence not in self._stamps:

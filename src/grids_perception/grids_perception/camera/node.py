@@ -8,20 +8,18 @@ An error nobody expected ends the process with code 1, so that whoever started i
 import sys
 from pathlib import Path
 
-import numpy as np
-import simplejpeg
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from grids_common import topics
+from grids_common.images import JPEG_FORMAT, ImageBuffer, rgb_to_jpeg
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_perception.camera.capture import Frame, Stamp
 from grids_perception.camera.capture_loop import CaptureLimits, CaptureLoop, Health
 from grids_perception.camera.source import AbstractSource, ColorRequest, Intrinsics, SourceError
-from grids_perception.overlay.messages import ImageBuffer
 from grids_perception.params import CameraParams
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -223,8 +221,8 @@ class CameraNode(ManagedNode):
         self._info.header = header
         self._infos.publish(self._info)
         if self._jpegs is not None and self._jpegs.get_subscription_count() > 0:
-            packed = simplejpeg.encode_jpeg(np.ascontiguousarray(frame.pixels), quality=self._params.jpeg_quality)
-            self._jpegs.publish(CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=packed))
+            packed = rgb_to_jpeg(frame.pixels, self._params.jpeg_quality)
+            self._jpegs.publish(CompressedImage(header=header, format=JPEG_FORMAT, data=packed))
 
     def _publish_diagnostics(self) -> None:
         health = self._loop.health()

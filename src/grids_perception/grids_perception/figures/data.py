@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.images import to_rgb
+from grids_common.stamps import stamp_ns
 from grids_common.topics import CAMERAS
 from grids_data.bag.runs import BagError, read
-from grids_perception.overlay.messages import jpeg_to_rgb, samples_from_message, stamp_ns
+from grids_perception.overlay.messages import samples_from_message
 from grids_perception.overlay.samples import Samples, sample_pixels
 from grids_perception.overlay.similarity import coordinate_jitter, mean_off_diagonal, sampled_similarity
 
@@ -74,14 +76,10 @@ def load_episode(bag: Path) -> Episode:
 
 
 def _decode(messages: list) -> tuple[tuple[int, np.ndarray], ...]:
-    from grids_perception.overlay.messages import image_to_rgb
-
     chosen = np.unique(np.linspace(0, len(messages) - 1, min(MAX_PICTURES, len(messages))).round().astype(int))
     decoded = []
     for i in chosen:
-        message = messages[i]
-        pixels = jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message)
-        decoded.append((stamp_ns(message.header.stamp), pixels))
+        decoded.append((stamp_ns(messages[i].header.stamp), to_rgb(messages[i])))
     return tuple(decoded)
 
 

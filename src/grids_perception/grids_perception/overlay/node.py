@@ -13,17 +13,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 from grids_msgs.msg import DriverStatus, SampledTokens, TaskState
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from grids_common import topics
+from grids_common.images import JPEG_FORMAT, fill_image, image_to_rgb, rgb_to_jpeg
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.params import declare
+from grids_common.stamps import stamp_ns
 from grids_perception.overlay.draw import Style, draw
-from grids_perception.overlay.messages import fill_image, image_to_rgb, samples_from_message, stamp_ns
+from grids_perception.overlay.messages import samples_from_message
 from grids_perception.overlay.samples import Samples, recent
 from grids_perception.overlay.sheet import Panel, Sheet, cell_for, compose
 from grids_perception.overlay.video import VideoRecorder
@@ -186,10 +187,8 @@ class OverlayNode(Node):
             fill_image(out, drawn, message.header)
             camera.image_publisher.publish(out)
         if jpeg:
-            packed = simplejpeg.encode_jpeg(drawn, quality=self._params.jpeg_quality)
-            camera.jpeg_publisher.publish(
-                CompressedImage(header=message.header, format="rgb8; jpeg compressed bgr8", data=packed)
-            )
+            packed = rgb_to_jpeg(drawn, self._params.jpeg_quality)
+            camera.jpeg_publisher.publish(CompressedImage(header=message.header, format=JPEG_FORMAT, data=packed))
 
     def _panel(self, camera: _Camera, now_s: float) -> Panel:
         if camera.image is None:

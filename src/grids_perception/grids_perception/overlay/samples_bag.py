@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage
 
+from grids_common.images import JPEG_FORMAT, rgb_to_jpeg
 from grids_data.bag.writer import BagWriter
 from grids_data.errors import DataError
 
@@ -19,7 +19,6 @@ TOKENS = "/policy/sampled_tokens"
 TASK = "/twin/task_state"
 INSTRUCTION = "/policy/instruction"
 PICTURE_PERIOD_NS = 500_000_000
-JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
 
 
 def picture_topic(camera: str) -> str:
@@ -65,7 +64,7 @@ class SamplesBag:
         if self._writer is None or self._failed or now_ns < self._next_picture_ns[camera]:
             return
         self._next_picture_ns[camera] = now_ns + PICTURE_PERIOD_NS
-        packed = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=85)
+        packed = rgb_to_jpeg(image, 85)
         message = CompressedImage(header=header, format=JPEG_FORMAT, data=packed)
         try:
             self._writer.write(picture_topic(camera), now_ns, serialize_message(message))

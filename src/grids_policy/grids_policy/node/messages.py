@@ -3,25 +3,18 @@
 from array import array
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from grids_common.images import image_to_rgb
+from grids_common.stamps import stamp_ns, to_stamp
 from grids_policy.node.observation import Frame, Joints
 from grids_policy.node.schedule import Arming
 from grids_policy.node.worker import Result, Snapshot
 from grids_policy.runtime.bundle import Bundle
-
-
-def stamp_ns(stamp: Time) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def to_stamp(nanoseconds: int) -> Time:
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return Time(sec=seconds, nanosec=rest)
 
 
 def _floats(kind: str, values: np.ndarray) -> array:
@@ -32,20 +25,16 @@ def _floats(kind: str, values: np.ndarray) -> array:
 
 
 def frame_from(msg: Image, name: str, width: int, height: int) -> Frame | str:
-    """The image as rgb8 of exactly the bundle's size, or one sentence on what is wrong with it."""
-    if msg.encoding not in ("rgb8", "bgr8"):
-        return f"camera {name}: expected encoding rgb8 or bgr8, got {msg.encoding!r}"
+    """The image as RGB of exactly the bundle's size, or one sentence on what is wrong with it."""
     if (msg.width, msg.height) != (width, height):
         return (
             f"camera {name}: the bundle expects {width}x{height}, got {msg.width}x{msg.height}; "
             f"set the camera to that size or export with --cameras {name}={msg.width}x{msg.height}"
         )
-    step = msg.step or 3 * width
-    if step < 3 * width or len(msg.data) != step * height:
-        return f"camera {name}: expected {step * height} bytes (step {step}), got {len(msg.data)}"
-    rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)[:, : 3 * width]
-    image = rows.reshape(height, width, 3)
-    return Frame(stamp_ns(msg.header.stamp), image[..., ::-1] if msg.encoding == "bgr8" else image)
+    try:
+        return Frame(stamp_ns(msg.header.stamp), image_to_rgb(msg))
+    except ValueError as error:
+        return f"camera {name}: {error}"
 
 
 def joints_from(msg: JointState, names: tuple[str, ...]) -> Joints | str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from grids_common.errors import GridsError
+from grids_common.images import to_rgb
 from grids_common.parallel import run_jobs
 from grids_common.progress import Progress
 from grids_common.topics import CAMERAS
@@ -64,7 +65,7 @@ def picture_size(bag: Bag) -> tuple[int, int]:
     """Recorded (height, width) of the first picture of any camera, made even for the codec."""
     topics = [topic for topic, kind in bag.types.items() if kind in (cdr.IMAGE, cdr.COMPRESSED) and bag.counts[topic]]
     for record in bag.records(topics):
-        height, width = cdr.picture(bag.decode(record), record.type).shape[:2]
+        height, width = to_rgb(bag.decode(record)).shape[:2]
         return even(height), even(width)
     raise DataError(f"{bag.folder}: expected pictures, found none")
 
@@ -108,7 +109,7 @@ def _frames(bag: Bag, topic: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
         while target not in kept:
             index, record = next(records)
             if last_use.get(index, -1) >= position:
-                kept[index] = cdr.picture(bag.decode(record), record.type)
+                kept[index] = to_rgb(bag.decode(record))
         yield kept[target]
         if last_use[target] == position:
             del kept[target]

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from grids_common.images import to_rgb
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
-from grids_data.bag import cdr
 from grids_data.bag.reader import Bag
 from grids_data.bag.series import JOINTS, TRACE, Series
 from grids_recorder.judge.verdict import Verdict
@@ -38,7 +38,7 @@ def _strip(bag: Bag, series: Series, camera: str) -> np.ndarray:
     tiles = []
     for index, record in enumerate(bag.records([found.topic])):
         if index in wanted:
-            frame = cdr.picture(bag.decode(record), record.type)
+            frame = to_rgb(bag.decode(record))
             tiles.append(cv2.resize(frame, TILE_PX[::-1], interpolation=cv2.INTER_AREA))
     for column, tile in enumerate(tiles):
         row[:, column * TILE_PX[1] : (column + 1) * TILE_PX[1]] = tile

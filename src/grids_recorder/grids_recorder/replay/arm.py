@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from builtin_interfaces.msg import Time
 from grids_msgs.msg import ActionChunk, CommandTrace, DriverStatus
 from grids_msgs.srv import SetMode
 from rclpy.node import Node
 
 from grids_common import services, topics
 from grids_common.so100 import JOINT_NAMES
+from grids_common.stamps import to_stamp
 from grids_data.bag.reader import Bag
 from grids_data.bag.series import JOINTS, TRACE, read_series
 from grids_data.errors import DataError
@@ -100,7 +100,7 @@ class Player(Node):
             joint_names=list(JOINT_NAMES), dt=DT_S, horizon=len(rows), positions=rows.ravel().tolist(),
             sequence=sequence, epoch=epoch, bundle_id="replay",
         )  # fmt: skip
-        chunk.header.stamp = Time(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
+        chunk.header.stamp = to_stamp(now_ns)
         self._chunks.publish(chunk)
 
     def play(self, rows: np.ndarray, reached: np.ndarray, speed: float) -> tuple[float, str]:

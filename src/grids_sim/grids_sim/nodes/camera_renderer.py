@@ -8,7 +8,6 @@ import math
 import os
 import threading
 import time
-from array import array
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from grids_common import params
+from grids_common.images import fill_image
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.pacing import Pacer
+from grids_common.stamps import to_stamp
 from grids_common.topics import CAMERAS, publisher
 from grids_sim.nodes.params import CameraParams
 from grids_sim.twin.link_folder import STATE_NAME, default_folder
@@ -55,20 +56,11 @@ def camera_info(camera: str, fovy_deg: float, width: int, height: int) -> Camera
     )
 
 
-def image_message(picture: np.ndarray, camera: str, stamp: Time) -> Image:
-    """rgb8 message of a (height, width, 3) uint8 picture. The array is filled bytewise: a list takes 50 ms."""
-    height, width, _ = picture.shape
-    data = array("B")
-    data.frombytes(picture.tobytes())
-    return Image(
-        header=Header(stamp=stamp, frame_id=optical_frame(camera)),
-        height=height,
-        width=width,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=3 * width,
-        data=data,
-    )
+def image_message(pixels: np.ndarray, camera: str, stamp: Time) -> Image:
+    """rgb8 message of (height, width, 3) uint8 pixels."""
+    message = Image()
+    fill_image(message, pixels, Header(stamp=stamp, frame_id=optical_frame(camera)))
+    return message
 
 
 class SnapshotRenderer:
@@ -201,7 +193,7 @@ class CameraNode(Node):
 
     def _publish(self, renderer: SnapshotRenderer, snapshot: SharedSnapshot) -> None:
         renderer.show(snapshot)
-        stamp = Time(sec=snapshot.stamp_ns // 10**9, nanosec=snapshot.stamp_ns % 10**9)
+        stamp = to_stamp(snapshot.stamp_ns)
         for camera in CAMERAS:
             code = snapshot.camera_faults.get(camera, 0)
             if code & UNPLUGGED:

@@ -18,6 +18,7 @@ from grids_common import params
 from grids_common.lifecycle import run_node
 from grids_common.params import param
 from grids_common.so100 import JOINT_NAMES
+from grids_common.stamps import stamp_ns, to_stamp
 from grids_common.tasks import TASKS
 from grids_common.topics import publisher, subscription
 from grids_sim.expert.expert import Expert, ExpertConfig
@@ -75,9 +76,8 @@ class ExpertNode(Node):
                 throttle_duration_sec=5.0,
             )
             return
-        stamp = message.header.stamp
         position = np.array([angles[name] for name in JOINT_NAMES])
-        self._joints = (position, stamp.sec * 1_000_000_000 + stamp.nanosec, time.monotonic())
+        self._joints = (position, stamp_ns(message.header.stamp), time.monotonic())
 
     def _on_task(self, message: TaskState) -> None:
         self._task = message
@@ -117,9 +117,9 @@ class ExpertNode(Node):
         if self._reason:
             self.get_logger().info(self._reason, throttle_duration_sec=5.0)
             return
-        position, stamp_ns, _ = self._joints
+        position, observed_ns, _ = self._joints
         truth = _truth(self._task, self._tracker.poses)
-        rows, dt_s = self._expert.chunk(truth, position, stamp_ns * 1e-9)
+        rows, dt_s = self._expert.chunk(truth, position, observed_ns * 1e-9)
         message = ActionChunk(
             joint_names=list(JOINT_NAMES),
             dt=dt_s,
@@ -130,7 +130,7 @@ class ExpertNode(Node):
             noise_seed=self._task.seed,
             stage_names=["plan"],
         )
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+        message.header.stamp = to_stamp(observed_ns)
         message.positions = array("d", rows.ravel())
         message.stage_s = array("f", [time.monotonic() - began_s])
         self._chunks.publish(message)

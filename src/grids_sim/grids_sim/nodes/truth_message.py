@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from grids_common.stamps import stamp_ns
 from grids_sim.tasks.judge import ObjectPose
 
 # Weight of the newest difference in the running speed: two markers at 30 Hz average out their jitter.
@@ -21,7 +22,7 @@ class ObjectTracker:
         self.arrival_s = arrival_s
         for marker in message.markers:
             point, turn = marker.pose.position, marker.pose.orientation
-            stamp_s = marker.header.stamp.sec + marker.header.stamp.nanosec * 1e-9
+            stamp_s = stamp_ns(marker.header.stamp) * 1e-9
             position = np.array([point.x, point.y, point.z])
             quaternion = np.array([turn.w, turn.x, turn.y, turn.z])
             speed = self._speed(marker.ns, position, stamp_s)

@@ -15,6 +15,7 @@ from grids_common import params, services
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.realtime import become_realtime, quicken
 from grids_common.so100 import JOINT_NAMES
+from grids_common.stamps import to_stamp
 from grids_common.topics import publisher, subscription
 from grids_sim.nodes.params import TwinParams
 from grids_sim.twin.faults import FaultError
@@ -24,10 +25,6 @@ from grids_sim.twin.twin import PHYSICS_PRIORITY, Twin
 BASE_FRAME = "base"
 OBJECTS_HZ = 30.0
 TASK_STATE_S = 0.5
-
-
-def stamp_of(nanoseconds: int) -> Time:
-    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
 
 
 class TwinNode(Node):
@@ -65,7 +62,7 @@ class TwinNode(Node):
         truth, stamp_ns = self.twin.stamped_truth()
         if truth is None:
             return
-        stamp = stamp_of(stamp_ns)
+        stamp = to_stamp(stamp_ns)
         self._publish_objects(truth, stamp)
         state = (truth.task, truth.seed, truth.episode, truth.success)
         now_s = time.monotonic()

@@ -4,6 +4,8 @@ import time
 
 from rclpy.time import Time
 
+from grids_common.stamps import stamp_ns
+
 
 class Clocks:
     """`ros_now` is the node's clock; both directions use the difference of this moment."""
@@ -16,7 +18,7 @@ class Clocks:
 
     def monotonic_ns(self, stamp) -> int:
         """The monotonic instant of a builtin_interfaces/Time."""
-        return stamp.sec * 1_000_000_000 + stamp.nanosec - self._difference_ns()
+        return stamp_ns(stamp) - self._difference_ns()
 
     def stamp(self, monotonic_ns: int):
         """builtin_interfaces/Time of a monotonic instant."""

@@ -11,6 +11,7 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.rosbag2 import Reader
 
+from grids_common.images import to_rgb
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag, find_bags
 from grids_data.bag.series import JOINTS, LEADER, TRACE
@@ -74,7 +75,7 @@ def test_pictures_keep_their_capture_stamp_and_content(tmp_path):
         for index, one in enumerate(records):
             assert abs(cdr.stamp_ns(one.raw) - one.time_ns) == 5_000_000
             wanted = synthetic.frame(index / 30, (48, 64))
-            got = cdr.picture(bag.decode(one), one.type)
+            got = to_rgb(bag.decode(one))
             assert np.abs(got.astype(int) - wanted).mean() < 4.0
 
 

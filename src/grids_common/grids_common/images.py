@@ -1,0 +1,110 @@
+"""sensor_msgs/Image and CompressedImage to RGB arrays and back.
+
+Messages are duck-typed, so that rclpy's and those decoded from a bag both fit, and no ROS is needed. Encodings have
+the names of sensor_msgs/image_encodings.hpp. Pixels are copied only where their layout has to change.
+"""
+
+import array
+
+import numpy as np
+
+JPEG_FORMAT = "rgb8; jpeg compressed bgr8"  # CompressedImage.format, as image_transport writes it
+_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+# 4:2:2, two bytes a pixel: byte order, under its name and under the deprecated one.
+_YUV = {"uyvy": "UYVY", "yuv422": "UYVY", "yuyv": "YUYV", "yuv422_yuy2": "YUYV"}
+ENCODINGS = (*_CHANNELS, *_YUV)
+
+
+def image_to_rgb(message) -> np.ndarray:
+    """sensor_msgs/Image in one of ENCODINGS → RGB uint8 (H, W, 3).
+
+    rgb8, bgr8, rgba8 and bgra8 are views of the message's data (bgr: with a negative stride); mono8 and YUV are copied.
+    `step` 0 means rows without padding. ValueError for another encoding, or data that is not height × step bytes.
+    """
+    encoding, height, width = message.encoding, message.height, message.width
+    if encoding not in ENCODINGS:
+        raise ValueError(f"image: expected encoding {', '.join(ENCODINGS)}, got {encoding!r}")
+    channels = _CHANNELS.get(encoding, 2)
+    step = message.step or width * channels
+    data = np.frombuffer(message.data, np.uint8)
+    if step < width * channels or data.size < height * step or not height * width:
+        raise ValueError(
+            f"image: expected {height} rows of at least {width * channels} bytes ({width} px of {encoding}), "
+            f"got step {step} and {data.size} bytes"
+        )
+    lines = data[: height * step].reshape(height, step)[:, : width * channels]
+    pixels = lines.reshape(height, width, channels)
+    if encoding in _YUV:
+        return _yuv_to_rgb(pixels, _YUV[encoding])
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return pixels[..., 2::-1] if encoding.startswith("bgr") else pixels[..., :3]
+
+
+def _yuv_to_rgb(pixels: np.ndarray, order: str) -> np.ndarray:
+    """(H, W, 2) uint8 → (H, W, 3), by ITU-R BT.601 as OpenCV and cv_bridge do. ValueError for an odd width."""
+    import cv2
+
+    if pixels.shape[1] % 2:
+        raise ValueError(f"image: expected an even width for YUV 4:2:2, got {pixels.shape[1]}")
+    return cv2.cvtColor(np.ascontiguousarray(pixels), getattr(cv2, f"COLOR_YUV2RGB_{order}"))
+
+
+def jpeg_to_rgb(message, *, least_px: int = 0) -> np.ndarray:
+    """sensor_msgs/CompressedImage that holds a JPEG → RGB uint8 (H, W, 3). ValueError for anything else.
+
+    `least_px` > 0 may decode it smaller, which is faster, but with neither side below that.
+    """
+    import simplejpeg
+
+    data = bytes(memoryview(message.data))
+    if not data.startswith(b"\xff\xd8"):
+        raise ValueError(f"compressed image: expected a JPEG, got format {message.format!r}")
+    return simplejpeg.decode_jpeg(data, "RGB", fastdct=least_px > 0, min_height=least_px, min_width=least_px)
+
+
+def to_rgb(message) -> np.ndarray:
+    """An Image or a CompressedImage → RGB uint8 (H, W, 3); ValueError as the two functions for them."""
+    return jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message)
+
+
+def rgb_to_jpeg(image: np.ndarray, quality: int, *, subsampling: str = "444") -> bytes:
+    """RGB uint8 (H, W, 3) → JPEG of `quality` 1 to 100; `subsampling` "420" halves the size of its colours."""
+    import simplejpeg
+
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", subsampling)
+
+
+def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> None:
+    """Put uint8 (H, W, C) into a sensor_msgs/Image.
+
+    `frombytes` is the fast way that also passes rclpy's field checks: assigning a list takes 50 ms.
+    """
+    message.header = header
+    message.height, message.width = image.shape[:2]
+    message.encoding, message.is_bigendian = encoding, 0
+    message.step = image.shape[1] * image.shape[2]
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(image).data)
+    message.data = data
+
+
+class ImageBuffer:
+    """One sensor_msgs/Image filled again and again: one copy of the pixels, no memory asked for per image.
+
+    publish() serialises before it returns, so the message may be filled again after it.
+    """
+
+    def __init__(self, message) -> None:
+        self.message = message
+        self._pixels = np.empty(0, np.uint8)
+
+    def fill(self, image: np.ndarray, header, encoding: str = "rgb8"):
+        """Copy uint8 (H, W, C) into the message and return it."""
+        if self._pixels.shape != image.shape or self.message.encoding != encoding:
+            fill_image(self.message, image, header, encoding)
+            self._pixels = np.frombuffer(self.message.data, np.uint8).reshape(image.shape)
+        else:
+            self.message.header = header
+            np.copyto(self._pixels, image)
+        return self.message

@@ -1,0 +1,117 @@
+"""Image messages to RGB and back: every encoding, views where they are promised, and what is refused."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from grids_common.images import ENCODINGS, ImageBuffer, image_to_rgb, jpeg_to_rgb, rgb_to_jpeg, to_rgb
+from grids_common.stamps import stamp_ns, to_stamp
+
+
+def pixels(seed: int, height: int = 6, width: int = 8, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def message(data: np.ndarray, encoding: str, padding: int = 0) -> SimpleNamespace:
+    """An Image of (H, W, C) whose lines end with some bytes that are no pixels."""
+    height, width, channels = data.shape
+    lines = np.pad(data.reshape(height, width * channels), ((0, 0), (0, padding)), constant_values=77)
+    return SimpleNamespace(
+        encoding=encoding, height=height, width=width, step=width * channels + padding, data=lines.tobytes()
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_every_order_of_channels_becomes_rgb(padding):
+    rgb, alpha = pixels(0), pixels(1, channels=1)
+    stored = {
+        "rgb8": rgb,
+        "bgr8": rgb[..., ::-1],
+        "rgba8": np.concatenate([rgb, alpha], axis=2),
+        "bgra8": np.concatenate([rgb[..., ::-1], alpha], axis=2),
+    }
+    for encoding, data in stored.items():
+        np.testing.assert_array_equal(image_to_rgb(message(data, encoding, padding)), rgb, err_msg=encoding)
+    np.testing.assert_array_equal(image_to_rgb(message(alpha, "mono8", padding)), np.repeat(alpha, 3, axis=2))
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(("encoding", "luma"), [("uyvy", 1), ("yuv422", 1), ("yuyv", 0), ("yuv422_yuy2", 0)])
+def test_yuv_422_becomes_the_colours_it_was_made_of(encoding, luma, padding):
+    rgb = np.zeros((4, 8, 3), np.uint8)
+    rgb[:2], rgb[2:] = (200, 40, 30), (20, 60, 180)
+    yuv = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)  # (6, 8): luma, then U and V of 2 × 2 px each
+    chroma = yuv[4:].reshape(2, 2, 4)  # U and V, two lines each
+    data = np.zeros((4, 8, 2), np.uint8)
+    data[..., luma] = yuv[:4]
+    for plane, first in ((0, 0), (1, 1)):
+        data[:, first::2, 1 - luma] = np.repeat(chroma[plane], 2, axis=0)
+    got = image_to_rgb(message(data, encoding, padding))
+    assert np.abs(got.astype(int) - rgb).max() <= 4
+
+
+def test_what_is_already_rgb_is_not_copied():
+    store = np.frombuffer(bytearray(pixels(0).tobytes()), np.uint8)
+    for encoding, channels in (("rgb8", 3), ("bgr8", 3), ("rgba8", 4), ("bgra8", 4)):
+        data = np.zeros(6 * 8 * channels, np.uint8) + store[0]
+        image = SimpleNamespace(encoding=encoding, height=6, width=8, step=8 * channels, data=data)
+        assert np.shares_memory(image_to_rgb(image), data), encoding
+
+
+def test_a_step_of_0_means_no_padding():
+    image = message(pixels(3), "rgb8")
+    image.step = 0
+    np.testing.assert_array_equal(image_to_rgb(image), pixels(3))
+
+
+def test_errors_name_what_was_expected_and_what_came():
+    with pytest.raises(ValueError, match=r"expected encoding rgb8, bgr8, .*yuyv.*, got '16UC1'"):
+        image_to_rgb(message(pixels(0, channels=2), "16UC1"))
+    short = message(pixels(0), "rgb8")
+    short.data = short.data[:-1]
+    with pytest.raises(ValueError, match=r"6 rows of at least 24 bytes \(8 px of rgb8\), got step 24 and 143 bytes"):
+        image_to_rgb(short)
+    narrow = message(pixels(0), "rgb8")
+    narrow.step = 20
+    with pytest.raises(ValueError, match="got step 20"):
+        image_to_rgb(narrow)
+    with pytest.raises(ValueError, match="got step 0 and 0 bytes"):
+        image_to_rgb(SimpleNamespace(encoding="rgb8", height=0, width=0, step=0, data=b""))
+    with pytest.raises(ValueError, match="even width for YUV 4:2:2, got 7"):
+        image_to_rgb(message(pixels(0, width=7, channels=2), "uyvy"))
+    with pytest.raises(ValueError, match="expected a JPEG, got format 'png'"):
+        jpeg_to_rgb(SimpleNamespace(format="png", data=b"\x89PNG"))
+    assert "rgb8" in ENCODINGS
+
+
+def test_jpeg_there_and_back_and_smaller():
+    smooth = np.tile(np.linspace(0, 255, 640).astype(np.uint8)[None, :, None], (480, 1, 3))
+    packed = SimpleNamespace(format="jpeg", data=rgb_to_jpeg(smooth, 95))
+    assert np.abs(to_rgb(packed).astype(int) - smooth).max() <= 3
+    small = jpeg_to_rgb(packed, least_px=60)
+    assert small.shape == (60, 80, 3)
+    assert len(rgb_to_jpeg(pixels(0, 64, 64), 90, subsampling="420")) < len(rgb_to_jpeg(pixels(0, 64, 64), 90))
+
+
+def test_a_buffer_is_filled_in_place_and_follows_size_and_encoding():
+    buffer = ImageBuffer(SimpleNamespace(encoding=""))
+    first = buffer.fill(pixels(0), "header 0")
+    data = first.data
+    for seed in (1, 2):
+        filled = buffer.fill(pixels(seed)[::-1], f"header {seed}")  # not contiguous
+        assert filled is first
+        assert filled.data is data
+        assert filled.header == f"header {seed}"
+        np.testing.assert_array_equal(to_rgb(filled), pixels(seed)[::-1])
+    np.testing.assert_array_equal(to_rgb(buffer.fill(pixels(3, 4, 10), "h")), pixels(3, 4, 10))
+    assert (first.height, first.width, first.step) == (4, 10, 30)
+    np.testing.assert_array_equal(to_rgb(buffer.fill(pixels(4, 4, 10), "h", "bgr8")), pixels(4, 4, 10)[..., ::-1])
+
+
+def test_stamps_there_and_back():
+    assert stamp_ns(SimpleNamespace(sec=3, nanosec=7)) == 3_000_000_007
+    pytest.importorskip("builtin_interfaces")
+    for value in (0, 1_999_999_999, 1_700_000_000_123_456_789):
+        assert stamp_ns(to_stamp(value)) == value
