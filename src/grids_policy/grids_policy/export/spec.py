@@ -14,7 +14,8 @@ from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
-from grids_policy.runtime.bundle import Camera, Language, PolicySpec, Units
+from grids_policy.runtime.bundle import Camera, PolicySpec, Units
+from grids_policy.runtime.language import smolvla_language
 
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
 
@@ -149,7 +150,7 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         max_committed=config.max_committed,
         position_low=tuple(low),
         position_high=tuple(high),
-        language=Language(config.language_tokens, 2, "left", options.instruction),
+        language=smolvla_language(config.language_tokens, options.instruction),
         normalisation={"state": state, "action": action, "position": commanded},
         sampler=dataclasses.asdict(config.sampler),
     )

@@ -28,8 +28,7 @@ from torch import Tensor
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint, lerobot_key, load_checkpoint
 from grids_policy.model.flow import FlowDraw, TrainBatch, flow_errors, reduce_errors
-from grids_policy.runtime.bundle import Language
-from grids_policy.runtime.language import SentenceEncoder
+from grids_policy.runtime.language import SentenceEncoder, smolvla_language
 
 TORCH_TOLERANCE = 1e-4
 ONNX_TOLERANCE = 1e-3
@@ -248,8 +247,7 @@ def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndar
     if checkpoint.tokenizer is None or not reference.tasks:
         return {}
     shape = reference["pre/lang_tokens"].shape
-    settings = Language(max_tokens=shape[1], pad_id=2, truncation="left", instruction="")
-    encoder = SentenceEncoder(checkpoint.tokenizer.parent, settings)
+    encoder = SentenceEncoder(checkpoint.tokenizer.parent, smolvla_language(shape[1]))
     pairs = [encoder.encode(task) for task in reference.tasks]
     names = ("pre/lang_tokens", "pre/lang_masks")
     return {name: np.stack(x) for name, x in zip(names, zip(*pairs, strict=True), strict=True)}

@@ -1,1 +1,1 @@
-"""Runtimes behind one interface; `onnx.build_runtime` picks the best engine present and says why."""
+"""Runtimes behind one interface, ONNX on the robot and torch before an export, and the one preparation of their inputs."""

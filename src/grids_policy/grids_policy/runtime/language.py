@@ -1,4 +1,4 @@
-"""A sentence to token ids, exactly as the bundle's tokenizer and limits say."""
+"""A sentence to token ids, the same for training, evaluation and robot."""
 
 from pathlib import Path
 
@@ -7,9 +7,30 @@ from tokenizers import Tokenizer
 
 from grids_policy.runtime.bundle import TOKENIZER, BundleError, Language
 
+_PAD_ID = 2  # <|im_end|> of SmolVLM2
+
+
+def smolvla_language(max_tokens: int, instruction: str = "") -> Language:
+    """How SmolVLA and every policy trained here reads sentences; `instruction` is used when nobody gives another."""
+    return Language(max_tokens, _PAD_ID, "left", instruction)
+
+
+def encode(tokenizer: Tokenizer, sentence: str, language: Language) -> tuple[np.ndarray, np.ndarray]:
+    """ids (L,) int64 and mask (L,) bool, True where a token is real."""
+    # A file saved after use keeps its padding and truncation; ours are those of the checkpoint.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    text = sentence if sentence.endswith("\n") else sentence + "\n"
+    length = language.max_tokens
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = ids[-length:] if language.truncation == "left" else ids[:length]
+    tokens = np.full(length, language.pad_id, np.int64)
+    tokens[: len(ids)] = ids
+    return tokens, np.arange(length) < len(ids)
+
 
 class SentenceEncoder:
-    """Wraps the bundle's tokenizer.json. Not thread-safe; used by the thread that prepares inputs."""
+    """Wraps the tokenizer.json of a bundle or checkpoint. Not thread-safe; used by the thread that prepares inputs."""
 
     def __init__(self, folder: Path, language: Language) -> None:
         path = Path(folder) / TOKENIZER
@@ -17,19 +38,10 @@ class SentenceEncoder:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception on a bad file
             raise BundleError(f"{path}: expected a tokenizers JSON file: {error}") from error
-        # A file saved after use keeps its padding and truncation; ours are those of the checkpoint.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         self._language = language
 
     def encode(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
-        """ids (L,) int64 and mask (L,) bool, True where a token is real. Raises ValueError on an empty sentence."""
+        """As `encode` above. Raises ValueError on an empty sentence."""
         if not sentence.strip():
             raise ValueError("expected an instruction of at least one word, got an empty one")
-        text = sentence if sentence.endswith("\n") else sentence + "\n"
-        length = self._language.max_tokens
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        ids = ids[-length:] if self._language.truncation == "left" else ids[:length]
-        tokens = np.full(length, self._language.pad_id, np.int64)
-        tokens[: len(ids)] = ids
-        return tokens, np.arange(length) < len(ids)
+        return encode(self._tokenizer, sentence, self._language)

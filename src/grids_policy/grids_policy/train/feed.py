@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
+from grids_policy.runtime.language import encode, smolvla_language
 from grids_policy.train.cache import CacheError, Shard
 from grids_policy.train.config import AugmentConfig, TrainConfig
-from grids_policy.train.tokenizer import encode
 
 _LEAST_STD = 1e-3
 _STATISTICS_ROWS = 20_000
@@ -104,9 +104,9 @@ class Feed:
         self.relative = list(model.relative_actions)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
+        language = smolvla_language(model.language_tokens)
         self._words = [
-            [encode(tokenizer, row.instruction, model.language_tokens) for row in shard.episodes]
-            for shard in self.shards
+            [encode(tokenizer, row.instruction, language) for row in shard.episodes] for shard in self.shards
         ]
         self._first = np.cumsum([0, *(len(shard.episodes) for shard in self.shards)])
         self.features: Sequence[Mapping[str, np.ndarray]] | None = None  # set to read these instead of images

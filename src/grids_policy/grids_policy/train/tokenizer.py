@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-PAD_ID = 2
 
 
 def fit_tokenizer(sentences: Iterable[str], vocabulary: int, path: Path) -> None:
@@ -24,14 +22,3 @@ def fit_tokenizer(sentences: Iterable[str], vocabulary: int, path: Path) -> None
     tokenizer.train_from_iterator([*sorted(sentences), "\n"], trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))
-
-
-def encode(tokenizer: Tokenizer, sentence: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """ids (length,) int64 and mask (length,): newline ended, cut on the left, padded on the right."""
-    tokenizer.no_padding()  # a file saved after use keeps its own
-    tokenizer.no_truncation()
-    text = sentence if sentence.endswith("\n") else sentence + "\n"
-    ids = tokenizer.encode(text, add_special_tokens=False).ids[-length:]
-    tokens = np.full(length, PAD_ID, np.int64)
-    tokens[: len(ids)] = ids
-    return tokens, np.arange(length) < len(ids)

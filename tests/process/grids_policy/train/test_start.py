@@ -12,12 +12,13 @@ from tokenizers import Tokenizer
 from grids_common.errors import GridsError
 from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import ConfigError, SamplerConfig
+from grids_policy.runtime.language import encode, smolvla_language
 from grids_policy.train import run as train_run
 from grids_policy.train.cache import CacheError, ShardWriter, open_cache
 from grids_policy.train.run import Log, Run, World, choose_backend
 from grids_policy.train.start import started_from
 from grids_policy.train.state import restore_optimiser
-from grids_policy.train.tokenizer import encode, fit_tokenizer
+from grids_policy.train.tokenizer import fit_tokenizer
 
 
 def frames_of(folder: Path, *tasks: str) -> Path:
@@ -34,7 +35,7 @@ def frames(tmp_path: Path) -> Path:
 
 
 def words(run_folder: Path, sentence: str) -> list[int]:
-    return list(encode(Tokenizer.from_file(str(run_folder / "tokenizer.json")), sentence, 6)[0])
+    return list(encode(Tokenizer.from_file(str(run_folder / "tokenizer.json")), sentence, smolvla_language(6))[0])
 
 
 def test_fine_tuning_keeps_the_ids_that_the_checkpoints_words_belong_to(frames: Path, tmp_path: Path) -> None:

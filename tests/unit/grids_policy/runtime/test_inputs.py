@@ -1,5 +1,6 @@
 """One preparation of the inputs, the same for robot, evaluator and replay; torch and ONNX behind one interface."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,12 @@ def test_tokens_are_reused_only_where_the_policy_can(spec):
     assert given(spec, reuse=reuse).refresh == (False, False)
     assert given(replace(spec, vision_batch=2), reuse=reuse).refresh is None
     assert given(spec).refresh is None
+
+
+def test_inputs_are_made_in_one_place():
+    """Blank and random inputs, for warm-up and the gate, are the only others."""
+    made = [path for path in (ROOT / "src").rglob("*.py") if re.search(r"\bPolicyInputs\(", path.read_text())]
+    assert sorted(path.name for path in made) == ["agreement.py", "base.py", "inputs.py"]
 
 
 @pytest.fixture(scope="module")

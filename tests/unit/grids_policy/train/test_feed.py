@@ -9,6 +9,7 @@ import torch
 from tiny_training import SPEC, episode, tiny_run
 from tokenizers import Tokenizer
 
+from grids_policy.runtime.language import encode, smolvla_language
 from grids_policy.train.cache import CacheError, CacheSpec, ShardWriter, open_cache
 from grids_policy.train.config import (
     AugmentConfig,
@@ -16,7 +17,7 @@ from grids_policy.train.config import (
 from grids_policy.train.feed import Feed, Prefetch, list_samples, split_held_out
 from grids_policy.train.loss import SlotHead
 from grids_policy.train.run import choose_precision
-from grids_policy.train.tokenizer import encode, fit_tokenizer
+from grids_policy.train.tokenizer import fit_tokenizer
 
 
 @pytest.fixture
@@ -175,10 +176,10 @@ def test_an_error_of_the_producer_reaches_the_consumer() -> None:
 
 
 def test_sentences_are_newline_ended_padded_and_cut_on_the_left(words: Tokenizer) -> None:
-    ids, mask = encode(words, "do one", 6)
+    ids, mask = encode(words, "do one", smolvla_language(6))
     assert mask.sum() == 3
     assert list(ids[mask.sum() :]) == [2, 2, 2]
-    cut, _ = encode(words, "do one " * 9, 6)
+    cut, _ = encode(words, "do one " * 9, smolvla_language(6))
     assert cut[-1] == ids[2]  # the newline survives
 
 
