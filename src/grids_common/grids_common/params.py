@@ -133,13 +133,3 @@ def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
             raise ParameterError(f"{path}: {node}: expected a mapping of parameter names, got {values!r}")
         filled[node] = build(schemas[node], values, where=f"{path}: {node}")
     return filled
-
-
-def markdown_table(schema: type) -> str:
-    """The README table of one schema."""
-    rows = ["| parameter | default | unit | range | meaning |", "|---|---|---|---|---|"]
-    for f in fields(schema):
-        doc = f.metadata.get("doc", Doc(""))
-        limits = ", ".join(map(str, doc.choices)) or ("" if doc.lo is None else f"{doc.lo} … {doc.hi}")
-        rows.append(f"| `{f.name}` | `{_default(f)}` | {doc.unit} | {limits} | {doc.text} |")
-    return "\n".join(rows)

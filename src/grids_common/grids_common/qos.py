@@ -1,4 +1,4 @@
-"""The five QoS profiles of the graph. Nodes name one of these, never reliability flags.
+"""The QoS profiles of the graph. Nodes name one of these, never reliability flags.
 
 Images are best effort with depth 1 on the subscribing side (latest wins) and reliable-capable on the
 publishing side, so that both a recorder and a policy can match the same publisher.

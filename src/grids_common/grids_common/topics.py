@@ -1,6 +1,6 @@
 """Every topic of the graph, once: name, type, offered and requested QoS, and whether episodes record it.
 
-The recorder's list, the README table and the QoS compatibility test are made from this table. Nodes resolve a
+The recorder's list, docs/interfaces.md and the QoS compatibility test are made from this table. Nodes resolve a
 name with `relative(topic)` so that a namespace or a remapping applies.
 """
 

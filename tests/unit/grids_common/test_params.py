@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from grids_common.params import ParameterError, build, load_file, markdown_table, param
+from grids_common.params import ParameterError, build, load_file, param
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,3 @@ def test_a_malformed_site_file_is_named_with_what_was_expected(tmp_path, text, m
         load_file(path, {"driver": ArmParams})
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_the_table_lists_every_parameter_with_unit_and_range():
-    table = markdown_table(ArmParams)
-    assert "| `rate_hz` | `100.0` | Hz | 10 … 250 | control rate |" in table
-    assert table.count("\n") == 5
