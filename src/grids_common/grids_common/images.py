@@ -68,6 +68,15 @@ def to_rgb(message) -> np.ndarray:
     return jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message)
 
 
+def image_size(message) -> tuple[int, int]:
+    """(height, width) in px of an Image or CompressedImage, without decoding it; ValueError when it is no JPEG."""
+    import simplejpeg
+
+    if hasattr(message, "height"):
+        return message.height, message.width
+    return simplejpeg.decode_jpeg_header(bytes(memoryview(message.data)))[:2]
+
+
 def rgb_to_jpeg(image: np.ndarray, quality: int, *, subsampling: str = "444") -> bytes:
     """RGB uint8 (H, W, 3) → JPEG of `quality` 1 to 100; `subsampling` "420" halves the size of its colours."""
     import simplejpeg

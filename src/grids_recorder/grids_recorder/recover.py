@@ -118,7 +118,7 @@ def _provenance(folder: Path) -> dict:
     with Bag(folder) as bag:
         found.begin(next(bag.records()).time_ns)
         for record in bag.records(NOTED):
-            with suppress(*UNREADABLE):  # a broken message costs its note, not the bag
+            with suppress(DataError):  # a broken message costs its note, not the bag
                 found.add(record.topic, record.time_ns, bag.decode(record))
     return found.as_json()
 

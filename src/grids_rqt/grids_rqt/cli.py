@@ -157,11 +157,9 @@ def _live(options) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: shown or written; 1: no data, no screen or a failed demo; 2: wrong arguments."""
     options = _parser().parse_args(argv)
-    from grids_data.bag.runs import BagError
-
     try:
         return _from_bag(options) if options.bag is not None else _live(options)
-    except (RuntimeError, BagError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         sys.stderr.write(f"grids view: {error}\n")
         return 1
     except KeyboardInterrupt:  # before anything was started

@@ -33,6 +33,6 @@ def test_the_twin_records_episodes_that_become_a_dataset(tmp_path):
             if all(bag.counts[topic] > 20 for topic in needed) and bag.episode["outcome"] in ("success", "fail"):
                 usable.append(folder)
     assert usable, done.stdout
-    dataset = open_dataset(convert(usable, tmp_path / "dataset", ConvertSettings(fps=10)))
+    dataset = open_dataset(convert(usable, tmp_path / "dataset", ConvertSettings(fps=10))[0])
     assert len(dataset.episodes) == len(usable)
     assert dataset.frame("wrist", 0).shape == (240, 320, 3)

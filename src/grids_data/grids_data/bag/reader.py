@@ -1,4 +1,4 @@
-"""Episodes read back: messages in recorded order, decoded by the definitions stored in the bag itself."""
+"""Bags read back: where they are, their messages in recorded order, decoded by the definitions stored in the bag."""
 
 import json
 import struct
@@ -6,15 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
+from grids_common.images import image_to_rgb, jpeg_to_rgb
+from grids_data.bag.cdr import IMAGE
 from grids_data.bag.writer import EPISODE_FILE, PARTIAL
 from grids_data.errors import DataError
 
-# What bytes that are not what they should be make the readers and decoders raise.
+# What rosbags raises for bytes that are not what they should be; Bag makes one DataError of it.
 UNREADABLE = (ValueError, LookupError, struct.error, TypesysError, SerdeError, ReaderError)
 DISCARDED = "discarded"  # folder beside the episodes for those an operator threw away
 
@@ -30,7 +34,10 @@ class Record:
 
 
 class Bag:
-    """An episode on disk. `records` may be called again and again."""
+    """A recorded episode or run: a rosbag2 folder, or one .mcap file. `records` may be called again and again.
+
+    Everything that cannot be read raises DataError: the bag, a message, an image, episode.json.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -39,34 +46,56 @@ class Bag:
         try:
             self._reader = Reader(self.folder)
             self._reader.open()
+            self._store = _types_of(self._reader)
         except (OSError, AssertionError, *UNREADABLE) as error:
             raise DataError(f"{folder}: expected a rosbag2 folder with metadata.yaml: {error}") from error
         self.types = {connection.topic: connection.msgtype for connection in self._reader.connections}
         self.counts = {connection.topic: connection.msgcount for connection in self._reader.connections}
         self.duration_s = self._reader.duration * 1e-9
-        self._store = get_typestore(Stores.ROS2_JAZZY)
-        for connection in self._reader.connections:
-            if connection.msgtype not in self._store.types:
-                self._store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
 
     @property
     def episode(self) -> dict:
         """What the recorder knew: task, operator, outcome, …; empty for a bag recorded by something else."""
         path = self.folder / EPISODE_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path}: expected JSON with the episode's data: {error}") from error
 
-    def records(self, topics: Iterable[str] | None = None) -> Iterator[Record]:
-        """Messages ordered by receive time, of all topics or of some."""
+    def require(self, topics: Iterable[str]) -> None:
+        """DataError unless at least one of the topics is in the bag."""
+        wanted = list(topics)
+        if not set(wanted) & set(self.types):
+            has = ", ".join(sorted(self.types)) or "no topics"
+            raise DataError(f"{self.folder}: expected one of {', '.join(wanted)}; it holds {has}")
+
+    def records(self, topics: Iterable[str] | None = None, *, until_s: float | None = None) -> Iterator[Record]:
+        """Messages ordered by receive time, of all topics or of some, up to `until_s` after the bag's start."""
         wanted = None if topics is None else set(topics)
         connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
         if not connections:
             return
-        for connection, time_ns, raw in self._reader.messages(connections):
-            yield Record(connection.topic, connection.msgtype, time_ns, bytes(raw))
+        stop_ns = None if until_s is None else self._reader.start_time + round(until_s * 1e9) + 1
+        try:
+            for connection, time_ns, raw in self._reader.messages(connections, stop=stop_ns):
+                yield Record(connection.topic, connection.msgtype, time_ns, bytes(raw))
+        except UNREADABLE as error:
+            raise DataError(f"{self.folder}: the file is damaged: {error}") from error
 
     def decode(self, record: Record):
         """The message with the fields of its ROS type; arrays are numpy views."""
-        return self._store.deserialize_cdr(record.raw, record.type)
+        try:
+            return self._store.deserialize_cdr(record.raw, record.type)
+        except UNREADABLE as error:
+            raise DataError(f"{record.topic}: expected a {record.type}, got bytes that are none: {error}") from error
+
+    def image(self, record: Record, *, least_px: int = 0) -> np.ndarray:
+        """RGB uint8 (H, W, 3) of an Image or CompressedImage; `least_px` as in grids_common.images.jpeg_to_rgb."""
+        message = self.decode(record)
+        try:
+            return image_to_rgb(message) if record.type == IMAGE else jpeg_to_rgb(message, least_px=least_px)
+        except ValueError as error:
+            raise DataError(f"{record.topic}: {error}") from error
 
     def close(self) -> None:
         self._reader.close()
@@ -78,28 +107,39 @@ class Bag:
         self.close()
 
 
-def _is_bag(folder: Path) -> bool:
-    """Messages without a metadata.yaml count: opening them says what is wrong."""
-    return (folder / "metadata.yaml").exists() or any(folder.glob("*.mcap"))
+def _types_of(reader: Reader) -> Typestore:
+    """Jazzy's types, and those others that the bag itself defines."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for connection in reader.connections:
+        if connection.msgtype not in store.types:
+            store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+    return store
+
+
+def _is_bag(path: Path) -> bool:
+    """A folder of messages without a metadata.yaml counts: opening it says what is wrong."""
+    if path.is_file():
+        return path.suffix == ".mcap"
+    return (path / "metadata.yaml").exists() or any(path.glob("*.mcap"))
 
 
 def _bags_in(path: Path) -> list[Path]:
-    """`path` itself, or the bags one or two levels below it but for the discarded and the unfinished."""
+    """`path` itself, or the bags anywhere below it but for the discarded and the unfinished."""
     if _is_bag(path):
         return [path]
-    below = [(bag, bag.relative_to(path).parts) for bag in sorted([*path.glob("*/"), *path.glob("*/*/")])]
-    below = [bag for bag, names in below if DISCARDED not in names and not any(n.endswith(PARTIAL) for n in names)]
-    return [bag for bag in below if _is_bag(bag)]
+    folders = sorted({file.parent for name in ("metadata.yaml", "*.mcap") for file in path.rglob(name)})
+    names = {folder: folder.relative_to(path).parts for folder in folders}
+    return [f for f in folders if DISCARDED not in names[f] and not any(n.endswith(PARTIAL) for n in names[f])]
 
 
 def find_bags(paths: Iterable[Path]) -> list[Path]:
-    """Bag folders among `paths` or directly or one level below them, sorted.
+    """Bags (rosbag2 folders, or .mcap files given by name) at or below each of `paths`, sorted, each once.
 
     A folder of discarded episodes is passed over, as `recordings/*` names it too; DataError names every other path
     that gave nothing.
     """
     found, empty = [], []
-    for path in (path for path in paths if path.name != DISCARDED):
+    for path in (path for path in map(Path, paths) if path.name != DISCARDED):
         if path.name.endswith(PARTIAL):
             raise DataError(f"{path} was not finished: run ./grids recover {path.parent} first")
         bags = _bags_in(path)
@@ -108,5 +148,14 @@ def find_bags(paths: Iterable[Path]) -> list[Path]:
             empty.append(path)
     if empty or not found:
         where = ", ".join(map(str, empty)) or f"what was given besides {DISCARDED}/"
-        raise DataError(f"expected at least one recorded episode in {where}, found none")
+        raise DataError(f"expected at least one recorded episode in {where}, found none: make one with ./grids record")
     return list(dict.fromkeys(found))
+
+
+def find_bag(path: Path) -> Path:
+    """The one bag at or below `path`; DataError names the alternatives where there are several."""
+    found = find_bags([path])
+    if len(found) > 1:
+        names = ", ".join(str(bag.relative_to(path)) for bag in found[:8])
+        raise DataError(f"expected one bag under {path}, found {len(found)}: {names}")
+    return found[0]

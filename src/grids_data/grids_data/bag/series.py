@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from grids_common.images import image_to_rgb, jpeg_to_rgb, to_rgb
+from grids_common.images import image_size
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag, Record
+from grids_data.errors import DataError
 
 JOINTS, TRACE, LEADER = "/follower/joint_states", "/follower/command_trace", "/leader/joint_states"
 CHUNKS = "/policy/action_chunk"
 STATUS, TASK_STATE = "/follower/status", "/twin/task_state"
-THUMB_PX = 60
+THUMBNAIL_PX = 60  # what brightness needs of an image: a JPEG is decoded much faster at that size
 
 
 def image_topics(camera: str) -> tuple[str, str]:
@@ -35,12 +36,16 @@ class Stream:
 
 @dataclass(slots=True)
 class Camera:
-    """Per frame: checksum of the stored picture, mean brightness 0..255, size in px. `shape` is (height, width)."""
+    """Per image, in recorded order: checksum of the stored bytes, mean brightness 0..255. `shape` is (height, width).
+
+    Brightness is NaN for images that were not decoded. `thumbnails` are RGB images spread over the episode.
+    """
 
     topic: str
     checksum: np.ndarray
     brightness: np.ndarray
     shape: tuple[int, int]
+    thumbnails: list[np.ndarray]
 
 
 @dataclass(slots=True)
@@ -63,8 +68,21 @@ class Series:
     success: bool | None = None
 
 
+def brightness(image: np.ndarray) -> float:
+    """Mean of an RGB uint8 (H, W, 3) image, 0..255, from every fourth pixel of about THUMBNAIL_PX lines."""
+    step = 4 * max(min(image.shape[:2]) // THUMBNAIL_PX, 1)
+    return float(image[::step, ::step].mean())
+
+
+def spread(count: int, wanted: int) -> set[int]:
+    """Indices of at most `wanted` of `count` items, evenly from the first to the last."""
+    return set(np.linspace(0, count - 1, wanted).round().astype(int).tolist()) if count and wanted else set()
+
+
 class _Collector:
-    def __init__(self) -> None:
+    def __init__(self, *, images: bool, thumbnails: int, thumbnail_px: int) -> None:
+        self._images, self._thumbnails, self._least_px = images, thumbnails, thumbnail_px
+        self.kept: dict[str, list[np.ndarray]] = defaultdict(list)
         self.times: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.types: dict[str, str] = {}
         self.frames: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -96,24 +114,33 @@ class _Collector:
             self.instruction, self.success = message.instruction, bool(message.success)
 
     def _frame(self, bag: Bag, record: Record) -> None:
-        message = bag.decode(record)
-        small = image_to_rgb(message) if record.type == cdr.IMAGE else jpeg_to_rgb(message, least_px=THUMB_PX)
-        self.frames[record.topic].append((zlib.crc32(message.data), float(small[::4, ::4].mean())))
+        message, found = bag.decode(record), self.frames[record.topic]
         if record.topic not in self.shapes:
-            self.shapes[record.topic] = to_rgb(message).shape[:2]
+            self.shapes[record.topic] = image_size(message)
+        level = float("nan")
+        if self._images:
+            image = bag.image(record, least_px=self._least_px)
+            level = brightness(image)
+            if len(found) in spread(bag.counts[record.topic], self._thumbnails):
+                self.kept[record.topic].append(image.copy())
+        found.append((zlib.crc32(message.data), level))
 
 
 def ordered(message) -> np.ndarray:
-    """Positions of a JointState in JOINT_NAMES order; ValueError when a joint is missing."""
+    """Positions of a JointState in JOINT_NAMES order, (6,) rad; DataError when a joint is missing."""
     names = list(message.name)
     if sorted(names) != sorted(JOINT_NAMES):
-        raise ValueError(f"joint state: expected {list(JOINT_NAMES)}, got {names}")
+        raise DataError(f"joint state: expected {list(JOINT_NAMES)}, got {names}")
     return np.array([message.position[names.index(name)] for name in JOINT_NAMES], float)
 
 
-def read_series(bag: Bag) -> Series:
-    """One pass over a bag."""
-    found = _Collector()
+def read_series(bag: Bag, *, images: bool = True, thumbnails: int = 0, thumbnail_px: int = THUMBNAIL_PX) -> Series:
+    """One pass over a bag, which decodes each image at most once: for its brightness, and `thumbnails` of them to keep.
+
+    Without `images` none is decoded, and brightness is NaN. A thumbnail has at least `thumbnail_px` lines and columns.
+    Raises DataError for a message that cannot be decoded.
+    """
+    found = _Collector(images=images, thumbnails=thumbnails, thumbnail_px=thumbnail_px)
     for record in bag.records():
         found.add(bag, record)
     streams = {}
@@ -124,8 +151,9 @@ def read_series(bag: Bag) -> Series:
     for camera in CAMERAS:
         for topic in image_topics(camera):
             if topic in found.frames:
-                checksums, brightness = zip(*found.frames[topic], strict=True)
-                cameras[camera] = Camera(topic, np.array(checksums), np.array(brightness), found.shapes[topic])
+                checksums, levels = zip(*found.frames[topic], strict=True)
+                shape, kept = found.shapes[topic], found.kept[topic]
+                cameras[camera] = Camera(topic, np.array(checksums), np.array(levels), shape, kept)
     rows = {name: np.array(values).reshape(-1, 6) for name, values in found.rows.items()}
     empty = np.empty((0, 6))
     return Series(

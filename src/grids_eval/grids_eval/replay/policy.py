@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from grids_common.chunk import Chunk
-from grids_common.images import to_rgb
 from grids_common.process import workspace
 from grids_common.stamps import stamp_ns
 from grids_data.bag import cdr
@@ -88,7 +87,7 @@ class Replayer:
         stamps, records = self.recorded.frames[camera]
         index = int(nearest(stamps, np.array([stamp]))[0])
         record = records[max(index - earlier, 0)]
-        return np.ascontiguousarray(to_rgb(self._bag.decode(record)))
+        return np.ascontiguousarray(self._bag.image(record))
 
     def _position(self, message, stamp: int, known: int) -> np.ndarray:
         """Joints, rad, at `stamp` from all samples (known 0), or without those from `stamp` on and `known` - 1 more."""

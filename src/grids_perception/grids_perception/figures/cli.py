@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from grids_common.errors import GridsError
-from grids_data.bag.runs import BagError, find_bags
+from grids_data.bag.reader import find_bags
+from grids_data.errors import DataError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,18 +45,18 @@ def _distinct(episodes: list) -> list:
 
 
 def _load(runs: list[Path]):
-    """(episodes, sentences about bags without samples). BagError when none has any."""
+    """(episodes, sentences about bags without samples). DataError when none has any."""
     from grids_perception.figures.data import load_episode
 
-    bags = list(dict.fromkeys(bag.resolve() for run in runs for bag in find_bags(run)))
+    bags = list(dict.fromkeys(bag.resolve() for bag in find_bags(runs)))
     episodes, skipped = [], []
     for bag in bags:
         try:
             episodes.append(load_episode(bag))
-        except (BagError, ValueError) as error:
+        except (DataError, ValueError) as error:
             skipped.append(str(error))
     if not episodes:
-        raise BagError("; ".join(skipped))
+        raise DataError("; ".join(skipped))
     return _distinct(episodes), skipped
 
 
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         sys.stderr.write(f"grids figures: needs matplotlib and Pillow: bash requirements/setup.sh view ({error})\n")
         return 1
-    except (BagError, GridsError, OSError) as error:
+    except (GridsError, OSError) as error:
         sys.stderr.write(f"grids figures: {error}\n")
         return 1
     for sentence in result["skipped"]:

@@ -2,16 +2,16 @@
 
 import bisect
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from grids_common.images import to_rgb
-from grids_common.stamps import stamp_ns
 from grids_common.topics import CAMERAS
-from grids_data.bag.runs import BagError, read
+from grids_data.bag.cdr import stamp_ns
+from grids_data.bag.reader import Bag, Record
+from grids_data.bag.series import image_topics
+from grids_data.errors import DataError
 from grids_perception.overlay.messages import samples_from_message
 from grids_perception.overlay.samples import Samples, sample_pixels
 from grids_perception.overlay.similarity import coordinate_jitter, mean_off_diagonal, sampled_similarity
@@ -37,50 +37,39 @@ class Episode:
         return np.array([(s.stamp_ns - start) * 1e-9 for s in self.samples[camera]])
 
 
-def _picture_topics() -> dict[str, str]:
-    return {f"/{c}/color/image_raw{suffix}": c for c in CAMERAS for suffix in ("", "/compressed")}
-
-
-def _task_name(bag: Path) -> str:
-    """The recorder's task, where it left one."""
-    path = bag / "episode.json"
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("task", "")) if path.is_file() else ""
-    except (ValueError, OSError) as error:
-        raise BagError(f"{path}: expected JSON with the episode's data: {error}") from error
-
-
-def load_episode(bag: Path) -> Episode:
-    """BagError when the bag holds no samples."""
+def load_episode(folder: Path) -> Episode:
+    """DataError when the bag holds no samples."""
     samples: dict[str, list] = {}
-    pictures: dict[str, list] = {}
-    topics, task = _picture_topics(), _task_name(bag)
-    for topic, message, _ in read(bag, (TOKENS, TASK, INSTRUCTION, *topics)):
-        if topic == TOKENS:
-            one = samples_from_message(message)
-            samples.setdefault(one.camera, []).append(one)
-        elif topic == TASK:
-            task = task or message.task
-        elif topic == INSTRUCTION:
-            task = task or message.data
-        else:
-            pictures.setdefault(topics[topic], []).append(message)
-    if not samples:
-        raise BagError(f"{bag}: no message on {TOKENS}: was a policy running (the expert samples nothing)?")
-    return Episode(
-        bag.parent.name if bag.name == "samples" else bag.name,
-        task or "unknown task",
-        {camera: tuple(rows) for camera, rows in sorted(samples.items())},
-        {camera: _decode(rows) for camera, rows in sorted(pictures.items())},
-    )
+    images: dict[str, list] = {}
+    cameras = {topic: camera for camera in CAMERAS for topic in image_topics(camera)}
+    wanted = (TOKENS, TASK, INSTRUCTION, *cameras)
+    with Bag(folder) as bag:
+        bag.require(wanted)
+        task = str(bag.episode.get("task", ""))
+        for record in bag.records(wanted):
+            if record.topic in cameras:
+                images.setdefault(cameras[record.topic], []).append(record)
+                continue
+            message = bag.decode(record)
+            if record.topic == TOKENS:
+                one = samples_from_message(message)
+                samples.setdefault(one.camera, []).append(one)
+            else:
+                task = task or (message.task if record.topic == TASK else message.data)
+        if not samples:
+            raise DataError(f"{folder}: no message on {TOKENS}: was a policy running (the expert samples nothing)?")
+        return Episode(
+            folder.parent.name if folder.name == "samples" else folder.name,
+            task or "unknown task",
+            {camera: tuple(found) for camera, found in sorted(samples.items())},
+            {camera: _decode(bag, records) for camera, records in sorted(images.items())},
+        )
 
 
-def _decode(messages: list) -> tuple[tuple[int, np.ndarray], ...]:
-    chosen = np.unique(np.linspace(0, len(messages) - 1, min(MAX_PICTURES, len(messages))).round().astype(int))
-    decoded = []
-    for i in chosen:
-        decoded.append((stamp_ns(messages[i].header.stamp), to_rgb(messages[i])))
-    return tuple(decoded)
+def _decode(bag: Bag, records: list[Record]) -> tuple[tuple[int, np.ndarray], ...]:
+    """At most MAX_PICTURES of them, spread evenly: (stamp ns, RGB)."""
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(MAX_PICTURES, len(records))).round().astype(int))
+    return tuple((stamp_ns(records[i].raw), bag.image(records[i])) for i in chosen)
 
 
 def nearest_picture(episode: Episode, camera: str, t_ns: int) -> np.ndarray | None:

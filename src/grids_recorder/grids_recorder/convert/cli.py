@@ -4,20 +4,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from grids_common.errors import GridsError
-from grids_common.images import to_rgb
+from grids_common.images import image_size
 from grids_common.parallel import run_jobs
 from grids_common.progress import Progress
 from grids_common.topics import CAMERAS
 from grids_data.bag import cdr
-from grids_data.bag.reader import DISCARDED, UNREADABLE, Bag, find_bags
-from grids_data.bag.series import read_series
+from grids_data.bag.reader import DISCARDED, Bag, Record, find_bags
+from grids_data.bag.series import Series, brightness, read_series
 from grids_data.calibration import Calibration, load, parse
 from grids_data.dataset.frame_cache import parse_size, resized
 from grids_data.dataset.schema import (
@@ -35,11 +35,12 @@ from grids_data.dataset.writer import DatasetWriter, EpisodeWriter
 from grids_data.errors import DataError
 from grids_data.units import DEGREES, SYSTEMS, Units, units
 from grids_recorder.convert.align import COMMANDS, Aligned, align
-from grids_recorder.judge.cli import VERDICT_FILE, check_bag, stored_level
-from grids_recorder.judge.verdict import REJECT
+from grids_recorder.judge.cli import VERDICT_FILE, check_bag, store_verdict, stored_level
+from grids_recorder.judge.verdict import REJECT, judge
 from grids_recorder.node.session import DISCARD, REDO
 
 HUMAN = "human"
+NOTHING_LEFT = "no episode is left: record again, or give --include-rejected for rejected ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,13 @@ def even(value: int) -> int:
     return value - value % 2
 
 
-def picture_size(bag: Bag) -> tuple[int, int]:
-    """Recorded (height, width) of the first picture of any camera, made even for the codec."""
+def recorded_size(bag: Bag) -> tuple[int, int]:
+    """Recorded (height, width) of the first image of any camera, made even for the codec."""
     topics = [topic for topic, kind in bag.types.items() if kind in (cdr.IMAGE, cdr.COMPRESSED) and bag.counts[topic]]
     for record in bag.records(topics):
-        height, width = to_rgb(bag.decode(record)).shape[:2]
+        height, width = image_size(bag.decode(record))
         return even(height), even(width)
-    raise DataError(f"{bag.folder}: expected pictures, found none")
+    raise DataError(f"{bag.folder}: expected images, found none")
 
 
 def bag_calibration(episode: dict, chosen: Calibration | None) -> Calibration | None:
@@ -81,7 +82,7 @@ def bag_calibration(episode: dict, chosen: Calibration | None) -> Calibration | 
 def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibration | None) -> DatasetSpec:
     """The dataset's description; all episodes must share one calibration."""
     with Bag(bags[0]) as bag:
-        size = settings.size or picture_size(bag)
+        size = settings.size or recorded_size(bag)
         first = bag_calibration(bag.episode, chosen)
     for path in bags[1:]:
         with Bag(path) as bag:
@@ -97,36 +98,57 @@ def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibratio
     return DatasetSpec(settings.fps, features, video=VideoSettings(crf=settings.crf), notes=notes)
 
 
-def _frames(bag: Bag, topic: str, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Pictures of a topic by index in the bag, in the order of `wanted`.
+def _images(bag: Bag, topic: str, wanted: np.ndarray, levels: list[float] | None = None) -> Iterator[np.ndarray]:
+    """Images of a topic by index in the bag, in the order of `wanted`; each of them is decoded once.
 
-    Mostly ascending, but a picture may have arrived after a younger one: it is kept until its last use.
+    Mostly ascending, but an image may have arrived after a younger one: it is kept until its last use.
+    With `levels` every image of the topic is decoded, and its brightness appended there.
     """
     last_use = {int(index): position for position, index in enumerate(wanted)}
     kept: dict[int, np.ndarray] = {}
     records = enumerate(bag.records([topic]))
+
+    def read(index: int, record: Record) -> None:
+        if levels is not None or index in last_use:
+            image = bag.image(record)
+            if levels is not None:
+                levels.append(brightness(image))
+            if index in last_use:
+                kept[index] = image
+
     for position, target in enumerate(map(int, wanted)):
         while target not in kept:
-            index, record = next(records)
-            if last_use.get(index, -1) >= position:
-                kept[index] = to_rgb(bag.decode(record))
+            read(*next(records))
         yield kept[target]
         if last_use[target] == position:
             del kept[target]
+    if levels is not None:
+        for index, record in records:
+            read(index, record)
 
 
 def write_episode(
-    bag: Bag, writer: EpisodeWriter, spec: DatasetSpec, joint_units: Units, settings: ConvertSettings
-) -> int:
-    """One bag as one staged episode; returns its rows."""
-    series, episode = read_series(bag), bag.episode
+    bag: Bag,
+    writer: EpisodeWriter,
+    spec: DatasetSpec,
+    joint_units: Units,
+    settings: ConvertSettings,
+    *,
+    measure: bool = False,
+) -> tuple[Series, dict]:
+    """One bag into an episode that is still to be closed: returns its series and what is noted at closing.
+
+    Each needed image is decoded once. With `measure` all are, and the series then holds their brightness.
+    """
+    series, episode = read_series(bag, images=False), bag.episode
     rows: Aligned = align(series, spec.fps, settings.command)
     task = settings.task or episode.get("task") or series.instruction
     if not task:
         raise DataError("expected a task text in episode.json, found none: give --task TEXT")
     size = spec.features[image_key(CAMERAS[0])].shape[:2]
     success = bool(episode.get("success") if episode.get("success") is not None else series.success)
-    streams = [_frames(bag, series.cameras[camera].topic, rows.frames[camera]) for camera in CAMERAS]
+    levels: dict = {camera: [] if measure else None for camera in CAMERAS}
+    streams = [_images(bag, series.cameras[c].topic, rows.frames[c], levels[c]) for c in CAMERAS]
     state, action = joint_units.from_rad(rows.state_rad), joint_units.from_rad(rows.action_rad)
     last = len(rows.time_ns) - 1
     for index, pictures in enumerate(zip(*streams, strict=True)):
@@ -138,13 +160,14 @@ def write_episode(
             HUMAN: bool(rows.human[index]),
         }
         writer.add(frames, row, task)
-    writer.close(bag=bag.folder.name, success=success, operator=str(episode.get("operator", "")))
-    return last + 1
+    for camera in CAMERAS if measure else ():
+        series.cameras[camera].brightness = np.array(levels[camera])
+    return series, {"bag": bag.folder.name, "success": success, "operator": str(episode.get("operator", ""))}
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One bag for a worker process."""
+    """One bag for a worker process. `judge`: it has no verdict yet; a REJECT leaves it out."""
 
     path: Path
     key: str
@@ -152,50 +175,108 @@ class _Job:
     staging: Path
     settings: ConvertSettings
     chosen: Calibration | None
+    judge: bool
 
 
-def _convert_one(job: _Job) -> str:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One bag is through: what to tell, and whether it is in the dataset."""
+
+    path: Path
+    note: str
+    kept: bool = True
+
+
+def _convert_one(job: _Job) -> _Done:
+    """Stage one bag. Its verdict, if it has none, is made of the images that are decoded for the dataset anyway."""
+    rejected = _Done(job.path, rejection(job.path), kept=False)
     try:
         with EpisodeWriter(job.spec, job.staging, job.key) as writer, Bag(job.path) as bag:
             joint_units = units(job.settings.system, bag_calibration(bag.episode, job.chosen))
-            rows = write_episode(bag, writer, job.spec, joint_units, job.settings)
-    except (GridsError, *UNREADABLE) as error:
+            series, about = write_episode(bag, writer, job.spec, joint_units, job.settings, measure=job.judge)
+            if job.judge:
+                verdict = judge(series, bag.episode)
+                store_verdict(job.path, verdict)
+                if verdict.level == REJECT:
+                    writer.discard()
+                    return rejected
+            count = len(writer)
+            writer.close(**about)
+    except GridsError as error:
+        # A broken image, perhaps: that is a verdict like any other.
+        if job.judge and check_bag(job.path, sheet=False).level == REJECT:
+            return rejected
         raise DataError(f"{job.path.name}: {error}") from error
     except OSError as error:
         raise DiskError.of(error) from error
-    return f"{job.path.name}: {rows} rows"
+    return _Done(job.path, f"{job.path.name}: {count} rows")
+
+
+def rejection(path: Path) -> str:
+    return f"{path.name}: REJECT (see its {VERDICT_FILE}; --include-rejected takes it)"
+
+
+def _rejected(path: Path) -> bool:
+    """By its verdict, or by all that can be judged without decoding an image; the latter is then judged in full."""
+    level = stored_level(path)
+    if level is not None:
+        return level == REJECT
+    try:
+        with Bag(path) as bag:
+            sound = judge(read_series(bag, images=False), bag.episode).level != REJECT
+    except DataError:
+        sound = False
+    return not sound and check_bag(path, sheet=False).level == REJECT
 
 
 def usable(bags: list[Path], *, include_rejected: bool) -> tuple[list[Path], list[str]]:
-    """(to convert, why each of the others is left out); bags without a verdict are judged first."""
+    """(to convert, why each of the others is left out). Bags without a verdict that cannot pass get one."""
     chosen, left_out = [], []
     for path in bags:
         with Bag(path) as bag:
             outcome = bag.episode.get("outcome")
         if outcome in (DISCARD, REDO) or path.parent.name == DISCARDED:
             left_out.append(f"{path.name}: discarded by the operator")
-        elif not include_rejected and (stored_level(path) or check_bag(path, sheet=False).level) == REJECT:
-            left_out.append(f"{path.name}: REJECT (see its {VERDICT_FILE}; --include-rejected takes it)")
+        elif not include_rejected and _rejected(path):
+            left_out.append(rejection(path))
         else:
             chosen.append(path)
     return chosen, left_out
 
 
 def convert(
-    bags: list[Path], folder: Path, settings: ConvertSettings, chosen: Calibration | None = None, *, workers: int = 1
-) -> Path:
-    """Convert `bags` in the given order; what an interrupted run finished is kept. Returns the dataset's folder."""
+    bags: list[Path],
+    folder: Path,
+    settings: ConvertSettings,
+    chosen: Calibration | None = None,
+    *,
+    workers: int = 1,
+    unjudged: Collection[Path] = (),
+) -> tuple[Path, list[str]]:
+    """Convert `bags` in the given order; what an interrupted run finished is kept.
+
+    Those in `unjudged` get their verdict on the way. Returns the dataset's folder, and why each rejected bag is left
+    out. DataError when none is left.
+    """
     spec = convert_spec(bags, settings, chosen)
     keys = {path: f"{index:06d}-{path.name}" for index, path in enumerate(bags)}
+    left_out = []
     with DatasetWriter(folder, spec) as dataset:
         have = set(dataset.staged())
         jobs = [
-            _Job(path, keys[path], spec, dataset.staging(), settings, chosen) for path in bags if keys[path] not in have
+            _Job(path, keys[path], spec, dataset.staging(), settings, chosen, path in unjudged)
+            for path in bags
+            if keys[path] not in have
         ]
         with Progress("converting", len(bags), done=len(bags) - len(jobs)) as progress:
-            for note in run_jobs(_convert_one, jobs, workers=workers):
-                progress.advance(note)
-        return dataset.finish(keys.values())
+            for done in run_jobs(_convert_one, jobs, workers=workers):
+                progress.advance(done.note)
+                if not done.kept:
+                    left_out.append(done.note)
+                    del keys[done.path]
+        if not keys:
+            raise DataError(NOTHING_LEFT)
+        return dataset.finish(keys.values()), left_out
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -226,17 +307,20 @@ def main(argv: list[str]) -> int:
         for why in left_out:
             sys.stderr.write(f"left out {why}\n")
         if not bags:
-            raise DataError("no episode is left: record again, or give --include-rejected for rejected ones")
+            raise DataError(NOTHING_LEFT)
         chosen = load(arguments.calibration) if arguments.calibration else None
-        folder = convert(bags, arguments.dataset, settings, chosen, workers=workers)
+        unjudged = set() if arguments.include_rejected else {path for path in bags if stored_level(path) is None}
+        folder, rejected = convert(bags, arguments.dataset, settings, chosen, workers=workers, unjudged=unjudged)
+        for why in rejected:
+            sys.stderr.write(f"left out {why}\n")
     except OSError as error:
         sys.stderr.write(f"grids convert: {DiskError.of(error)}\n")
         return 1
-    except (RuntimeError, *UNREADABLE) as error:
+    except RuntimeError as error:
         sys.stderr.write(f"grids convert: {error}\n")
         return 1 if isinstance(error, DiskError) else 2
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
         return 130
-    sys.stdout.write(f"{folder}: {len(bags)} episodes, {len(left_out)} left out\n")
+    sys.stdout.write(f"{folder}: {len(bags) - len(rejected)} episodes, {len(left_out) + len(rejected)} left out\n")
     return 0

@@ -3,15 +3,18 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from grids_data.bag.reader import UNREADABLE, Bag, find_bags
-from grids_data.bag.series import JOINTS, Series, read_series
+from grids_data.bag.reader import Bag, find_bags
+from grids_data.bag.series import JOINTS, read_series
 from grids_data.bag.writer import write_json
 from grids_data.errors import DataError
-from grids_recorder.judge.verdict import REJECT, Finding, Limits, Verdict, judge, limits_of
+from grids_recorder.judge.contact_sheet import COLUMNS, TILE_PX, save_sheet
+from grids_recorder.judge.verdict import REJECT, Finding, Verdict, judge, limits_of
 
 VERDICT_FILE = "verdict.json"
 SHEET_FILE = "contact_sheet.png"
@@ -25,33 +28,49 @@ def check_bag(
 
     Where that folder cannot be written, the verdict is only returned.
     """
+    series = None
     with Bag(folder) as bag:
-        series, verdict = _judge(bag, limits_of(bag.episode, image_hz=image_hz, joint_hz=joint_hz))
+        limits = limits_of(bag.episode, image_hz=image_hz, joint_hz=joint_hz)
+        task = str(bag.episode.get("task", ""))
         try:
-            write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
-            if sheet and series is not None:
-                from grids_recorder.judge.contact_sheet import save_sheet
-
-                save_sheet(bag, series, verdict, folder / SHEET_FILE)
-        except OSError as error:
-            sys.stderr.write(f"{folder}: the verdict cannot be stored there ({error.strerror}); it is only shown\n")
+            series = read_series(bag, thumbnails=COLUMNS, thumbnail_px=TILE_PX[0]) if sheet else read_series(bag)
+            verdict = judge(series, bag.episode, limits)
+        except DataError as error:
+            verdict = unreadable(bag, error)
+    store_verdict(folder, verdict)
+    if sheet and series is not None:
+        with _shown_only(folder):
+            save_sheet(folder.name, task, series, verdict, folder / SHEET_FILE)
     return verdict
 
 
-def _judge(bag: Bag, limits: Limits) -> tuple[Series | None, Verdict]:
+def unreadable(bag: Bag, error: DataError) -> Verdict:
     """A message that cannot be decoded is a finding like any other: nothing would convert this episode."""
+    return Verdict(REJECT, (Finding(REJECT, f"cannot be read: {error}"),), (), bag.duration_s)
+
+
+@contextmanager
+def _shown_only(folder: Path) -> Iterator[None]:
+    """A folder that cannot be written costs the file, not the verdict."""
     try:
-        series = read_series(bag)
-        return series, judge(series, bag.episode, limits)
-    except UNREADABLE as error:
-        finding = Finding(REJECT, f"cannot be read: {error}")
-        return None, Verdict(REJECT, (finding,), (), bag.duration_s)
+        yield
+    except OSError as error:
+        sys.stderr.write(f"{folder}: the verdict cannot be stored there ({error.strerror}); it is only shown\n")
+
+
+def store_verdict(folder: Path, verdict: Verdict) -> None:
+    """Write verdict.json beside the bag; where that is refused, only say so."""
+    with _shown_only(folder):
+        write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
 
 
 def stored_level(folder: Path) -> str | None:
-    """The level in verdict.json, or None when the bag was not judged yet."""
+    """The level in verdict.json, or None when the bag was not judged yet. DataError for a file that is none."""
     path = folder / VERDICT_FILE
-    return json.loads(path.read_text(encoding="utf-8"))["level"] if path.exists() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["level"] if path.exists() else None
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path}: expected a verdict as JSON ({error}): delete it and run ./grids check") from error
 
 
 def lines(folder: Path, verdict: Verdict) -> list[str]:
@@ -72,13 +91,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-sheet", action="store_true", help="no contact sheets")
     arguments = parser.parse_args(argv)
     rates = {"image_hz": arguments.image_hz, "joint_hz": arguments.joint_hz}
-    rows, unreadable = [], False
+    rows, failed = [], False
     try:
         for folder in find_bags(arguments.bags):
             try:
                 rows.append((folder, check_bag(folder, **rates, sheet=not arguments.no_sheet)))
-            except (DataError, *UNREADABLE) as error:
-                unreadable = True
+            except DataError as error:
+                failed = True
                 sys.stderr.write(f"grids check: {folder.name}: {error}\n")
     except DataError as error:
         sys.stderr.write(f"grids check: {error}\n")
@@ -86,4 +105,4 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     for folder, verdict in rows:
         console.print("\n".join(lines(folder, verdict)))
-    return int(unreadable or any(verdict.level == REJECT for _, verdict in rows))
+    return int(failed or any(verdict.level == REJECT for _, verdict in rows))

@@ -1,4 +1,4 @@
-"""One picture per episode: frames of both cameras in strips, joint angles and commands as curves below."""
+"""One sheet per episode: images of both cameras in strips, joint angles and commands as curves below."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from grids_common.images import to_rgb
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
-from grids_data.bag.reader import Bag
 from grids_data.bag.series import JOINTS, TRACE, Series
 from grids_recorder.judge.verdict import Verdict
 
@@ -27,22 +25,17 @@ def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour=_INK, *, sc
     cv2.putText(canvas, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
-def _strip(bag: Bag, series: Series, camera: str) -> np.ndarray:
-    """COLUMNS frames spread over the episode."""
-    row = np.full((TILE_PX[0], WIDTH_PX, 3), _PAPER, np.uint8)
+def _strip(series: Series, camera: str) -> np.ndarray:
+    """Thumbnails of one camera side by side, at most COLUMNS."""
+    strip = np.full((TILE_PX[0], WIDTH_PX, 3), _PAPER, np.uint8)
     found = series.cameras.get(camera)
     if found is None:
-        _text(row, f"no pictures of the {camera} camera", (8, 50), _LEVEL["REJECT"])
-        return row
-    wanted = set(np.linspace(0, len(found.checksum) - 1, COLUMNS).round().astype(int).tolist())
-    tiles = []
-    for index, record in enumerate(bag.records([found.topic])):
-        if index in wanted:
-            frame = to_rgb(bag.decode(record))
-            tiles.append(cv2.resize(frame, TILE_PX[::-1], interpolation=cv2.INTER_AREA))
-    for column, tile in enumerate(tiles):
-        row[:, column * TILE_PX[1] : (column + 1) * TILE_PX[1]] = tile
-    return row
+        _text(strip, f"no images of the {camera} camera", (8, 50), _LEVEL["REJECT"])
+        return strip
+    for column, image in enumerate(found.thumbnails):
+        tile = cv2.resize(image, TILE_PX[::-1], interpolation=cv2.INTER_AREA)
+        strip[:, column * TILE_PX[1] : (column + 1) * TILE_PX[1]] = tile
+    return strip
 
 
 def _curve(canvas: np.ndarray, times: np.ndarray, values: np.ndarray, limits, colour) -> None:
@@ -72,21 +65,20 @@ def _joint_rows(series: Series) -> list[np.ndarray]:
     return rows
 
 
-def draw_sheet(bag: Bag, series: Series, verdict: Verdict) -> np.ndarray:
-    """(height, WIDTH_PX, 3) uint8 RGB."""
+def draw_sheet(name: str, task: str, series: Series, verdict: Verdict) -> np.ndarray:
+    """(height, WIDTH_PX, 3) uint8 RGB, from a series read with COLUMNS thumbnails of at least TILE_PX[0] px."""
     head = np.full((46, WIDTH_PX, 3), _PAPER, np.uint8)
-    task = bag.episode.get("task", "")
-    _text(head, f"{bag.folder.name}   {verdict.duration_s:.1f} s   {task}", (6, 18), scale=0.5)
+    _text(head, f"{name}   {verdict.duration_s:.1f} s   {task}", (6, 18), scale=0.5)
     _text(head, f"{verdict.level}  {verdict.reasons}"[:180], (6, 38), _LEVEL[verdict.level])
     foot = np.full((20, WIDTH_PX, 3), _PAPER, np.uint8)
     _text(foot, "measured", (6, 14), _MEASURED)
     _text(foot, "commanded", (90, 14), _COMMANDED)
-    return np.vstack([head, *(_strip(bag, series, camera) for camera in CAMERAS), *_joint_rows(series), foot])
+    return np.vstack([head, *(_strip(series, camera) for camera in CAMERAS), *_joint_rows(series), foot])
 
 
-def save_sheet(bag: Bag, series: Series, verdict: Verdict, path: Path) -> None:
+def save_sheet(name: str, task: str, series: Series, verdict: Verdict, path: Path) -> None:
     """Write the sheet as PNG; OSError when the folder refuses."""
-    ok, data = cv2.imencode(".png", np.ascontiguousarray(draw_sheet(bag, series, verdict)[..., ::-1]))
+    ok, data = cv2.imencode(".png", np.ascontiguousarray(draw_sheet(name, task, series, verdict)[..., ::-1]))
     if not ok:
-        raise OSError(0, "the picture could not be encoded", str(path))
+        raise OSError(0, "the image could not be encoded", str(path))
     path.write_bytes(data.tobytes())

@@ -28,7 +28,7 @@ APPROACH_WAIT_S = 20.0
 
 def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(rows of sent goals every DT_S (n, 6), times of measured joints in s, measured joints (m, 6)), rad."""
-    series = read_series(bag)
+    series = read_series(bag, images=False)
     if TRACE not in series.streams or len(series.sent) < 2:
         raise DataError(f"{bag.folder}: expected recorded commands on {TRACE}, found none")
     stamps = series.streams[TRACE].stamp_ns

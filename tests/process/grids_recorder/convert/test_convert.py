@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import simplejpeg
 
-from grids_common.images import to_rgb
 from grids_common.topics import CAMERAS
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag
@@ -23,7 +25,7 @@ from grids_recorder.bench import synthetic
 from grids_recorder.bench.synthetic import samples
 from grids_recorder.convert.align import align
 from grids_recorder.convert.cli import ConvertSettings, convert, main
-from grids_recorder.judge.cli import check_bag
+from grids_recorder.judge.cli import check_bag, stored_level
 from grids_recorder.node.recording import Recording
 
 SIZE = (48, 64)
@@ -34,12 +36,19 @@ CONNECTIONS = [
 ]
 
 
-def record(folder, seconds=3.0, keep=lambda _: True, **episode):
+def record(folder, seconds=3.0, keep=lambda _: True, change=lambda sample: sample, **episode):
     bag = BagWriter(folder, CONNECTIONS, {"task": "stack", "success": True} | episode)
     recording = Recording(bag, jpeg_quality=95, queue_bytes=1 << 30, min_free_bytes=0)
-    for sample in filter(keep, samples(seconds)):
+    for sample in map(change, filter(keep, samples(seconds))):
         recording.put(sample.topic, sample.type, sample.stamp_ns + 4_000_000, sample.raw)
     return recording.finish()
+
+
+def converted(*arguments, **options):
+    """The dataset's folder; nothing may have been left out."""
+    folder, left_out = convert(*arguments, **options)
+    assert not left_out
+    return folder
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def bags(tmp_path):
 
 
 def test_rows_of_a_dataset_are_those_of_the_bag(bags, tmp_path):
-    dataset = open_dataset(convert(bags, tmp_path / "set", ConvertSettings(fps=30), workers=2))
+    dataset = open_dataset(converted(bags, tmp_path / "set", ConvertSettings(fps=30), workers=2))
     assert len(dataset.episodes) == 2
     assert dataset.tasks == ("stack",)
     joint_units = units_from_json(dataset.info["units"])
@@ -68,7 +77,7 @@ def test_rows_of_a_dataset_are_those_of_the_bag(bags, tmp_path):
             for camera in CAMERAS:
                 for index in range(0, episode.length, 13):
                     one = jpegs[camera][rows.frames[camera][index]]
-                    stored = to_rgb(bag.decode(one))
+                    stored = bag.image(one)
                     frame = dataset.frame(camera, episode.start + index)
                     assert np.abs(frame.astype(int) - stored).mean() < 4.0, "within the codec's error"
                     assert np.abs(frame.astype(int) - synthetic.frame(times[index], SIZE, camera=camera)).mean() < 8.0
@@ -77,7 +86,7 @@ def test_rows_of_a_dataset_are_those_of_the_bag(bags, tmp_path):
 
 
 def test_another_rate_and_size_take_the_nearest_pictures(bags, tmp_path):
-    dataset = open_dataset(convert(bags[:1], tmp_path / "set", ConvertSettings(fps=10, size=(24, 32))))
+    dataset = open_dataset(converted(bags[:1], tmp_path / "set", ConvertSettings(fps=10, size=(24, 32))))
     assert dataset.frame("front", 0).shape == (24, 32, 3)
     assert len(dataset) == pytest.approx(25, abs=1)
     for index in (0, 7, 20):
@@ -87,7 +96,7 @@ def test_another_rate_and_size_take_the_nearest_pictures(bags, tmp_path):
 
 def test_pictures_that_were_lost_are_replaced_by_the_nearest_ones(tmp_path):
     lossy = record(tmp_path / "lossy", 2.5, lambda s: "image" not in s.topic or (s.stamp_ns // 33_333_333) % 3)
-    dataset = open_dataset(convert([lossy], tmp_path / "set", ConvertSettings()))
+    dataset = open_dataset(converted([lossy], tmp_path / "set", ConvertSettings()))
     with Bag(lossy) as bag:
         rows = align(read_series(bag), 30)
     assert len(dataset) == len(rows.time_ns)
@@ -105,7 +114,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(bags, tmp_path, monkeypa
     shutil.rmtree(staged / f"000001-{bags[1].name}")
     before = (staged / f"000000-{bags[0].name}" / "rows.parquet").stat().st_mtime_ns
     assert before
-    dataset = open_dataset(convert(bags, tmp_path / "set", ConvertSettings()))
+    dataset = open_dataset(converted(bags, tmp_path / "set", ConvertSettings()))
     assert [e.extra["bag"] for e in dataset.episodes] == [path.name for path in bags]
     assert not (tmp_path / "set.partial").exists()
 
@@ -164,6 +173,73 @@ def test_a_bag_without_a_stream_is_refused_by_name(tmp_path):
     blind = record(tmp_path / "blind", keep=lambda s: not s.topic.startswith("/wrist"))
     with pytest.raises(DataError, match=r"blind: expected every stream .*, missing: pictures of the wrist"):
         convert([blind], tmp_path / "set", ConvertSettings())
+
+
+def decodes(monkeypatch) -> Counter:
+    """How often each JPEG, by its bytes, is decoded from now on in this process."""
+    counted, decode = Counter(), simplejpeg.decode_jpeg
+
+    def count(data, *arguments, **options):
+        counted[bytes(data)] += 1
+        return decode(data, *arguments, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", count)
+    return counted
+
+
+def jpegs(path) -> dict[str, list[bytes]]:
+    with Bag(path) as bag:
+        topics = {c: f"/{c}/color/image_raw/compressed" for c in CAMERAS}
+        return {c: [bag.decode(one).data.tobytes() for one in bag.records([topic])] for c, topic in topics.items()}
+
+
+def test_each_image_is_decoded_once_when_the_verdict_is_made_on_the_way(bags, tmp_path, monkeypatch):
+    wanted = Counter(data for path in bags for images in jpegs(path).values() for data in images)
+    counted = decodes(monkeypatch)
+    assert main([*map(str, bags), str(tmp_path / "set"), "--workers", "1"]) == 0
+    assert counted == wanted
+    assert [stored_level(path) for path in bags] == ["OK", "OK"]
+
+
+def test_only_the_needed_images_are_decoded_once_when_there_is_a_verdict(bags, tmp_path, monkeypatch):
+    wanted = Counter()
+    for path in bags:
+        check_bag(path, sheet=False)
+        with Bag(path) as bag:
+            rows = align(read_series(bag, images=False), 10)
+        wanted.update(images[index] for c, images in jpegs(path).items() for index in set(rows.frames[c].tolist()))
+    counted = decodes(monkeypatch)
+    assert main([*map(str, bags), str(tmp_path / "set"), "--workers", "1", "--fps", "10"]) == 0
+    assert counted == wanted
+    assert 0 < len(counted) < 0.5 * sum(len(images) for path in bags for images in jpegs(path).values())
+
+
+def test_each_image_is_decoded_once_by_check_with_its_sheet(bags, monkeypatch):
+    wanted = Counter(data for images in jpegs(bags[0]).values() for data in images)
+    counted = decodes(monkeypatch)
+    check_bag(bags[0])
+    assert counted == wanted
+
+
+def blackened(sample):
+    """The front camera's images from 1 s to 2 s without light."""
+    dark = "/front/color/image" in sample.topic and 1.0 <= (sample.stamp_ns - 1_700_000_000_000_000_000) * 1e-9 < 2.0
+    return replace(sample, raw=sample.raw[:-9216] + bytes(9216)) if dark else sample
+
+
+def test_what_only_the_images_show_leaves_an_episode_out_on_the_way(bags, tmp_path, capsys):
+    dark = record(tmp_path / "bags" / "a_dark", 2.5, change=blackened)
+    assert main([str(tmp_path / "bags"), str(tmp_path / "set"), "--workers", "2"]) == 0
+    said = capsys.readouterr()
+    assert "left out a_dark: REJECT" in said.err
+    assert "2 episodes, 1 left out" in said.out
+    assert stored_level(dark) == "REJECT"
+    assert "black for 1.0 s" in (dark / "verdict.json").read_text()
+    assert [e.extra["bag"] for e in open_dataset(tmp_path / "set").episodes] == [path.name for path in bags]
+    alone = record(tmp_path / "alone", 2.5, change=blackened)
+    assert main([str(alone), str(tmp_path / "none"), "--workers", "1"]) == 2
+    assert "no episode is left" in capsys.readouterr().err
+    assert not list((tmp_path / "none.partial" / "episodes").iterdir())
 
 
 FULL_DISK = """

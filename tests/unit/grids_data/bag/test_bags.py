@@ -11,9 +11,8 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.rosbag2 import Reader
 
-from grids_common.images import to_rgb
 from grids_data.bag import cdr
-from grids_data.bag.reader import Bag, find_bags
+from grids_data.bag.reader import Bag, find_bag, find_bags
 from grids_data.bag.series import JOINTS, LEADER, TRACE
 from grids_data.bag.writer import BagWriter
 from grids_data.errors import DataError
@@ -75,7 +74,7 @@ def test_pictures_keep_their_capture_stamp_and_content(tmp_path):
         for index, one in enumerate(records):
             assert abs(cdr.stamp_ns(one.raw) - one.time_ns) == 5_000_000
             wanted = synthetic.frame(index / 30, (48, 64))
-            got = to_rgb(bag.decode(one))
+            got = bag.image(one)
             assert np.abs(got.astype(int) - wanted).mean() < 4.0
 
 
@@ -298,6 +297,34 @@ def test_every_given_path_without_an_episode_is_named(tmp_path):
     (tmp_path / "discarded").mkdir()
     with pytest.raises(DataError, match="in what was given besides discarded/, found none"):
         find_bags([tmp_path / "discarded"])
+
+
+def test_one_bag_is_found_at_any_depth_or_its_absence_explained(tmp_path):
+    with pytest.raises(DataError, match=r"at least one recorded episode in .*/none, found none: make one with"):
+        find_bag(tmp_path / "none")
+    one = record(tmp_path / "runs" / "monday" / "recordings" / "a", samples(0.5))
+    assert find_bag(tmp_path) == one
+    file = next(one.glob("*.mcap"))
+    assert find_bag(file) == file
+    with Bag(file) as alone, Bag(one) as folder:
+        assert [r.raw for r in alone.records()] == [r.raw for r in folder.records()]
+        assert alone.episode == {}
+        with pytest.raises(DataError, match=r"expected one of /odd; it holds /follower/command_trace, "):
+            alone.require(["/odd"])
+        first = next(folder.records()).time_ns
+        early = [r.time_ns - first for r in folder.records(until_s=0.2)]
+        assert 0 < len(early) < sum(1 for _ in folder.records())
+        assert max(early) <= 200_000_000
+    record(tmp_path / "b", samples(0.5))
+    with pytest.raises(DataError, match=r"expected one bag under .*, found 2: b, runs/monday/recordings/a"):
+        find_bag(tmp_path)
+
+
+def test_an_episode_file_that_is_no_json_is_named(tmp_path, capsys):
+    folder = record(tmp_path / "episode", samples(2.5))
+    (folder / "episode.json").write_text("{")
+    assert main([str(folder)]) == 1
+    assert "episode.json: expected JSON with the episode's data" in capsys.readouterr().err
 
 
 def test_a_bag_that_lost_its_metadata_is_named_and_the_others_are_judged(tmp_path, capsys):

@@ -8,7 +8,6 @@ import pytest
 import simplejpeg
 from repository import ROOT
 
-from grids_data.bag.runs import BagError, find_bag, find_bags
 from grids_perception.figures.cli import main, make_figures, slug
 
 pytest.importorskip("matplotlib", reason="pip install -r requirements/view.txt")
@@ -138,24 +137,10 @@ def test_a_bag_without_samples_is_refused_with_the_reason(store, tmp_path, capsy
     assert "no message on /policy/sampled_tokens" in capsys.readouterr().err
 
 
-def test_bags_are_found_or_their_absence_explained(store, tmp_path):
-    with pytest.raises(BagError, match="found nothing"):
-        find_bag(tmp_path / "none")
-    with pytest.raises(BagError, match="expected a bag"):
-        find_bag(tmp_path)
-    one = write_episode(store, tmp_path / "a")
-    assert find_bag(tmp_path) == one
-    assert find_bag(one / "a.mcap").name == "a.mcap"
-    write_episode(store, tmp_path / "b")
-    assert len(find_bags(tmp_path)) == 2
-    with pytest.raises(BagError, match="expected one bag"):
-        find_bag(tmp_path)
-
-
 def test_a_broken_bag_is_named(tmp_path, capsys):
     (tmp_path / "metadata.yaml").write_text("not: a bag")
     assert main([str(tmp_path)]) == 1
-    assert "not a readable ROS 2 bag" in capsys.readouterr().err
+    assert "expected a rosbag2 folder with metadata.yaml" in capsys.readouterr().err
 
 
 def test_a_task_sentence_becomes_a_file_name():
