@@ -1,65 +1,100 @@
-"""Joint angles in radians to LeRobot's dataset units and back, through a calibration. numpy only.
+"""The one map between joint angles in rad and the numbers of a dataset, a checkpoint and a bundle. numpy only.
 
-LeRobot normalises servo ticks over the calibrated range: the gripper always as 0..100 of it (0 = range_min); the
-other joints either as degrees about the middle of the range or as -100..100 of it. It counts 4095 ticks to 360
+LeRobot normalises servo ticks over the calibrated range (MotorsBus._normalize in lerobot/motors/motors_bus.py): the
+gripper always as 0..100 of it (0 = range_min), the other joints as degrees about the middle of the range or as
+-100..100 of it. drive_mode 1 turns both ranges round, and leaves degrees as they are. LeRobot counts 4095 ticks to 360
 degrees where the servo has 4096; its datasets carry that factor, so it is kept here.
+
+In rad, drive_mode 1 turns the sign of a joint (see grids_data.calibration.JointMap), so its degrees fall as its rad
+rise. A dataset says its units in meta/info.json, a frame cache in shard.json, a checkpoint in grids_dataset.json (all
+as `Units.as_json`); a bundle keeps scale and offset in policy.json.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK, TICKS_PER_TURN, ZERO_TICK
-from grids_data.calibration import Calibration, JointCalibration, parse, uncalibrated
+from grids_data.calibration import Calibration, JointCalibration, load, parse, uncalibrated
+from grids_data.errors import DataError
 
-DEGREES, NORMALIZED, RADIANS = "degrees", "normalized", "radians"
-SYSTEMS = (DEGREES, NORMALIZED, RADIANS)
+RAD, DEGREES, NORMALISED = "rad", "degrees", "normalised"
+SYSTEMS = (RAD, DEGREES, NORMALISED)
+_OTHER_SPELLINGS = {"radians": RAD, "normalized": NORMALISED}  # read everywhere, written nowhere
 _LEROBOT_TICKS_PER_TURN = TICKS_PER_TURN - 1
 _GRIPPER = JOINT_NAMES.index("gripper")
 
 
+class UnitsError(DataError):
+    """Units that are not known, cannot be read or contradict each other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Units:
-    """An affine map per joint: dataset value = scale * rad + offset. Arrays (6,), JOINT_NAMES order."""
+    """An affine map per joint: dataset value = scale * rad + offset. Six numbers each, in the order of JOINT_NAMES.
+
+    `calibration` says where the map comes from; None where only the map is known (a bundle's) or none is needed (rad).
+    It does not count in a comparison.
+    """
 
     system: str
-    scale: np.ndarray
-    offset: np.ndarray
-    calibration: Mapping[str, JointCalibration]
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    calibration: Mapping[str, JointCalibration] | None = field(default=None, compare=False)
 
     def from_rad(self, rad: np.ndarray) -> np.ndarray:
-        """(..., 6) rad to dataset units, float32. Not clamped: what was measured stays visible."""
-        return (np.asarray(rad, float) * self.scale + self.offset).astype(np.float32)
+        """(..., J) rad to dataset units, float32. Not clamped: what was measured stays visible."""
+        return (np.asarray(rad, float) * np.asarray(self.scale) + np.asarray(self.offset)).astype(np.float32)
 
     def to_rad(self, value: np.ndarray) -> np.ndarray:
-        """(..., 6) dataset units to rad, float64."""
-        return (np.asarray(value, float) - self.offset) / self.scale
+        """(..., J) dataset units to rad, float64."""
+        return (np.asarray(value, float) - np.asarray(self.offset)) / np.asarray(self.scale)
+
+    def same_map(self, other: "Units") -> bool:
+        """Whether the same angle gives the same number in both, to a millionth."""
+        if (self.system, len(self.scale)) != (other.system, len(other.scale)):
+            return False
+        return np.allclose((self.scale, self.offset), (other.scale, other.offset), rtol=1e-6, atol=1e-6)
 
     def as_json(self) -> dict[str, Any]:
         """What a dataset says about its units; `units_from_json` reads it back."""
-        joints = {DEGREES: "deg", NORMALIZED: "percent of half range", RADIANS: "rad"}[self.system]
-        gripper = "rad" if self.system == RADIANS else "percent of range"
+        joints = {DEGREES: "deg", NORMALISED: "percent of half range", RAD: "rad"}[self.system]
+        gripper = "rad" if self.system == RAD else "percent of range"
+        calibration = self.calibration
         return {
             "system": self.system,
             "joint_names": list(JOINT_NAMES),
             "unit": [gripper if name == "gripper" else joints for name in JOINT_NAMES],
-            "scale_per_rad": self.scale.tolist(),
-            "offset": self.offset.tolist(),
-            "calibration": {name: asdict(joint) for name, joint in self.calibration.items()},
+            "scale_per_rad": list(self.scale),
+            "offset": list(self.offset),
+            "calibration": calibration and {name: asdict(joint) for name, joint in calibration.items()},
         }
 
 
-def units(system: str = DEGREES, calibration: Calibration | None = None) -> Units:
-    """The map for one calibration (None: the nominal ranges, which are the twin's)."""
+def parse_system(text: str) -> str:
+    """rad, degrees or normalised from what a user or an older file writes; any other text as it is."""
+    return _OTHER_SPELLINGS.get(text, text)
+
+
+def _system(text: object) -> str:
+    """Raises UnitsError."""
+    system = parse_system(text) if isinstance(text, str) else ""
     if system not in SYSTEMS:
-        raise ValueError(f"units: expected one of {', '.join(SYSTEMS)}, got {system!r}")
+        raise UnitsError(f"units: expected {', '.join(SYSTEMS[:-1])} or {SYSTEMS[-1]}, got {text!r}")
+    return system
+
+
+def units(system: str = DEGREES, calibration: Calibration | None = None) -> Units:
+    """The map of a system for one calibration (None: the nominal ranges, which are the twin's). Raises UnitsError."""
+    system = _system(system)
     calibration = uncalibrated() if calibration is None else calibration
     joints = [calibration[name] for name in JOINT_NAMES]
-    if system == RADIANS:
-        return Units(system, np.ones(len(joints)), np.zeros(len(joints)), calibration)
+    if system == RAD:
+        return Units(RAD, (1.0,) * len(joints), (0.0,) * len(joints), calibration)
     low, high = (np.array([getattr(j, f) for j in joints], float) for f in ("range_min", "range_max"))
     sign = np.array([-1.0 if j.drive_mode else 1.0 for j in joints])
     # tick = ZERO_TICK + sign * rad / RAD_PER_TICK; value = (tick - centre) * gain
@@ -69,10 +104,39 @@ def units(system: str = DEGREES, calibration: Calibration | None = None) -> Unit
     offset = (ZERO_TICK - centre) * gain
     if sign[_GRIPPER] < 0:  # LeRobot counts an inverted 0..100 joint from its other end
         gain[_GRIPPER], offset[_GRIPPER] = -gain[_GRIPPER], 100.0 - offset[_GRIPPER]
-    return Units(system, gain * sign / RAD_PER_TICK, offset, calibration)
+    return Units(system, tuple((gain * sign / RAD_PER_TICK).tolist()), tuple(offset.tolist()), calibration)
 
 
-def units_from_json(tree: Mapping[str, Any]) -> Units:
-    """The inverse of `Units.as_json`."""
-    calibration = parse(json.dumps(tree["calibration"]), "dataset units")
-    return Units(tree["system"], np.array(tree["scale_per_rad"]), np.array(tree["offset"]), calibration)
+def units_of_file(system: str, calibration: Path | None) -> Units:
+    """The map as the command line names it: a system and a LeRobot calibration file, which only rad can do without.
+
+    Raises UnitsError or CalibrationError.
+    """
+    if calibration is None and _system(system) != RAD:
+        raise UnitsError(
+            f"units {parse_system(system)!r} need the robot's LeRobot calibration file: give --calibration FILE.json"
+        )
+    return units(system, None if calibration is None else load(calibration))
+
+
+def _numbers(value: object, name: str) -> tuple[float, ...]:
+    """One finite number per joint. Raises UnitsError."""
+    given = cast("list[Any]", value) if isinstance(value, list) else []
+    good = len(given) == len(JOINT_NAMES) and all(type(v) in (int, float) and np.isfinite(v) for v in given)
+    if not good or (name == "scale_per_rad" and 0 in given):
+        raise UnitsError(f"units: expected {name} to be {len(JOINT_NAMES)} usable numbers, got {value!r}")
+    return tuple(map(float, given))
+
+
+def units_from_json(tree: object) -> Units:
+    """The inverse of `Units.as_json`. Raises UnitsError or CalibrationError."""
+    if not isinstance(tree, dict):
+        raise UnitsError(f"units: expected an object, got {tree!r}")
+    fields = cast("dict[str, Any]", tree)
+    names = fields.get("joint_names", list(JOINT_NAMES))
+    if names != list(JOINT_NAMES):
+        raise UnitsError(f"units: expected the joints {', '.join(JOINT_NAMES)} in this order, got {names}")
+    scale, offset = (_numbers(fields.get(name), name) for name in ("scale_per_rad", "offset"))
+    stored = fields.get("calibration")
+    calibration = None if stored is None else parse(json.dumps(stored), "calibration of the units")
+    return Units(_system(fields.get("system")), scale, offset, calibration)

@@ -1,14 +1,19 @@
-"""Dataset units agree with LeRobot's own formulas, whatever the calibration."""
+"""One map between radians and dataset units; it agrees with LeRobot's own arithmetic, whatever the calibration."""
+
+import argparse
+import json
 
 import numpy as np
 import pytest
 
-from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK, ZERO_TICK
-from grids_data.calibration import JointCalibration
-from grids_data.units import SYSTEMS, units, units_from_json
+from grids_common.so100 import JOINT_NAMES
+from grids_data.calibration import CalibrationError, JointCalibration, JointMap, save
+from grids_data.errors import DataError
+from grids_data.units import SYSTEMS, parse_system, units, units_from_json, units_of_file
 
 
 def calibration(drive_mode: int) -> dict[str, JointCalibration]:
+    """Another range for every joint; joints of drive_mode 1 count backwards."""
     rng = np.random.default_rng(drive_mode)
     return {
         name: JointCalibration(i + 1, drive_mode, 0, int(rng.integers(500, 1500)), int(rng.integers(2500, 3500)))
@@ -16,41 +21,101 @@ def calibration(drive_mode: int) -> dict[str, JointCalibration]:
     }
 
 
-def lerobot(ticks: int, joint: JointCalibration, mode: str) -> float:
-    """Written from facts about LeRobot's motor bus: the value it stores for one tick count."""
-    span = joint.range_max - joint.range_min
-    if mode == "degrees":
-        return (ticks - (joint.range_min + joint.range_max) / 2) * 360 / 4095
-    if mode == "percent":
-        value = (ticks - joint.range_min) / span * 100
-        return 100 - value if joint.drive_mode else value
-    value = (ticks - joint.range_min) / span * 200 - 100
-    return -value if joint.drive_mode else value
+def lerobot_value(tick: int, name: str, joint: JointCalibration, system: str) -> float:
+    """What LeRobot stores for a tick: MotorsBus._normalize (lerobot/motors/motors_bus.py), Feetech, STS3215.
+
+    Degrees know no drive_mode there; both ranges do. A follower's gripper is 0..100 in either.
+    """
+    share = (tick - joint.range_min) / (joint.range_max - joint.range_min)
+    if name == "gripper":
+        percent = share * 100
+        return 100 - percent if joint.drive_mode else percent
+    if system == "degrees":
+        middle = (joint.range_min + joint.range_max) / 2
+        return (tick - middle) * 360 / 4095
+    both_sides = share * 200 - 100
+    return -both_sides if joint.drive_mode else both_sides
+
+
+def driver_rad(tick: int, joint: JointCalibration) -> float:
+    """What the driver publishes for a tick: 4096 to a turn, zero at 2047, turned round by drive_mode."""
+    angle = (tick - 2047) * 2 * np.pi / 4096
+    return -angle if joint.drive_mode else angle
+
+
+@pytest.mark.parametrize("joint", range(6), ids=JOINT_NAMES)
+@pytest.mark.parametrize("drive_mode", [0, 1])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_value_of_a_tick_is_the_one_lerobot_stores(system, drive_mode, joint):
+    joints = calibration(drive_mode)
+    name = JOINT_NAMES[joint]
+    one = joints[name]
+    ticks = [one.range_min, 1600, 2047, 2400, one.range_max]
+    rad = np.zeros((len(ticks), 6))
+    rad[:, joint] = [driver_rad(tick, one) for tick in ticks]
+    wanted = rad[:, joint] if system == "rad" else [lerobot_value(tick, name, one, system) for tick in ticks]
+    np.testing.assert_allclose(units(system, joints).from_rad(rad)[:, joint], wanted, rtol=1e-6, atol=2e-5)
+    driven = JointMap.of(joints).to_rad(np.array(ticks)[:, None] * np.ones(6))
+    np.testing.assert_allclose(driven[:, joint], rad[:, joint])
 
 
 @pytest.mark.parametrize("drive_mode", [0, 1])
-@pytest.mark.parametrize("system", ["degrees", "normalized"])
-def test_values_are_those_lerobot_would_store(system, drive_mode):
-    joints = calibration(drive_mode)
-    ticks = np.array([1800, 2047, 2400, 1700, 2200, 1900])
-    sign = -1 if drive_mode else 1
-    rad = (ticks - ZERO_TICK) * RAD_PER_TICK * sign
-    wanted = [
-        lerobot(t, joints[name], "percent" if name == "gripper" else system)
-        for t, name in zip(ticks, JOINT_NAMES, strict=True)
-    ]
-    np.testing.assert_allclose(units(system, joints).from_rad(rad), wanted, rtol=1e-5, atol=1e-4)
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_units_survive_the_way_there_and_back_and_through_json(system):
+def test_units_survive_the_way_there_and_back_and_through_json(system, drive_mode):
     rad = np.random.default_rng(3).uniform(-1.5, 1.5, (50, 6))
-    original = units(system, calibration(1))
-    again = units_from_json(original.as_json())
+    original = units(system, calibration(drive_mode))
+    again = units_from_json(json.loads(json.dumps(original.as_json())))
     np.testing.assert_allclose(again.to_rad(original.from_rad(rad)), rad, atol=1e-6)
-    assert again.system == system
+    assert again == original
+    assert again.calibration == original.calibration
+
+
+def test_the_same_map_under_another_servo_offset_is_the_same_units():
+    joints = calibration(0)
+    turned = {name: JointCalibration(j.id, 0, 100, j.range_min, j.range_max) for name, j in joints.items()}
+    assert units("degrees", joints).same_map(units("degrees", turned))
+    assert not units("degrees", joints).same_map(units("degrees", calibration(1)))
+    assert not units("degrees", joints).same_map(units("normalised", joints))
+    assert units("rad", joints).same_map(units("rad", calibration(1)))
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [("radians", "rad"), ("normalized", "normalised"), ("degrees", "degrees")]
+)
+def test_older_spellings_are_read_and_never_written(given, written):
+    assert parse_system(given) == written
+    older = units(written, calibration(1)).as_json() | {"system": given}
+    assert units_from_json(older).as_json()["system"] == written
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--units", type=parse_system, choices=SYSTEMS)
+    assert parser.parse_args(["--units", given]).units == written
 
 
 def test_an_unknown_system_is_refused():
-    with pytest.raises(ValueError, match="expected one of degrees, normalized, radians, got 'ticks'"):
+    with pytest.raises(DataError, match="expected rad, degrees or normalised, got 'ticks'"):
         units("ticks")
+
+
+@pytest.mark.parametrize(
+    "change", [{"system": "ticks"}, {"scale_per_rad": [1.0]}, {"offset": None}, {"scale_per_rad": [0.0] * 6}]
+)
+def test_units_that_cannot_be_read_are_refused_in_one_sentence(change):
+    with pytest.raises(DataError, match=r"units: expected"):
+        units_from_json(units("degrees").as_json() | change)
+
+
+def test_units_for_other_joints_are_refused():
+    tree = units("degrees").as_json()
+    with pytest.raises(DataError, match=r"units: expected the joints shoulder_pan"):
+        units_from_json(tree | {"joint_names": tree["joint_names"][::-1]})
+
+
+def test_units_by_hand_come_from_lerobots_calibration_file(tmp_path):
+    path = tmp_path / "follower.json"
+    save(calibration(1), path)
+    assert units_of_file("normalized", path) == units("normalised", calibration(1))
+    assert units_of_file("rad", None) == units("rad")
+    with pytest.raises(DataError, match=r"units 'degrees' need the robot's LeRobot calibration file: give --calibrat"):
+        units_of_file("degrees", None)
+    with pytest.raises(CalibrationError, match="expected a readable calibration file"):
+        units_of_file("degrees", tmp_path / "none.json")

@@ -10,7 +10,7 @@ from grids_common.errors import GridsError
 from grids_common.tasks import TASKS
 from grids_data.dataset.frame_cache import parse_size
 from grids_data.dataset.schema import DatasetError, DiskError
-from grids_data.units import DEGREES, SYSTEMS
+from grids_data.units import DEGREES, SYSTEMS, parse_system
 from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.dataset import generate
 from grids_sim.physics.scene import PHYSICS_HZ
@@ -27,7 +27,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fps", type=int, default=30, help="action steps per simulated second (default: 30)")
     add("--noise", type=float, default=0.7, help="share of episodes executed with noise (default: 0.7)")
     add("--miss", type=float, default=0.2, help="share of episodes that miss the first grasp (default: 0.2)")
-    add("--units", choices=SYSTEMS, default=DEGREES, help="joint units, as LeRobot's (default: degrees)")
+    add(
+        "--units",
+        type=parse_system,
+        choices=SYSTEMS,
+        default=DEGREES,
+        help="joint units, as LeRobot's (default: degrees)",
+    )
     add("--workers", type=int, default=0, help="processes (default: one per core)")
     return parser
 

@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from grids_common.errors import GridsError
+from grids_data.units import RAD, SYSTEMS, parse_system, units_of_file
 from grids_policy.export.gate import TOLERANCES, run_gate
 from grids_policy.export.graphs import (
     OPSET,
@@ -36,19 +38,21 @@ from grids_policy.export.graphs import (
 )
 from grids_policy.export.precision import convert
 from grids_policy.export.spec import ExportError, ExportOptions, parse_cameras, policy_spec, refuse_unknown_cameras
-from grids_policy.export.units import KINDS, build_units
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
 from grids_policy.model.nested import with_tokens
 from grids_policy.runtime import bundle as bundles
-from grids_policy.runtime.bundle import Bundle
+from grids_policy.runtime.bundle import Bundle, StoredUnits
 
 PRECISIONS = tuple(TOLERANCES)
 
 
 def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, list[int]]) -> dict[str, Any]:
     """policy.json without parity, files and digest."""
+    spec = policy_spec(checkpoint, options)
     return {
-        **dataclasses.asdict(policy_spec(checkpoint, options)),
+        **dataclasses.asdict(spec),
+        "state_units": dataclasses.asdict(StoredUnits.of(spec.state_units)),
+        "action_units": dataclasses.asdict(StoredUnits.of(spec.action_units)),
         "precision": options.precision,
         "steps": checkpoint.config.num_steps,
         "missing_camera": list(options.missing_camera),
@@ -199,7 +203,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
     parser.add_argument("--fps", type=float, default=30.0, help="rate of the dataset's actions (default 30)")
-    parser.add_argument("--units", choices=KINDS, default="rad", help="of the dataset's state and actions")
+    parser.add_argument("--units", type=parse_system, choices=SYSTEMS, default=RAD, help="of state and actions")
     parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
     parser.add_argument("--instruction", default="", help="sentence used when the node is given none")
     parser.add_argument("--name", default="", help="bundle name (default: the folder's)")
@@ -224,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
 
     try:
-        units = build_units(arguments.units, arguments.calibration)
+        units = units_of_file(arguments.units, arguments.calibration)
         if not arguments.fps > 0:
             raise ExportError(f"--fps: expected a rate above 0, got {arguments.fps}")
         if not 0 <= arguments.noise_scale <= 1:
@@ -241,8 +245,7 @@ def main(argv: list[str] | None = None) -> int:
             precision=arguments.precision,
             cameras=arguments.cameras,
             fps=arguments.fps,
-            state_units=units,
-            action_units=units,
+            units=units,
             name=arguments.name,
             instruction=arguments.instruction,
             per_camera=arguments.per_camera,
@@ -251,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
             provenance={"checkpoint": arguments.checkpoint.name},
         )
         made = export_bundle(checkpoint, arguments.bundle, options, say)
-    except (ValueError, OSError) as error:
+    except (GridsError, ValueError, OSError) as error:
         sys.stderr.write(f"export: {error}\n")
         return 1
     size = sum(file.bytes for file in made.files.values())

@@ -9,12 +9,13 @@ from typing import Any
 from grids_common.letterbox import fit
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
-from grids_policy.export.units import rad_units
+from grids_data.units import RAD, Units
+from grids_data.units import units as build_units
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
-from grids_policy.runtime.bundle import Camera, PolicySpec, Units
+from grids_policy.runtime.bundle import Camera, PolicySpec
 from grids_policy.runtime.language import smolvla_language
 
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
@@ -31,8 +32,7 @@ class ExportOptions:
     precision: str = "fp32"
     cameras: str = ""  # "front=640x480,wrist:camera2=640x480"; empty: the checkpoint's own
     fps: float = 30.0
-    state_units: Units = dataclasses.field(default_factory=rad_units)
-    action_units: Units = dataclasses.field(default_factory=rad_units)
+    units: Units = dataclasses.field(default_factory=lambda: build_units(RAD))  # of state and action
     name: str = ""
     instruction: str = ""
     per_camera: bool = False
@@ -128,7 +128,7 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
     state = _mean_std(checkpoint.normalizer(lerobot.STATE), config.state_dim)
     action = _mean_std(checkpoint.normalizer(lerobot.ACTION), config.action_dim)
     commanded = _position_statistics(state, action, config.relative_actions)
-    low, high = _position_range(commanded, options.action_units)
+    low, high = _position_range(commanded, options.units)
     return PolicySpec(
         name=options.name,
         cameras=cameras,
@@ -139,8 +139,8 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         tokens=config.image_tokens,
         convention=f"align_corners_{str(config.sampler.align_corners).lower()}",
         joints=JOINT_NAMES,
-        state_units=options.state_units,
-        action_units=options.action_units,
+        state_units=options.units,
+        action_units=options.units,
         dt=1 / options.fps,
         chunk=config.chunk,
         execute_rows=min(config.chunk, raw.get("n_action_steps") or config.chunk),

@@ -24,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 
 from grids_common.letterbox import Letterbox
+from grids_data.units import SYSTEMS, Units, parse_system
 
 SCHEMA = "grids-policy-bundle/2"
 MANIFEST = "policy.json"
@@ -53,20 +54,16 @@ class Camera:
 
 
 @dataclass(frozen=True, slots=True)
-class Units:
-    """value = rad * scale + offset, per joint. `name` is for people ("rad", "degrees", "normalised")."""
+class StoredUnits:
+    """Units as policy.json has them: value = rad * scale + offset, per joint; `name` is their system."""
 
     name: str
     scale: tuple[float, ...]
     offset: tuple[float, ...]
 
-    def from_rad(self, position_rad: np.ndarray) -> np.ndarray:
-        """(.., joints) rad -> the bundle's units."""
-        return position_rad * np.asarray(self.scale) + np.asarray(self.offset)
-
-    def to_rad(self, value: np.ndarray) -> np.ndarray:
-        """Inverse of `from_rad`."""
-        return (value - np.asarray(self.offset)) / np.asarray(self.scale)
+    @classmethod
+    def of(cls, units: Units) -> "StoredUnits":
+        return cls(units.system, units.scale, units.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +173,16 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _parse_units(value: Any, where: str) -> Units:
+    stored = _parse_object(StoredUnits, value, where)
+    if (system := parse_system(stored.name)) not in SYSTEMS:
+        raise BundleError(f"{where}.name: expected {', '.join(SYSTEMS)}, got {stored.name!r}")
+    return Units(system, stored.scale, stored.offset)
+
+
 def _parse_object(kind: Any, value: Any, where: str) -> Any:
+    if kind is Units:
+        return _parse_units(value, where)
     if not isinstance(value, dict):
         raise BundleError(f"{where}: expected an object, got {type(value).__name__}")
     hints, fields = typing.get_type_hints(kind), cast("dict[str, Any]", value)

@@ -33,7 +33,7 @@ from grids_data.dataset.schema import (
 )
 from grids_data.dataset.writer import DatasetWriter, EpisodeWriter
 from grids_data.errors import DataError
-from grids_data.units import DEGREES, SYSTEMS, Units, units
+from grids_data.units import DEGREES, SYSTEMS, Units, parse_system, units
 from grids_recorder.convert.align import COMMANDS, Aligned, align
 from grids_recorder.judge.cli import VERDICT_FILE, check_bag, store_verdict, stored_level
 from grids_recorder.judge.verdict import REJECT, judge
@@ -288,7 +288,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", type=parse_size, default=None, metavar="HxW", help="picture size (default: as recorded)")
     add("--action", choices=COMMANDS, default=COMMANDS[0], help="which stage of the command is the action")
     add("--task", default="", metavar="TEXT", help="task text of every episode (default: the recorded one)")
-    add("--units", choices=SYSTEMS, default=DEGREES, help="joint units, as LeRobot's (default: degrees)")
+    add(
+        "--units",
+        type=parse_system,
+        choices=SYSTEMS,
+        default=DEGREES,
+        help="joint units, as LeRobot's (default: degrees)",
+    )
     add("--calibration", type=Path, help="LeRobot calibration file (default: the one in the bag)")
     add("--include-rejected", action="store_true", help="convert episodes with the verdict REJECT too")
     add("--workers", type=int, default=0, help="processes (default: one per core)")

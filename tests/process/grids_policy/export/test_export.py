@@ -12,7 +12,6 @@ from repository import ROOT
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from grids_common.so100 import RAD_PER_TICK, ZERO_TICK  # noqa: E402
 from grids_policy.export import cli as export  # noqa: E402
 from grids_policy.export import gate, precision  # noqa: E402
 from grids_policy.export.cli import export_bundle  # noqa: E402
@@ -24,7 +23,6 @@ from grids_policy.export.spec import (  # noqa: E402
     policy_spec,
     refuse_unknown_cameras,
 )
-from grids_policy.export.units import UnitsError, build_units  # noqa: E402
 from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
@@ -249,38 +247,6 @@ def test_the_command_line_says_what_is_wrong_and_fails(tmp_path, capsys):
     assert "expected 0 to 1, got 2" in capsys.readouterr().err
     assert export.main([str(tmp_path), str(tmp_path / "b"), "--missing-camera", "guess"]) == 1
     assert "'guess'" in capsys.readouterr().err
-
-
-CALIBRATION = {
-    name: {"id": i + 1, "drive_mode": 0, "homing_offset": 0, "range_min": 1000 + 10 * i, "range_max": 3000}
-    for i, name in enumerate(("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"))
-}
-
-
-@pytest.mark.parametrize(("kind", "ends"), [("degrees", (-87.912, 87.912)), ("normalised", (-100.0, 100.0))])
-def test_lerobot_units_agree_with_the_calibrations_ends(tmp_path, kind, ends):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(CALIBRATION))
-    units = build_units(kind, path)
-    for tick, expected in ((1000, ends[0]), (3000, ends[1])):
-        rad = np.full(6, (tick - ZERO_TICK) * RAD_PER_TICK)
-        assert units.from_rad(rad)[0] == pytest.approx(expected, abs=1e-3)
-    closed, wide = ((np.full(6, (tick - ZERO_TICK) * RAD_PER_TICK)) for tick in (1050, 3000))
-    assert units.from_rad(closed)[5] == pytest.approx(0.0, abs=1e-9)
-    assert units.from_rad(wide)[5] == pytest.approx(100.0)
-
-
-def test_a_calibration_that_cannot_be_used_is_named(tmp_path):
-    path = tmp_path / "calibration.json"
-    with pytest.raises(UnitsError, match="cannot be read"):
-        build_units("degrees", path)
-    path.write_text("{}")
-    with pytest.raises(UnitsError, match="expected a LeRobot calibration of shoulder_pan"):
-        build_units("degrees", path)
-    broken = CALIBRATION | {"elbow_flex": CALIBRATION["elbow_flex"] | {"range_max": 5}}
-    path.write_text(json.dumps(broken))
-    with pytest.raises(UnitsError, match="calibration of elbow_flex: expected range_min < range_max"):
-        build_units("normalised", path)
 
 
 def test_the_evaluator_reuses_tokens_as_the_robot_does(exported):

@@ -1,5 +1,6 @@
 """A bundle is taken whole or refused with the culprit's name."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from repository import ROOT
 
-from grids_policy.runtime.bundle import BundleError, Units, load_bundle, read_manifest, seal
+from grids_policy.runtime.bundle import BundleError, StoredUnits, load_bundle, read_manifest, seal
 from grids_policy.runtime.language import SentenceEncoder
 
 UNTRAINED = ROOT / "models" / "untrained"
@@ -107,10 +108,16 @@ def test_files_outside_the_folder_are_never_opened(folder):
         load_bundle(folder)
 
 
-def test_units_are_an_inverse_pair():
-    units = Units("degrees", (57.3, 100.0), (1.5, 50.0))
-    position = np.array([[0.1, -0.2], [1.0, 2.0]])
-    np.testing.assert_allclose(units.to_rad(units.from_rad(position)), position, atol=1e-15)
+@pytest.mark.parametrize(("written", "read"), [("rad", "rad"), ("radians", "rad"), ("normalized", "normalised")])
+def test_units_are_read_whatever_their_spelling(folder, written, read):
+    stored = {"name": written, "scale": [1.0] * 6, "offset": [0.0] * 6}
+    assert seal(folder, manifest_without_seal(folder) | {"state_units": stored}).state_units.system == read
+
+
+def test_units_of_an_unknown_system_are_refused(folder):
+    stored = dataclasses.asdict(StoredUnits("ticks", (1.0,) * 6, (0.0,) * 6))
+    with pytest.raises(BundleError, match=r"action_units\.name: expected rad, degrees, normalised, got 'ticks'"):
+        seal(folder, manifest_without_seal(folder) | {"action_units": stored})
 
 
 @pytest.fixture
