@@ -44,7 +44,7 @@ class Units:
     system: str
     scale: tuple[float, ...]
     offset: tuple[float, ...]
-    calibration: Mapping[str, JointCalibration] | None = field(default=None, compare=False)
+    calibration: Mapping[str, JointCalibration] | None = field(default=None, compare=False, repr=False)
 
     def from_rad(self, rad: np.ndarray) -> np.ndarray:
         """(..., J) rad to dataset units, float32. Not clamped: what was measured stays visible."""

@@ -11,6 +11,8 @@ from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.reuse import FrameReuse
 
+CHECKPOINT_FPS = 10.0  # action steps per second of a checkpoint that does not say it
+
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
@@ -41,16 +43,19 @@ class Seen:
 class ActorOptions:
     """How to run a policy.
 
-    fps: of the dataset a checkpoint was trained on; a bundle says its own.
+    fps, system, calibration: action steps per second and units (grids_data.units) of a checkpoint that does not say
+        them; one that does, and a bundle, need none.
     noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
     reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: every image is
         seen anew.
     """
 
-    fps: float = 20.0
+    fps: float | None = None
     threads: int = 1
     noise_scale: float | None = None
     reuse_threshold: float = 0.0
+    system: str = ""
+    calibration: Path | None = None
 
 
 class AbstractActor(ABC):
@@ -133,16 +138,18 @@ def _bundle_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
 
 
 def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
-    """A checkpoint folder in torch, before any export; its units are rad."""
+    """A checkpoint folder in torch, before any export. Raises UnitsError where the options contradict it."""
     import torch
 
     from grids_policy.export.spec import ExportOptions, policy_spec
-    from grids_policy.model.checkpoint import load_checkpoint
+    from grids_policy.model.checkpoint import load_checkpoint, meaning_of
     from grids_policy.runtime.torch import TorchRuntime
 
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(folder)
-    spec = policy_spec(checkpoint, ExportOptions(fps=options.fps, name=folder.name, per_camera=True))
+    meaning = meaning_of(checkpoint, options.system, options.calibration, options.fps)
+    wanted = ExportOptions(fps=meaning.fps or CHECKPOINT_FPS, units=meaning.units, name=folder.name, per_camera=True)
+    spec = policy_spec(checkpoint, wanted)
     encoder = SentenceEncoder(folder, spec.language)
     return RuntimeActor(folder.name, TorchRuntime(checkpoint, spec), encoder, options)
 

@@ -12,9 +12,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from grids_common.errors import GridsError
 from grids_common.progress import Progress
 from grids_common.tasks import OUTCOMES, TASKS
-from grids_eval.pool import EvaluationError, evaluate
+from grids_data.units import SYSTEMS, parse_system
+from grids_eval.pool import evaluate
 from grids_eval.rollout import (
     CONTROLS,
     SWITCHING,
@@ -61,7 +63,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=["blend"],
         help="how a new chunk takes over; controls and families use the first (default: blend, the driver's own)",
     )
-    parser.add_argument("--fps", type=float, default=10.0, help="rows per second of a checkpoint (bundles say it)")
+    parser.add_argument(
+        "--fps", type=float, help="action steps per second of a checkpoint that does not say it (default: 10)"
+    )
+    parser.add_argument(
+        "--units", type=parse_system, choices=SYSTEMS, default="",
+        help="of a checkpoint that does not say them (default: rad)",
+    )  # fmt: skip
+    parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, with --units degrees or normalised")
     parser.add_argument(
         "--noise-scale", type=float, default=None,
         help="standard deviation, 0 to 1, of the noise sampling starts from; default: the bundle's, 1 for a checkpoint",
@@ -95,6 +104,8 @@ def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
     if not 0 <= arguments.reuse_threshold <= 255:
         parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
+    if (arguments.units or arguments.calibration) and (arguments.policy / "policy.json").is_file():
+        parser.error("--units and --calibration are for checkpoints; a bundle says its own: leave them out")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
     if wrong := [ms for ms in arguments.delay_ms if not 0 <= ms < math.inf]:
@@ -200,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         return _evaluate(arguments)
-    except (EvaluationError, ValueError, OSError) as error:
+    except (GridsError, ValueError, OSError) as error:
         sys.stderr.write(f"eval: {error}\n")
         return 1
 
@@ -210,12 +221,17 @@ def _row_seconds(arguments: argparse.Namespace) -> float:
 
     if (arguments.policy / "policy.json").is_file():
         return read_manifest(arguments.policy).dt
-    return 1 / arguments.fps
+    from grids_eval.actors import CHECKPOINT_FPS
+    from grids_policy.model.checkpoint import read_trained_on
+    from grids_policy.model.trained_on import with_choices
+
+    found = read_trained_on(arguments.policy)
+    return 1 / (with_choices(found, arguments.units, arguments.calibration, arguments.fps).fps or CHECKPOINT_FPS)
 
 
 def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:
-    names = ("fps", "noise_scale", "reuse_threshold")
-    return {name: getattr(arguments, name) for name in names}
+    names = ("fps", "noise_scale", "reuse_threshold", "calibration")
+    return {name: getattr(arguments, name) for name in names} | {"system": arguments.units}
 
 
 def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> list[EpisodeResult]:

@@ -19,7 +19,7 @@ _SILENCE_S = 300.0
 
 
 class EvaluationError(GridsError):
-    """A worker failed; the text holds its traceback."""
+    """A worker failed; the text holds its message, or its traceback where nobody expected it."""
 
 
 def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
@@ -35,6 +35,8 @@ def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
         while (job := jobs.get()) is not None:
             number, config = job
             results.put((number, rollouts.run(config), ""))
+    except GridsError as error:
+        results.put((-1, None, str(error)))
     except Exception:  # handed to the parent, who raises it
         results.put((-1, None, traceback.format_exc()))
 

@@ -14,6 +14,7 @@ import numpy as np
 from grids_common.parallel import run_jobs
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
+from grids_data.units import RAD, units
 from grids_eval.actors import load_actor
 from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.demonstrator import Demo, Demonstrator
@@ -21,6 +22,7 @@ from grids_policy.train.cache import CacheError, CacheSpec, EpisodeFrames, Shard
 from grids_sim.tasks.judge import SYMMETRY, axis_x
 
 RECIPE_FILE = "recipe.json"
+ROBOT_TYPE = "so100"
 FPS = 20
 IMAGE_HW = (96, 128)
 LABELS = ("object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z", "cos_yaw", "sin_yaw")
@@ -35,7 +37,10 @@ FRAMES = DemoConfig(
 
 def spec(config: DemoConfig = FRAMES) -> CacheSpec:
     """The cache's description of demonstrations made with `config`."""
-    return CacheSpec(config.fps, config.image_every, config.image_hw, CAMERAS, JOINT_NAMES, LABELS, POINTS)
+    return CacheSpec(
+        config.fps, config.image_every, config.image_hw, CAMERAS, JOINT_NAMES, LABELS, POINTS,
+        units=units(RAD), robot_type=ROBOT_TYPE,
+    )  # fmt: skip
 
 
 def labels_of(task: str, poses: np.ndarray) -> np.ndarray:
@@ -69,7 +74,7 @@ class _Worker:
 
     @classmethod
     def start(cls, config: DemoConfig, policy: Path | None = None) -> None:
-        actor = None if policy is None else load_actor(policy, fps=config.fps / config.image_every)
+        actor = None if policy is None else load_actor(policy)
         cls.demonstrator = Demonstrator(config, actor)
 
     @classmethod

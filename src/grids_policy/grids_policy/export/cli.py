@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from grids_common.errors import GridsError
-from grids_data.units import RAD, SYSTEMS, parse_system, units_of_file
+from grids_data.units import SYSTEMS, parse_system
 from grids_policy.export.gate import TOLERANCES, run_gate
 from grids_policy.export.graphs import (
     OPSET,
@@ -38,12 +38,13 @@ from grids_policy.export.graphs import (
 )
 from grids_policy.export.precision import convert
 from grids_policy.export.spec import ExportError, ExportOptions, parse_cameras, policy_spec, refuse_unknown_cameras
-from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
+from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
 from grids_policy.model.nested import with_tokens
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.bundle import Bundle, StoredUnits
 
 PRECISIONS = tuple(TOLERANCES)
+_FPS = 30.0  # LeRobot's usual rate, where nobody says another
 
 
 def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, list[int]]) -> dict[str, Any]:
@@ -202,8 +203,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--tokens", type=int, default=0, metavar="K",
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
-    parser.add_argument("--fps", type=float, default=30.0, help="rate of the dataset's actions (default 30)")
-    parser.add_argument("--units", type=parse_system, choices=SYSTEMS, default=RAD, help="of state and actions")
+    parser.add_argument(
+        "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {_FPS:g})"
+    )
+    parser.add_argument(
+        "--units", type=parse_system, choices=SYSTEMS, default="",
+        help="of the dataset's state and actions (default: the checkpoint's own, else rad)",
+    )  # fmt: skip
     parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
     parser.add_argument("--instruction", default="", help="sentence used when the node is given none")
     parser.add_argument("--name", default="", help="bundle name (default: the folder's)")
@@ -228,15 +234,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
 
     try:
-        units = units_of_file(arguments.units, arguments.calibration)
-        if not arguments.fps > 0:
-            raise ExportError(f"--fps: expected a rate above 0, got {arguments.fps}")
         if not 0 <= arguments.noise_scale <= 1:
             raise ExportError(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale}")
         modes = tuple(m for m in arguments.missing_camera.split(",") if m and m != "none")
         if bad := [m for m in modes if m not in ("mask", "black")]:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
+        meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
         if arguments.tokens:
             checkpoint = with_tokens(checkpoint, arguments.tokens)
         refuse_unknown_cameras(arguments.cameras, checkpoint.config)
@@ -244,8 +248,8 @@ def main(argv: list[str] | None = None) -> int:
         options = ExportOptions(
             precision=arguments.precision,
             cameras=arguments.cameras,
-            fps=arguments.fps,
-            units=units,
+            fps=meaning.fps or _FPS,
+            units=meaning.units,
             name=arguments.name,
             instruction=arguments.instruction,
             per_camera=arguments.per_camera,

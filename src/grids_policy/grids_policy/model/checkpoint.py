@@ -3,7 +3,8 @@
 Accepted: the layout of LeRobot >= 0.4 (config.json, model.safetensors, processor JSON + statistics),
 weights saved from a compiled model (`model._orig_mod.`), statistics kept as buffers inside
 model.safetensors (before 0.4), and the GridS authors' fork (`model.token_sampler.`). Written: the
-same layout, plus grids_config.json where LeRobot's fields cannot say what the policy is. A dense
+same layout, plus grids_config.json where LeRobot's fields cannot say what the policy is, plus
+grids_dataset.json where units and rate of the training data are known. A dense
 policy of SmolVLA's own sizes is written with LeRobot's fields only, so LeRobot reads it back.
 """
 
@@ -24,11 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from grids_policy.model import lerobot
+from grids_data.errors import DataError
+from grids_policy.model import lerobot, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
 from grids_policy.model.initialise import init_sampler
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
 from grids_policy.model.smolvla import Policy
+from grids_policy.model.trained_on import TrainedOn
 
 WEIGHTS = "model.safetensors"
 _VLM = "model.vlm_with_expert.vlm."
@@ -63,6 +66,7 @@ class Checkpoint:
     processors: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     dead: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # kept only to be saved again
     tokenizer: Path | None = None  # tokenizer.json, where the folder has one
+    trained_on: TrainedOn = dataclasses.field(default_factory=TrainedOn)
 
     @property
     def config(self) -> PolicyConfig:
@@ -124,6 +128,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _optional_json(path: Path) -> dict[str, Any] | None:
     return _read_json(path) if path.exists() else None
+
+
+def read_trained_on(folder: Path) -> TrainedOn:
+    """Units and rate of a checkpoint folder; a folder that does not say them has none. Raises CheckpointError."""
+    path = Path(folder) / trained_on.FILE
+    values = _optional_json(path)
+    try:
+        return TrainedOn() if values is None else trained_on.trained_on_from_json(values)
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -275,6 +289,7 @@ def load_checkpoint(
         processors=processors,
         dead={key: weights[key] for key in dead},
         tokenizer=tokenizer if tokenizer.exists() else None,
+        trained_on=read_trained_on(folder),
     )
     for feature in (lerobot.STATE, lerobot.ACTION):
         try:
@@ -282,6 +297,19 @@ def load_checkpoint(
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from error
     return loaded
+
+
+def meaning_of(
+    checkpoint: Checkpoint, system: str = "", calibration: Path | None = None, fps: float | None = None
+) -> TrainedOn:
+    """Units and rate of state and action: the checkpoint's own, else those that the user names, else rad.
+
+    Raises UnitsError or CalibrationError where the two contradict each other or the statistics cannot be rad.
+    """
+    chosen = trained_on.with_choices(checkpoint.trained_on, system, calibration, fps)
+    features = (checkpoint.normalizer(feature) for feature in (lerobot.STATE, lerobot.ACTION))
+    trained_on.refuse_impossible_rad(checkpoint.trained_on, chosen, features)
+    return chosen
 
 
 def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 0) -> Checkpoint:
@@ -336,6 +364,8 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     files = {"config.json": raw}
     if (grids := lerobot.grids_config(config)) is not None:
         files["grids_config.json"] = grids
+    if checkpoint.trained_on != TrainedOn():
+        files[trained_on.FILE] = checkpoint.trained_on.as_json()
     processors = checkpoint.processors or lerobot.processor_configs(config, checkpoint.norm_modes)
     files.update({f"{name}.json": values for name, values in processors.items()})
     weights = {lerobot_key(n): t.contiguous() for n, t in checkpoint.policy.state_dict().items()}

@@ -3,11 +3,12 @@
 A cache is a folder of shards; a shard is a folder of .npy files (no pickle) and shard.json:
 
     <camera>.npy  (I, height, width, 3) uint8 rgb, every `image_every`-th tick
-    state.npy     (N, J) float32, measured joints in rad          action.npy  (N, J) float32, clean targets in rad
+    state.npy     (N, J) float32, measured joints                 action.npy  (N, J) float32, clean targets
     labels.npy    (I, L) float32, truth for the auxiliary loss    valid.npy   (N,) bool, usable as a target
     pixels.npy    (I, cameras, P, 2) float32, where `points` are in each picture: x, y in [0, 1]; outside: not in view
     weight.npy    (I,) float32, how often to draw this image
 
+State and action are in the units that shard.json names (grids_data.units); older shards name none and are in rad.
 Ticks are 1/fps apart. Images and labels of episode e begin at `image_start[e]`, ticks at `tick_start[e]`.
 """
 
@@ -18,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from grids_data.errors import DataError
+from grids_data.units import RAD, Units, units, units_from_json
 
 SHARD_FILE = "shard.json"
 SCHEMA = "grids-frames/2"
@@ -38,6 +42,23 @@ class CacheSpec:
     joints: tuple[str, ...]
     labels: tuple[str, ...]
     points: tuple[str, ...] = ()
+    units: Units | None = None  # of state and action; None: the data do not say
+    robot_type: str = field(default="", compare=False)
+
+    def as_json(self) -> dict:
+        """The "spec" of shard.json; `spec_from_json` reads it back."""
+        joint_units = None if self.units is None else self.units.as_json()
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return plain | {"units": joint_units}
+
+
+def spec_from_json(values: Mapping[str, object]) -> CacheSpec:
+    """Raises UnitsError. Shards from before units were written are the twin's, in rad."""
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "units"}
+    stored = values.get("units")
+    if "units" not in values:
+        return CacheSpec(**plain, units=units(RAD), robot_type="so100")
+    return CacheSpec(**plain, units=None if stored is None else units_from_json(stored))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +122,7 @@ class ShardWriter:
             kind = "?" if name == "valid" else "f4"
             np.save(part / f"{name}.npy", np.concatenate([getattr(e, name) for e in self._episodes]).astype(kind))
         text = json.dumps(
-            {"schema": SCHEMA, "spec": dataclasses.asdict(self.spec), "episodes": [dataclasses.asdict(r) for r in rows]}
+            {"schema": SCHEMA, "spec": self.spec.as_json(), "episodes": [dataclasses.asdict(r) for r in rows]}
         )
         (part / SHARD_FILE).write_text(text, encoding="utf-8")
         part.rename(folder)
@@ -128,13 +149,31 @@ def open_shard(folder: Path) -> Shard:
     values = json.loads((folder / SHARD_FILE).read_text(encoding="utf-8"))
     if values.get("schema") != SCHEMA:
         raise CacheError(f"{folder / SHARD_FILE}: expected schema {SCHEMA!r}, got {values.get('schema')!r}")
-    spec = CacheSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["spec"].items()})
+    try:
+        spec = spec_from_json(values["spec"])
+    except DataError as error:
+        raise CacheError(f"{folder / SHARD_FILE}: {error}") from error
     read = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in (*spec.cameras, "state", "action", "labels", "pixels", "valid", "weight")
     }
     images = {camera: read.pop(camera) for camera in spec.cameras}
     return Shard(spec, tuple(EpisodeRow(**row) for row in values["episodes"]), images, **read)
+
+
+def refuse_other_units(first: CacheSpec, other: CacheSpec) -> None:
+    """Raises CacheError: the same number must mean the same angle in all data of a run."""
+    if first.units is None and other.units is None:
+        return
+    if first.units is None or other.units is None or not first.units.same_map(other.units):
+        names = [
+            "units that are not written down" if spec.units is None else spec.units.system for spec in (first, other)
+        ]
+        why = "of another calibration" if names[0] == names[1] else "and no other"
+        raise CacheError(
+            f"data of one training must share units and calibration: expected {names[0]} as in the first, got "
+            f"{names[1]} {why}; convert all of them with the same --units and --calibration"
+        )
 
 
 def open_cache(folders: Sequence[Path]) -> tuple[Shard, ...]:
@@ -144,6 +183,7 @@ def open_cache(folders: Sequence[Path]) -> tuple[Shard, ...]:
     if not shards:
         raise CacheError(f"expected at least one {SHARD_FILE} below {[str(f) for f in folders]}, found none")
     for path, shard in zip(found, shards, strict=False):
+        refuse_other_units(shards[0].spec, shard.spec)
         if shard.spec != shards[0].spec:
             raise CacheError(f"{path}: expected the same spec as {found[0]}: {shards[0].spec}, got {shard.spec}")
     return shards

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from grids_common.errors import GridsError
 from grids_policy.model.config import ConfigError
 from grids_policy.train.config import TrainConfig, load_train_config
 
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None, evaluate: Callable | None = None) -> int
             _process(0, config, str(arguments.out), 0, evaluate)
         else:
             _together(config, str(arguments.out), evaluate)
-    except (ConfigError, ValueError, OSError) as error:
+    except (GridsError, ConfigError, ValueError, OSError) as error:
         sys.stderr.write(f"train: {error}\n")
         return 1
     return 0

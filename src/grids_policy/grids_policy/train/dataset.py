@@ -1,11 +1,13 @@
 """A LeRobot dataset (v2.1 or v3.0, ours or downloaded) as a shard: videos are decoded once, then mapped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from grids_common.letterbox import fit
+from grids_data.errors import DataError
+from grids_data.units import Units, units_from_json
 from grids_policy.model.config import PolicyConfig
 from grids_policy.train.cache import CacheError, CacheSpec, EpisodeRow, Shard
 
@@ -17,6 +19,18 @@ _POSITION_COLUMNS = (0, 1, 2, 7, 8, 9)  # of (x y z qw qx qy qz) of the moved ob
 def fitted_size(height: int, width: int, resize_hw: tuple[int, int]) -> tuple[int, int]:
     """(height, width) after the model's own resize, before its padding: nothing is lost by decoding to that."""
     return fit((width, height), resize_hw[::-1]).resized[::-1]
+
+
+def stored_units(folder: Path | str, info: Mapping[str, object]) -> Units | None:
+    """Units that meta/info.json of `grids convert` and `grids demos` names; LeRobot's own datasets name none.
+
+    Raises CacheError where they cannot be read.
+    """
+    stored = info.get("units")
+    try:
+        return None if stored is None else units_from_json(stored)
+    except DataError as error:
+        raise CacheError(f"{folder}/meta/info.json: {error}") from error
 
 
 def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[int, int], None] | None = None) -> Shard:
@@ -53,7 +67,10 @@ def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[in
         EpisodeRow(e.tasks[0] if e.tasks else "", "", e.index, e.start, e.length, e.start, e.length)
         for e in dataset.episodes
     )
-    spec = CacheSpec(dataset.fps, 1, hw, model.cameras, joints, names)
+    spec = CacheSpec(
+        dataset.fps, 1, hw, model.cameras, joints, names,
+        units=stored_units(folder, dataset.info), robot_type=str(dataset.info.get("robot_type") or ""),
+    )  # fmt: skip
     weight = np.ones(len(dataset), np.float32)
     pixels = np.zeros((len(dataset), len(model.cameras), 0, 2), np.float32)
     return Shard(spec, rows, images, state, action, labels, pixels, valid.astype(bool), weight)

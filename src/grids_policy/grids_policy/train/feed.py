@@ -39,7 +39,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """B samples as numpy; actions already relative where asked for, in rad.
+    """B samples as numpy; actions already relative where asked for; in dataset units.
 
     images are (B, N, h, w, 3) uint8, or dense tokens (B, N, T, C) float16 where the vision tower is frozen.
     """
@@ -102,6 +102,9 @@ class Feed:
         self.shards, self.samples, self.chunk = tuple(shards), samples, model.chunk
         self.row_every = config.data.row_every
         self.relative = list(model.relative_actions)
+        known = self.shards[0].spec.units
+        # (J,) dataset units to one rad, without their sign; 1 where the data do not name their units.
+        self.per_rad = np.ones(model.state_dim, np.float32) if known is None else np.abs(known.scale, dtype=np.float32)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
         language = smolvla_language(model.language_tokens)
@@ -142,7 +145,8 @@ class Feed:
         pixels = np.stack([np.asarray(self.shards[s.shard[r]].pixels[s.image[r]]) for r in rows])
         pixels = pixels - (shifts / size)[:, :, None, ::-1].astype(np.float32)  # (down, right) to (x, y)
         if rng is not None and augment.state_noise_rad:
-            state = state + augment.state_noise_rad * rng.standard_normal(state.shape).astype(np.float32)
+            noise_rad = augment.state_noise_rad * rng.standard_normal(state.shape).astype(np.float32)
+            state = state + self.per_rad * noise_rad
         words = [self._words[s.shard[r]][s.episode[r] - self._first[s.shard[r]]] for r in rows]
         return RawBatch(
             images,

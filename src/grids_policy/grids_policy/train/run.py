@@ -24,7 +24,8 @@ from grids_policy.model.initialise import init_weights
 from grids_policy.model.nested import spread_tokens
 from grids_policy.model.normalize import build_normalizer
 from grids_policy.model.smolvla import Policy
-from grids_policy.train.cache import CacheError, Shard, open_cache
+from grids_policy.model.trained_on import TrainedOn
+from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other_units
 from grids_policy.train.config import TrainConfig, train_config_to_dict
 from grids_policy.train.dataset import open_lerobot
 from grids_policy.train.features import open_features, refuse_image_changes
@@ -98,6 +99,7 @@ def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
     for shard in shards:
         if shard.spec.cameras != config.model.cameras:
             raise CacheError(f"expected cameras {config.model.cameras} as the model has, got {shard.spec.cameras}")
+        refuse_other_units(shards[0].spec, shard.spec)
         differs = [n for n in _ALIKE if getattr(shard.spec, n) != getattr(shards[0].spec, n)]
         if differs:
             raise CacheError(f"data differ in {', '.join(differs)}: {shards[0].spec} and {shard.spec}")
@@ -318,8 +320,9 @@ class Run:
                 chunk = self._sample(module.policy, batch, number)
             flow.append(float(losses.flow))
             labels.append(losses.labels.float().cpu())
-            wrong = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs()
-            action.append(float(wrong[~batch.action_is_pad].mean()))
+            wrong = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs().cpu()
+            wrong = wrong / torch.from_numpy(self.feed.per_rad)
+            action.append(float(wrong[~batch.action_is_pad.cpu()].mean()))
         named = dict(zip(self.feed.shards[0].spec.labels, torch.stack(labels).mean(0).tolist(), strict=False))
         return {"flow": float(np.mean(flow)), "action_mae_rad": float(np.mean(action)), "labels": named}
 
@@ -338,13 +341,19 @@ class Run:
 
     def closed_loop(self) -> dict[str, float]:
         """Success of the saved checkpoint as the evaluator measures it; the other processes wait meanwhile."""
-        config, spec = self.config, self.feed.shards[0].spec
+        config = self.config
         return self.evaluate(
             self.folder / "checkpoint",
             task=config.closed_loop_task,
             episodes=config.closed_loop_episodes,
-            fps=spec.fps / config.data.row_every,
+            fps=self.trained_on.fps,
         )
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the checkpoint says about its data: units, action steps per second, robot."""
+        spec = self.feed.shards[0].spec
+        return TrainedOn(spec.units, spec.fps / self.config.data.row_every, spec.robot_type)
 
     def save(self) -> None:
         """State to go on from, and the averaged weights as a checkpoint."""
@@ -360,7 +369,7 @@ class Run:
         policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
         statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
         raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
-        return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER)
+        return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER, trained_on=self.trained_on)
 
 
 class Log:
