@@ -8,7 +8,8 @@ import numpy as np
 from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
 from grids_policy.train.cache import CacheSpec, EpisodeFrames
 from grids_policy.train.config import DataConfig, OptimiserConfig, TrainConfig
-from grids_policy.train.run import Run, World
+from grids_policy.train.distributed import World
+from grids_policy.train.run import Run
 from grids_policy.train.state import Progress
 
 SPEC = CacheSpec(20, 2, (8, 8), ("front", "wrist"), ("a", "b", "c"), ("x", "y"), ("object",))

@@ -33,7 +33,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def _process(rank: int, config: TrainConfig, out: str, port: int, evaluate: Callable | None) -> None:
     import torch
 
-    from grids_policy.train.run import Log, Run, join
+    from grids_policy.train.distributed import join
+    from grids_policy.train.log import Log
+    from grids_policy.train.run import Run
 
     world = join(rank, config.processes, port, config.device)
     folder, began = Path(out), time.monotonic()
@@ -44,10 +46,10 @@ def _process(rank: int, config: TrainConfig, out: str, port: int, evaluate: Call
 
     run = Run(config, folder, world, evaluate)
 
-    def wish(_signal, _frame) -> None:
+    def stop(_signal, _frame) -> None:
         run.stopping = True
 
-    before = {number: signal.signal(number, wish) for number in _SIGNALS}
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
     if world.first:
         trained = sum(p.numel() for p in run.module.parameters() if p.requires_grad)
         where = f"{run.device}, {run.precision}"

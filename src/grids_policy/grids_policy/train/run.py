@@ -1,17 +1,14 @@
 """One training process: builds everything from a TrainConfig and steps until the schedule ends."""
 
 import copy
-import json
-import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -26,10 +23,12 @@ from grids_policy.model.normalize import build_normalizer
 from grids_policy.model.smolvla import Policy
 from grids_policy.model.trained_on import TrainedOn
 from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other_units
-from grids_policy.train.config import TrainConfig, train_config_to_dict
+from grids_policy.train.config import TrainConfig
 from grids_policy.train.dataset import open_lerobot
+from grids_policy.train.distributed import World
 from grids_policy.train.features import open_features, refuse_image_changes
 from grids_policy.train.feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
+from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora, merge_lora
 from grids_policy.train.loss import BatchMaker, Losses, PolicyLoss, encode
 from grids_policy.train.start import TOKENIZER, settle_tokenizer, started_from
@@ -46,18 +45,6 @@ class ClosedLoop(Protocol):
     def __call__(self, checkpoint: Path, *, task: str, episodes: int, fps: float) -> dict[str, float]:
         """success_rate with its interval (low, high) in 0..1, and episodes. Raises GridsError when it cannot run."""
         ...
-
-
-@dataclass(frozen=True)
-class World:
-    """Which process this is."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
 
 
 def choose_device(wanted: str, rank: int) -> torch.device:
@@ -122,39 +109,33 @@ class Run:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device, world.rank)
         self.precision = choose_precision(config.precision, self.device)
-        shards = open_shards(config)
-        samples = list_samples(shards, config.data.task_weights)
-        samples, held_out = split_held_out(samples, shards, config.data.held_out_share)
-        self.tokenizer = self._tokenizer(shards)
-        model = config.model
-        self.feed = Feed(shards, samples, config, self.tokenizer)
-        self.held_out = Feed(shards, held_out, config, self.tokenizer) if len(held_out) else None
+        self._open_data()
         self.statistics = self._statistics()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # heads and LoRA draw their first weights from torch's own generator
             self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
+        self.make = self._batch_maker()
         self._freeze()
-        self.optimiser = self._optimiser()
-        # fp16 gradients of a plain loss underflow; for other precisions the scaler does nothing.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.average = Average(self.module, config.ema) if config.ema and world.first else None
-        self.progress = Progress()
-        if (folder / "state").exists():
-            self.progress = load_state(folder / "state", self.module, self.optimiser, self.average, self.scaler)
+        self._continue()
         if config.compile:
             self.module.compile(dynamic=False)  # names and copies stay those of the plain module
         self.wrapped = DistributedDataParallel(self.module) if world.size > 1 else self.module
-        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, model.state_dim)
-        action = build_normalizer("action", "MEAN_STD", self.statistics, model.action_dim)
-        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
-        self.make = BatchMaker(self.module.policy, *moved, config.augment, config.loss)
 
     # --- parts -------------------------------------------------------------------------------------------------
+    def _open_data(self) -> None:
+        """Sets tokenizer, feed and held_out (None: nothing is held out)."""
+        config = self.config
+        shards = open_shards(config)
+        samples = list_samples(shards, config.data.task_weights)
+        samples, held_out = split_held_out(samples, shards, config.data.held_out_share)
+        self.tokenizer = self._tokenizer(shards)
+        self.feed = Feed(shards, samples, config, self.tokenizer)
+        self.held_out = Feed(shards, held_out, config, self.tokenizer) if len(held_out) else None
+
     def _tokenizer(self, shards) -> Tokenizer:
         if self.world.first:
             settle_tokenizer(self.config, self.folder, {row.instruction for s in shards for row in s.episodes})
-        if self.world.size > 1:
-            dist.barrier()
+        self.world.wait()
         return Tokenizer.from_file(str(self.folder / TOKENIZER))
 
     def _statistics(self) -> dict[str, Tensor]:
@@ -163,8 +144,7 @@ class Run:
         if not path.exists() and self.world.first:
             values = self.feed.statistics(self.config.data.action_statistics)
             save_file({n: torch.from_numpy(v).contiguous() for n, v in values.items()}, path)
-        if self.world.size > 1:
-            dist.barrier()
+        self.world.wait()
         return load_file(path)
 
     def _policy(self) -> Policy:
@@ -191,16 +171,19 @@ class Run:
         images = torch.from_numpy(raw.images)
         spread_tokens(policy, policy.preprocess([images[:, n] for n in range(images.shape[1])]))
 
+    def _batch_maker(self) -> BatchMaker:
+        model = self.config.model
+        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, model.state_dim)
+        action = build_normalizer("action", "MEAN_STD", self.statistics, model.action_dim)
+        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
+        return BatchMaker(self.module.policy, *moved, self.config.augment, self.config.loss)
+
     def _freeze(self) -> None:
         """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""
         if self.config.freeze_vision:
             self._freeze_vision()
         raw = self.feed.batch(np.arange(2), None, self.config.augment)
-        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, self.config.model.state_dim)
-        action = build_normalizer("action", "MEAN_STD", self.statistics, self.config.model.action_dim)
-        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
-        make = BatchMaker(self.module.policy, *moved, self.config.augment, self.config.loss)
-        self.module(*make(raw, seeded(0), training=False)).total.backward()
+        self.module(*self.make(raw, seeded(0), training=False)).total.backward()
         for parameter in self.module.parameters():
             if parameter.grad is None:
                 parameter.requires_grad_(requires_grad=False)
@@ -213,11 +196,11 @@ class Run:
         policy.vision.requires_grad_(requires_grad=False)
         policy.connector.requires_grad_(requires_grad=False)
         folder, build = self.folder / "features", self.world.first
-        if self.world.size > 1 and not build:
-            dist.barrier()
+        if not build:
+            self.world.wait()
         features = open_features(policy, self.feed.shards, folder, build=build)
-        if self.world.size > 1 and build:
-            dist.barrier()
+        if build:
+            self.world.wait()
         self.feed.features = features
         if self.held_out is not None:
             self.held_out.features = features
@@ -230,6 +213,17 @@ class Run:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
+
+    def _continue(self) -> None:
+        """Optimiser, loss scale, averaged weights and progress: new ones, or those saved in the run's folder."""
+        config = self.config
+        self.optimiser = self._optimiser()
+        # fp16 gradients of a plain loss underflow; for other precisions the scaler does nothing.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.average = Average(self.module, config.ema) if config.ema and self.world.first else None
+        self.progress = Progress()
+        if (self.folder / "state").exists():
+            self.progress = load_state(self.folder / "state", self.module, self.optimiser, self.average, self.scaler)
 
     def autocast(self):
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -259,46 +253,42 @@ class Run:
             self.average.update(self.module, number)
         return losses, float(norm)
 
-    def _agree(self, elapsed_s: float) -> tuple[float, bool]:
-        """(elapsed, stop): the first process's clock and wish count, so that all stop at the same step."""
-        if self.world.size == 1:
-            return elapsed_s, self.stopping
-        shared = torch.tensor([elapsed_s, float(self.stopping)], dtype=torch.float64, device=self.device)
-        dist.broadcast(shared, 0)
-        return float(shared[0]), bool(shared[1])
-
-    def train(self, log: "Log") -> None:
-        config = self.config
-        prefetch = Prefetch(self.raw_batch, self.progress.step)
-        last_save = last_check = last_loop = time.monotonic()
+    def train(self, log: Log | None) -> None:
+        """Steps until the schedule ends or `stopping` is set. The first process logs, validates and saves."""
+        config, prefetch = self.config, Prefetch(self.raw_batch, self.progress.step)
+        self._last = dict.fromkeys(("save", "validation", "closed loop"), time.monotonic())
         try:
             stop = False
             while not stop and share_done(self.progress, config.optimiser) < 1:
                 begin = time.monotonic()
                 losses, norm = self.step(prefetch.get())
-                elapsed, stop = self._agree(self.progress.elapsed_s + time.monotonic() - begin)
+                elapsed_s = self.progress.elapsed_s + time.monotonic() - begin
+                elapsed_s, stop = self.world.agree(elapsed_s, stop=self.stopping, device=self.device)
                 done = config.batch * self.world.size
-                self.progress = Progress(self.progress.step + 1, elapsed, self.progress.samples + done)
-                if not self.world.first:
-                    continue
-                log.step(self, losses, norm)
-                now = time.monotonic()
-                if now - last_check > config.validate_every_s and self.held_out is not None:
-                    log.write("validation", self.progress, self.validate())
-                    last_check = time.monotonic()
-                if now - last_save > config.save_every_s:
-                    self.save()
-                    last_save = time.monotonic()
-                if config.closed_loop_every_s and now - last_loop > config.closed_loop_every_s:
-                    self.save()
-                    self._check_closed_loop(log)
-                    last_save = last_loop = time.monotonic()
+                self.progress = Progress(self.progress.step + 1, elapsed_s, self.progress.samples + done)
+                if self.world.first:
+                    log.step(self.progress, losses, norm=norm, lr=self.optimiser.param_groups[0]["lr"])
+                    self._do_what_is_due(log)
             if self.world.first:
                 if self.held_out is not None and not stop and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
                 self.save()
         finally:
             prefetch.close()
+
+    def _do_what_is_due(self, log: Log) -> None:
+        """Validate, save and measure success, each when its time has come."""
+        config, now = self.config, time.monotonic()
+        if now - self._last["validation"] > config.validate_every_s and self.held_out is not None:
+            log.write("validation", self.progress, self.validate())
+            self._last["validation"] = time.monotonic()
+        if now - self._last["save"] > config.save_every_s:
+            self.save()
+            self._last["save"] = time.monotonic()
+        if config.closed_loop_every_s and now - self._last["closed loop"] > config.closed_loop_every_s:
+            self.save()
+            self._check_closed_loop(log)
+            self._last["save"] = self._last["closed loop"] = time.monotonic()
 
     def averaged(self) -> PolicyLoss:
         """A copy with the averaged weights, in eval mode."""
@@ -332,7 +322,7 @@ class Run:
         chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])
         return chunk[..., : config.action_dim].float()
 
-    def _check_closed_loop(self, log: "Log") -> None:
+    def _check_closed_loop(self, log: Log) -> None:
         """A simulator that does not run here is no reason to end a training."""
         try:
             log.write("closed_loop", self.progress, self.closed_loop())
@@ -370,76 +360,3 @@ class Run:
         statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
         raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
         return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER, trained_on=self.trained_on)
-
-
-class Log:
-    """RUN/log.jsonl, TensorBoard where installed, and one line of progress on the terminal."""
-
-    def __init__(self, folder: Path, config: TrainConfig, say) -> None:
-        self._path, self.say, self._every = folder / "log.jsonl", say, config.log_every_s
-        self._last, self._recent = time.monotonic(), []
-        self._last_samples: int | None = None
-        self.validated_at = -1
-        self._board = _tensorboard(folder)
-        if self._board is None:
-            say("TensorBoard is not installed (pip install tensorboard): curves go to log.jsonl only")
-        (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
-
-    def step(self, run: Run, losses: Losses, norm: float) -> None:
-        self._recent.append((losses.flow, losses.auxiliary, norm))
-        now = time.monotonic()
-        if self._last_samples is None:
-            self._last_samples = run.progress.samples
-        if now - self._last < self._every:
-            return
-        flow, auxiliary, gradient = (float(np.mean([float(row[i]) for row in self._recent])) for i in range(3))
-        rate = (run.progress.samples - self._last_samples) / (now - self._last)
-        values = {"flow": flow, "auxiliary": auxiliary, "gradient": gradient, "samples_per_s": rate}
-        values["lr"] = run.optimiser.param_groups[0]["lr"]
-        self.write("train", run.progress, values)
-        o, progress = run.config.optimiser, run.progress
-        share = share_done(progress, o)
-        left = progress.elapsed_s / max(share, 1e-6) * (1 - share)
-        self.say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
-        self._last, self._last_samples, self._recent = now, progress.samples, []
-
-    def write(self, kind: str, progress: Progress, values: dict) -> None:
-        row = {"kind": kind, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **values}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{kind}/{name}", value, progress.step)
-        if kind == "closed_loop":
-            self.say(f"closed loop: success {values['success_rate']:.2f} ({values['low']:.2f}-{values['high']:.2f})")
-        if kind == "validation":
-            self.validated_at = progress.step
-            labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())
-            self.say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
-
-
-def _tensorboard(folder: Path):
-    """A SummaryWriter, or None where tensorboard is not installed: log.jsonl says the same."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
-
-
-def choose_backend(device: str, on_this_machine: int) -> str:
-    """nccl where each process has a GPU of its own, which it insists on; else gloo."""
-    gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
-    return "nccl" if gpus >= on_this_machine else "gloo"
-
-
-def join(rank: int, size: int, port: int, device: str = "auto") -> World:
-    """Enter the group of processes. torchrun's environment wins over the arguments."""
-    size = int(os.environ.get("WORLD_SIZE", size))
-    if size > 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(port))
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        dist.init_process_group(choose_backend(device, here), rank=rank, world_size=size)
-    return World(rank, size)

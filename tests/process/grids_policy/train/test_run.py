@@ -23,8 +23,11 @@ from grids_policy.train.config import (
     LoraConfig,
     train_config_to_dict,
 )
+from grids_policy.train.distributed import World
+from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora
-from grids_policy.train.run import Log, Run, World
+from grids_policy.train.loss import BatchMaker
+from grids_policy.train.run import Run
 from grids_policy.train.state import ResumeError, load_state
 
 
@@ -35,6 +38,18 @@ def frames(tmp_path: Path) -> Path:
         writer.append(episode(seed, ticks=21))
     writer.write(tmp_path / "frames" / "s0")
     return tmp_path / "frames"
+
+
+def test_a_run_builds_its_batches_in_one_place(frames: Path, tmp_path: Path, monkeypatch) -> None:
+    built = []
+
+    def count(*arguments):
+        built.append(BatchMaker(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr("grids_policy.train.run.BatchMaker", count)
+    run = Run(configured(frames), tmp_path, World())
+    assert built == [run.make]
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(frames: Path, tmp_path: Path) -> None:
@@ -106,7 +121,7 @@ def test_progress_goes_to_tensorboard_and_without_it_is_said_to_be_in_the_log(
     said: list[str] = []
     log = Log(tmp_path / "run", replace(run.config, log_every_s=0.0), said.append)
     losses, norm = run.step(run.raw_batch(0))
-    log.step(run, losses, norm)
+    log.step(run.progress, losses, norm=norm, lr=3e-3)
     assert "ETA" in said[-1]
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["kind"] == "train"
     assert bool(list((tmp_path / "run").glob("tensorboard/events*"))) == installed

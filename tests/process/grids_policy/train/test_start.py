@@ -15,7 +15,9 @@ from grids_policy.model.config import ConfigError, SamplerConfig
 from grids_policy.runtime.language import encode, smolvla_language
 from grids_policy.train import run as train_run
 from grids_policy.train.cache import CacheError, ShardWriter, open_cache
-from grids_policy.train.run import Log, Run, World, choose_backend
+from grids_policy.train.distributed import World, choose_backend
+from grids_policy.train.log import Log
+from grids_policy.train.run import Run
 from grids_policy.train.start import started_from
 from grids_policy.train.state import restore_optimiser
 from grids_policy.train.tokenizer import fit_tokenizer

@@ -1,0 +1,71 @@
+"""What a training run tells about itself."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from grids_policy.train.config import TrainConfig, train_config_to_dict
+from grids_policy.train.loss import Losses
+from grids_policy.train.state import Progress, share_done
+
+
+class Log:
+    """RUN/log.jsonl, TensorBoard where installed, and one line of progress on the terminal."""
+
+    def __init__(self, folder: Path, config: TrainConfig, say: Callable[[str], None]) -> None:
+        """`say` prints a line. Also writes the configuration to RUN/config.json."""
+        self._path, self.say, self._every = folder / "log.jsonl", say, config.log_every_s
+        self._optimiser = config.optimiser
+        self._last, self._recent = time.monotonic(), []
+        self._last_samples: int | None = None
+        self.validated_at = -1
+        self._board = _tensorboard(folder)
+        if self._board is None:
+            say("TensorBoard is not installed (pip install tensorboard): curves go to log.jsonl only")
+        (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
+
+    def step(self, progress: Progress, losses: Losses, *, norm: float, lr: float) -> None:
+        """After every step; writes the means since the last line when `log_every_s` have passed."""
+        self._recent.append((losses.flow, losses.auxiliary, norm))
+        now = time.monotonic()
+        if self._last_samples is None:
+            self._last_samples = progress.samples
+        if now - self._last < self._every:
+            return
+        flow, auxiliary, gradient = (float(np.mean([float(each[i]) for each in self._recent])) for i in range(3))
+        rate = (progress.samples - self._last_samples) / (now - self._last)
+        values = {"flow": flow, "auxiliary": auxiliary, "gradient": gradient, "samples_per_s": rate}
+        values["lr"] = lr
+        self.write("train", progress, values)
+        share = share_done(progress, self._optimiser)
+        left = progress.elapsed_s / max(share, 1e-6) * (1 - share)
+        self.say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
+        self._last, self._last_samples, self._recent = now, progress.samples, []
+
+    def write(self, kind: str, progress: Progress, values: dict) -> None:
+        """One line of log.jsonl; its numbers also as TensorBoard curves."""
+        line = {"kind": kind, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **values}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{kind}/{name}", value, progress.step)
+        if kind == "closed_loop":
+            self.say(f"closed loop: success {values['success_rate']:.2f} ({values['low']:.2f}-{values['high']:.2f})")
+        if kind == "validation":
+            self.validated_at = progress.step
+            labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())
+            self.say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
+
+
+def _tensorboard(folder: Path):
+    """A SummaryWriter, or None where tensorboard is not installed: log.jsonl has the same numbers."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
