@@ -218,8 +218,7 @@ def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
 
 def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     """Every process of a teleoperation run in start order."""
-    hardware = arguments.hardware == "twin"
-    twin = _twin(arguments, folder, arguments.operator) if hardware else []
+    twin = _twin(arguments, folder, arguments.operator) if arguments.hardware == "twin" else []
     driver = _arm(
         "driver", arguments, arguments.serial_port, {"mode": "teleop"} | _leader_calibration(arguments) | _HOLD
     )

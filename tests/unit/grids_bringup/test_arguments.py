@@ -122,3 +122,4 @@ def test_the_driver_maps_the_leaders_gripper_by_the_leaders_own_calibration(tmp_
         nodes = teleop_nodes(TeleopArguments(hardware=hardware), tmp_path)
         driver = next(node for node in nodes if node.name == "driver")
         assert driver.parameters.get("leader_calibration") == expected
+        assert ("twin" in {node.name for node in nodes}) == (hardware == "twin")
