@@ -26,6 +26,7 @@ from grids_eval.rollout import (
     whole_rows,
 )
 from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
+from grids_eval.through_ros import FailedRun, evaluate_through_ros
 
 # The issue's test of "both cameras are used" and "not a memorised path".
 CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
@@ -234,36 +235,67 @@ def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(arguments, name) for name in names} | {"system": arguments.units}
 
 
-def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> list[EpisodeResult]:
+def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> list[EpisodeResult | FailedRun]:
     good = 0
     with Progress("episodes", len(episodes)) as progress:
 
-        def say(_done: int, _total: int, result: EpisodeResult) -> None:
+        def say(result: EpisodeResult | FailedRun) -> None:
             nonlocal good
-            good += result.success
+            good += isinstance(result, EpisodeResult) and result.success
             progress.advance(f"{good} successes")
 
         if arguments.through_ros:
-            from grids_eval.through_ros import evaluate_through_ros
-
             return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
-        return evaluate(
-            arguments.policy, episodes, _actor_options(arguments), processes=arguments.processes,
-            nice=arguments.nice, say=say,
-        )  # fmt: skip
+        return [
+            *evaluate(
+                arguments.policy, episodes, _actor_options(arguments), processes=arguments.processes,
+                nice=arguments.nice, say=lambda _done, _total, result: say(result),
+            )
+        ]  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     wanted = conditions(arguments, _row_seconds(arguments))
-    episodes = [config for configs in wanted.values() for config in configs]
+    named = [(name, config) for (name, _), configs in wanted.items() for config in configs]
+    episodes = [config for _, config in named]
     check_delays(arguments.policy, episodes)
     began = time.monotonic()
     results = _results(arguments, episodes)
     seconds = time.monotonic() - began
-    summaries, start = [], 0
-    for (name, _), configs in wanted.items():
-        summaries.append(summarise(name, results[start : start + len(configs)]))
-        start += len(configs)
+    lines = [(name, result) for (name, _), result in zip(named, results, strict=True)]
+    measured = [(name, result) for name, result in lines if isinstance(result, EpisodeResult)]
+    summaries = _summaries(measured)
+    failed = [result for result in results if isinstance(result, FailedRun)]
+    if measured:
+        _print(arguments, summaries, [result for _, result in measured], seconds)
+        report = overall(arguments, summaries, [result for _, result in measured], seconds)
+        report["failed_runs"] = len(failed)
+    if arguments.out is not None:
+        from grids_eval.report import write_episodes, write_report, write_videos
+
+        write_episodes(arguments.out, lines)
+        if measured:
+            write_report(arguments.out, report, summaries)
+        if arguments.videos:
+            missed = [pair for pair, r in zip(named, results, strict=True) if not r.success][: arguments.videos]
+            write_videos(arguments.out / "videos", arguments.policy, missed, _actor_options(arguments))
+    if failed:
+        text = "".join(f"  {run.task} {run.seed}: {run.error}\n" for run in failed)
+        sys.stderr.write(f"eval: {len(failed)} of {len(results)} runs failed and are not counted:\n{text}")
+    if arguments.json and measured:
+        sys.stdout.write(json_text(report) + "\n")
+    return 1 if failed else 0
+
+
+def _summaries(measured: list[tuple[str, EpisodeResult]]) -> list[Summary]:
+    """One per condition and task that has an episode, in the order of the episodes."""
+    groups: dict[tuple[str, str], list[EpisodeResult]] = {}
+    for name, result in measured:
+        groups.setdefault((name, result.task), []).append(result)
+    return [summarise(name, results) for (name, _), results in groups.items()]
+
+
+def _print(arguments: argparse.Namespace, summaries: list[Summary], results: list[EpisodeResult], seconds: float):
     sys.stdout.write(markdown(summaries))
     seen = {word for summary in summaries for word in summary.failures}
     sys.stdout.writelines(f"{word}: {why}\n" for word, why in OUTCOMES.items() if word in seen)
@@ -271,20 +303,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.reuse_threshold:
         shares = ", ".join(f"{100 * s.reused:.1f} % ({s.condition}, {s.task})" for s in summaries)
         sys.stdout.write(f"images whose tokens were reused: {shares}\n")
-    report = overall(arguments, summaries, results, seconds)
-    if arguments.out is not None:
-        from grids_eval.report import write_report
-
-        write_report(arguments.out, report, summaries, results)
-        if arguments.videos:
-            from grids_eval.report import write_videos
-
-            named = [(name, config) for (name, _), configs in wanted.items() for config in configs]
-            failed = [pair for pair, r in zip(named, results, strict=True) if not r.success][: arguments.videos]
-            write_videos(arguments.out / "videos", arguments.policy, failed, _actor_options(arguments))
-    if arguments.json:
-        sys.stdout.write(json_text(report) + "\n")
-    return 0
 
 
 def overall(arguments: argparse.Namespace, summaries: list[Summary], results, seconds: float) -> dict[str, object]:

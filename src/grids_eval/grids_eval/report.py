@@ -1,6 +1,6 @@
 """Files of an evaluation: results.json, one line per episode, a Markdown table, a bar chart, videos of failures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,14 +8,21 @@ import numpy as np
 
 from grids_eval.rollout import EpisodeConfig, EpisodeResult
 from grids_eval.statistics import Summary, json_text, markdown
+from grids_eval.through_ros import FailedRun
 
 
-def write_report(folder: Path, report: dict, summaries: Sequence[Summary], results: Sequence[EpisodeResult]) -> None:
+def write_episodes(folder: Path, results: Iterable[tuple[str, EpisodeResult | FailedRun]]) -> None:
+    """episodes.jsonl: one line per episode with the name of its condition (in_distribution, ood_…, a control)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "episodes.jsonl").open("w", encoding="utf-8") as stream:
+        for condition, result in results:
+            stream.write(json_text({"condition": condition} | asdict(result)) + "\n")
+
+
+def write_report(folder: Path, report: dict, summaries: Sequence[Summary]) -> None:
+    """results.json, table.md and success.png."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json_text(report, indent=1) + "\n", encoding="utf-8")
-    with (folder / "episodes.jsonl").open("w", encoding="utf-8") as stream:
-        for result in results:
-            stream.write(json_text(asdict(result)) + "\n")
     (folder / "table.md").write_text(markdown(summaries), encoding="utf-8")
     plot(folder / "success.png", summaries)
 

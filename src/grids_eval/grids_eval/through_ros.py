@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from grids_common.process import grids_command
@@ -19,6 +20,15 @@ from grids_eval.rollout import EpisodeConfig, EpisodeResult
 RUN_S = 180.0  # bring-up, at most 60 s of task, rest and tear-down
 END_S = 60.0  # from SIGINT until a run's manager has held the arm and summed up
 _SAID = 500  # characters of a run's output in an error
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """An episode of which nothing is known, because its run, not the policy, failed. `error` says why."""
+
+    task: str
+    seed: int
+    error: str
 
 
 def deploy_command(policy: Path, config: EpisodeConfig, folder: Path) -> list[str]:
@@ -115,26 +125,33 @@ def run_graph(command: list[str], log: Path) -> None:
             _end(process)
 
 
+def run_episode(policy: Path, config: EpisodeConfig, run: Path) -> EpisodeResult:
+    """One episode; its summary, logs and deploy.log stay in the folder `run`. Raises EvaluationError when it fails."""
+    log, path = run / "deploy.log", run / "summary.json"
+    run_graph(deploy_command(policy, config, run), log)
+    if not path.is_file():
+        output = log.read_text(encoding="utf-8", errors="replace").strip()[-_SAID:]
+        raise EvaluationError(f"seed {config.seed}: expected {path}, found none; the run said: {output}")
+    return result_of(json.loads(path.read_text(encoding="utf-8")), config)
+
+
 def evaluate_through_ros(
     policy: Path,
     episodes: Sequence[EpisodeConfig],
     folder: Path,
-    say: Callable[[int, int, EpisodeResult], None] | None = None,
-) -> list[EpisodeResult]:
-    """One episode after another; each leaves its run folder (summary, logs, deploy.log) below `folder`.
+    say: Callable[[EpisodeResult | FailedRun], None] | None = None,
+) -> list[EpisodeResult | FailedRun]:
+    """One episode after another, each in a folder of its own below `folder`; a run that fails does not end the others.
 
-    Raises EvaluationError before anything starts where `check_episodes` does, and when a run fails.
+    Raises EvaluationError before anything starts where `check_episodes` does.
     """
     check_episodes(episodes, folder)
-    results = []
-    for number, config in enumerate(episodes):
-        run = run_folder(folder, config)
-        log, path = run / "deploy.log", run / "summary.json"
-        run_graph(deploy_command(policy, config, run), log)
-        if not path.is_file():
-            said = log.read_text(encoding="utf-8", errors="replace").strip()[-_SAID:]
-            raise EvaluationError(f"seed {config.seed}: expected {path}, found none; the run said: {said}")
-        results.append(result_of(json.loads(path.read_text(encoding="utf-8")), config))
+    results: list[EpisodeResult | FailedRun] = []
+    for config in episodes:
+        try:
+            results.append(run_episode(policy, config, run_folder(folder, config)))
+        except EvaluationError as error:
+            results.append(FailedRun(config.task, config.seed, str(error)))
         if say is not None:
-            say(number + 1, len(episodes), results[-1])
+            say(results[-1])
     return results

@@ -8,14 +8,12 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 import psutil
-import pytest
 from repository import ROOT
 
 from grids_eval import through_ros as evaluate_ros
 from grids_eval.cli import main
-from grids_eval.pool import EvaluationError
 from grids_eval.rollout import EpisodeConfig
-from grids_eval.through_ros import evaluate_through_ros
+from grids_eval.through_ros import FailedRun, evaluate_through_ros
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -43,5 +41,6 @@ def test_a_run_that_does_not_end_is_ended_with_all_its_nodes(tmp_path: Path, cap
 def test_a_run_without_a_summary_says_what_it_said(tmp_path: Path, monkeypatch) -> None:
     words = "import sys; sys.exit('no such task')"
     monkeypatch.setattr(evaluate_ros, "deploy_command", lambda *_: [sys.executable, "-c", words])
-    with pytest.raises(EvaluationError, match="the run said: no such task"):
-        evaluate_through_ros(tmp_path, [EpisodeConfig(seed=7)], tmp_path)
+    (failed,) = evaluate_through_ros(tmp_path, [EpisodeConfig(seed=7)], tmp_path)
+    assert isinstance(failed, FailedRun)
+    assert "the run said: no such task" in failed.error

@@ -15,7 +15,7 @@ from repository import ROOT
 from grids_eval.actors import AbstractActor, ActorSpec, Seen, load_actor
 from grids_eval.cli import conditions, main, parse_arguments
 from grids_eval.pool import EvaluationError
-from grids_eval.report import mark, side_by_side, write_report, write_videos
+from grids_eval.report import mark, side_by_side, write_episodes, write_report, write_videos
 from grids_eval.rollout import EpisodeConfig, Rollouts, rms_jerk
 from grids_eval.statistics import markdown, summarise, wilson
 from grids_eval.through_ros import deploy_command, evaluate_through_ros, result_of
@@ -191,7 +191,8 @@ def test_a_summary_counts_failures_and_writes_itself(tmp_path: Path) -> None:
     assert "2/3 = 67 %" in text
     assert "1 dropped" in text
     silent = replace(bad, jerk_rad_s3=math.nan, moved_m={"pen": math.inf})  # as a run through ROS says nothing of it
-    write_report(tmp_path / "out", {"success_rate": math.nan}, [summary], [good, good, silent])
+    write_report(tmp_path / "out", {"success_rate": math.nan}, [summary])
+    write_episodes(tmp_path / "out", [("none", good), ("none", good), ("ood_lighting", silent)])
 
     def strict(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -199,6 +200,7 @@ def test_a_summary_counts_failures_and_writes_itself(tmp_path: Path) -> None:
     rows = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
     assert json.loads(rows[0], parse_constant=strict)["jerk_rad_s3"] == 10.0
     last = json.loads(rows[2], parse_constant=strict)
+    assert [json.loads(row)["condition"] for row in rows] == ["none", "none", "ood_lighting"]
     assert (len(rows), last["jerk_rad_s3"], last["moved_m"]) == (3, None, {"pen": None})
     assert json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=strict)["success_rate"] is None
     assert (tmp_path / "out" / "success.png").stat().st_size > 1000
@@ -354,6 +356,28 @@ def test_a_run_of_the_graph_becomes_an_episode_and_a_broken_run_an_error(tmp_pat
     ):
         undone = {**summary, "success": False, "ended_by": "time limit", **more}
         assert result_of(undone, config).failure == failure
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path: Path, capsys, monkeypatch) -> None:
+    summary = {"success": True, "success_time_s": 6.5, "elapsed_s": 9.0, "chunks": 12, "ended_by": "success"}
+
+    def run(_command, log: Path) -> None:
+        seed = int(log.parent.name.rsplit("_", 1)[1])
+        broken = {**summary, "ended_by": "failure", "failure": "no follower"} if seed == 5 else summary
+        log.parent.mkdir(parents=True)
+        (log.parent / "summary.json").write_text(json.dumps(broken))
+
+    monkeypatch.setattr("grids_eval.through_ros.run_graph", run)
+    command = [str(ROOT / "models" / "demo"), "--through-ros", "--episodes", "3", "--seed", "4"]
+    assert main([*command, "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "1 of 3 runs failed and are not counted" in shown.err
+    assert "pick_place 5: seed 5: the graph failed: no follower" in shown.err
+    assert "2/2 = 100 %" in shown.out
+    lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert [line["condition"] for line in lines] == ["in_distribution"] * 3
+    assert ["error" in line for line in lines] == [False, True, False]
+    assert json.loads((tmp_path / "results.json").read_text())["failed_runs"] == 1
 
 
 def test_what_the_graph_cannot_run_is_refused_before_the_first_run(tmp_path: Path, capsys, monkeypatch) -> None:
