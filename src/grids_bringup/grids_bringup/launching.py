@@ -1,7 +1,5 @@
 """Builds a launch description from a run kind, so that each launch file is only its name. Needs launch_ros."""
 
-import shutil
-
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
@@ -14,6 +12,7 @@ from grids_bringup.arguments import convert
 from grids_bringup.cli.command import RunKind, prepare
 from grids_bringup.graph import NodeSpec, config_path, record_exit
 from grids_common.params import build
+from grids_common.process import bound_to_parent
 
 
 def _typed(parameters: dict) -> dict:
@@ -25,7 +24,7 @@ def _typed(parameters: dict) -> dict:
 
 
 def _action(node: NodeSpec) -> Node:
-    prefix = ["setpriv --pdeathsig TERM"] if shutil.which("setpriv") else []
+    prefix = bound_to_parent()
     prefix += [f"nice -n {node.nice}"] if node.nice else []
     return Node(
         name=node.name,

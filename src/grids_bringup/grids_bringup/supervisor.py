@@ -1,19 +1,16 @@
 """Runs a node list without launch_ros: start in order, note exits, stop in reverse. Ends with the run manager."""
 
 import json
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from grids_bringup.graph import NodeSpec, record_exit, ros_arguments
 from grids_common.params import ParameterError
+from grids_common.process import Child
 
 POLL_S = 0.02
 # The driver may need this long to bring the arm to rest at limited speed.
@@ -24,7 +21,7 @@ MANAGER_S = 45.0
 
 
 def command(node: NodeSpec) -> list[str]:
-    """The command line of one node. setpriv makes it end with its parent, even when that is killed."""
+    """The command line of one node."""
     try:
         prefix = Path(get_package_prefix(node.package))
     except PackageNotFoundError as error:
@@ -35,8 +32,6 @@ def command(node: NodeSpec) -> list[str]:
     if not executable.is_file():
         raise ParameterError(f"{node.name}: expected the executable {executable}; run ./grids again to rebuild")
     words = ["nice", "-n", str(node.nice)] if node.nice else []
-    if shutil.which("setpriv"):
-        words = ["setpriv", "--pdeathsig", "TERM", *words]
     return [*words, str(executable), *ros_arguments(node)]
 
 
@@ -48,7 +43,7 @@ class Supervisor:
         self._commands = {node.name: command(node) for node in nodes}  # all present before any starts
         self._folder = folder
         self._manager = manager
-        self._running: dict[str, psutil.Popen] = {}
+        self._running: dict[str, Child] = {}
         self._asked = 0
         self._patience_ends: float | None = None
 
@@ -64,30 +59,20 @@ class Supervisor:
             self._stop_all()
         return code
 
-    def _start(self, node: NodeSpec) -> psutil.Popen:
-        words = self._commands[node.name]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
-        if node.name == self._manager:
-            return psutil.Popen(words, env=environment, start_new_session=True)
-        with (self._folder / "logs" / f"{node.name}.log").open("wb") as log:
-            return psutil.Popen(
-                words,
-                env=environment,
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+    def _start(self, node: NodeSpec) -> Child:
+        environment = {"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
+        log = None if node.name == self._manager else self._folder / "logs" / f"{node.name}.log"
+        return Child(self._commands[node.name], log=log, environment=environment)
 
     def _on_signal(self, number: int, _frame) -> None:
         self._asked = number
 
     def _pass_on(self) -> None:
-        """Hand the wish to stop to the manager, which holds the arm and writes the summary; kill one that hangs."""
+        """Hand the request to stop to the manager, which holds the arm and writes the summary; kill one that hangs."""
         manager = self._running[self._manager]
         if self._asked:
             number, self._asked = self._asked, 0
-            manager.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            manager.send(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
             self._patience_ends = self._patience_ends or time.monotonic() + MANAGER_S
         elif self._patience_ends and time.monotonic() > self._patience_ends:
             manager.kill()
@@ -96,7 +81,7 @@ class Supervisor:
         seen: set[str] = set()
         while True:
             for node in self._nodes:
-                code = self._running[node.name].poll()
+                code = self._running[node.name].code
                 if code is None or node.name in seen:
                     continue
                 if node.name == self._manager:
@@ -120,20 +105,18 @@ class Supervisor:
     def _stop_all(self) -> None:
         """Everybody is asked at once, so that the driver holds before anything slow ends; the twin outlives them."""
         for node in self._nodes:
-            if not node.package.endswith("_sim"):
-                self._signal(node, signal.SIGINT)
-        waves = ((signal.SIGINT, INTERRUPT_S), (signal.SIGTERM, TERMINATE_S), (signal.SIGKILL, 1.0))
+            if node.name in self._running and not _outlives(node):
+                self._running[node.name].send(signal.SIGINT)
         for node in reversed(self._nodes):
-            process = self._running.get(node.name)
-            for number, patience_s in waves:
-                if process is None or process.poll() is not None:
-                    break
-                # A second SIGINT would tell a node that is ending in order to hurry.
-                if number != signal.SIGINT or node.package.endswith("_sim"):
-                    self._signal(node, number)
-                psutil.wait_procs([process], timeout=patience_s)
+            child = self._running.get(node.name)
+            if child is None:
+                continue
+            if not _outlives(node):
+                child.wait(INTERRUPT_S)
+            # A second SIGINT would tell a node that is ending in order to hurry.
+            child.end(interrupt_s=INTERRUPT_S if _outlives(node) else 0.0, terminate_s=TERMINATE_S)
 
-    def _signal(self, node: NodeSpec, number: int) -> None:
-        process = self._running.get(node.name)
-        if process is not None and process.poll() is None:
-            process.send_signal(number)
+
+def _outlives(node: NodeSpec) -> bool:
+    """The twin goes on until everybody who needs it has ended."""
+    return node.package.endswith("_sim")

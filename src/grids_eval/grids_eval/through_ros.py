@@ -6,14 +6,12 @@ the machine must keep up: an episode whose run failed to come up is an error, no
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids_common.process import grids_command
+from grids_common.process import Child, grids_command
 from grids_eval.pool import EvaluationError
 from grids_eval.rollout import EpisodeConfig, EpisodeResult
 
@@ -84,27 +82,18 @@ def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
             raise EvaluationError(f"{run}: expected no earlier run, found one; move it away or give another --out")
 
 
-def _ends(process: subprocess.Popen, patience_s: float) -> bool:
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _end(process: subprocess.Popen) -> None:
+def _end(run: Child) -> None:
     """Asks a run to end, so that it holds the arm, sums up and stops its nodes; kills what is left after END_S."""
-    import psutil  # comes with grids_bringup, which is what runs here
+    import psutil
 
-    if process.poll() is not None:
+    if not run.alive:
         return
     # Nodes lead sessions of their own, so they must be found before their parent is gone.
-    nodes = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    if not _ends(process, END_S):
-        nodes = {*nodes, *psutil.Process(process.pid).children(recursive=True)}
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    nodes = set(psutil.Process(run.pid).children(recursive=True))
+    run.send(signal.SIGINT)
+    if run.wait(END_S) is None:
+        nodes |= set(psutil.Process(run.pid).children(recursive=True))
+    run.kill()
     for node in nodes:
         with contextlib.suppress(psutil.NoSuchProcess):
             node.kill()
@@ -114,15 +103,12 @@ def _end(process: subprocess.Popen) -> None:
 def run_graph(command: list[str], log: Path) -> None:
     """Runs one graph to its end, output to `log`. After RUN_S it is ended as a whole: EvaluationError."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            if not _ends(process, RUN_S):
-                raise EvaluationError(f"the run had not ended after {RUN_S:g} s and was stopped; see {log}")
-        finally:
-            _end(process)
+    run = Child(command, log=log)
+    try:
+        if run.wait(RUN_S) is None:
+            raise EvaluationError(f"the run had not ended after {RUN_S:g} s and was stopped; see {log}")
+    finally:
+        _end(run)
 
 
 def run_episode(policy: Path, config: EpisodeConfig, run: Path) -> EpisodeResult:

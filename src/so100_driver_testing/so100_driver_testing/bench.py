@@ -9,7 +9,6 @@ asked to stay where it is. The last line is one JSON object.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import numpy as np
 from scservo_sdk import GroupSyncRead, GroupSyncWrite, PacketHandler, PortHandler
 
 from grids_common.errors import GridsError
+from grids_common.process import Child
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.registers import GOAL_POSITION, PRESENT_POSITION
@@ -226,13 +226,12 @@ def measure(path: str, params: DriverParams, seconds: float, say) -> dict:
         f"{'p99':>7} {'max ms':>7} {'command to servo p50':>21} {'p99 ms':>7}"
     )
     for name in ("alone", "beside a one-thread inference load"):
-        load = subprocess.Popen([sys.executable, "-c", LOAD]) if name != "alone" else None
+        load = Child([sys.executable, "-c", LOAD]) if name != "alone" else None
         try:
             row = measure_loop(path, params, seconds)
         finally:
             if load is not None:
                 load.kill()
-                load.wait()
         result["loops"][name] = row
         say(
             f"{name:42} {row['rate_hz']:7.1f} {row['cpu_percent']:6.0f} {row['missed_percent']:8.2f} "

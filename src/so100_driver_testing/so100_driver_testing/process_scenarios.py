@@ -5,7 +5,6 @@ Each returns violations; see `faults`.
 
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,11 +13,12 @@ from collections.abc import Callable
 import numpy as np
 from rosgraph_msgs.msg import Clock
 
+from grids_common.process import Child
 from grids_common.so100 import JOINT_NAMES
 from so100_driver_testing import promises
 from so100_driver_testing.judging import SETTLE_S, expect, settled
 from so100_driver_testing.promises import Allowed
-from so100_driver_testing.rig import START_TIMEOUT_S, NodeProcess, Rig
+from so100_driver_testing.rig import START_TIMEOUT_S, Rig, start_node
 
 EXIT_TIMEOUT_S = 12.0
 AT_REST = Allowed("at_rest")
@@ -35,9 +35,8 @@ def signalled(number: signal.Signals) -> Callable:
         rig.client.swinging(on=True)
         time.sleep(dice.uniform(0.0, 2.5))
         driver.send(number)
-        try:
-            code = driver.wait(EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        code = driver.wait(EXIT_TIMEOUT_S)
+        if code is None:
             return [f"the driver did not end within {EXIT_TIMEOUT_S} s"]
         found = expect(code == 0, f"expected exit code 0, got {code}: {driver.output[-300:]}")
         time.sleep(SETTLE_S)
@@ -76,9 +75,9 @@ def twin_stopped(rig: Rig, dice: random.Random) -> list[str]:
     """The far end of the line is frozen for two seconds: old goals are not delivered in a burst."""
     mark = rig.twin.mark()
     time.sleep(dice.uniform(0.1, 0.8))
-    rig.twin.process.send_signal(signal.SIGSTOP)
+    rig.twin.process.send(signal.SIGSTOP)
     time.sleep(2.0)
-    rig.twin.process.send_signal(signal.SIGCONT)
+    rig.twin.process.send(signal.SIGCONT)
     return expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
 
@@ -89,21 +88,19 @@ def policy_process(number: signal.Signals) -> Callable:
         rig.client.swinging(on=False)
         rig.client.until(lambda s: s.state == "holding", 4.0)
         time.sleep(2.1)  # the former source is forgotten after 2 s
-        mover = subprocess.Popen([sys.executable, "-m", "so100_driver_testing.rig"])
+        mover = Child([sys.executable, "-m", "so100_driver_testing.rig"])
         try:
             if not rig.client.until(lambda s: s.state == "executing", START_TIMEOUT_S):
                 return ["the policy process did not move the arm"]
             mark = rig.twin.mark()
             time.sleep(dice.uniform(0.8, 1.8))
             cause = time.monotonic()
-            mover.send_signal(number)
+            mover.send(number)
             time.sleep(2.0 if number == signal.SIGSTOP else 1.0)
             found = promises.held(rig.twin.records(mark), cause, time.monotonic())
             found += settled(rig, mark)
         finally:
-            mover.send_signal(signal.SIGCONT)
             mover.kill()
-            mover.wait(5)
         time.sleep(2.1)
         return found + expect(
             rig.recover(),
@@ -149,12 +146,10 @@ def dead_at_start(rig: Rig, dice: random.Random) -> list[str]:
     time.sleep(SETTLE_S)  # what an earlier driver wrote has reached the servos
     mark = rig.twin.mark()
     driver = rig.launch()
-    try:
-        code = driver.wait(START_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
+    code = driver.wait(START_TIMEOUT_S)
+    rig.twin.clear()
+    if code is None:
         return ["the driver did not give up"]
-    finally:
-        rig.twin.clear()
     found = expect(code != 0, "expected a non-zero exit code")
     found += expect(joint in driver.output, f"expected a sentence that names {joint}, got {driver.output[-300:]}")
     goals = [r for r in rig.twin.records(mark) if r.kind in ("goal", "torque")]
@@ -164,13 +159,13 @@ def dead_at_start(rig: Rig, dice: random.Random) -> list[str]:
 def second_driver(rig: Rig, dice: random.Random) -> list[str]:
     """A second driver on the same port is refused; the first goes on undisturbed."""
     mark = rig.twin.mark()
-    second = NodeProcess("so100_driver.nodes.driver", rig.folder, {"serial_port": rig.twin.paths["follower"]})
+    second = start_node("so100_driver.nodes.driver", rig.folder, {"serial_port": rig.twin.paths["follower"]})
     try:
         code = second.wait(START_TIMEOUT_S)
         found = expect(code != 0, "expected a non-zero exit code")
         found += expect("in use by another process" in second.output, f"got {second.output[-300:]}")
     finally:
-        second.close()
+        second.kill()
     found += expect(rig.client.status.mode == "policy", "the first driver was disturbed")
     return found + settled(rig, mark)
 
@@ -191,7 +186,7 @@ def leader_process(number: signal.Signals) -> Callable:
     def act(rig: Rig, dice: random.Random) -> list[str]:
         rig.client.swinging(on=False)
         here = rig.twin.positions("leader")
-        leader = NodeProcess("so100_driver.nodes.leader", rig.folder, {"serial_port": rig.twin.paths["leader"]})
+        leader = start_node("so100_driver.nodes.leader", rig.folder, {"serial_port": rig.twin.paths["leader"]})
         try:
             rig.twin.ask({"hand": here.tolist()})
             rig.client.set_mode("teleop")
@@ -216,7 +211,7 @@ def leader_process(number: signal.Signals) -> Callable:
             time.sleep(1.0 if number == signal.SIGSTOP else 0.0)  # it is followed again, from a ramp
             found += settled(rig, mark)
         finally:
-            leader.close()
+            leader.kill()
             rig.twin.ask({"hand": None})
         return found + expect(rig.recover(), f"the policy could not go on: {rig.client.status.reason}")
 

@@ -6,7 +6,6 @@ twin's own log of goals and torque is the judge.
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from grids_common import services, topics
+from grids_common.process import Child
 from grids_common.so100 import JOINT_NAMES, REST_POSE_RAD
 from so100_driver_testing.twin_process import TwinProcess
 
@@ -39,37 +39,15 @@ def swing(t_s: np.ndarray | float) -> np.ndarray:
     return np.array(REST_POSE_RAD) + SWING_RAD * (1 - np.cos(PHASE_RATE * t))
 
 
-class NodeProcess:
-    """One of our nodes as a process, started by itself (`autostart`). Its output is kept for messages."""
-
-    def __init__(self, module: str, folder: Path, parameters: dict[str, object]) -> None:
-        command = [sys.executable, "-m", module, "--ros-args"]
-        for name, value in ({"autostart": True} | parameters).items():
-            text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
-            command += ["-p", f"{name}:={text}"]
-        self._output = tempfile.NamedTemporaryFile("w+", dir=folder, suffix=f"-{module}.txt", delete=False)  # noqa: SIM115
-        self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True)
-
-    @property
-    def output(self) -> str:
-        return Path(self._output.name).read_text(encoding="utf-8")
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def wait(self, timeout_s: float) -> int:
-        return self.process.wait(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def close(self) -> None:
-        if self.alive:
-            self.send(signal.SIGCONT)
-            self.send(signal.SIGKILL)
-            self.process.wait(5)
-        self._output.close()
+def start_node(module: str, folder: Path, parameters: dict[str, object]) -> Child:
+    """One of our nodes as a process, started by itself (`autostart`). Its output is kept in `folder` for messages."""
+    command = [sys.executable, "-m", module, "--ros-args"]
+    for name, value in ({"autostart": True} | parameters).items():
+        text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
+        command += ["-p", f"{name}:={text}"]
+    handle, name = tempfile.mkstemp(dir=folder, suffix=f"-{module}.txt")
+    os.close(handle)
+    return Child(command, log=Path(name))
 
 
 class Client:
@@ -198,7 +176,7 @@ class Rig:
     def __init__(self, *twin_arguments: str, client: bool = True) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="grids-rig-")
         self.folder = Path(self._folder.name)
-        self.driver: NodeProcess | None = None
+        self.driver: Child | None = None
         self.twin = TwinProcess(self.folder, *twin_arguments)
         self.client = Client() if client else None
 
@@ -208,14 +186,14 @@ class Rig:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def launch(self, **parameters) -> NodeProcess:
+    def launch(self, **parameters) -> Child:
         """Start a driver and do not wait for it."""
-        self.driver = NodeProcess(
+        self.driver = start_node(
             "so100_driver.nodes.driver", self.folder, {"serial_port": self.twin.paths["follower"]} | parameters
         )
         return self.driver
 
-    def start(self, **parameters) -> NodeProcess:
+    def start(self, **parameters) -> Child:
         """Start a driver and wait until it is armed; RuntimeError with its output if that fails."""
         self.client.status = None
         driver = self.launch(**parameters)
@@ -224,7 +202,7 @@ class Rig:
             raise RuntimeError(f"the driver did not arm: {driver.output[-2000:]}")
         return driver
 
-    def _armed(self, driver: NodeProcess, mode: str) -> bool:
+    def _armed(self, driver: Child, mode: str) -> bool:
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and driver.alive:
             if self.client.until(lambda s: s.mode == mode and s.state != "inactive", 0.2):
@@ -247,7 +225,7 @@ class Rig:
 
     def stop_driver(self) -> None:
         if self.driver is not None:
-            self.driver.close()
+            self.driver.kill()
             self.driver = None
 
     def close(self) -> None:

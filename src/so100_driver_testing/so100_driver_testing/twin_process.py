@@ -1,8 +1,6 @@
 """The serial twin as a child process, and its log of goals and torque. Used by the bench, the campaign and tests."""
 
 import json
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -10,19 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-
-def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(5)
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
+from grids_common.process import Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +26,11 @@ class TwinProcess:
         self.log = folder / "bus.log"
         command = [sys.executable, "-m", "grids_sim.twin.cli", "--json", "--plant", "simple", "--configured"]
         command += ["--link-dir", str(folder / "links"), "--bus-log", str(self.log), *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = Child(command, log=folder / "twin.log", pipes=True)
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the twin ended with code {self.process.wait(5)} before it was ready")
+            code = self.process.wait(5.0)
+            raise RuntimeError(f"the twin ended with code {code} before it was ready: {self.process.last_words()}")
         self.paths = json.loads(line)
 
     def ask(self, command: dict) -> dict:
@@ -94,4 +81,4 @@ class TwinProcess:
         return records
 
     def close(self) -> None:
-        _end(self.process)
+        self.process.end(interrupt_s=0.0, terminate_s=5.0)

@@ -77,7 +77,7 @@ def test_a_manager_that_hangs_is_killed_after_a_while_and_the_run_has_failed(sup
     run = supervise(DEAF_MANAGER)
     assert run.run() == 1
     assert "SIGKILL" in json.loads((tmp_path / "summary.json").read_text())["failure"]
-    assert all(process.poll() is not None for process in run._running.values())
+    assert not any(child.alive for child in run._running.values())
 
 
 def test_a_wish_to_stop_while_processes_are_being_started_is_not_lost(supervise, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from so100_driver.bus.bus import ServoBus  # noqa: E402
 from so100_driver.control import prepare  # noqa: E402
 from so100_driver.nodes.driver import DriverNode  # noqa: E402
 from so100_driver.nodes.leader import LeaderNode  # noqa: E402
-from so100_driver_testing.rig import NodeProcess, Rig  # noqa: E402
+from so100_driver_testing.rig import Rig, start_node  # noqa: E402
 
 pytestmark = pytest.mark.ros
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -43,7 +43,7 @@ def free_twin():
 )
 def test_bad_set_up_is_one_sentence_and_a_non_zero_exit(parameters, sentence, free_twin):
     mark = free_twin.twin.mark()
-    node = NodeProcess(
+    node = start_node(
         "so100_driver.nodes.driver", free_twin.folder, {"serial_port": free_twin.twin.paths["follower"]} | parameters
     )
     try:
@@ -52,7 +52,7 @@ def test_bad_set_up_is_one_sentence_and_a_non_zero_exit(parameters, sentence, fr
         assert "Traceback" not in node.output
         assert [r for r in free_twin.twin.records(mark) if r.kind in ("goal", "torque")] == []
     finally:
-        node.close()
+        node.kill()
 
 
 def test_a_calibration_that_differs_from_the_servos_is_shown_and_nothing_is_written(free_twin, tmp_path):
@@ -60,7 +60,7 @@ def test_a_calibration_that_differs_from_the_servos_is_shown_and_nothing_is_writ
     path = tmp_path / "arm.json"
     calibration.save(wrong, path)
     mark = free_twin.twin.mark()
-    node = NodeProcess(
+    node = start_node(
         "so100_driver.nodes.driver",
         free_twin.folder,
         {"serial_port": free_twin.twin.paths["follower"], "calibration": str(path)},
@@ -71,7 +71,7 @@ def test_a_calibration_that_differs_from_the_servos_is_shown_and_nothing_is_writ
             assert f"{name}: file has offset 0" in node.output
         assert free_twin.twin.records(mark) == []
     finally:
-        node.close()
+        node.kill()
 
 
 @pytest.mark.parametrize("make_node", [DriverNode, LeaderNode])
@@ -103,7 +103,7 @@ def test_a_leader_node_on_another_arms_port_leaves_its_torque_alone(free_twin, t
     bus.open()
     bus.set_torque(dict.fromkeys(SERVO_IDS, True))
     bus.close()
-    node = NodeProcess(
+    node = start_node(
         "so100_driver.nodes.leader", free_twin.folder, {"serial_port": follower, "calibration": str(path)}
     )
     try:
@@ -111,7 +111,7 @@ def test_a_leader_node_on_another_arms_port_leaves_its_torque_alone(free_twin, t
         assert "the servos' EEPROM differs from the calibration" in node.output
         assert all(free_twin.twin.torque())
     finally:
-        node.close()
+        node.kill()
 
 
 def transition(rig, number):

@@ -9,7 +9,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 
 from so100_driver_testing import promises  # noqa: E402
-from so100_driver_testing.rig import NodeProcess, Rig  # noqa: E402
+from so100_driver_testing.rig import Rig, start_node  # noqa: E402
 
 pytestmark = pytest.mark.ros
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -21,11 +21,11 @@ def teleop():
         rig.start(mode="teleop")
         # The twin's hand moves at 1.8 rad/s, three times slower than a finger.
         parameters = {"serial_port": rig.twin.paths["leader"], "estop_window": 5.0}
-        leader = NodeProcess("so100_driver.nodes.leader", rig.folder, parameters)
+        leader = start_node("so100_driver.nodes.leader", rig.folder, parameters)
         try:
             yield rig
         finally:
-            leader.close()
+            leader.kill()
 
 
 def hand(rig, pose, seconds):

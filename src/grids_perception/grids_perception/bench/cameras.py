@@ -5,8 +5,6 @@ their own work is the real one: SDK queue, copy, stamp, message, DDS.
 """
 
 import contextlib
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.process import Child
 from grids_perception.camera.capture_loop import WINDOW_FRAMES
 
 WIDTH, HEIGHT, FPS = 640, 480, 30
@@ -180,44 +179,29 @@ while True:
 """
 
 
-@contextlib.contextmanager
-def running(command: list[str], stdout: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen]:
-    """A child process for the length of the block."""
-    process = subprocess.Popen(command, env=os.environ.copy(), stdout=stdout, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
 def playback_cpu(recording: Path, seconds: float) -> float:
     """CPU in % of a core that playing the recording takes by itself."""
     import psutil
 
-    with running([sys.executable, "-c", _ONLY_READ, str(recording)], subprocess.PIPE) as process:
-        if process.stdout.readline().strip() != b"playing":
+    with Child(
+        [sys.executable, "-c", _ONLY_READ, str(recording)], log=recording.with_suffix(".log"), pipes=True
+    ) as process:
+        if process.stdout.readline().strip() != "playing":
             raise RuntimeError(f"the recording {recording} cannot be played")
         watched, begin = psutil.Process(process.pid), time.monotonic()
         before = sum(watched.cpu_times()[:2])
         time.sleep(seconds)
-        if process.poll() is not None:
-            raise RuntimeError(f"playing {recording} ended by itself, code {process.returncode}")
+        if not process.alive:
+            raise RuntimeError(f"playing {recording} ended by itself, code {process.code}")
         return 100 * (sum(watched.cpu_times()[:2]) - before) / (time.monotonic() - begin)
 
 
-def camera_process(camera: str, recording: Path) -> contextlib.AbstractContextManager[subprocess.Popen]:
+def camera_process(camera: str, recording: Path) -> Child:
     program = "from grids_perception.camera.node import main; main()"
     parameters = ("autostart:=true", f"camera:={camera}", "source:=file", f"device:={recording}", "loop:=true")
     words = [word for item in parameters for word in ("-p", item)]
     command = [sys.executable, "-c", program, "--ros-args", "-r", f"__node:={camera}_camera", *words]
-    return running(command)
+    return Child(command, log=recording.with_name(f"{camera}.log"))
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

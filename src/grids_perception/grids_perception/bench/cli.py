@@ -7,14 +7,12 @@ import argparse
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from grids_common.process import grids_command
+from grids_common.process import Child, grids_command
 from grids_perception.bench.cameras import measure, percentiles
 
 LIMITS = {
@@ -116,36 +114,22 @@ def measure_run(seconds: float, policy: str, folder: Path) -> dict:
 
     from grids_perception.bench.cameras import Receiver
 
-    log = folder / "run.log"
     words = ["deploy", f"policy:={policy}", f"duration:={seconds + 60}", "seed:=1", f"output:={folder}/run"]
-    with log.open("w", encoding="utf-8") as file:
-        run = subprocess.Popen(
-            grids_command(*words),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    run = Child(grids_command(*words), log=folder / "run.log")
     receiver = Receiver(("front", "wrist"))
     watcher = RunWatcher(receiver.node)
     try:
         deadline = time.monotonic() + 90.0
         while len(watcher.to_servo_ms) < 2:
-            if run.poll() is not None or time.monotonic() > deadline:
-                last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-                raise RuntimeError(f"the run delivered no chunks: {' '.join(last)}")
+            if not run.alive or time.monotonic() > deadline:
+                raise RuntimeError(f"the run delivered no chunks: {run.last_words(1)}")
             time.sleep(0.1)
         for values in (watcher.to_chunk_ms, watcher.to_servo_ms, watcher.to_policy_ms, *receiver.ages_ms.values()):
             values.clear()
         cpu = _cpu_by_name(psutil.Process(run.pid), seconds)
     finally:
         receiver.close()
-        if run.poll() is None:
-            run.send_signal(signal.SIGINT)
-            try:
-                run.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
+        run.end(interrupt_s=20.0)
     return {
         "policy": policy,
         "camera_to_subscriber_ms": {c: percentiles(v) for c, v in receiver.ages_ms.items()},

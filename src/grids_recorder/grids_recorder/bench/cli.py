@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from grids_common.process import Child
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag, find_bags
 from grids_data.bag.series import JOINTS, TRACE
@@ -66,23 +67,17 @@ def missing_stamps(published: list[int], recorded: set[int]) -> int:
 
 def run_graph(folder: Path, seconds: float) -> Graph:
     """Recorder and source as processes in a ROS domain of their own."""
-    environment = os.environ | {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40)}
+    environment = {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40)}
     parameters = {"folder": str(folder / "bags"), "min_free_mb": 50}
     words = [sys.executable, "-c", _RECORDER, "--ros-args"]
     words += [word for name, value in parameters.items() for word in ("-p", f"recorder:{name}:={json.dumps(value)}")]
-    with (folder / "recorder.log").open("w") as log:
-        recorder = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
-        try:
-            told = folder / "published.json"
-            source = [sys.executable, "-c", _SOURCE, str(told), str(seconds), str(recorder.pid)]
-            subprocess.run(source, env=environment, check=True, timeout=seconds + _START_S)
-        finally:
-            recorder.send_signal(signal.SIGINT)
-            try:
-                recorder.wait(20)
-            except subprocess.TimeoutExpired:
-                recorder.kill()
-                recorder.wait()
+    recorder = Child(words, log=folder / "recorder.log", environment=environment)
+    try:
+        told = folder / "published.json"
+        source = [sys.executable, "-c", _SOURCE, str(told), str(seconds), str(recorder.pid)]
+        subprocess.run(source, env=os.environ | environment, check=True, timeout=seconds + _START_S)
+    finally:
+        recorder.end(interrupt_s=20.0)
     tale = json.loads(told.read_text(encoding="utf-8"))
     (bag_folder,) = find_bags([folder / "bags"])
     recorded: dict[str, set[int]] = {}

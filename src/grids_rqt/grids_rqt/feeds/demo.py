@@ -3,14 +3,13 @@
 import json
 import os
 import random
-import shutil
-import signal
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids_common.process import grids_command
+from grids_common.process import Child, grids_command
+
+END_S = 20.0  # from SIGINT until the run has brought the arm to rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +21,7 @@ class Over:
 
 
 class DemoRun:
-    """Starts `./grids deploy` on the twin as a child process; `close` ends it the way Ctrl-C would.
-
-    setpriv makes it end with this process, even when that is killed.
-    """
+    """Starts `./grids deploy` on the twin as a child process; `close` ends it the way Ctrl-C would."""
 
     def __init__(self, *, policy: str, task: str, limit_s: float) -> None:
         # Another domain than the caller's: a real arm may be listening there. From 102 on ports are ephemeral ones.
@@ -34,25 +30,18 @@ class DemoRun:
         self._folder = tempfile.TemporaryDirectory(prefix="grids-view-demo-")
         self.log = Path(self._folder.name) / "deploy.log"
         words = ["deploy", f"policy:={policy}", f"task:={task}", f"duration:={limit_s}", "hardware:=twin"]
-        outlived = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-        with self.log.open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                [*outlived, *grids_command(*words, f"output:={self._folder.name}/run")],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = Child(grids_command(*words, f"output:={self._folder.name}/run"), log=self.log)
 
     def over(self) -> Over | None:
         """How the run ended, None while it runs. A task not done in time (code 3) is no failure of the demo."""
-        code = self._process.poll()
+        code = self._process.code
         if code is None:
             return None
         summary = self._summary()
         failure, how = summary.get("failure"), summary.get("ended_by")
         if code in (0, 3) and how and not failure:
             return Over(True, f"the demo run is over: {how}. For another, start ./grids view --demo again")
-        return Over(False, f"the demo run ended with code {code}: {failure or self._last_words()}")
+        return Over(False, f"the demo run ended with code {code}: {failure or self._process.last_words()}")
 
     def _summary(self) -> dict:
         try:
@@ -60,16 +49,6 @@ class DemoRun:
         except (OSError, ValueError):
             return {}  # it ended before there was one
 
-    def _last_words(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return " / ".join(lines[-3:]) or "no output"
-
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        self._process.end(interrupt_s=END_S)
         self._folder.cleanup()
