@@ -70,7 +70,7 @@ def run_policy(samples):
             camera = sample.topic.split("/")[1]
             worker.add_frame(camera, Frame(sample.stamp_ns, image_to_rgb(message).copy()))
             time.sleep(0.02)
-    time.sleep(0.5)
+    wait_for(lambda: worker.snapshot().busy_s == 0)
     assert worker.snapshot().failure == ""
     worker.close()
     runtime.close()

@@ -287,7 +287,17 @@ def test_a_signal_in_the_middle_of_the_stream_is_no_fault(number, node, tmp_path
 STUCK = """
 from grids_perception.camera import node as camera_node
 from grids_perception.camera.source import AbstractSource, Intrinsics, SourceInfo
+import threading
 import time
+
+join = threading.Thread.join
+
+def told(thread, timeout=None):
+    if thread.name == "capture":
+        print("waiting for the thread", flush=True)
+    return join(thread, timeout)
+
+threading.Thread.join = told
 
 class Stuck(AbstractSource):
     def open(self): return SourceInfo("stuck", "1", Intrinsics(64, 48))
@@ -322,7 +332,7 @@ def test_a_second_interruption_ends_the_wait_for_a_hung_camera_and_the_node_is_s
         wait_for_text(tmp_path / "log.txt", "reading")
         process.send_signal(signal.SIGINT)
         wait_for_text(tmp_path / "log.txt", "making safe")
-        time.sleep(0.3)
+        wait_for_text(tmp_path / "log.txt", "waiting for the thread")
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         assert process.wait(30) == 0

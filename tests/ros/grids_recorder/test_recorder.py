@@ -137,10 +137,15 @@ def graph(folder, **parameters):
         one.close()
 
 
+def wait_for_episode(one: Graph, seconds: float) -> None:
+    """Until the episode under way is that long."""
+    one.until(lambda: one.status.state == "recording" and one.status.elapsed >= seconds)
+
+
 def record(one: Graph, seconds: float, outcome="success", **fields):
     started = one.start(**fields)
     assert started.success, started.message
-    time.sleep(seconds)
+    wait_for_episode(one, seconds)
     return one.stop(outcome)
 
 
@@ -203,9 +208,9 @@ def test_a_topic_that_never_arrives_and_a_camera_that_freezes_are_rejected(tmp_p
 def test_a_camera_that_freezes_in_mid_episode_is_rejected(tmp_path):
     with graph(tmp_path) as one:
         assert one.start().success
-        time.sleep(1.5)
+        wait_for_episode(one, 1.5)
         one.robot.frozen = one.robot.ticks / JOINT_HZ
-        time.sleep(2.5)
+        wait_for_episode(one, 4.0)
         stopped = one.stop("success")
     assert stopped.verdict == "REJECT"
     assert "front camera: frozen for" in stopped.message
@@ -232,7 +237,7 @@ def test_an_automatic_session_labels_resets_and_counts_by_itself(tmp_path):
 def test_a_disk_that_gets_low_ends_the_episode_in_good_order(tmp_path):
     with graph(tmp_path) as one:
         assert one.start().success
-        time.sleep(0.5)
+        wait_for_episode(one, 0.5)
         recording = one.recorder._recording
         recording._least_free = 1 << 62
         one.until(lambda: one.status.state == "full")
@@ -265,7 +270,7 @@ def test_an_automatic_session_ends_when_every_episode_is_rejected(tmp_path):
 def test_a_shutdown_in_mid_episode_keeps_the_episode(tmp_path):
     with graph(tmp_path) as one:
         assert one.start(task="half").success
-        time.sleep(1.0)
+        wait_for_episode(one, 1.0)
     (folder,) = find_bags([tmp_path])
     with Bag(folder) as bag:
         assert bag.episode["task"] == "half"

@@ -141,7 +141,7 @@ def test_a_failed_activation_can_be_followed_by_a_new_start():
         rig.launch(autostart=False)
         assert transition(rig, Transition.TRANSITION_CONFIGURE)
         rig.twin.fault("dead_servo", target="elbow_flex")
-        time.sleep(0.5)
+        time.sleep(0.5)  # how long the servo is silent; five missed replies, 50 ms, are enough
         assert not transition(rig, Transition.TRANSITION_ACTIVATE)
         assert "elbow_flex (id 3) has not answered" in rig.driver.output
         rig.twin.clear()

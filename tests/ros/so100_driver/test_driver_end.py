@@ -35,6 +35,14 @@ def away():
         yield rig
 
 
+def wait_until_it_moves(rig):
+    """On its way to rest, well away from where it stood."""
+    stood, end = rig.twin.positions(), time.monotonic() + 5
+    while np.abs(rig.twin.positions() - stood).max() < 0.03:
+        assert time.monotonic() < end, "the arm did not move"
+        time.sleep(0.01)
+
+
 def ask_to_end(rig, how):
     if how != "shutdown":
         rig.driver.send(signal.Signals[how])
@@ -53,7 +61,7 @@ def ask_to_end(rig, how):
 def test_an_emergency_stop_on_the_way_to_rest_stops_the_arm_and_holds(how, stop, away):
     ask_to_end(away, how)
     assert away.client.until(lambda s: s.state == "resting", 5)
-    time.sleep(0.4)
+    wait_until_it_moves(away)
     mark = away.twin.mark()
     cause = time.monotonic()
     if stop == "topic":
@@ -62,7 +70,7 @@ def test_an_emergency_stop_on_the_way_to_rest_stops_the_arm_and_holds(how, stop,
         assert away.client.call("estop").success
     if how != "shutdown":
         assert away.driver.wait(5) == 0
-    time.sleep(0.6)
+    time.sleep(0.6)  # how long it is watched standing still
     assert promises.held(away.twin.records(mark), cause, time.monotonic()) == []
     assert all(away.twin.torque())
     assert np.abs(away.twin.positions() - np.array(REST_POSE_RAD)).max() > 0.2
@@ -71,7 +79,7 @@ def test_an_emergency_stop_on_the_way_to_rest_stops_the_arm_and_holds(how, stop,
 def test_a_second_interruption_holds_at_once(away):
     away.driver.send(signal.SIGINT)
     assert away.client.until(lambda s: s.state == "resting", 5)
-    time.sleep(0.3)
+    wait_until_it_moves(away)
     began = time.monotonic()
     away.driver.send(signal.SIGINT)
     assert away.driver.wait(5) == 0

@@ -28,16 +28,15 @@ def teleop():
             leader.kill()
 
 
-def hand(rig, pose, seconds):
+def hand(rig, pose):
     rig.twin.ask({"hand": [float(v) for v in pose]})
-    time.sleep(seconds)
 
 
 def test_the_follower_follows_the_leader_and_starts_gently(teleop):
     mark = teleop.twin.mark()
     assert teleop.client.until(lambda s: s.reason == "following the leader", 20)
     pose = teleop.twin.positions("leader") + np.array([0.4, 0.3, -0.3, -0.2, 0.2, 0.3])
-    hand(teleop, pose, 0.0)
+    hand(teleop, pose)
     end = time.monotonic() + 15
 
     def there():
@@ -56,11 +55,11 @@ def test_moving_the_leader_takes_over_from_the_policy_and_resting_it_gives_back(
     assert teleop.client.until(lambda s: s.state == "executing", 8)
     mark = teleop.twin.mark()
     pose = teleop.twin.positions("leader")
-    hand(teleop, pose + np.array([0.4, 0, 0, 0, 0, 0]), 0.1)
+    hand(teleop, pose + np.array([0.4, 0, 0, 0, 0, 0]))
     assert teleop.client.until(lambda s: s.mode == "teleop" and "human has taken over" in s.reason, 3)
     assert teleop.client.until(lambda s: s.mode == "policy", 8)
     assert teleop.client.until(lambda s: s.state == "executing", 8)
-    time.sleep(0.4)
+    time.sleep(0.4)  # how long the promises are watched while the policy moves the arm
     assert promises.standing(teleop.twin.records(mark)) == []
 
 

@@ -1,6 +1,7 @@
 """Bus, port, preparation and calibration against the twin's serial line (no ROS): real packets, real faults."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,13 @@ from so100_driver_testing.twin_process import TwinProcess
 
 PATIENCE_S, IMPATIENCE_S = 0.25, 0.02
 LATE_S = 0.3
+
+
+def until(condition, timeout_s=10.0):
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,7 @@ def test_a_late_reply_never_answers_a_later_question(bus, twin):
     with pytest.raises(NoReplyError, match="servo 1: expected a reply to a read of Present_Position"):
         bus.read(1, reg.PRESENT_POSITION, tries=1)
     bus.port.reply_timeout_s = PATIENCE_S
-    time.sleep(1.5 * LATE_S)
+    assert until(lambda: bus.port.getBytesAvailable() > 0), "the late reply never came"
     assert bus.read(1, reg.PRESENT_TEMPERATURE, tries=1) == pytest.approx(25, abs=5)
 
 
@@ -94,14 +102,15 @@ def test_a_second_opener_is_refused_and_the_port_is_free_again_after_close(bus, 
 
 def test_an_unplugged_adapter_raises_one_error_and_can_be_reopened(bus, twin):
     twin.fault("unplug")
-    time.sleep(0.05)
+    path = Path(twin.paths["follower"])
+    assert until(lambda: not path.exists())
     with pytest.raises(PortError, match="went away"):
         bus.read_state()
     bus.close()
     with pytest.raises(PortError, match="no such file"):
         bus.open()
     twin.clear()
-    time.sleep(0.1)
+    assert until(path.exists)
     bus.open()
     assert sorted(bus.read_state(budget_s=0.1).states) == list(SERVO_IDS)
 

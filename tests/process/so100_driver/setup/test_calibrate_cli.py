@@ -1,5 +1,6 @@
 """A whole guided calibration of the twin's leader, moved by its virtual hand (slow, so not among the unit tests)."""
 
+import threading
 import time
 
 import numpy as np
@@ -22,7 +23,7 @@ def twin(tmp_path):
 
 def test_a_guided_calibration_recovers_the_arms_range_and_resumes_after_an_interruption(twin, tmp_path):
     path = tmp_path / "leader.json"
-    said, asked = [], []
+    said, asked, looked = [], [], threading.Event()
 
     def hand(pose):
         twin.ask({"hand": [float(v) for v in pose]})
@@ -33,8 +34,12 @@ def test_a_guided_calibration_recovers_the_arms_range_and_resumes_after_an_inter
     def quit_in_the_sweep(question):
         if "both stops" not in question:
             return answer(question)
-        time.sleep(1.0)  # the first look at the joints comes meanwhile, and with it the interruption
+        looked.wait(15)  # the first look at the joints, and with it the interruption
         return "y"
+
+    def interrupt(_):
+        looked.set()
+        raise KeyboardInterrupt
 
     def answer(question):
         asked.append(question)
@@ -50,7 +55,7 @@ def test_a_guided_calibration_recovers_the_arms_range_and_resumes_after_an_inter
         return "y"
 
     arguments = ["--arm", "leader", "--serial-port", twin.paths["leader"], "--file", str(path)]
-    quitter = calibrate.Person(quit_in_the_sweep, said.append, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    quitter = calibrate.Person(quit_in_the_sweep, said.append, interrupt)
     assert calibrate.main(arguments, quitter) == 1, said
     assert not path.exists()
     assert calibrate.main(arguments, calibrate.Person(answer, said.append, lambda _: None)) == 0, said
