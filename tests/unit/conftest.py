@@ -50,3 +50,23 @@ def small_config():
         expert=ExpertConfig(width=24, depth=2, mlp=48),
         sampler=SamplerConfig(kind="grids", tokens=4, lattice_init=True, hidden=32, coord_hidden=16),
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch):
+    """What test_test_levels.py cannot see by reading a test: that the code under test starts workers or a terminal.
+
+    Short questions to the system (nvidia-smi, ldconfig) pass: they are subprocesses, not workers.
+    """
+    import multiprocessing.process
+
+    def refuse(*_arguments, **_options):
+        pytest.fail("a unit test starts no process: move it to tests/process, or hand the code a stand-in")
+
+    for owner, name in (
+        (multiprocessing.process.BaseProcess, "start"),
+        (os, "fork"),
+        (os, "forkpty"),
+        (os, "openpty"),
+    ):
+        monkeypatch.setattr(owner, name, refuse)

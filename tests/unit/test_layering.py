@@ -3,7 +3,6 @@
 import ast
 import re
 import statistics
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -177,51 +176,6 @@ def test_package_xml_names_what_the_code_imports(package: str):
     assert not unknown, f"add these modules to ROSDEP_KEYS: {sorted(unknown)}"
     wanted = RUN_BY.get(package, set()) | ros | {key for name in roots - ros if (key := ROSDEP_KEYS[name])}
     assert named == wanted, f"missing {sorted(wanted - named)}, not imported {sorted(named - wanted)}"
-
-
-def core_modules() -> list[str]:
-    """Modules that import no ROS when they are loaded."""
-    names = []
-    for package in LEVELS:
-        for path in modules(package):
-            roots = set()
-            for node in tree(path).body:
-                if isinstance(node, ast.ImportFrom) and node.module:
-                    roots.add(node.module.split(".")[0])
-                elif isinstance(node, ast.Import):
-                    roots.update(alias.name.split(".")[0] for alias in node.names)
-            if not any(root == "rclpy" or root.endswith(("_msgs", "_srvs", "_interfaces")) for root in roots):
-                names.append(module_name(path))
-    return names
-
-
-# Whole rooms that hold arithmetic, data and devices: nothing in them, nor what they import, may need ROS.
-CORE_ROOMS = (
-    "grids_common.chunk", "grids_common.errors", "grids_common.images", "grids_common.pacing", "grids_common.params",
-    "grids_common.so100", "grids_common.stamps", "grids_common.tasks", "grids_common.topics",
-    "grids_data", "grids_sim.physics", "grids_sim.servo", "grids_sim.tasks", "grids_sim.expert", "grids_sim.twin",
-    "so100_driver.bus", "so100_driver.guard", "so100_driver.control", "so100_driver.setup",
-    "grids_policy.model", "grids_policy.train", "grids_policy.export", "grids_policy.runtime", "grids_policy.parity",
-    "grids_policy.node.observation", "grids_policy.node.schedule", "grids_policy.node.worker",
-    "grids_eval", "grids_recorder.judge", "grids_recorder.convert", "grids_bringup.run.summary",
-    "grids_perception.overlay.draw", "grids_perception.overlay.samples", "grids_rqt.view_model",
-)  # fmt: skip
-
-
-def test_cores_import_without_ros():
-    """In one process in which importing ROS fails; torch and Qt are allowed, they are no part of ROS."""
-    every = [module_name(path) for package in LEVELS for path in modules(package)]
-    wanted = [n for n in every if any(n == room or n.startswith(f"{room}.") for room in CORE_ROOMS)]
-    assert len(wanted) > len(CORE_ROOMS)
-    ros = ["rclpy", "rcl_interfaces", "grids_msgs", "sensor_msgs", "std_msgs", "std_srvs", "builtin_interfaces"]
-    program = (
-        "import importlib, sys\n"
-        f"for name in {ros!r}: sys.modules[name] = None\n"
-        f"sys.path[:0] = {[str(SRC / name) for name in LEVELS]!r}\n"
-        f"for name in {wanted!r}: importlib.import_module(name)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr
 
 
 def test_folders_files_and_functions_stay_small():

@@ -7,15 +7,12 @@ import pytest
 from repository import ROOT
 
 UNIT = ROOT / "tests" / "unit"
+FORBIDS = UNIT / "conftest.py"
 PROCESS_MODULES = {"subprocess", "multiprocessing", "pty", "serial", "so100_driver_testing.twin_process"}
 FORBIDDEN_CALLS = {
     "time.sleep", "os.fork", "os.forkpty", "os.openpty", "os.posix_spawn", "os.posix_spawnp", "os.system",
 }  # fmt: skip
 FORBIDDEN_NAMES = {"Popen", "TwinProcess", "ProcessPoolExecutor"}
-# file below tests/unit → what it may use all the same, and why
-EXCEPTIONS = {
-    "test_layering.py": ({"subprocess"}, "imports every core module in an interpreter that has no rclpy"),
-}
 
 
 def dotted(node: ast.expr) -> str:
@@ -52,15 +49,10 @@ def violations(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(UNIT.rglob("*.py")), ids=lambda path: str(path.relative_to(UNIT)))
 def test_a_unit_test_starts_no_process_and_does_not_sleep(path: Path):
-    allowed, _ = EXCEPTIONS.get(str(path.relative_to(UNIT)), (set(), ""))
-    found = violations(path.read_text(encoding="utf-8")) - allowed
-    assert not found, f"{path.name} uses {sorted(found)}: move the test to tests/process, or name an exception here"
-
-
-def test_every_exception_is_still_needed():
-    for name, (allowed, why) in EXCEPTIONS.items():
-        assert why
-        assert allowed <= violations((UNIT / name).read_text(encoding="utf-8")), name
+    found = violations(path.read_text(encoding="utf-8"))
+    if path == FORBIDS:
+        found -= {"subprocess", "multiprocessing"}  # it names them to forbid them
+    assert not found, f"{path.name} uses {sorted(found)}: move the test to tests/process"
 
 
 @pytest.mark.parametrize(

@@ -274,17 +274,6 @@ def test_a_delay_is_never_dropped_without_a_word(words: list[str], capsys) -> No
     assert "--delay-ms" in capsys.readouterr().err
 
 
-def test_what_is_not_a_policy_is_refused_in_one_sentence(tmp_path: Path, capsys) -> None:
-    with pytest.raises(ValueError, match=r"expected a bundle \(policy.json\) or a checkpoint"):
-        load_actor(tmp_path)
-    assert main([str(tmp_path), "--episodes", "1", "--processes", "1"]) == 1
-    assert "expected a bundle" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="control: expected one of"):
-        EpisodeConfig(control="blind")
-    with pytest.raises(SystemExit):
-        parse_arguments(["x", "--ood", "gravity"])
-
-
 def test_sample_locations_are_drawn_where_they_are() -> None:
     marked = mark(np.zeros((20, 40, 3), np.uint8), np.array([[0.5, 0.5]]))
     assert marked[10, 20].sum() > 0
@@ -323,17 +312,6 @@ def test_a_video_is_named_after_its_condition_and_shows_what_the_policy_saw(tmp_
     centre = slice(6, None), slice(6, width - 6)
     assert np.abs(grey[centre] - 127).max() < 12 < np.abs(plain[centre] - 127).max()
     assert mask[6:, width + 6 :].max() < 25 < plain[6:, width + 6 :].max()
-
-
-def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> None:
-    demo = ROOT / "models" / "demo"
-    out = tmp_path / "out"
-    command = [str(demo), "--episodes", "2", "--processes", "2", "--out", str(out), "--json"]
-    assert main(command) == 0
-    report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert report["episodes"] == 2
-    assert len(report["interval"]) == 2
-    assert json.loads((out / "results.json").read_text())["success_rate"] == report["success_rate"]
 
 
 def test_a_run_of_the_graph_becomes_an_episode_and_a_broken_run_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""The evaluator as a user runs it, over two processes."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+import pytest
+from repository import ROOT
+
+from grids_eval.actors import load_actor
+from grids_eval.cli import main, parse_arguments
+from grids_eval.rollout import EpisodeConfig
+
+
+def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> None:
+    demo = ROOT / "models" / "demo"
+    out = tmp_path / "out"
+    command = [str(demo), "--episodes", "2", "--processes", "2", "--out", str(out), "--json"]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert report["episodes"] == 2
+    assert len(report["interval"]) == 2
+    assert json.loads((out / "results.json").read_text())["success_rate"] == report["success_rate"]
+
+
+def test_what_is_not_a_policy_is_refused_in_one_sentence(tmp_path: Path, capsys) -> None:
+    with pytest.raises(ValueError, match=r"expected a bundle \(policy.json\) or a checkpoint"):
+        load_actor(tmp_path)
+    assert main([str(tmp_path), "--episodes", "1", "--processes", "1"]) == 1
+    assert "expected a bundle" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="control: expected one of"):
+        EpisodeConfig(control="blind")
+    with pytest.raises(SystemExit):
+        parse_arguments(["x", "--ood", "gravity"])
