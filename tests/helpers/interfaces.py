@@ -43,8 +43,7 @@ def nodes() -> tuple[Node, ...]:
     from grids_policy.node.params import PolicyParams
     from grids_recorder.node.params import RecorderParams
     from grids_sim.nodes.expert import ExpertParams
-    from grids_sim.nodes.params import CameraParams as TwinCameraParams
-    from grids_sim.nodes.params import TwinParams
+    from grids_sim.nodes.params import TwinCameraParams, TwinParams
     from so100_driver.params import DriverParams, LeaderParams
 
     return (

@@ -148,12 +148,12 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
     Raises ValueError when a delay is no whole number of rows.
     """
     from grids_sim.physics.scene import standard_scene
-    from grids_sim.tasks.perturb import COMPOUND_COUNT, FAMILIES, Scenario, scenario
+    from grids_sim.tasks.perturb import COMPOUND_COUNT, FAMILIES, OodScenario, scenario
 
     tasks = tuple(TASKS) if "all" in arguments.task else tuple(arguments.task)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     families = () if arguments.ood is None else tuple(arguments.ood) or tuple(FAMILIES)
-    everything = Scenario("in_distribution", "all_objects", standard_scene("all"), shared=True)
+    everything = OodScenario("in_distribution", "all_objects", standard_scene("all"), shared=True)
     found: dict[tuple[str, str], list[EpisodeConfig]] = {}
     for task in tasks:
         base = EpisodeConfig(

@@ -19,7 +19,7 @@ from grids_sim.physics.objects import STANDARD_OBJECTS, rest_height_m
 from grids_sim.physics.scene import PHYSICS_HZ
 from grids_sim.physics.world import World, WorldConfig
 from grids_sim.tasks.judge import RULES
-from grids_sim.tasks.perturb import ImageEffects, Scenario
+from grids_sim.tasks.perturb import ImageEffects, OodScenario
 
 LIFTED_M = 0.020
 NEAR_GOAL_M = 0.08
@@ -40,7 +40,7 @@ class EpisodeConfig:
     task: str = "pick_place"
     seed: int = 0
     instruction: str = ""
-    scenario: Scenario | None = None
+    scenario: OodScenario | None = None
     control: str = "none"
     execute_rows: int = 0
     delay_rows: int = 0

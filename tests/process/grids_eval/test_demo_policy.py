@@ -8,7 +8,7 @@ from grids_eval.actors import load_actor
 from grids_eval.rollout import EpisodeConfig, Rollouts
 from grids_sim.physics import ik
 from grids_sim.physics.scene import standard_scene
-from grids_sim.tasks.perturb import Scenario
+from grids_sim.tasks.perturb import OodScenario
 
 DEMO = ROOT / "models" / "demo"
 SENTENCES = {
@@ -25,7 +25,7 @@ def rollouts() -> Rollouts:
 
 def closest_approach(rollouts: Rollouts, seed: int, sentence: str) -> dict[str, float]:
     """The fingertips' least horizontal distance to cube and pen in 6 s of a scene with all objects, m."""
-    scenario = Scenario("instruction", "all_objects", standard_scene("all"), shared=True)
+    scenario = OodScenario("instruction", "all_objects", standard_scene("all"), shared=True)
     least = dict.fromkeys(SENTENCES, np.inf)
 
     def watch(world, _frames, _actor) -> None:

@@ -19,7 +19,7 @@ from grids_eval.report import mark, side_by_side, write_episodes, write_report, 
 from grids_eval.rollout import EpisodeConfig, Rollouts, rms_jerk
 from grids_eval.statistics import markdown, summarise, wilson
 from grids_eval.through_ros import deploy_command, evaluate_through_ros, result_of
-from grids_sim.expert.expert import Expert, ExpertConfig
+from grids_sim.expert.expert import ScriptedExpert, ScriptedExpertConfig
 from grids_sim.tasks.perturb import scenario
 
 HW = (24, 32)
@@ -34,7 +34,7 @@ class ExpertActor(AbstractActor):
 
     def __init__(self, task: str = "pick_place", rows: int = 10) -> None:
         self.spec = ActorSpec("expert", ("front", "wrist"), (HW, HW), 0.05, rows, 1, 2)
-        self._expert = Expert(task, 0, ExpertConfig(horizon=rows, dt_s=0.05))
+        self._expert = ScriptedExpert(task, 0, ScriptedExpertConfig(horizon=rows, dt_s=0.05))
         self.seen: list[Seen] = []
         self.world = None
 

@@ -20,7 +20,7 @@ from grids_eval.actors import AbstractActor
 from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.looks import Looks
 from grids_eval.demos.turns import Turns
-from grids_sim.expert.expert import Expert, ExpertConfig
+from grids_sim.expert.expert import ScriptedExpert, ScriptedExpertConfig
 from grids_sim.physics import ik
 from grids_sim.physics.lockstep import LockstepEnv
 from grids_sim.physics.scene import standard_scene
@@ -156,7 +156,7 @@ class Demonstrator:
         config, rng = self.config, np.random.default_rng([seed, self.config.stream])
         world = self._world(task, all_objects=_happens(config.all_objects_share, rng))
         misses = bool(rng.random() < config.miss_share) and self._actor is None
-        expert = Expert(task, seed, self._expert(misses=misses))
+        expert = ScriptedExpert(task, seed, self._expert(misses=misses))
         noise = Noise(config, rng)
         turns = None if self._actor is None else Turns(self._actor, config, rng, seed)
         try:
@@ -170,14 +170,14 @@ class Demonstrator:
         sentence, last_only = world.truth().instruction, config.last_attempt_only
         return Demo(task, sentence, steps, noise.sigma_rad, expert.attempts, misses, world.time_s, last_only)
 
-    def _expert(self, *, misses: bool) -> ExpertConfig:
+    def _expert(self, *, misses: bool) -> ScriptedExpertConfig:
         config = self.config
-        return ExpertConfig(
+        return ScriptedExpertConfig(
             dt_s=1 / config.fps, speed_spread=config.speed_spread, height_spread_m=config.height_spread_m,
             miss_share=float(misses),
         )  # fmt: skip
 
-    def _run(self, world: World, expert: Expert, noise: Noise, turns: Turns | None, looks: Looks) -> list[Step]:
+    def _run(self, world: World, expert: ScriptedExpert, noise: Noise, turns: Turns | None, looks: Looks) -> list[Step]:
         config, env = self.config, LockstepEnv(world, control_hz=self.config.fps)
         low, high = np.transpose(JOINT_LIMITS_RAD)
         steps: list[Step] = []

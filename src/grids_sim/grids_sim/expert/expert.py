@@ -14,11 +14,11 @@ from grids_common.tasks import TASKS
 from grids_sim.expert.plan import (
     PLAN_DT_S,
     Grasp,
-    Held,
+    HeldObject,
+    MotionPlan,
+    MotionStyle,
     PathBuilder,
     Place,
-    Plan,
-    Style,
     append_place,
     find_place,
     grasp_depth_m,
@@ -47,7 +47,7 @@ _ROWS_BACK, _ROWS_AHEAD = round(1.5 / PLAN_DT_S), round(1.0 / PLAN_DT_S)
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertConfig:
+class ScriptedExpertConfig:
     """Chunk shape and how much experts differ from each other. Spreads are drawn once per episode from the seed."""
 
     horizon: int = 30
@@ -64,13 +64,13 @@ class ExpertConfig:
 class _Progress:
     """Mutable state of one episode."""
 
-    plan: Plan | None = None
+    plan: MotionPlan | None = None
     command: np.ndarray = field(default_factory=lambda: np.zeros((1, 6)))
     clock_s: float = 0.0
     passed: set[int] = field(default_factory=set)
     waited_s: float = 0.0
     correction: np.ndarray = field(default_factory=lambda: np.zeros(6))
-    held: Held | None = None
+    held: HeldObject | None = None
     target: np.ndarray | None = None
     goal: np.ndarray | None = None
     last_s: float | None = None
@@ -78,14 +78,14 @@ class _Progress:
     stuck_s: float = 0.0
 
 
-class Expert:
+class ScriptedExpert:
     """One task, one seed. Pure apart from its own progress: no clock, no I/O. Not thread-safe."""
 
-    def __init__(self, task: str, seed: int = 0, config: ExpertConfig | None = None) -> None:
+    def __init__(self, task: str, seed: int = 0, config: ScriptedExpertConfig | None = None) -> None:
         if task not in TASKS:
             raise ValueError(f"task: expected one of {sorted(TASKS)}, got {task!r}")
         self.task = task
-        self.config = config if config is not None else ExpertConfig()
+        self.config = config if config is not None else ScriptedExpertConfig()
         self._rule = RULES[task]
         self._name, self._goal_name = TASKS[task].objects
         self._statics = Statics()
@@ -96,7 +96,7 @@ class Expert:
         rng = np.random.default_rng(seed)
         config = self.config
         pace = config.speed * (1 + config.speed_spread * rng.uniform(-1, 1))
-        base = Style()
+        base = MotionStyle()
         angle, miss = rng.uniform(-math.pi, math.pi), rng.uniform(0.026, 0.036)
         error = (miss * math.cos(angle), miss * math.sin(angle))
         misses = rng.random() < config.miss_share
@@ -237,12 +237,12 @@ class Expert:
         closed_on_it = 0.55 * width < gap < width + 0.008
         return closed_on_it and self._grip_distance(truth, position) < 0.030
 
-    def _measure_held(self, truth: Truth, position: np.ndarray) -> Held:
+    def _measure_held(self, truth: Truth, position: np.ndarray) -> HeldObject:
         pose = truth.objects[self._name]
         hand = ik.forward(position)
         axis = axis_x(pose.quaternion)
         tip = hand.coordinates(hand.origin_m + axis)
-        return Held(hand.coordinates(pose.position_m), tip)
+        return HeldObject(hand.coordinates(pose.position_m), tip)
 
     def _planned(self) -> np.ndarray:
         """Joints (6,) the plan has for its clock."""
@@ -334,7 +334,7 @@ class Expert:
         planned = self._planned()
         return planned.copy() if np.abs(planned - position)[:5].max() < 0.3 else position.copy()
 
-    def _adopt(self, plan: Plan) -> None:
+    def _adopt(self, plan: MotionPlan) -> None:
         progress = self._progress
         progress.plan = plan
         progress.command = plan.rows + self._statics.sag_rad(plan.rows)

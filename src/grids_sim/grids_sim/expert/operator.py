@@ -1,6 +1,6 @@
-"""The scripted expert as the person at the leader arm: it watches the scene and the follower, and says where to go.
+"""The scripted expert as teleoperator: it plans from the scene and the follower, and gives targets for the leader arm.
 
-Planning takes tens of milliseconds now and then, so it runs in a thread of its own; the hand reads the newest target.
+Some plans take tens of milliseconds, so planning has its own thread; the physics thread reads the newest target.
 """
 
 import threading
@@ -9,16 +9,16 @@ import time
 import numpy as np
 
 from grids_common.pacing import Pacer
-from grids_sim.expert.expert import Expert
+from grids_sim.expert.expert import ScriptedExpert
 
 DECISIONS_HZ = 30.0
 
 
 class ExpertTarget:
-    """Callable for `Hand`: the pose wanted now. Follows resets of the scene by itself. `close` ends its thread."""
+    """Target pose of a `LeaderHand`. Starts a new expert at each scene reset; `close` ends the planning thread."""
 
     def __init__(self, truth, follower_rad) -> None:
-        """`truth()` gives the newest Truth, `follower_rad()` the follower's measured angles (6,)."""
+        """`truth()` returns the newest Truth, `follower_rad()` the follower's measured angles (6,); any thread."""
         self._truth, self._follower_rad = truth, follower_rad
         self._target: np.ndarray | None = None
         self._stopping = threading.Event()
@@ -27,11 +27,13 @@ class ExpertTarget:
         self._thread.start()
 
     def __call__(self, now_s: float) -> np.ndarray | None:
+        """Newest target (6,) rad, None before the first one. RuntimeError when the planning thread has failed."""
         if self.failure is not None:
             raise RuntimeError("the operator's thread ended") from self.failure
         return self._target
 
     def close(self) -> None:
+        """Stop the planning thread; waits at most 2 s."""
         self._stopping.set()
         self._thread.join(timeout=2.0)
 
@@ -48,5 +50,5 @@ class ExpertTarget:
             truth = self._truth()
             if (truth.task, truth.seed, truth.episode) != scene:
                 scene = (truth.task, truth.seed, truth.episode)
-                expert = Expert(truth.task, truth.seed)
+                expert = ScriptedExpert(truth.task, truth.seed)
             self._target = expert.action(truth, self._follower_rad(), time.monotonic())

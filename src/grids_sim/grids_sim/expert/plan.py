@@ -8,7 +8,7 @@ import numpy as np
 
 from grids_common.so100 import HOME_POSE_RAD
 from grids_sim.physics import ik
-from grids_sim.physics.ik import DOWN_RAD, FINGERTIP_DEPTH_M, Grip
+from grids_sim.physics.ik import DOWN_RAD, FINGERTIP_DEPTH_M, GripperTarget
 from grids_sim.physics.objects import CUBE_EDGE_M, CUP_HEIGHT_M, PEN_LENGTH_M, PEN_THICKNESS_M
 from grids_sim.tasks.judge import ObjectPose, axis_x
 from grids_sim.tasks.layout import PAN_AXIS_X_M
@@ -24,7 +24,7 @@ SQUEEZE_RAD = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class MotionStyle:
     """How an expert moves. Speeds are peaks; an error shifts the first grasp on purpose."""
 
     joint_speed_rad_s: float = 1.7
@@ -38,7 +38,7 @@ class Style:
 class Grasp:
     """A chosen way to pick: the grip at the object, the poses before it, and jaw angles."""
 
-    grip: Grip
+    grip: GripperTarget
     joints: np.ndarray
     hover: np.ndarray
     open_rad: float
@@ -47,7 +47,7 @@ class Grasp:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldObject:
     """The object in the hand: its centre as (lateral, depth, side) and, for the pen, its axis in the same frame."""
 
     centre_m: tuple[float, float, float]
@@ -58,7 +58,7 @@ class Held:
 class Place:
     """Grips above, at and after setting down, and their joints (5,)."""
 
-    grips: tuple[Grip, Grip, Grip]
+    grips: tuple[GripperTarget, GripperTarget, GripperTarget]
     joints: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -72,7 +72,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MotionPlan:
     """Joint path (N, 6) at PLAN_DT_S, without sag compensation, and its phases."""
 
     rows: np.ndarray
@@ -89,7 +89,7 @@ class PathBuilder:
     """Appends smooth moves to a path; every move starts and ends at rest."""
 
     start: np.ndarray
-    style: Style
+    style: MotionStyle
     _rows: list[np.ndarray] = field(default_factory=list)
     _phases: list[Phase] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class PathBuilder:
         control = (middle - (1 - share) ** 2 * self.last - share**2 * target) / (2 * share * (1 - share))
         self._append(name, (1 - s) ** 2 * self.last + 2 * s * (1 - s) * control + s**2 * target)
 
-    def line(self, name: str, begin: Grip, end: Grip, goal: np.ndarray) -> None:
+    def line(self, name: str, begin: GripperTarget, end: GripperTarget, goal: np.ndarray) -> None:
         """Straight line of the grip point between two grips; joint move where the line leaves the reach."""
         length = float(np.linalg.norm(end.point_m - begin.point_m))
         duration = max(1.875 * length / self.style.line_speed_m_s, 0.25)
@@ -153,8 +153,8 @@ class PathBuilder:
         s = _minimum_jerk(duration_s)[:, None]
         self._append(name, (1 - s) * self.last + s * target)
 
-    def build(self, grasp: Grasp | None = None) -> Plan:
-        return Plan(np.concatenate(self._rows), tuple(self._phases), grasp)
+    def build(self, grasp: Grasp | None = None) -> MotionPlan:
+        return MotionPlan(np.concatenate(self._rows), tuple(self._phases), grasp)
 
 
 def _minimum_jerk(duration_s: float) -> np.ndarray:
@@ -162,8 +162,8 @@ def _minimum_jerk(duration_s: float) -> np.ndarray:
     return s**3 * (10 - 15 * s + 6 * s**2)
 
 
-def _between(begin: Grip, end: Grip, s: float) -> Grip:
-    return Grip(
+def _between(begin: GripperTarget, end: GripperTarget, s: float) -> GripperTarget:
+    return GripperTarget(
         point_m=(1 - s) * begin.point_m + s * end.point_m,
         pitch_rad=(1 - s) * begin.pitch_rad + s * end.pitch_rad,
         roll_rad=end.roll_rad,
@@ -184,7 +184,9 @@ def grasp_depth_m(name: str) -> float:
     return FINGERTIP_DEPTH_M - (0.0035 if name == "pen" else 0.0115)
 
 
-def rank_grasps(name: str, pose: ObjectPose, others: tuple[tuple[np.ndarray, float], ...], style: Style) -> list[Grasp]:
+def rank_grasps(
+    name: str, pose: ObjectPose, others: tuple[tuple[np.ndarray, float], ...], style: MotionStyle
+) -> list[Grasp]:
     """Reachable grasps, best first. others: (position, footprint radius) of what the open jaws should not hit."""
     axis = axis_x(pose.quaternion)
     yaw = math.atan2(axis[1], axis[0])
@@ -199,19 +201,19 @@ def rank_grasps(name: str, pose: ObjectPose, others: tuple[tuple[np.ndarray, flo
     return [grasp for _, grasp in ranked]
 
 
-def held_after(name: str, grasp: Grasp, pose: ObjectPose) -> Held:
+def held_after(name: str, grasp: Grasp, pose: ObjectPose) -> HeldObject:
     """Forecast of how an object will sit in the hand: pushed against the fixed jaw, turned as it lies now."""
     hand = ik.forward(grasp.joints)
     lateral = ik.fixed_pad_lateral_m(grasp.grip.depth_m) - width_m(name) / 2
     axis = hand.coordinates(hand.origin_m + axis_x(pose.quaternion))
-    return Held((lateral, grasp.grip.depth_m, 0.0), axis)
+    return HeldObject((lateral, grasp.grip.depth_m, 0.0), axis)
 
 
-def _grasp_at(name, pose: ObjectPose, azimuth: float, tilt: float, style: Style) -> Grasp | None:
+def _grasp_at(name, pose: ObjectPose, azimuth: float, tilt: float, style: MotionStyle) -> Grasp | None:
     half, depth = width_m(name) / 2, grasp_depth_m(name)
     lateral = ik.fixed_pad_lateral_m(depth) - half - FIXED_JAW_CLEARANCE_M
     point = pose.position_m + np.array([*style.grasp_error_m, 0.0])
-    grip = Grip(point, DOWN_RAD - tilt, None, azimuth, lateral, depth)
+    grip = GripperTarget(point, DOWN_RAD - tilt, None, azimuth, lateral, depth)
     joints = ik.inverse(grip)
     if joints is None:
         return None
@@ -236,8 +238,8 @@ def _lowest_tip(joints: np.ndarray) -> float:
     return min(float(hand.point(lateral, FINGERTIP_DEPTH_M)[2]) for lateral in laterals)
 
 
-def _raised(grip: Grip, height_m: float) -> Grip:
-    return Grip(
+def _raised(grip: GripperTarget, height_m: float) -> GripperTarget:
+    return GripperTarget(
         grip.point_m + np.array([0.0, 0.0, height_m]),
         grip.pitch_rad,
         grip.roll_rad,
@@ -247,8 +249,8 @@ def _raised(grip: Grip, height_m: float) -> Grip:
     )
 
 
-def _with_pitch(grip: Grip, pitch_rad: float) -> Grip:
-    return Grip(
+def _with_pitch(grip: GripperTarget, pitch_rad: float) -> GripperTarget:
+    return GripperTarget(
         grip.point_m,
         pitch_rad,
         grip.roll_rad,
@@ -258,7 +260,7 @@ def _with_pitch(grip: Grip, pitch_rad: float) -> Grip:
     )
 
 
-def _reach(grip: Grip, tilt_rad: float) -> np.ndarray | None:
+def _reach(grip: GripperTarget, tilt_rad: float) -> np.ndarray | None:
     """Joints of a grip with the tilt nearest to the wished one that the arm can do there."""
     for tilt in sorted(np.radians(np.arange(-10, 61, 5)), key=lambda value: abs(value - tilt_rad)):
         joints = ik.inverse(_with_pitch(grip, DOWN_RAD - tilt))
@@ -282,7 +284,7 @@ def _grasp_cost(grasp: Grasp, tilt: float, others) -> float:
 
 
 # --- whole plans -----------------------------------------------------------------------------------------------
-def plan_pick(name: str, grasp: Grasp, start: np.ndarray, style: Style) -> PathBuilder:
+def plan_pick(name: str, grasp: Grasp, start: np.ndarray, style: MotionStyle) -> PathBuilder:
     """Rise if low, reach over the object, descend, close, lift."""
     builder = PathBuilder(start, style)
     _rise(builder, style)
@@ -302,25 +304,25 @@ def plan_pick(name: str, grasp: Grasp, start: np.ndarray, style: Style) -> PathB
     return builder
 
 
-def _above(grip: Grip, fallback: np.ndarray, style: Style) -> np.ndarray | None:
+def _above(grip: GripperTarget, fallback: np.ndarray, style: MotionStyle) -> np.ndarray | None:
     lift = max(style.travel_height_m - grip.point_m[2], 0.06)
     return _reach(_raised(grip, lift), DOWN_RAD - float(fallback[1:4].sum()))
 
 
-def _rise(builder: PathBuilder, style: Style) -> None:
+def _rise(builder: PathBuilder, style: MotionStyle) -> None:
     """Straight up first when the fingers are near the table, so that nothing is swept away."""
     hand = ik.forward(builder.last)
     point = hand.point(0.0, FINGERTIP_DEPTH_M)
     if point[2] > 0.07:
         return
     pitch, roll = float(builder.last[1:4].sum()), float(builder.last[4])
-    grip = Grip(point + np.array([0, 0, 0.08 - point[2]]), pitch, roll, None, 0.0, FINGERTIP_DEPTH_M)
+    grip = GripperTarget(point + np.array([0, 0, 0.08 - point[2]]), pitch, roll, None, 0.0, FINGERTIP_DEPTH_M)
     joints = _reach(grip, DOWN_RAD - pitch)
     if joints is not None:
         builder.joints("rise", np.append(joints, builder.last[5]))
 
 
-def find_place(task: str, held: Held, goal: ObjectPose, joints: np.ndarray, style: Style) -> Place | None:
+def find_place(task: str, held: HeldObject, goal: ObjectPose, joints: np.ndarray, style: MotionStyle) -> Place | None:
     """Best reachable way to set down what the hand holds; joints: the pose it was lifted with."""
     choose: Callable = _pen_places if task == "transfer_pen" else _cube_places
     for above, place, retreats in choose(task, held, goal, joints):
@@ -334,7 +336,7 @@ def find_place(task: str, held: Held, goal: ObjectPose, joints: np.ndarray, styl
     return None
 
 
-def append_place(builder: PathBuilder, task: str, place: Place, style: Style) -> None:
+def append_place(builder: PathBuilder, task: str, place: Place, style: MotionStyle) -> None:
     """Carry, lower, open, retreat and go home."""
     closed = float(builder.last[5])
     opened = min(closed + (0.75 if task != "transfer_pen" else 0.45), 0.2)
@@ -351,15 +353,15 @@ def append_place(builder: PathBuilder, task: str, place: Place, style: Style) ->
     builder.joints("home", np.array(HOME_POSE_RAD))
 
 
-def _carry_height(joints: np.ndarray, style: Style) -> np.ndarray | None:
+def _carry_height(joints: np.ndarray, style: MotionStyle) -> np.ndarray | None:
     """The same place at travelling height."""
     pitch, roll = float(joints[1:4].sum()), float(joints[4])
     point = ik.forward(joints).point(0.0, 0.095)
     raised = np.array([point[0], point[1], max(point[2], style.travel_height_m)])
-    return _reach(Grip(raised, pitch, roll, None, 0.0, 0.095), DOWN_RAD - pitch)
+    return _reach(GripperTarget(raised, pitch, roll, None, 0.0, 0.095), DOWN_RAD - pitch)
 
 
-def _cube_places(task, held: Held, goal: ObjectPose, joints: np.ndarray):
+def _cube_places(task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
     """Grips (above, place, retreats) for a cube, best first: the pitch and roll it was picked with keep it level."""
     lateral, depth, _ = held.centre_m
     drop = 0.048 if task == "pick_place" else goal.position_m[2] + CUBE_EDGE_M + 0.0015
@@ -371,14 +373,14 @@ def _cube_places(task, held: Held, goal: ObjectPose, joints: np.ndarray):
     pitches = [pitch0, *sorted((*pitches, *[DOWN_RAD - t for t in TILTS_RAD]), key=lambda p: abs(p - pitch0))]
     for roll in rolls:
         for pitch in pitches:
-            place = Grip(point, pitch, roll, None, lateral, depth)
+            place = GripperTarget(point, pitch, roll, None, lateral, depth)
             above = _reachable_above(place, 0.050)
             retreat = _reachable_above(place, 0.055)
             if above is not None and retreat is not None:
                 yield above, place, (retreat,)
 
 
-def _reachable_above(grip: Grip, height_m: float) -> Grip | None:
+def _reachable_above(grip: GripperTarget, height_m: float) -> GripperTarget | None:
     """The grip raised, tilted outwards as far as needed to be reachable."""
     raised = _raised(grip, height_m)
     for extra in (0, 5, 10, 15, 20, 25, 30):
@@ -388,7 +390,7 @@ def _reachable_above(grip: Grip, height_m: float) -> Grip | None:
     return None
 
 
-def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray):
+def _pen_places(_task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
     """Grips that hold the pen upright over the cup, its lower end 3 cm inside, least lean first."""
     lateral, depth, side = held.centre_m
     roll = math.copysign(math.pi / 2, joints[4])
@@ -407,8 +409,8 @@ def _pen_places(_task, held: Held, goal: ObjectPose, joints: np.ndarray):
         lower_end = mouth - inside * up - 0.5 * inside * math.tan(lean) * ahead
         side_axis = math.cos(pitch) * up + math.sin(pitch) * ahead
         point = lower_end + along * PEN_LENGTH_M / 2 - upright_side * side * side_axis
-        place = Grip(point, pitch, roll, None, lateral, depth)
+        place = GripperTarget(point, pitch, roll, None, lateral, depth)
         above = _raised(place, 0.055)
         back = -math.cos(pitch) * ahead + math.sin(pitch) * up
         ways = (0.05 * back + 0.01 * up, 0.03 * back + 0.04 * up, 0.065 * up)
-        yield above, place, [Grip(point + way, pitch, roll, None, lateral, depth) for way in ways]
+        yield above, place, [GripperTarget(point + way, pitch, roll, None, lateral, depth) for way in ways]

@@ -22,7 +22,7 @@ from grids_common.lifecycle import SetupError, run_node
 from grids_common.pacing import Pacer
 from grids_common.stamps import to_stamp
 from grids_common.topics import CAMERAS, publisher
-from grids_sim.nodes.params import CameraParams
+from grids_sim.nodes.params import TwinCameraParams
 from grids_sim.twin.link_folder import STATE_NAME, default_folder
 from grids_sim.twin.shared_state import SharedSnapshot, StateReader
 
@@ -99,12 +99,12 @@ class SnapshotRenderer:
             self._world = None
 
 
-class CameraNode(Node):
+class TwinCameraNode(Node):
     """Publishes both cameras from a thread of its own; the executor only serves parameters."""
 
     def __init__(self) -> None:
         super().__init__("twin_cameras")
-        self.params = params.declare(self, CameraParams)
+        self.params = params.declare(self, TwinCameraParams)
         if os.nice(0) < self.params.nice:
             os.nice(self.params.nice - os.nice(0))
         folder = Path(self.params.link_dir) if self.params.link_dir else default_folder()
@@ -215,4 +215,4 @@ class CameraNode(Node):
 
 
 def main(args=None) -> int:
-    return run_node(CameraNode, args)
+    return run_node(TwinCameraNode, args)

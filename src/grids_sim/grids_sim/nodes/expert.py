@@ -21,7 +21,7 @@ from grids_common.so100 import JOINT_NAMES
 from grids_common.stamps import stamp_ns, to_stamp
 from grids_common.tasks import TASKS
 from grids_common.topics import publisher, subscription
-from grids_sim.expert.expert import Expert, ExpertConfig
+from grids_sim.expert.expert import ScriptedExpert, ScriptedExpertConfig
 from grids_sim.nodes.truth_message import ObjectTracker
 from grids_sim.physics.world import Truth
 from grids_sim.tasks.judge import ObjectPose
@@ -52,7 +52,7 @@ class ExpertNode(Node):
         self._tracker = ObjectTracker()
         self._task: TaskState | None = None
         self._joints: tuple[np.ndarray, int, float] | None = None  # rad, stamp ns, arrival s
-        self._expert: Expert | None = None
+        self._expert: ScriptedExpert | None = None
         self._scene: tuple | None = None
         self._epoch = self._sequence = 0
         self._reason = "waiting for the twin"
@@ -91,8 +91,8 @@ class ExpertNode(Node):
             self.get_logger().warning(
                 f"expected task {self._params.task}, the twin is set up for {message.task}: doing that"
             )
-        config = ExpertConfig(self._params.horizon, self._params.dt, self._params.speed)
-        self._expert = Expert(message.task, message.seed % 2**63, config)
+        config = ScriptedExpertConfig(self._params.horizon, self._params.dt, self._params.speed)
+        self._expert = ScriptedExpert(message.task, message.seed % 2**63, config)
         self._tracker = ObjectTracker()
         # A new scene makes everything planned for the old one void.
         self._epoch += self._scene is not None

@@ -45,7 +45,7 @@ class TwinParams:
 
 
 @dataclass(frozen=True)
-class CameraParams:
+class TwinCameraParams:
     """The renderer process."""
 
     link_dir: str = param("", "folder of the twin to draw; empty: one per user and ROS domain")

@@ -28,7 +28,7 @@ DOWN_RAD = math.pi / 2
 
 
 @dataclass(frozen=True, slots=True)
-class Hand:
+class GripperPose:
     """Where the hand is: origin (3,), unit vectors of the fingers and of the closing axis towards the fixed jaw."""
 
     origin_m: np.ndarray
@@ -47,7 +47,7 @@ class Hand:
 
 
 @dataclass(frozen=True, slots=True)
-class Grip:
+class GripperTarget:
     """What IK is asked for: a point of the hand (lateral, depth) at `point_m`, fingers `pitch_rad` below level.
 
     The turn of the hand is given either as roll angle or as the horizontal direction the closing axis shall follow.
@@ -71,7 +71,7 @@ def _plane(pan_rad: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array([c, s, 0.0]), np.array([-s, c, 0.0])
 
 
-def forward(joints_rad: np.ndarray) -> Hand:
+def forward(joints_rad: np.ndarray) -> GripperPose:
     """Hand pose of the first five joints."""
     pan, lift, elbow, wrist, roll = (float(value) for value in joints_rad[:5])
     ahead, left = _plane(pan)
@@ -81,7 +81,7 @@ def forward(joints_rad: np.ndarray) -> Hand:
     z = _SHOULDER[1] + _L1 * math.cos(upper) + _L2 * math.cos(lower)
     approach, below = _hand_axes(ahead, pitch)
     origin = np.array([PAN_AXIS_X_M, 0.0, z]) + r * ahead + _WRIST_TO_HAND_M * approach
-    return Hand(origin, approach, -math.sin(roll) * left + math.cos(roll) * below)
+    return GripperPose(origin, approach, -math.sin(roll) * left + math.cos(roll) * below)
 
 
 def _hand_axes(ahead: np.ndarray, pitch_rad: float) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +91,7 @@ def _hand_axes(ahead: np.ndarray, pitch_rad: float) -> tuple[np.ndarray, np.ndar
     return c * ahead - s * up, -s * ahead - c * up
 
 
-def inverse(grip: Grip, *, roll_margin_rad: float = 0.02) -> np.ndarray | None:
+def inverse(grip: GripperTarget, *, roll_margin_rad: float = 0.02) -> np.ndarray | None:
     """Joints (5,) that realise a grip, or None when it is out of reach or beyond a joint's range."""
     target = np.asarray(grip.point_m, dtype=float) - (PAN_AXIS_X_M, 0.0, 0.0)
     distance = math.hypot(target[0], target[1])
@@ -117,7 +117,7 @@ def inverse(grip: Grip, *, roll_margin_rad: float = 0.02) -> np.ndarray | None:
     return joints if inside.all() else None
 
 
-def _roll(grip: Grip, pan_rad: float) -> float:
+def _roll(grip: GripperTarget, pan_rad: float) -> float:
     """Roll that a grip asks for when the arm's plane is at a pan angle."""
     if grip.closing_azimuth_rad is None:
         return float(grip.roll_rad)

@@ -19,7 +19,7 @@ from grids_sim.physics.scene import (
     standard_scene,
 )
 from grids_sim.tasks import judge
-from grids_sim.tasks.judge import ObjectPose, Verdict
+from grids_sim.tasks.judge import ObjectPose, TaskVerdict
 from grids_sim.tasks.layout import LayoutConfig, draw_layout, object_pose
 
 JOINTS = len(JOINT_NAMES)
@@ -79,7 +79,7 @@ class World:
         self._items = (*self.scene.objects, *self.scene.distractors)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._index_names()
-        self._verdict = Verdict()
+        self._verdict = TaskVerdict()
         self._touched: frozenset[str] = frozenset()
         self._held: str | None = None
         self._steps = 0
@@ -130,7 +130,7 @@ class World:
         self.data.ctrl[:] = self.data.qpos[:JOINTS]
         mujoco.mj_step(self.model, self.data, SETTLE_STEPS)
         self.data.time = 0.0
-        self._steps, self._verdict = 0, Verdict()
+        self._steps, self._verdict = 0, TaskVerdict()
         self.seed, self.episode = seed, self.episode + 1
         self._look()
 
@@ -254,7 +254,7 @@ class World:
         seed, episode, since, success = snapshot[-_EXTRAS:-JOINTS]
         self.seed, self.episode = int(seed), int(episode)
         self._steps = round(self.time_s * PHYSICS_HZ)
-        self._verdict = Verdict(float(since), float(success))
+        self._verdict = TaskVerdict(float(since), float(success))
         self._look()
 
     # --- cameras -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 
 from grids_common.so100 import RAD_PER_TICK, SERVO_IDS, ZERO_TICK
 from grids_sim.servo import registers as reg
-from grids_sim.servo.registers import REGISTERS, Register
+from grids_sim.servo.registers import REGISTERS, ServoRegister
 
 POSITION_MODE, VELOCITY_MODE, PWM_MODE, STEP_MODE = 0, 1, 2, 3
 _UNLIMITED = 1e9
@@ -354,7 +354,7 @@ class ServoBank:
 
     # -- details -----------------------------------------------------------------------------------------------
 
-    def _store(self, index: int, register: Register, value: int) -> None:
+    def _store(self, index: int, register: ServoRegister, value: int) -> None:
         span = slice(register.address, register.address + register.size)
         self._tables[index][span] = reg.encode(register, value)
 

@@ -25,7 +25,7 @@ SET_MIDDLE = 128  # written to Torque_Enable: make the present position 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Register:
+class ServoRegister:
     """One entry. `sign_bit` None: unsigned. `factory`: value after a factory reset (RAM: at power-up)."""
 
     address: int
@@ -40,62 +40,62 @@ class Register:
 
 
 REGISTERS = {
-    "Firmware_Major": Register(0, factory=3, writable=False),
-    "Firmware_Minor": Register(1, factory=10, writable=False),
-    "Model_Number": Register(3, 2, MODEL_NUMBER, writable=False),
-    "ID": Register(5, factory=1),
-    "Baud_Rate": Register(6),
-    "Return_Delay_Time": Register(7, factory=250),
-    "Response_Status_Level": Register(8, factory=1),
-    "Min_Position_Limit": Register(9, 2, 0),
-    "Max_Position_Limit": Register(11, 2, 4095),
-    "Max_Temperature_Limit": Register(13, factory=70),
-    "Max_Voltage_Limit": Register(14, factory=140),
-    "Min_Voltage_Limit": Register(15, factory=40),
-    "Max_Torque_Limit": Register(16, 2, 1000),
-    "Phase": Register(18, factory=12),
-    "Unloading_Condition": Register(19, factory=44),
-    "LED_Alarm_Condition": Register(20, factory=47),
-    "P_Coefficient": Register(21, factory=32),
-    "D_Coefficient": Register(22, factory=32),
-    "I_Coefficient": Register(23),
-    "Minimum_Startup_Force": Register(24, 2, 16),
-    "CW_Dead_Zone": Register(26, factory=1),
-    "CCW_Dead_Zone": Register(27, factory=1),
-    "Protection_Current": Register(28, 2, 500),
-    "Angular_Resolution": Register(30, factory=1),
-    "Homing_Offset": Register(31, 2, 0, sign_bit=11),
-    "Operating_Mode": Register(33),
-    "Protective_Torque": Register(34, factory=20),
-    "Protection_Time": Register(35, factory=200),
-    "Overload_Torque": Register(36, factory=80),
-    "Velocity_P_Coefficient": Register(37, factory=10),
-    "Over_Current_Protection_Time": Register(38, factory=200),
-    "Velocity_I_Coefficient": Register(39, factory=10),
-    "Torque_Enable": Register(40),
-    "Acceleration": Register(41),
-    "Goal_Position": Register(42, 2, 0, sign_bit=15),
-    "Goal_Time": Register(44, 2),
-    "Goal_Velocity": Register(46, 2, 0, sign_bit=15),
-    "Torque_Limit": Register(48, 2, 1000),
-    "Lock": Register(55),
-    "Present_Position": Register(56, 2, 0, sign_bit=15, writable=False),
-    "Present_Velocity": Register(58, 2, 0, sign_bit=15, writable=False),
-    "Present_Load": Register(60, 2, 0, sign_bit=10, writable=False),
-    "Present_Voltage": Register(62, writable=False),
-    "Present_Temperature": Register(63, writable=False),
-    "Asynchronous_Write": Register(64, writable=False),
-    "Status": Register(65, writable=False),
-    "Moving": Register(66, writable=False),
-    "Present_Current": Register(69, 2, writable=False),
-    "Goal_Position_2": Register(71, 2, 0, sign_bit=15, writable=False),
-    "Moving_Velocity": Register(80, factory=1),
-    "DTs": Register(81, factory=10),
-    "Velocity_Unit_Factor": Register(82, factory=1),
-    "Hts": Register(83, factory=30),
-    "Max_Velocity": Register(84, factory=65),
-    "Maximum_Acceleration": Register(85, factory=254),
-    "Acceleration_Multiplier": Register(86, factory=1),
+    "Firmware_Major": ServoRegister(0, factory=3, writable=False),
+    "Firmware_Minor": ServoRegister(1, factory=10, writable=False),
+    "Model_Number": ServoRegister(3, 2, MODEL_NUMBER, writable=False),
+    "ID": ServoRegister(5, factory=1),
+    "Baud_Rate": ServoRegister(6),
+    "Return_Delay_Time": ServoRegister(7, factory=250),
+    "Response_Status_Level": ServoRegister(8, factory=1),
+    "Min_Position_Limit": ServoRegister(9, 2, 0),
+    "Max_Position_Limit": ServoRegister(11, 2, 4095),
+    "Max_Temperature_Limit": ServoRegister(13, factory=70),
+    "Max_Voltage_Limit": ServoRegister(14, factory=140),
+    "Min_Voltage_Limit": ServoRegister(15, factory=40),
+    "Max_Torque_Limit": ServoRegister(16, 2, 1000),
+    "Phase": ServoRegister(18, factory=12),
+    "Unloading_Condition": ServoRegister(19, factory=44),
+    "LED_Alarm_Condition": ServoRegister(20, factory=47),
+    "P_Coefficient": ServoRegister(21, factory=32),
+    "D_Coefficient": ServoRegister(22, factory=32),
+    "I_Coefficient": ServoRegister(23),
+    "Minimum_Startup_Force": ServoRegister(24, 2, 16),
+    "CW_Dead_Zone": ServoRegister(26, factory=1),
+    "CCW_Dead_Zone": ServoRegister(27, factory=1),
+    "Protection_Current": ServoRegister(28, 2, 500),
+    "Angular_Resolution": ServoRegister(30, factory=1),
+    "Homing_Offset": ServoRegister(31, 2, 0, sign_bit=11),
+    "Operating_Mode": ServoRegister(33),
+    "Protective_Torque": ServoRegister(34, factory=20),
+    "Protection_Time": ServoRegister(35, factory=200),
+    "Overload_Torque": ServoRegister(36, factory=80),
+    "Velocity_P_Coefficient": ServoRegister(37, factory=10),
+    "Over_Current_Protection_Time": ServoRegister(38, factory=200),
+    "Velocity_I_Coefficient": ServoRegister(39, factory=10),
+    "Torque_Enable": ServoRegister(40),
+    "Acceleration": ServoRegister(41),
+    "Goal_Position": ServoRegister(42, 2, 0, sign_bit=15),
+    "Goal_Time": ServoRegister(44, 2),
+    "Goal_Velocity": ServoRegister(46, 2, 0, sign_bit=15),
+    "Torque_Limit": ServoRegister(48, 2, 1000),
+    "Lock": ServoRegister(55),
+    "Present_Position": ServoRegister(56, 2, 0, sign_bit=15, writable=False),
+    "Present_Velocity": ServoRegister(58, 2, 0, sign_bit=15, writable=False),
+    "Present_Load": ServoRegister(60, 2, 0, sign_bit=10, writable=False),
+    "Present_Voltage": ServoRegister(62, writable=False),
+    "Present_Temperature": ServoRegister(63, writable=False),
+    "Asynchronous_Write": ServoRegister(64, writable=False),
+    "Status": ServoRegister(65, writable=False),
+    "Moving": ServoRegister(66, writable=False),
+    "Present_Current": ServoRegister(69, 2, writable=False),
+    "Goal_Position_2": ServoRegister(71, 2, 0, sign_bit=15, writable=False),
+    "Moving_Velocity": ServoRegister(80, factory=1),
+    "DTs": ServoRegister(81, factory=10),
+    "Velocity_Unit_Factor": ServoRegister(82, factory=1),
+    "Hts": ServoRegister(83, factory=30),
+    "Max_Velocity": ServoRegister(84, factory=65),
+    "Maximum_Acceleration": ServoRegister(85, factory=254),
+    "Acceleration_Multiplier": ServoRegister(86, factory=1),
 }
 
 PHASE_MULTI_TURN = 0x10
@@ -114,7 +114,7 @@ def is_writable(address: int, *, locked: bool) -> bool:
     return not (locked and address < EEPROM_END)
 
 
-def encode(register: Register, value: int) -> bytes:
+def encode(register: ServoRegister, value: int) -> bytes:
     """Little-endian bytes; signed values as sign-magnitude, saturated to what the magnitude bits hold."""
     if register.sign_bit is not None:
         limit = (1 << register.sign_bit) - 1
@@ -123,7 +123,7 @@ def encode(register: Register, value: int) -> bytes:
     return (value & ((1 << 8 * register.size) - 1)).to_bytes(register.size, "little")
 
 
-def decode(register: Register, data: bytes) -> int:
+def decode(register: ServoRegister, data: bytes) -> int:
     """Inverse of `encode`."""
     value = int.from_bytes(data, "little")
     if register.sign_bit is None:

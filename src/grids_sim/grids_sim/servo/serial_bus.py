@@ -28,7 +28,7 @@ from grids_sim.servo.bank import ServoBank
 from grids_sim.servo.bus_log import BusLog, log_write
 from grids_sim.servo.chain import Answer, ServoChain
 from grids_sim.servo.packet import PacketReader, Status
-from grids_sim.twin.faults import FaultBox
+from grids_sim.twin.faults import FaultInjector
 
 BITS_PER_BYTE = 10
 BUS_PRIORITY = 20  # SCHED_FIFO, above the twin's physics and below the driver's control loop
@@ -76,7 +76,7 @@ def group_blocks(pieces: list[tuple[float, bytes]], baud: int) -> list[tuple[flo
 class SerialBus:
     """The terminal of one arm. `start` opens it, `close` removes it. Methods are thread-safe."""
 
-    def __init__(self, arm: str, link: str | Path, bank: ServoBank, faults: FaultBox, log: BusLog) -> None:
+    def __init__(self, arm: str, link: str | Path, bank: ServoBank, faults: FaultInjector, log: BusLog) -> None:
         self.arm, self.link, self.bank = arm, Path(link), bank
         self.counters = BusCounters()
         self._faults, self._log = faults, log

@@ -28,7 +28,7 @@ class ObjectPose:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TaskVerdict:
     """Judge state carried from tick to tick. Times are simulated seconds since reset, -1 = not (yet)."""
 
     condition_since_s: float = -1.0
@@ -97,7 +97,7 @@ def condition(task: str, objects: Mapping[str, ObjectPose], touched: frozenset[s
     return moved not in touched and pose.speed_m_s < STILL_M_S and RULES[task](pose, objects[goal])
 
 
-def update(verdict: Verdict, now_s: float, *, holds: bool) -> Verdict:
+def update(verdict: TaskVerdict, now_s: float, *, holds: bool) -> TaskVerdict:
     """Advance the judge. Success is latched once the condition has held for HOLD_S without a break."""
     if verdict.success:
         return verdict
@@ -105,4 +105,4 @@ def update(verdict: Verdict, now_s: float, *, holds: bool) -> Verdict:
         return replace(verdict, condition_since_s=-1.0)
     since = now_s if verdict.condition_since_s < 0 else verdict.condition_since_s
     done = now_s - since >= HOLD_S - 1e-9
-    return Verdict(since, now_s if done else -1.0)
+    return TaskVerdict(since, now_s if done else -1.0)

@@ -52,7 +52,7 @@ class ImageEffects:
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class OodScenario:
     """One perturbed episode's world. shared: many seeds use the same scene, so a World may be kept."""
 
     family: str
@@ -222,7 +222,7 @@ ALL_FAMILIES = (*FAMILIES, *EXTRAS)
 _SCENE_UNCHANGED = ("spatial", "sensor", "front_masked", "front_black", "latency_100ms")
 
 
-def scenario(family: str, task: str, seed: int) -> Scenario:
+def scenario(family: str, task: str, seed: int) -> OodScenario:
     """The seed-th scenario of a family; `compound` repeats after 21."""
     if family not in ALL_FAMILIES:
         raise ValueError(f"ood family: expected one of {ALL_FAMILIES}, got {family!r}")
@@ -231,4 +231,4 @@ def scenario(family: str, task: str, seed: int) -> Scenario:
     make = {**FAMILIES, **EXTRAS}[family]
     scene, layout, effects = make(standard_scene(task), LayoutConfig(), task, rng)
     shared = family in _SCENE_UNCHANGED and layout == LayoutConfig()
-    return Scenario(family, f"{family}_{number}", scene, layout, effects, shared)
+    return OodScenario(family, f"{family}_{number}", scene, layout, effects, shared)

@@ -74,7 +74,7 @@ class ReplyFate:
 UNHARMED = ReplyFate()
 
 
-class FaultBox:
+class FaultInjector:
     """The active faults of one twin."""
 
     def __init__(self, seed: int = 0) -> None:

@@ -12,7 +12,7 @@ _LOW, _HIGH = np.transpose(np.asarray(JOINT_LIMITS_RAD, float))
 
 
 @dataclass(frozen=True, slots=True)
-class HandConfig:
+class LeaderHandConfig:
     """Critically damped follower. Speed as a careful person moves a leader arm."""
 
     bandwidth_rad_s: float = 14.0
@@ -20,19 +20,19 @@ class HandConfig:
     acceleration_limit_rad_s2: float = 18.0
 
 
-class Hand:
+class LeaderHand:
     """`target` gives the pose (6,) rad the operator wants at a time, or None for hands off."""
 
     def __init__(
         self,
         start_rad,
         target: Callable[[float], np.ndarray | None],
-        config: HandConfig | None = None,
+        config: LeaderHandConfig | None = None,
     ) -> None:
         self._position = np.asarray(start_rad, float).copy()
         self._velocity = np.zeros(6)
         self._target = target
-        self._config = config or HandConfig()
+        self._config = config or LeaderHandConfig()
         self._holding = False
 
     def step(self, now_s: float, dt_s: float, measured_rad: np.ndarray) -> np.ndarray | None:

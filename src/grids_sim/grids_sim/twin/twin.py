@@ -26,8 +26,8 @@ from grids_sim.servo.bus_log import ERROR_NAMES, BusLog
 from grids_sim.servo.plant import SimplePlant, StuckJoints, WorldPlant
 from grids_sim.servo.serial_bus import SerialBus
 from grids_sim.twin import faults as fault_box
-from grids_sim.twin.faults import FaultBox
-from grids_sim.twin.hand import Hand, wave
+from grids_sim.twin.faults import FaultInjector
+from grids_sim.twin.hand import LeaderHand, wave
 from grids_sim.twin.link_folder import STATE_NAME, LinkFolder
 from grids_sim.twin.shared_state import StateWriter
 
@@ -95,7 +95,7 @@ class Twin:
 
     def _build(self) -> None:
         params = self.params
-        self.faults = FaultBox(params.fault_seed)
+        self.faults = FaultInjector(params.fault_seed)
         self.log = BusLog(params.bus_log or None)
         self.stats = TwinStats()
         self.world = self._new_world(params.task, params.seed) if params.plant == "mujoco" else None
@@ -354,18 +354,18 @@ class Twin:
 
     # -- operator ----------------------------------------------------------------------------------------------
 
-    def _new_hand(self) -> Hand | None:
+    def _new_hand(self) -> LeaderHand | None:
         if "leader" not in self.arms or self.params.operator == "none":
             return None
         start = self.arms["leader"].plant.position_rad
         match self.params.operator:
             case "wave":
-                return Hand(start, wave)
+                return LeaderHand(start, wave)
             case "topic":
-                return Hand(start, lambda now_s: self._hand_target)
+                return LeaderHand(start, lambda now_s: self._hand_target)
             case _:
                 from grids_sim.expert.operator import ExpertTarget
 
                 follower = self.arms["follower"]
                 self._operator = ExpertTarget(self.truth, lambda: follower.plant.position_rad)
-                return Hand(start, self._operator)
+                return LeaderHand(start, self._operator)

@@ -5,7 +5,7 @@ import pytest
 
 from grids_common.so100 import JOINT_LIMITS_RAD, REST_POSE_RAD
 from grids_common.tasks import TASKS
-from grids_sim.expert.expert import Expert, ExpertConfig
+from grids_sim.expert.expert import ScriptedExpert, ScriptedExpertConfig
 from grids_sim.physics.lockstep import ON, LockstepEnv
 from grids_sim.physics.world import World, WorldConfig
 
@@ -33,7 +33,7 @@ def _episode(world, seed, expert, *, until_s=LIMIT_S, meddle=None):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("seed", [11, 12])
 def test_expert_does_the_task(worlds, task, seed):
-    expert = Expert(task, seed)
+    expert = ScriptedExpert(task, seed)
     truth = _episode(worlds[task], seed, expert)
     assert truth.success
     assert truth.held is None
@@ -44,7 +44,7 @@ def test_expert_does_the_task(worlds, task, seed):
 @pytest.mark.parametrize("task", TASKS)
 def test_expert_does_the_task_from_rest_with_late_chunks(worlds, task):
     """Chunks at 4 Hz that take effect 0.2 s after the observation, executed by time."""
-    world, expert, latency_s = worlds[task], Expert(task, 3), 0.2
+    world, expert, latency_s = worlds[task], ScriptedExpert(task, 3), 0.2
     world.reset(3, arm_rad=np.array(REST_POSE_RAD))
     queue, active, next_s = [], None, 0.0
     setpoint = np.array(REST_POSE_RAD)
@@ -66,7 +66,7 @@ def test_expert_does_the_task_from_rest_with_late_chunks(worlds, task):
 
 def test_a_missed_first_grasp_is_noticed_and_repeated(worlds):
     for seed in (20, 21, 22):
-        expert = Expert("pick_place", seed, ExpertConfig(miss_share=1.0))
+        expert = ScriptedExpert("pick_place", seed, ScriptedExpertConfig(miss_share=1.0))
         truth = _episode(worlds["pick_place"], seed, expert)
         assert truth.success
         assert expert.attempts > 1
@@ -81,7 +81,7 @@ def test_a_cube_that_is_moved_while_the_hand_is_coming_is_followed(worlds):
             world.data.qpos[start + 1] += 0.03
             moved.append(world.time_s)
 
-    expert = Expert("pick_place", 8)
+    expert = ScriptedExpert("pick_place", 8)
     assert _episode(world, 8, expert, meddle=push).success
     assert moved
 
@@ -101,7 +101,7 @@ def test_a_cube_knocked_out_of_the_hand_is_picked_up_again(worlds):
             world.data.qvel[:] = 0
             dropped.append(world.time_s)
 
-    expert = Expert("stack_cubes", 30)
+    expert = ScriptedExpert("stack_cubes", 30)
     assert _episode(world, 30, expert, until_s=20.0, meddle=knock).success
     assert dropped
     assert expert.attempts > 1
@@ -113,16 +113,16 @@ def test_without_friction_on_the_jaws_nothing_is_lifted():
     hand = np.flatnonzero(world._jaw_of_geom)
     world.model.geom_friction[hand] = (0.004, 1e-5, 1e-6)
     world.model.geom_priority[hand] = 1
-    truth = _episode(world, 11, Expert("pick_place", 11), until_s=4.5)
+    truth = _episode(world, 11, ScriptedExpert("pick_place", 11), until_s=4.5)
     assert truth.objects["green_cube"].position_m[2] < 0.03
 
 
 def test_chunk_rows_are_the_actions_of_the_times_they_claim(worlds):
     world = worlds["pick_place"]
-    config = ExpertConfig(horizon=20, dt_s=1 / 30)
+    config = ScriptedExpertConfig(horizon=20, dt_s=1 / 30)
     env = LockstepEnv(world)
     env.reset(2)
-    planner, follower = Expert("pick_place", 2, config), Expert("pick_place", 2, config)
+    planner, follower = ScriptedExpert("pick_place", 2, config), ScriptedExpert("pick_place", 2, config)
     rows, dt_s = planner.chunk(world.truth(), world.position_rad, 0.0)
     assert rows.shape == (20, 6)
     assert dt_s == config.dt_s
@@ -134,7 +134,7 @@ def test_chunk_rows_are_the_actions_of_the_times_they_claim(worlds):
 
 def test_actions_stay_within_the_joint_limits_and_do_not_jump(worlds):
     world = worlds["transfer_pen"]
-    env, expert = LockstepEnv(world), Expert("transfer_pen", 5)
+    env, expert = LockstepEnv(world), ScriptedExpert("transfer_pen", 5)
     env.reset(5)
     low, high = np.transpose(JOINT_LIMITS_RAD)
     last = None
@@ -154,9 +154,9 @@ def test_seeds_vary_the_style_only_where_asked(worlds):
     truth, position = world.truth(), world.position_rad
 
     def chunk(seed, config):
-        return Expert("pick_place", seed, config).chunk(truth, position, 0.0)[0]
+        return ScriptedExpert("pick_place", seed, config).chunk(truth, position, 0.0)[0]
 
-    plain, varied = ExpertConfig(), ExpertConfig(speed_spread=0.2, height_spread_m=0.02)
+    plain, varied = ScriptedExpertConfig(), ScriptedExpertConfig(speed_spread=0.2, height_spread_m=0.02)
     np.testing.assert_array_equal(chunk(1, plain), chunk(2, plain))
     np.testing.assert_array_equal(chunk(1, varied), chunk(1, varied))
     assert not np.array_equal(chunk(1, varied), chunk(2, varied))
@@ -164,4 +164,4 @@ def test_seeds_vary_the_style_only_where_asked(worlds):
 
 def test_unknown_task_is_named():
     with pytest.raises(ValueError, match=r"expected one of .*'pick_place'.*got 'juggle'"):
-        Expert("juggle")
+        ScriptedExpert("juggle")

@@ -97,7 +97,7 @@ def test_inverse_kinematics_puts_the_grip_point_where_it_was_asked_for():
         radius, azimuth = rng.uniform(0.13, 0.32), rng.uniform(-1.1, 1.1)
         point = np.array([0.0452 + radius * np.cos(azimuth), radius * np.sin(azimuth), 0.015])
         direction, pitch = rng.uniform(-np.pi, np.pi), np.pi / 2 - rng.uniform(0, 0.7)
-        joints = ik.inverse(ik.Grip(point, pitch, None, direction, -0.012, 0.095))
+        joints = ik.inverse(ik.GripperTarget(point, pitch, None, direction, -0.012, 0.095))
         if joints is None:
             continue
         solved += 1
@@ -110,8 +110,8 @@ def test_inverse_kinematics_puts_the_grip_point_where_it_was_asked_for():
 
 
 def test_inverse_kinematics_says_none_out_of_reach():
-    assert ik.inverse(ik.Grip(np.array([0.6, 0.0, 0.02]), roll_rad=0.0)) is None
-    assert ik.inverse(ik.Grip(np.array([-0.3, 0.0, 0.02]), roll_rad=0.0)) is None
+    assert ik.inverse(ik.GripperTarget(np.array([0.6, 0.0, 0.02]), roll_rad=0.0)) is None
+    assert ik.inverse(ik.GripperTarget(np.array([-0.3, 0.0, 0.02]), roll_rad=0.0)) is None
 
 
 def test_named_poses_are_within_limits_and_above_the_table():

@@ -14,7 +14,7 @@ from grids_sim.physics.lockstep import LockstepEnv
 from grids_sim.physics.objects import STANDARD_OBJECTS, ObjectConfig
 from grids_sim.physics.scene import SceneConfig, standard_scene
 from grids_sim.physics.world import World, WorldConfig
-from grids_sim.tasks.judge import ObjectPose, Verdict, cube_in_bowl, cube_on_cube, pen_in_cup, update
+from grids_sim.tasks.judge import ObjectPose, TaskVerdict, cube_in_bowl, cube_on_cube, pen_in_cup, update
 from grids_sim.tasks.layout import LayoutConfig, LayoutError, Placement
 
 ON = np.ones(6, dtype=bool)
@@ -216,7 +216,7 @@ def test_rules_tell_done_from_nearly_done():
 
 
 def test_success_needs_an_unbroken_second_and_is_then_latched():
-    verdict = Verdict()
+    verdict = TaskVerdict()
     for step in range(29):
         verdict = update(verdict, step / 30, holds=True)
     verdict = update(verdict, 29 / 30, holds=False)

@@ -45,7 +45,7 @@ def bank():
 
 @pytest.mark.parametrize("bit", [10, 11, 15])
 def test_sign_magnitude_round_trips_and_saturates(bit):
-    register = reg.Register(0, 2, sign_bit=bit)
+    register = reg.ServoRegister(0, 2, sign_bit=bit)
     limit = (1 << bit) - 1
     for value in (0, 1, -1, 5, -5, limit, -limit):
         assert decode(register, encode(register, value)) == value
