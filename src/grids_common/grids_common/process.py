@@ -76,11 +76,13 @@ class Child:
         return self._process.pid
 
     @property
-    def stdin(self) -> IO[str]:
+    def stdin(self) -> IO[str] | None:
+        """None unless the command was started with pipes."""
         return self._process.stdin
 
     @property
-    def stdout(self) -> IO[str]:
+    def stdout(self) -> IO[str] | None:
+        """None unless the command was started with pipes."""
         return self._process.stdout
 
     @property
