@@ -1,4 +1,4 @@
-"""Digital twin of the SO-100. Importing the package picks an off-screen OpenGL before MuJoCo loads one."""
+"""Digital twin of the SO-100. Importing the package chooses an off-screen OpenGL backend before MuJoCo is loaded."""
 
 from grids_sim.gl import choose_backend
 

@@ -1,4 +1,4 @@
-"""Which OpenGL MuJoCo renders with. Must run before `mujoco` is imported: it reads MUJOCO_GL once."""
+"""Choice of the OpenGL backend for MuJoCo. Must run before `mujoco` is imported: it reads MUJOCO_GL once."""
 
 import ctypes.util
 import os
@@ -10,10 +10,10 @@ _DEVICE_NODES = ("/dev/nvidiactl", "/dev/dri/renderD128")
 
 
 def choose_backend(environment: MutableMapping[str, str] | None = None) -> str:
-    """Set MUJOCO_GL when it is unset and return its value.
+    """Set MUJOCO_GL when it is unset and return its value. `environment`: os.environ when None.
 
-    A GPU is reached through EGL. Without one, OSMesa and EGL run the same software renderer at the same speed, and
-    OSMesa needs no display system at all; EGL is the last resort.
+    With a GPU: EGL. Without one, OSMesa and EGL use the same software renderer at the same speed, and OSMesa needs no
+    display system; EGL is used when OSMesa is not installed.
     """
     environment = os.environ if environment is None else environment
     chosen = environment.get(VARIABLE)

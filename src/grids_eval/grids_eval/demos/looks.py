@@ -20,6 +20,6 @@ class Looks:
         if not self._left:
             varied = self._rng.random() < self._config.varied_share
             scene = self._world.scene
-            self._world.dress(draw_appearance(scene, self._rng) if varied else standard_appearance(scene))
+            self._world.set_appearance(draw_appearance(scene, self._rng) if varied else standard_appearance(scene))
             self._left = self._rng.geometric(1 / self._config.images_per_look)
         self._left -= 1

@@ -1,8 +1,8 @@
-"""How a scene looks, drawn at random and put on a World between two pictures: domain randomisation for training.
+"""Random table, colours and light of a scene, applied to a World between two images: domain randomisation for training.
 
-Physics, names and places stay as they are. A policy trained with this has seen most of what three families of
-`perturb` show: removed_priors, light, and novel_target but for the sizes. Left out on purpose are patterned tables
-(checker, stripes, speckle: clutter), other sizes, unknown objects, other places, a moved camera.
+Physics, object names and positions do not change. These appearances overlap with three families of `perturb`:
+removed_priors, light, and novel_target except for its object sizes. Not randomised, so that the other families stay out
+of distribution: patterned tables (checker, stripes, speckle), object sizes, unknown objects, positions, camera pose.
 """
 
 import colorsys
@@ -19,7 +19,7 @@ Rgb = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """table: (TABLE_PIXELS, TABLE_PIXELS, 3) uint8; colours in [0, 1]; shades by object name."""
+    """Table texture (TABLE_PIXELS, TABLE_PIXELS, 3) uint8, colours in [0, 1], and each object's colour by name."""
 
     table: np.ndarray
     room_rgb: Rgb
@@ -28,13 +28,13 @@ class Appearance:
 
 
 def standard_appearance(scene: SceneConfig) -> Appearance:
-    """What the scene looks like when nothing is drawn."""
+    """The appearance of the scene without randomisation."""
     shades = {item.name: item.rgba[:3] for item in (*scene.objects, *scene.distractors)}
     return Appearance(table_image(scene.table_texture, scene.table_rgb), scene.room_rgb, scene.light, shades)
 
 
 def draw_appearance(scene: SceneConfig, rng: np.random.Generator) -> Appearance:
-    """Another table, room, light and slightly other shades of every object."""
+    """Random table, room and light, and a slightly different colour for every object."""
     table_rgb = _colour(rng, saturation=0.6, value=(0.35, 0.95))
     shades = {item.name: _shade(item.rgba[:3], rng) for item in (*scene.objects, *scene.distractors)}
     room = table_rgb if rng.random() < 0.15 else _colour(rng, saturation=0.5, value=(0.35, 0.95))
@@ -63,7 +63,7 @@ def _light(rng: np.random.Generator) -> LightConfig:
 
 
 def _table(rgb: Rgb, rng: np.random.Generator) -> np.ndarray:
-    """Wood, one colour, or a soft mixture of two colours whose grain has several sizes and may be drawn out one way."""
+    """Table texture: wood, one colour, or two colours mixed by smooth noise of several scales, possibly stretched."""
     kind = rng.choice(["wood", "plain", "mixture"], p=[0.25, 0.25, 0.5])
     if kind != "mixture":
         return table_image(str(kind), rgb)

@@ -1,8 +1,8 @@
 """The SO-100 as a MuJoCo spec, in the joint convention of `grids_common.so100`.
 
-Link offsets, masses and inertias are those of the published SO-100 model (trs_so_arm100, Apache-2.0); zeros and
-signs are re-based here so that joint angle = servo angle. Contacts use boxes only, whether or not the visual
-meshes are installed, so physics is the same everywhere. Servo values resemble a STS3215 under LeRobot's gains.
+Link offsets, masses and inertias are those of the published SO-100 model (trs_so_arm100 of MuJoCo Menagerie,
+Apache-2.0); joint zeros and signs are changed so that joint angle = servo angle. Contacts use boxes only, so physics
+does not depend on whether the visual meshes are installed. Servo values approximate an STS3215 with LeRobot's gains.
 """
 
 import math
@@ -18,13 +18,13 @@ from grids_sim.physics.assets import Mesh
 ARM_RGBA = (1.0, 0.42, 0.08, 1.0)
 MOTOR_RGBA = (0.11, 0.11, 0.12, 1.0)
 PAD_CLASS_PRIORITY = 1
-# Contact bits: arm parts touch objects and table but not each other (the real arm's own stops are its limits).
+# Contact bits: arm parts collide with objects and table but not with each other (joint limits keep them apart).
 ARM_BIT, OBJECT_BIT, TABLE_BIT = 1, 2, 4
 
 GRIPPER_BODY = "gripper"
 JAW_BODY = "moving_jaw"
 FIXED_PAD, MOVING_PAD = "fixed_pad", "moving_pad"
-# In the gripper frame: fingers point along -y, the jaws close along x, z completes the hand.
+# In the gripper frame: fingers point along -y, the jaws close along x, z completes the right-handed frame.
 FINGERTIP_Y_M = -0.1064
 # Jaw hinge in the gripper frame, and the jaw angle of the published model at our gripper zero.
 JAW_HINGE_M = (-0.0202, -0.0244, 0.0)
@@ -33,11 +33,11 @@ JAW_ZERO_RAD = 0.775
 
 @dataclass(frozen=True, slots=True)
 class ServoConfig:
-    """Position servo seen from the joint, six values each in joint order.
+    """Position servo at the joint side of its gear; six values each, in joint order.
 
-    kp N m/rad, damping N m s/rad (back-EMF, always on), friction N m, armature kg m2, torque N m. Values as used
-    by the published SO-101 model for a 12 V STS3215 at P = 16; the gripper's torque is limited so that an object
-    is held by pad friction and not by force (at full torque even a pad of ice would lift it).
+    kp N m/rad, damping N m s/rad (back-EMF, also with torque off), friction N m, armature kg m2, torque N m. Values of
+    the published SO-101 model for a 12 V STS3215 with P_Coefficient 16. The gripper's torque is limited so that pad
+    friction decides whether an object is held: at full torque it would be lifted with almost no friction.
     """
 
     kp: tuple[float, ...] = (17.8, 17.8, 17.8, 17.8, 17.8, 17.8)
@@ -49,7 +49,7 @@ class ServoConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """One moving link: pose in its parent, joint axis, inertia, meshes and collision boxes (centre, half size)."""
+    """One moving link: pose in its parent (m, wxyz), joint axis, inertia, meshes and boxes (centre, half size) in m."""
 
     name: str
     parent: str
@@ -163,7 +163,10 @@ _LINKS = (
 
 
 def build_arm(spec: mujoco.MjSpec, servo: ServoConfig, meshes: Mapping[str, Mesh] | None) -> None:
-    """Add base, links, joints, pads and position actuators to a spec. Base frame = world: x ahead, y left, z up."""
+    """Add base, links, joints, pads and position actuators to a spec. Base frame = world: x forward, y left, z up.
+
+    `meshes` by name, as from `load_arm_meshes`; None draws the collision boxes instead.
+    """
     spec.compiler.degree = False
     for name, mesh in (meshes or {}).items():
         spec.add_mesh(name=name, uservert=mesh.vertices.ravel(), userface=mesh.faces.ravel())
@@ -232,9 +235,9 @@ def _add_servo(spec: mujoco.MjSpec, joint_name: str, kp: float, torque_nm: float
 
 
 def _pad(body, name: str, near, far, thickness_sign: float) -> None:
-    """One flat pad whose outer face runs through two points (x, y) of the finger's inner profile."""
+    """Add one flat pad whose outer face passes through two points (x, y), in m, of the finger's inner profile."""
     (x0, y0), (x1, y1) = near, far
-    angle = math.atan2(x1 - x0, -(y1 - y0))  # turn about z that lays -y along the face
+    angle = math.atan2(x1 - x0, -(y1 - y0))  # rotation about z that aligns -y with the face
     half_length, half_thickness = math.hypot(x1 - x0, y1 - y0) / 2, 0.0015
     normal = np.array([math.cos(angle), math.sin(angle)])
     centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2]) + thickness_sign * half_thickness * normal
@@ -257,6 +260,6 @@ def _pad(body, name: str, near, far, thickness_sign: float) -> None:
 
 
 def _add_pads(gripper, jaw) -> None:
-    """Pads follow the measured inner profile of the two fingers (root point, tip point)."""
+    """Add the pads of both fingers along their measured inner profiles (root point, tip point)."""
     _pad(gripper, FIXED_PAD, (0.0128, -0.0600), (0.0080, -0.1062), 1.0)
     _pad(jaw, MOVING_PAD, (-0.0084, -0.0400), (-0.0122, -0.0818), 1.0)

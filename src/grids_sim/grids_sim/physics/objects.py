@@ -1,4 +1,4 @@
-"""Things that stand on the table: their shape, mass and colour as data, and how MuJoCo builds each kind."""
+"""Objects on the table: shape, mass and colour as data, and the MuJoCo geometry of each kind."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ KINDS = ("cube", "bowl", "pen", "cup", "ball", "can", "plate")
 
 @dataclass(frozen=True, slots=True)
 class ObjectConfig:
-    """One object. The name is what truth, topics and tasks call it; scale multiplies every length of the kind."""
+    """One object. `name`: used in Truth, topics and tasks; `kind`: one of KINDS; `scale` multiplies all its lengths.
+
+    ValueError for an unknown kind, or a mass or scale that is not above 0.
+    """
 
     name: str
     kind: str
@@ -53,13 +56,13 @@ STANDARD_OBJECTS = {
 
 
 def rest_height_m(config: ObjectConfig) -> float:
-    """Height of the object's origin above the table when it stands as placed."""
+    """Height of the object's origin above the table, in m, when it stands as placed at reset."""
     heights = {"cube": CUBE_EDGE_M / 2, "pen": PEN_THICKNESS_M / 2, "ball": 0.018, "can": 0.030}
     return heights.get(config.kind, 0.0) * config.scale
 
 
 def footprint_m(config: ObjectConfig) -> float:
-    """Radius of the circle on the table that the object needs."""
+    """Radius, in m, of the circle on the table that contains the object for every yaw."""
     radii = {
         "cube": CUBE_EDGE_M * math.sqrt(0.5),
         "pen": PEN_LENGTH_M / 2,
@@ -73,14 +76,14 @@ def footprint_m(config: ObjectConfig) -> float:
 
 
 def add_object(spec: mujoco.MjSpec, config: ObjectConfig) -> None:
-    """Add one free body named after the object; its origin is described by `rest_height_m`."""
+    """Add one free body named after the object; its origin lies `rest_height_m` above the table at rest."""
     body = spec.worldbody.add_body(name=config.name, pos=(0.0, 0.0, 1.0))
     body.add_freejoint(name=config.name)
     _BUILDERS[config.kind](spec, body, config)
 
 
 def _solid(body, config: ObjectConfig, shape, size, **extra) -> None:
-    """One colliding geom. Its mass is filled in by the caller's share of the total."""
+    """Add one colliding geom with the whole mass of the object, unless `extra` overrides the mass."""
     parameters = {
         "type": shape,
         "size": np.asarray(size) * config.scale,
@@ -113,7 +116,7 @@ def _plate(_spec, body, config: ObjectConfig) -> None:
 
 
 def _pen(_spec, body, config: ObjectConfig) -> None:
-    """A marker: flat-sided for contact, so that it lies still; drawn as barrel, cap and tip. Long axis = x."""
+    """A marker pen: a box for contacts, so that it does not roll, drawn as two cylinders. Long axis = x."""
     half = (PEN_LENGTH_M / 2, PEN_THICKNESS_M / 2, PEN_THICKNESS_M / 2)
     _solid(body, config, mujoco.mjtGeom.mjGEOM_BOX, half, group=3)
     along_x = (math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0)
@@ -137,7 +140,7 @@ def _pen(_spec, body, config: ObjectConfig) -> None:
 
 
 def _revolved(profile: np.ndarray, segments: int) -> tuple[np.ndarray, np.ndarray]:
-    """Surface of revolution about z. profile: (P, 2) radius and height; returns vertices and faces."""
+    """Surface of revolution about z. profile: (P, 2) radius and height in m; returns vertices (V, 3), faces (F, 3)."""
     angles = 2 * np.pi * np.arange(segments) / segments
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     vertices = np.concatenate(
@@ -160,7 +163,7 @@ class _VesselShape:
 
 
 def _vessel(spec, body, config: ObjectConfig, shape: _VesselShape) -> None:
-    """Open container: a disc and a ring of boxes to touch, one revolved surface to look at."""
+    """Open container: a disc and a ring of boxes for contacts, one surface of revolution for rendering."""
     _solid(
         body,
         config,

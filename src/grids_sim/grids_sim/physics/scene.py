@@ -1,7 +1,7 @@
-"""The whole scene as data (`SceneConfig`) and its compilation to a MuJoCo model.
+"""The scene as data (`SceneConfig`) and its compilation to a MuJoCo model.
 
-Everything that an out-of-distribution test perturbs is a field here: textures, colours, lights, camera poses,
-extra objects. Frame: the arm's base, x ahead, y left, z up, table top at z = 0.
+Everything an out-of-distribution scenario changes is a field here: textures, colours, lights, camera poses, extra
+objects. Frame: the arm's base, x forward, y left, z up, table top at z = 0.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ SCENES = (*TASKS, "all")
 
 @dataclass(frozen=True, slots=True)
 class CameraConfig:
-    """Pinhole camera. eye and target in metres in its parent's frame; the image's up follows `up`."""
+    """Pinhole camera at `eye`, aimed at `target`, in m in the frame of body `parent`; `up` is up in the image."""
 
     name: str
     parent: str
@@ -32,15 +32,15 @@ class CameraConfig:
     fovy_deg: float
 
 
-# D435 colour at 4:3 sees 42 degrees vertically; mounted diagonally above, looking down at 45 degrees.
+# RealSense D435 colour at 4:3: 42 degrees vertically; mounted diagonally above, pointing down at 45 degrees.
 FRONT_CAMERA = CameraConfig("front", "world", (0.60, -0.30, 0.49), (0.150, 0.005, 0.035), (0.0, 0.0, 1.0), 42.0)
-# D405 (58 degrees vertically) on the gripper's back, looking past the fingertips.
+# RealSense D405 (58 degrees vertically) on the back of the gripper, pointing past the fingertips.
 WRIST_CAMERA = CameraConfig("wrist", GRIPPER_BODY, (0.0, 0.0, 0.066), (0.0, -0.130, 0.008), (0.0, 0.0, 1.0), 58.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LightConfig:
-    """Headlight brightness and one directional lamp. direction points from the lamp to the scene."""
+    """Brightness of the headlight and of one directional lamp, 0 to 1; `lamp_direction` points from lamp to scene."""
 
     ambient: float = 0.38
     headlight: float = 0.30
@@ -52,7 +52,7 @@ class LightConfig:
 
 @dataclass(frozen=True, slots=True)
 class SceneConfig:
-    """What the model contains. Positions of objects are not here: they are drawn at reset from a seed."""
+    """What the model contains. Object positions are drawn at reset (`tasks.layout`). ValueError for bad fields."""
 
     objects: tuple[ObjectConfig, ...]
     distractors: tuple[ObjectConfig, ...] = ()
@@ -75,7 +75,7 @@ class SceneConfig:
 
 
 def standard_scene(scene: str) -> SceneConfig:
-    """The scene of one task, or `all` with the objects of every task."""
+    """The scene of one task, or `all` with the objects of every task. ValueError for another name."""
     if scene not in SCENES:
         raise ValueError(f"scene: expected one of {SCENES}, got {scene!r}")
     names = STANDARD_OBJECTS if scene == "all" else TASKS[scene].objects
@@ -83,7 +83,7 @@ def standard_scene(scene: str) -> SceneConfig:
 
 
 def build_model(config: SceneConfig) -> mujoco.MjModel:
-    """Compile the scene. About 0.1 s."""
+    """Compile the scene; takes about 0.1 s. ValueError when a camera is degenerate or its parent does not exist."""
     spec = mujoco.MjSpec()
     spec.option.timestep = 1.0 / PHYSICS_HZ
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -104,7 +104,7 @@ def build_model(config: SceneConfig) -> mujoco.MjModel:
 
 
 def table_image(texture: str, rgb: tuple[float, float, float], size: int = TABLE_PIXELS) -> np.ndarray:
-    """Picture of the table top (size, size, 3) uint8, always the same for the same arguments."""
+    """Table texture (size, size, 3) uint8 RGB. `texture`: one of TEXTURES; deterministic."""
     v, u = np.mgrid[0:size, 0:size] / size
     noise = np.random.default_rng(0).random((size, size))
     match texture:
@@ -182,7 +182,7 @@ def _add_light(spec: mujoco.MjSpec, light: LightConfig) -> None:
 
 
 def camera_quaternion(config: CameraConfig) -> np.ndarray:
-    """Orientation wxyz of a MuJoCo camera (looks along -z, image up = y) that sees `target` from `eye`."""
+    """Orientation wxyz in the parent's frame of a MuJoCo camera (view along -z, image up = y) aimed at `target`."""
     backward = np.subtract(config.eye, config.target)
     distance = np.linalg.norm(backward)
     right = np.cross(config.up, backward)
@@ -205,7 +205,7 @@ def _add_camera(spec: mujoco.MjSpec, config: CameraConfig) -> None:
 
 
 def _add_housing(parent, config: CameraConfig) -> None:
-    """Body of a D405 behind a camera carried by the arm: seen from outside, touches nothing."""
+    """Add the housing of a D405 behind a camera on the arm: visible, without contacts."""
     half = np.array([0.021, 0.021, 0.0115])
     backward = np.subtract(config.eye, config.target)
     backward = backward / np.linalg.norm(backward)

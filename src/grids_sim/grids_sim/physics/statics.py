@@ -1,4 +1,4 @@
-"""How far gravity pulls a joint below its servo's target: the static sag of a proportional position servo."""
+"""Static position error of the servos under gravity: a proportional position servo rests below its target."""
 
 import mujoco
 import numpy as np
@@ -9,7 +9,7 @@ ARM_JOINTS = 5
 
 
 class Statics:
-    """Arm without scene. Not thread-safe: owns one MjData."""
+    """Gravity load of the arm alone, without a scene. Not thread-safe: owns one MjData."""
 
     def __init__(self, servo: ServoConfig | None = None) -> None:
         servo = servo if servo is not None else ServoConfig()
@@ -20,7 +20,7 @@ class Statics:
         self._kp = np.array(servo.kp)
 
     def sag_rad(self, joints_rad: np.ndarray) -> np.ndarray:
-        """Target minus measured angle at rest for the arm joints, (N, 6) -> (N, 6); the gripper's column is 0."""
+        """Target minus measured angle at rest, (N, 6) rad -> (N, 6) rad; the gripper's column is 0."""
         sag = np.zeros_like(joints_rad, dtype=float)
         self._data.qvel[:] = 0
         for row, joints in enumerate(joints_rad):

@@ -1,6 +1,6 @@
-"""The MuJoCo world: physics, cameras, truth and judge behind one class, without ROS and without a clock.
+"""The MuJoCo world: physics, cameras, ground truth and success judge in one class. No ROS, no clock.
 
-One thread steps it. Another *process* may build the same World and draw it from a `snapshot()`.
+One thread steps it. Another process may build a World with the same config and render the `snapshot()`s of this one.
 """
 
 from collections.abc import Mapping
@@ -23,16 +23,17 @@ from grids_sim.tasks.judge import ObjectPose, TaskVerdict
 from grids_sim.tasks.layout import LayoutConfig, draw_layout, object_pose
 
 JOINTS = len(JOINT_NAMES)
-# The judge looks 30 times a simulated second.
+# Contacts and success are evaluated 30 times per simulated second.
 JUDGE_STEPS = 10
 SETTLE_STEPS = 60
+_BOTH_JAWS = 1 | 2  # bits of the fixed and the moving jaw in `_jaw_of_geom`
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_EXTRAS = 4 + JOINTS  # seed, episode, condition_since, success_time, torque limits
+_EXTRAS = 4 + JOINTS  # seed, episode, condition_since_s, success_time_s, torque limits
 
 
 @dataclass(frozen=True, slots=True)
 class WorldConfig:
-    """One task in one scene. `scene=None` is the task's own standard scene."""
+    """One task in one scene; `scene=None`: the task's standard scene. ValueError: unknown task, missing object."""
 
     task: str = "pick_place"
     scene: SceneConfig | None = None
@@ -47,12 +48,13 @@ class WorldConfig:
             raise ValueError(f"task {self.task!r}: its scene lacks {missing}, it has {sorted(names)}")
 
     def resolved_scene(self) -> SceneConfig:
+        """`scene`, or the task's standard scene when it is None."""
         return self.scene if self.scene is not None else standard_scene(self.task)
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Ground truth at one instant. Times are simulated seconds since reset."""
+    """Ground truth at one instant. Times: simulated seconds since reset; `success_time_s` -1 before success."""
 
     time_s: float
     task: str
@@ -67,7 +69,10 @@ class Truth:
 
 
 class World:
-    """See the module. All angles in radians, order JOINT_NAMES; frame = arm base, z = 0 on the table."""
+    """One simulated arm with its scene. Angles in rad in the order of JOINT_NAMES; frame = arm base, table at z = 0.
+
+    Not thread-safe; rendering must stay in one thread (OpenGL).
+    """
 
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config if config is not None else WorldConfig()
@@ -108,14 +113,15 @@ class World:
         }
         root = model.body("base").id
         self._is_arm = model.body_rootid[model.geom_bodyid] == root
-        hand, jaw = model.body("gripper").id, model.body("moving_jaw").id
-        self._jaw_of_geom = np.where(model.geom_bodyid == hand, 1, np.where(model.geom_bodyid == jaw, 2, 0))
+        gripper, jaw = model.body("gripper").id, model.body("moving_jaw").id
+        self._jaw_of_geom = np.where(model.geom_bodyid == gripper, 1, np.where(model.geom_bodyid == jaw, 2, 0))
 
     # --- episode -----------------------------------------------------------------------------------------------
     def reset(self, seed: int, *, arm_rad: np.ndarray | None = None) -> None:
-        """Start an episode: objects drawn from the seed, arm at home (slightly noisy) or at `arm_rad` (6,).
+        """Start an episode: object poses drawn from the seed, arm at home with small noise or at `arm_rad` (6,).
 
-        The same seed gives the same state bit for bit. Time restarts at 0 after 0.2 s of settling.
+        The same seed gives bit-identical state. Time restarts at 0 after 0.2 s of settling. LayoutError when the
+        objects do not fit.
         """
         rng = np.random.default_rng(seed)
         placements = draw_layout(self.scene.objects, self.scene.distractors, self.config.layout, rng)
@@ -132,10 +138,13 @@ class World:
         self.data.time = 0.0
         self._steps, self._verdict = 0, TaskVerdict()
         self.seed, self.episode = seed, self.episode + 1
-        self._look()
+        self._evaluate()
 
     def step(self, setpoint_rad: np.ndarray, torque_limit_nm: np.ndarray, torque_on: np.ndarray) -> None:
-        """One physics step of 1/300 s with servo targets, torque limits (N m, at most the rated) and enables, (6,)."""
+        """One physics step of 1/300 s. All (6,): servo targets, torque limits in N m, which servos have torque (bool).
+
+        Limits are capped at `rated_torque_nm`. ValueError unless the targets are 6 finite angles.
+        """
         setpoint = np.asarray(setpoint_rad, dtype=float)
         if setpoint.shape != (JOINTS,) or not np.isfinite(setpoint).all():
             raise ValueError(f"setpoint_rad: expected {JOINTS} finite angles, got {setpoint_rad!r}")
@@ -146,14 +155,14 @@ class World:
         mujoco.mj_step(self.model, self.data)
         self._steps += 1
         if self._steps % JUDGE_STEPS == 0:
-            self._look()
+            self._evaluate()
 
     def _set_torque(self, limit_nm: np.ndarray) -> None:
         self._limit_nm = np.array(limit_nm, dtype=float)
         self.model.actuator_forcerange[:, 0] = -self._limit_nm
         self.model.actuator_forcerange[:, 1] = self._limit_nm
 
-    # --- what a servo measures ---------------------------------------------------------------------------------
+    # --- servo measurements ---------------------------------------------------------------------------------
     @property
     def time_s(self) -> float:
         """Simulated seconds since reset."""
@@ -175,8 +184,8 @@ class World:
         return self.data.actuator_force[:JOINTS].copy()
 
     # --- truth -------------------------------------------------------------------------------------------------
-    def _look(self) -> None:
-        """Contacts and judge, from the state after the last step."""
+    def _evaluate(self) -> None:
+        """Evaluate contacts and the success rule on the state after the last step."""
         pairs = self.data.contact.geom
         touching: dict[str, int] = {}
         for a, b in pairs:
@@ -187,7 +196,7 @@ class World:
             if owner is not None:
                 touching[owner] = touching.get(owner, 0) | int(self._jaw_of_geom[arm_geom])
         self._touched = frozenset(touching)
-        self._held = next((name for name, jaws in touching.items() if jaws == 3), None)
+        self._held = next((name for name, jaws in touching.items() if jaws == _BOTH_JAWS), None)
         holds = judge.condition(self.config.task, self._poses(), self._touched)
         self._verdict = judge.update(self._verdict, self.time_s, holds=holds)
 
@@ -201,7 +210,7 @@ class World:
         return poses
 
     def truth(self) -> Truth:
-        """Everything a privileged observer knows now (contacts and verdict at most 1/30 s old)."""
+        """Ground truth now; `held` and success are at most 1/30 s old."""
         return Truth(
             time_s=self.time_s,
             task=self.config.task,
@@ -215,17 +224,17 @@ class World:
         )
 
     def success(self) -> bool:
-        """True once the task's condition has held for one second with the hand off; latched until reset."""
+        """True once the task's rule has held for one second without contact with the arm; latched until reset."""
         return self._verdict.success
 
     # --- snapshot ----------------------------------------------------------------------------------------------
     @property
     def snapshot_size(self) -> int:
-        """Length of a snapshot: fixed for one WorldConfig."""
+        """Number of values in a snapshot; depends only on the WorldConfig."""
         return mujoco.mj_stateSize(self.model, _STATE) + _EXTRAS
 
     def snapshot(self, out: np.ndarray | None = None) -> np.ndarray:
-        """Full state as one float64 vector (snapshot_size,), written into `out` when given (shared memory)."""
+        """Full state as float64 (snapshot_size,), written into `out` when given."""
         out = np.empty(self.snapshot_size) if out is None else out
         mujoco.mj_getState(self.model, self.data, out[:-_EXTRAS], _STATE)
         verdict = self._verdict
@@ -239,7 +248,10 @@ class World:
         return out
 
     def restore(self, snapshot: np.ndarray) -> None:
-        """Take over a snapshot of an equally configured World; stepping on from it is bit-exact."""
+        """Set the state to a snapshot of a World with the same config; later steps are then bit-identical.
+
+        ValueError when the snapshot has another size.
+        """
         if snapshot.shape != (self.snapshot_size,):
             raise ValueError(
                 f"snapshot: expected {self.snapshot_size} values, got shape {snapshot.shape}: "
@@ -255,24 +267,26 @@ class World:
         self.seed, self.episode = int(seed), int(episode)
         self._steps = round(self.time_s * PHYSICS_HZ)
         self._verdict = TaskVerdict(float(since), float(success))
-        self._look()
+        self._evaluate()
 
     # --- cameras -----------------------------------------------------------------------------------------------
-    def dress(self, look: Appearance) -> None:
-        """Change how things look from the next picture on, and nothing else. About 5 ms per image size in use."""
-        model, light = self.model, look.light
+    def set_appearance(self, appearance: Appearance) -> None:
+        """Change table, room, light and object colours from the next image on. About 5 ms per image size in use."""
+        model, light = self.model, appearance.light
         tint = np.asarray(light.tint)
         model.vis.headlight.ambient, model.vis.headlight.diffuse = light.ambient * tint, light.headlight * tint
         model.light_diffuse[0] = light.lamp * tint
         model.light_dir[0] = np.asarray(light.lamp_direction) / np.linalg.norm(light.lamp_direction)
-        model.geom_rgba[model.geom("floor").id, :3] = look.room_rgb
+        model.geom_rgba[model.geom("floor").id, :3] = appearance.room_rgb
         for item in self._items:
-            model.geom_rgba[self._geoms_in_shade[item.name], :3] = look.shades[item.name]
-        self._paint("table", look.table)
-        # The compiled sky fades downwards, and keeps doing so: each channel is scaled.
-        self._paint("sky", np.clip(self._sky * (np.float32(look.room_rgb) / np.float32(self.scene.room_rgb)), 0, 255))
+            model.geom_rgba[self._geoms_in_shade[item.name], :3] = appearance.shades[item.name]
+        self._replace_texture("table", appearance.table)
+        # Scale each channel of the compiled sky, which keeps its vertical gradient.
+        self._replace_texture(
+            "sky", np.clip(self._sky * (np.float32(appearance.room_rgb) / np.float32(self.scene.room_rgb)), 0, 255)
+        )
 
-    def _paint(self, texture: str, pixels: np.ndarray) -> None:
+    def _replace_texture(self, texture: str, pixels: np.ndarray) -> None:
         """Replace a texture's pixels in the model and in every renderer's copy."""
         number = self.model.tex(texture).id
         start = self.model.tex_adr[number]
@@ -282,7 +296,10 @@ class World:
             mujoco.mjr_uploadTexture(self.model, renderer._mjr_context, number)  # noqa: SLF001
 
     def render(self, camera: str, height: int, width: int) -> np.ndarray:
-        """Picture of the current state, (height, width, 3) uint8 RGB. Call from one thread only."""
+        """Image of the current state, (height, width, 3) uint8 RGB. Always call from the same thread.
+
+        ValueError for a camera that the scene does not have.
+        """
         names = tuple(item.name for item in self.scene.cameras)
         if camera not in names:
             raise ValueError(f"camera: expected one of {names}, got {camera!r}")
@@ -291,18 +308,18 @@ class World:
             renderer = self._renderers[height, width] = mujoco.Renderer(self.model, height, width)
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.scene.light.shadows
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-            # Haze is for endless planes, of which there is none: the same picture in three quarters of the time.
+            # Haze only affects infinite planes, and there is none: same image, 25 % less time.
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_HAZE] = False
-        # A step ends by moving the joints; the poses it leaves behind are those from before the move.
+        # mj_step integrates last, so the body poses in `data` are those before the step: recompute them.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
         renderer.update_scene(self.data, camera=camera)
         return renderer.render()
 
     def project(self, camera: str, points_m: np.ndarray, aspect: float) -> np.ndarray:
-        """Where points (n, 3), in m in the base frame, appear in a picture of width / height `aspect`.
+        """Image coordinates of points (n, 3), in m in the base frame, for an image of width / height `aspect`.
 
-        (n, 2) as x, y: 0 to 1 inside the picture, y downwards; (-1, -1) for a point behind the camera.
+        (n, 2) as x, y: 0 to 1 inside the image, y downwards; (-1, -1) for a point behind the camera.
         """
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
@@ -315,7 +332,7 @@ class World:
         return np.where(np.isnan(found), -1.0, found)
 
     def close(self) -> None:
-        """Free the OpenGL contexts."""
+        """Free the OpenGL contexts; call from the thread that rendered."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()

@@ -1,4 +1,4 @@
-"""Another look changes pictures and nothing else."""
+"""A random appearance changes the images and nothing else."""
 
 import numpy as np
 import pytest
@@ -17,26 +17,26 @@ def world() -> World:
     world.close()
 
 
-def pictures(world: World) -> list[np.ndarray]:
+def images(world: World) -> list[np.ndarray]:
     return [world.render(camera, *size).copy() for camera in ("front", "wrist") for size in SIZES]
 
 
-def test_the_standard_look_gives_the_pictures_of_a_world_never_dressed(world: World) -> None:
+def test_the_standard_appearance_gives_the_images_of_an_unchanged_world(world: World) -> None:
     world.reset(5, arm_rad=np.array([0.6, -1.2, 1.2, -0.6, 0.0, 0.2]))  # the wrist camera sees the room, too
-    plain = pictures(world)
-    world.dress(draw_appearance(world.scene, np.random.default_rng(0)))
-    varied = pictures(world)
-    world.dress(standard_appearance(world.scene))
-    for before, other, after in zip(plain, varied, pictures(world), strict=True):
-        # All sizes have their own copy of a texture: each must have changed, and come back.
+    plain = images(world)
+    world.set_appearance(draw_appearance(world.scene, np.random.default_rng(0)))
+    varied = images(world)
+    world.set_appearance(standard_appearance(world.scene))
+    for before, other, after in zip(plain, varied, images(world), strict=True):
+        # Each image size has its own copy of a texture: each must change and be restored.
         assert np.abs(before.astype(int) - other).mean() > 10
         assert np.abs(before.astype(int) - after).max() <= 1
 
 
-def test_a_look_does_not_touch_physics(world: World) -> None:
+def test_an_appearance_does_not_change_physics(world: World) -> None:
     ends = []
-    for look in (standard_appearance(world.scene), draw_appearance(world.scene, np.random.default_rng(1))):
-        world.dress(look)
+    for appearance in (standard_appearance(world.scene), draw_appearance(world.scene, np.random.default_rng(1))):
+        world.set_appearance(appearance)
         world.reset(7)
         for _ in range(60):
             world.step(world.position_rad + 0.01, world.rated_torque_nm, np.ones(6, bool))
@@ -44,7 +44,7 @@ def test_a_look_does_not_touch_physics(world: World) -> None:
     np.testing.assert_array_equal(ends[0][:-10], ends[1][:-10])  # the last ten count episodes
 
 
-def test_looks_are_drawn_from_the_generator_alone_and_differ() -> None:
+def test_appearances_depend_on_the_generator_alone_and_differ() -> None:
     scene = standard_scene("all")
     looks = [draw_appearance(scene, np.random.default_rng(seed)) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(looks[0].table, looks[1].table)

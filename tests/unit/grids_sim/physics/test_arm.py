@@ -46,7 +46,7 @@ def test_model_has_the_joints_in_order_with_the_documented_limits(arm):
     assert model.actuator_trnid[:, 0].tolist() == list(range(6))
 
 
-def test_zero_is_upper_arm_upright_forearm_and_fingers_ahead(arm):
+def test_zero_is_upper_arm_vertical_forearm_and_fingers_forward(arm):
     zero = _at(arm, ZERO)
     assert zero["elbow"][2] - 0.119 == pytest.approx(0.1126, abs=1e-3)
     assert zero["hand"][0] > 0.28
@@ -91,7 +91,7 @@ def test_closed_form_forward_kinematics_equals_the_model(arm):
         np.testing.assert_allclose(hand.closing, rotation[:, 0], atol=1e-9)
 
 
-def test_inverse_kinematics_puts_the_grip_point_where_it_was_asked_for():
+def test_inverse_kinematics_reaches_the_target_point():
     rng, solved = np.random.default_rng(1), 0
     for _ in range(300):
         radius, azimuth = rng.uniform(0.13, 0.32), rng.uniform(-1.1, 1.1)
@@ -104,12 +104,12 @@ def test_inverse_kinematics_puts_the_grip_point_where_it_was_asked_for():
         hand = ik.forward(joints)
         np.testing.assert_allclose(hand.point(-0.012, 0.095), point, atol=1e-5)
         assert joints[1:4].sum() == pytest.approx(pitch)
-        wanted = np.array([np.cos(direction), np.sin(direction), 0.0])
-        assert hand.closing @ wanted > 0.7
+        closing = np.array([np.cos(direction), np.sin(direction), 0.0])
+        assert hand.closing @ closing > 0.7
     assert solved > 150
 
 
-def test_inverse_kinematics_says_none_out_of_reach():
+def test_inverse_kinematics_returns_none_out_of_reach():
     assert ik.inverse(ik.GripperTarget(np.array([0.6, 0.0, 0.02]), roll_rad=0.0)) is None
     assert ik.inverse(ik.GripperTarget(np.array([-0.3, 0.0, 0.02]), roll_rad=0.0)) is None
 
@@ -123,7 +123,7 @@ def test_named_poses_are_within_limits_and_above_the_table():
 
 
 def test_sag_is_the_gravity_torque_over_the_stiffness(arm):
-    """Stretched out ahead, lift carries the whole arm: weight times lever, from the model's own masses."""
+    """With the arm stretched forward, lift carries all of it: weight times lever arm, from the model's masses."""
     model, data = arm
     _at(arm, ZERO)
     moving = range(model.body("upper_arm").id, model.nbody)

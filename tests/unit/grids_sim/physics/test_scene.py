@@ -67,11 +67,11 @@ def test_a_projected_point_is_where_its_object_is_drawn(world, camera):
     seen = 0
     for seed in range(12):
         world.reset(seed)
-        picture = world.render(camera, 96, 128).astype(int)
+        image = world.render(camera, 96, 128).astype(int)
         x, y = world.project(camera, [world.truth().objects["green_cube"].position_m], 128 / 96)[0]
         if not (0.05 < x < 0.95 and 0.05 < y < 0.95):
             continue
-        red, green, blue = picture[int(y * 96), int(x * 128)]
+        red, green, blue = image[int(y * 96), int(x * 128)]
         seen += green > 1.5 * max(red, blue)
     assert seen >= 2
     behind = np.array([[-5.0, 0.0, 5.0]]) if camera == "wrist" else world.data.camera("front").xpos[None] * 2
@@ -84,7 +84,7 @@ def test_snapshot_of_another_scene_is_refused_with_both_sizes(world):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_judge_does_not_fire_on_a_scene_nobody_touched(task):
+def test_judge_reports_no_success_in_an_untouched_scene(task):
     world = World(WorldConfig(task))
     for seed in range(3):
         world.reset(seed)
@@ -152,7 +152,7 @@ def test_both_cameras_show_the_task_in_its_colours():
     world.close()
 
 
-def test_perturbed_scenes_differ_in_pictures_and_not_in_physics():
+def test_perturbed_scenes_differ_in_images_and_not_in_physics():
     plain = standard_scene("pick_place")
     worlds = [
         World(WorldConfig("pick_place", scene))
@@ -169,7 +169,7 @@ def test_perturbed_scenes_differ_in_pictures_and_not_in_physics():
     np.testing.assert_allclose(ends[0][2], ends[1][2], atol=1e-9)
 
 
-def test_distractors_leave_the_task_objects_where_the_seed_puts_them():
+def test_distractors_do_not_change_where_the_seed_puts_the_task_objects():
     plain = standard_scene("stack_cubes")
     can = ObjectConfig("can", "can", (0.8, 0.1, 0.1, 1.0), 0.05)
     cluttered = replace(plain, distractors=(can,))
@@ -183,7 +183,7 @@ def test_distractors_leave_the_task_objects_where_the_seed_puts_them():
         np.testing.assert_allclose(poses[0][name].position_m, poses[1][name].position_m, atol=1e-4)
 
 
-def test_configuration_mistakes_are_named():
+def test_configuration_errors_name_the_field():
     with pytest.raises(ValueError, match=r"expected one of .*'pick_place'"):
         WorldConfig("juggle")
     with pytest.raises(ValueError, match=r"lacks .*'pen'"):
@@ -202,7 +202,7 @@ def _pose(x, y, z, quaternion=UPRIGHT):
     return ObjectPose(np.array([x, y, z]), quaternion)
 
 
-def test_rules_tell_done_from_nearly_done():
+def test_rules_distinguish_done_from_nearly_done():
     bowl, blue, cup = _pose(0.2, 0.1, 0.0), _pose(0.2, 0.0, 0.015), _pose(0.2, 0.0, 0.0)
     assert cube_in_bowl(_pose(0.21, 0.1, 0.018), bowl)
     assert not cube_in_bowl(_pose(0.25, 0.1, 0.018), bowl)
