@@ -152,10 +152,18 @@ def find_bags(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def viewable(bag: Path) -> Path:
+    """What to open for reading alone: in a folder that lost its metadata.yaml, the one .mcap file with everything."""
+    files = [] if (bag / "metadata.yaml").exists() else sorted(bag.glob("*.mcap"))
+    return files[0] if len(files) == 1 else bag
+
+
 def find_bag(path: Path) -> Path:
-    """The one bag at or below `path`; DataError names the alternatives where there are several."""
+    """The one bag to view at or below `path`; DataError names the alternatives where there are several."""
+    if not path.exists():
+        raise DataError(f"expected a run folder or a bag, found nothing at {path}")
     found = find_bags([path])
     if len(found) > 1:
         names = ", ".join(str(bag.relative_to(path)) for bag in found[:8])
         raise DataError(f"expected one bag under {path}, found {len(found)}: {names}")
-    return found[0]
+    return viewable(found[0])

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grids_common.errors import GridsError
-from grids_data.bag.reader import find_bags
+from grids_data.bag.reader import find_bags, viewable
 from grids_data.errors import DataError
 
 
@@ -52,7 +52,7 @@ def _load(runs: list[Path]):
     episodes, skipped = [], []
     for bag in bags:
         try:
-            episodes.append(load_episode(bag))
+            episodes.append(load_episode(viewable(bag)))
         except (DataError, ValueError) as error:
             skipped.append(str(error))
     if not episodes:
