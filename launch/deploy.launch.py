@@ -1,6 +1,6 @@
 """ros2 launch grids_bringup deploy.launch.py hardware:=twin task:=pick_place policy:=expert seed:=1
 
-The node list is grids_bringup.graph's; `./grids deploy` runs the very same list without launch_ros.
+The nodes are defined in grids_bringup.graph; `./grids deploy` starts the same nodes without ros2 launch.
 """
 
 from grids_bringup.cli.command import DEPLOY

@@ -1,7 +1,7 @@
 """ros2 launch grids_bringup record.launch.py hardware:=twin task:=pick_place episodes:=20
 
-Launch passes no keys on: where nobody demonstrates by script, the services recorder/start and recorder/stop (or
-`./grids record`, which listens to the keyboard) begin and end an episode.
+ros2 launch does not forward keys. Without the scripted expert, start and end episodes with the services recorder/start
+and recorder/stop, or use `./grids record`, which reads the keyboard.
 """
 
 from grids_bringup.cli.command import RECORD

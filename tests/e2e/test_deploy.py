@@ -172,7 +172,7 @@ def test_two_stacks_in_different_domains_do_not_hear_each_other(deploy):
     ("arguments", "message"),
     [
         (["task:=juggle"], "task: expected one of"),
-        (["policy:=/nowhere/bundle"], "expected 'expert', a folder holding policy.json"),
+        (["policy:=/nowhere/bundle"], "expected 'expert', a folder with a policy.json"),
         (["serial_port:=/dev/nowhere", "policy:=expert"], "serial_port: expected an existing device"),
         (["output:=/proc/run"], "expected a writable folder"),
         (["speed:=3"], "unknown parameter 'speed'"),

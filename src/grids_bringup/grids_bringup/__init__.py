@@ -1,1 +1,1 @@
-"""Which nodes make up a run, how they are started, watched and summed up."""
+"""The nodes of a run: how they are launched, monitored and summarised; and the command line behind `./grids`."""

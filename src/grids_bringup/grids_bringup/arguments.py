@@ -1,4 +1,4 @@
-"""The arguments of a run, shared by `./grids NAME` and `ros2 launch grids_bringup NAME.launch.py`."""
+"""The arguments of a run (`name:=value`), for `./grids NAME` and for `ros2 launch grids_bringup NAME.launch.py`."""
 
 import time
 from contextlib import suppress
@@ -19,13 +19,13 @@ DEMO = "demo"
 
 @dataclass(frozen=True, slots=True)
 class DeployArguments:
-    """What `name:=value` pairs fill; every value is checked before any process starts."""
+    """The arguments of deploy.launch.py; every value is checked before any process starts."""
 
     hardware: str = param("twin", "where the arm and cameras are", choices=("twin", "real"))
     task: str = param("pick_place", "scene the twin sets up and judges", choices=tuple(TASKS))
     policy: str = param(
         "",
-        "a bundle folder, a name under models/, or expert (the twin's scripted policy); empty: demo on the twin, while "
+        "a bundle folder, a name under models/, or expert (the twin's scripted policy); empty: demo, on the twin only; "
         "a real arm needs a bundle trained on it",
     )
     duration: float = param(
@@ -36,21 +36,22 @@ class DeployArguments:
         hi=86400.0,
     )
     seed: int = param(0, "scene and noise seed", lo=0, hi=2**31 - 1)
-    instruction: str = param("", "sentence for the policy; empty: on the twin the task's own, else the bundle's")
+    instruction: str = param("", "instruction for the policy; empty: on the twin the task's own, else the bundle's")
     time_scale: float = param(
-        1.0, "chunks play this many times slower: a way to run a policy too slow for this machine", lo=1.0, hi=50.0
+        1.0, "execute chunks this many times slower, for a policy that is too slow on this machine", lo=1.0, hi=50.0
     )
-    serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
+    serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
 
     @property
     def chosen(self) -> str:
-        """The policy as a name or folder. Empty: none, since the demo has only ever seen the twin."""
+        """The policy as a name or folder. Empty: none was given, and there is no default for a real arm."""
         return self.policy or (DEMO if self.hardware == "twin" else "")
 
     @property
     def expert(self) -> bool:
+        """Whether the policy is the twin's scripted expert, which is not a bundle."""
         return self.policy == "expert"
 
     @property
@@ -62,19 +63,19 @@ class DeployArguments:
 
     @property
     def must_succeed(self) -> bool:
-        """A run without a duration is asked to do the task; one with a duration is asked to run that long."""
+        """Whether an undone task is an error: on the twin, if no duration is given."""
         return self.hardware == "twin" and self.duration == 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class TeleopArguments:
-    """A leader arm moves the follower; on the twin a virtual operator moves the leader."""
+    """The arguments of teleop.launch.py and record.launch.py. On the twin, `operator` moves the leader arm."""
 
     hardware: str = param("twin", "where the arms and cameras are", choices=("twin", "real"))
-    task: str = param("pick_place", "scene the twin sets up and judges; what real episodes show", choices=tuple(TASKS))
+    task: str = param("pick_place", "the twin's scene; the task of real episodes", choices=tuple(TASKS))
     operator: str = param(
         "expert",
-        "who moves the twin's leader: the scripted expert, a slow wave, the topic twin/hand, or nobody",
+        "what moves the twin's leader arm: the scripted expert, a slow wave, the topic twin/hand, or nothing",
         choices=("expert", "wave", "topic", "none"),
     )
     duration: float = param(
@@ -85,13 +86,13 @@ class TeleopArguments:
         hi=86400.0,
     )
     seed: int = param(0, "scene seed", lo=0, hi=2**31 - 1)
-    serial_port: str = param("", "follower's serial device; empty: the twin's, or the site's arm.yaml")
-    leader_port: str = param("", "leader's serial device; empty: the twin's, or the site's arm.yaml")
+    serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
+    leader_port: str = param("", "leader's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
     record: bool = param(False, "record episodes")
     recordings: str = param("recordings", "folder that receives the episodes")
-    episodes: int = param(0, "episodes wanted, 0: until stopped", lo=0, hi=100_000)
+    episodes: int = param(0, "number of episodes to record, 0: until stopped", lo=0, hi=100_000)
     episode_s: float = param(0.0, "longest episode; 0: 30 s on the twin, else until stopped", unit="s", lo=0.0, hi=3600)
     reset_s: float = param(-1.0, "time between episodes; below 0: 2 s on the twin, else as in record.yaml", unit="s")
     sentence: str = param("", "text stored with the episodes; empty: the task's own instruction")
@@ -99,17 +100,17 @@ class TeleopArguments:
 
     @property
     def episode_text(self) -> str:
-        """The text for the recorder; empty: it hears the twin's."""
+        """The task description stored with the episodes. Empty: the recorder takes it from the twin's task_state."""
         return self.sentence or (TASKS[self.task].instruction if self.hardware == "real" else "")
 
     @property
     def scripted(self) -> bool:
-        """The twin demonstrates to itself: episodes need no keys."""
+        """Whether the twin's scripted expert demonstrates, so that episodes start and end without keys."""
         return self.hardware == "twin" and self.operator == "expert"
 
     @property
     def must_succeed(self) -> bool:
-        """Only the scripted operator is asked to do the task."""
+        """Whether an undone task is an error: only with the scripted operator, without duration and recording."""
         return self.scripted and self.duration == 0.0 and not self.record
 
     @property
@@ -120,20 +121,20 @@ class TeleopArguments:
 
 @dataclass(frozen=True, slots=True)
 class RestArguments:
-    """An arm that holds is let down."""
+    """The arguments of `./grids rest`."""
 
-    hardware: str = param("real", "where the arm is; twin: one that `./grids twin` runs", choices=("twin", "real"))
-    serial_port: str = param("", "follower's serial device; empty: the site's arm.yaml")
+    hardware: str = param("real", "where the arm is; twin: the one of `./grids twin`", choices=("twin", "real"))
+    serial_port: str = param("", "follower's serial device; empty: the one in config/arm.yaml")
     output: str = param("", "folder for summary and logs; empty: runs/<time>")
 
 
 def share() -> Path:
-    """The installed copy of launch/, config/ and models/."""
+    """The package's share folder, with the installed launch/, config/ and models/."""
     return Path(get_package_share_directory("grids_bringup"))
 
 
 def parse(pairs: list[str], schema: type = DeployArguments):
-    """`["task:=pick_place", …]` to a checked `schema`; ParameterError says what was expected and what came."""
+    """`["task:=pick_place", …]` → a checked `schema`. Raises ParameterError that lists all problems."""
     hints = {f.name: f.type for f in fields(schema)}
     values = {}
     for pair in pairs:
@@ -145,12 +146,12 @@ def parse(pairs: list[str], schema: type = DeployArguments):
 
 
 def convert(text: str, kind: type):
-    """One command-line value; strings stay strings even when they look like numbers."""
+    """One command-line value as `kind`; a string stays a string even if it looks like a number."""
     if kind is str:
         return text
     if kind in (int, float):
         with suppress(ValueError):
-            return kind(text)  # YAML would read 010 as eight and 1:30 as ninety
+            return kind(text)  # YAML would parse 010 as eight and 1:30 as ninety
         return text
     try:
         return yaml.safe_load(text)
@@ -159,33 +160,33 @@ def convert(text: str, kind: type):
 
 
 def resolve_policy(policy: str) -> str:
-    """The bundle folder meant by `policy`: a path, or a name under models/."""
+    """The bundle folder of `policy`: a path, or a name under models/. Raises ParameterError with the known names."""
     for folder in (Path(policy), share() / "models" / policy):
         if (folder / "policy.json").is_file():
             return str(folder.resolve())
     known = sorted(path.parent.name for path in (share() / "models").glob("*/policy.json"))
-    raise ParameterError(f"policy: expected 'expert', a folder holding policy.json, or one of {known}, got {policy!r}")
+    raise ParameterError(f"policy: expected 'expert', a folder with a policy.json, or one of {known}, got {policy!r}")
 
 
 def check_port(name: str, port: str) -> None:
-    """A named serial device must exist; ParameterError lists those that do."""
+    """Check that a serial device exists if one is named. Raises ParameterError that lists the existing ones."""
     if port and not Path(port).exists():
         found = sorted(str(path) for pattern in ("ttyACM*", "ttyUSB*") for path in Path("/dev").glob(pattern))
         raise ParameterError(f"{name}: expected an existing device, got {port!r}; present: {found or 'none'}")
 
 
 def check_deploy(arguments: DeployArguments) -> None:
-    """Everything that can be refused before a process starts; raises ParameterError."""
+    """Check everything that can be checked before a process starts. Raises ParameterError."""
     if arguments.expert and arguments.hardware != "twin":
-        raise ParameterError("policy: the expert reads the twin's ground truth; expected a bundle for hardware:=real")
+        raise ParameterError("policy: expected a bundle with hardware:=real, got expert, which needs the twin's poses")
     if arguments.expert and arguments.instruction:
         raise ParameterError(
-            "instruction: the expert does its task:=… and reads no sentence; expected a bundle as policy"
+            "instruction: expected a bundle as policy, got expert, which performs task:=… and takes no instruction"
         )
     if not arguments.chosen:
         raise ParameterError(
             "policy: expected policy:=BUNDLE, trained on this arm, with hardware:=real, got none "
-            "(the demo has only ever seen the twin)"
+            "(the demo policy was trained on the twin only)"
         )
     if not arguments.expert:
         resolve_policy(arguments.chosen)
@@ -194,17 +195,19 @@ def check_deploy(arguments: DeployArguments) -> None:
 
 
 def camera_sites() -> dict[str, CameraParams]:
-    """What perception.yaml says of each camera node, by node name."""
+    """The parameters of each camera node in perception.yaml, by node name."""
     site = load_file(share() / "config" / "perception.yaml", SCHEMAS)
     return {name: site.get(name) or CameraParams() for name in (f"{camera}_camera" for camera in CAMERAS)}
 
 
 def check_cameras(arguments: DeployArguments | TeleopArguments) -> None:
-    """`cameras:=realsense_ros` replaces our nodes of real RealSense cameras; raises ParameterError elsewhere."""
+    """Check `cameras:=realsense_ros`, which needs real RealSense cameras. Raises ParameterError."""
     if arguments.cameras == "ours":
         return
     if arguments.hardware != "real":
-        raise ParameterError("cameras: the twin brings its own; expected hardware:=real with cameras:=realsense_ros")
+        raise ParameterError(
+            "cameras: expected hardware:=real with cameras:=realsense_ros; the twin has its own cameras"
+        )
     sites = camera_sites()
     for name, site in sites.items():
         if site.source != "realsense":
@@ -215,25 +218,28 @@ def check_cameras(arguments: DeployArguments | TeleopArguments) -> None:
         alike = [other.model for other in sites.values()].count(site.model) > 1
         if not site.serial and (alike or not site.model):
             raise ParameterError(
-                f"cameras: expected a serial, or a model of its own, of {name} in perception.yaml: "
-                "realsense2_camera takes the first camera that fits"
+                f"cameras: expected a serial number of {name} in perception.yaml, or a model that no other camera "
+                "has: realsense2_camera opens the first camera that matches"
             )
 
 
 def check_rest(arguments: RestArguments) -> None:
-    """A named device must exist; raises ParameterError."""
+    """Check the arguments of `./grids rest`. Raises ParameterError."""
     check_port("serial_port", arguments.serial_port)
 
 
 def check_teleop(arguments: TeleopArguments) -> None:
-    """Everything that can be refused before a process starts; raises ParameterError."""
+    """Check everything that can be checked before a process starts. Raises ParameterError."""
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
     check_port("leader_port", arguments.leader_port)
 
 
 def run_folder(output: str) -> Path:
-    """Makes and returns the folder of a run (`output`, or runs/<time>); refuses to write over an earlier run."""
+    """Create and return the folder of a run (`output`, or runs/<time>).
+
+    Raises ParameterError if the folder contains an earlier run or is not writable.
+    """
     if output:
         folder = Path(output).expanduser().resolve()
     else:
@@ -242,7 +248,7 @@ def run_folder(output: str) -> Path:
         while folder.exists():
             number += 1
             folder = folder.with_name(f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{number}")
-    # A run that was killed left no summary, but exits that this one would take for its own.
+    # A killed run leaves no summary, but its exits.jsonl, which would be mistaken for exits of the new run.
     if any((folder / name).exists() for name in ("summary.json", "exits.jsonl")):
         raise ParameterError(f"output: expected a folder without an earlier run, got {folder}")
     try:
@@ -253,7 +259,7 @@ def run_folder(output: str) -> Path:
 
 
 def documentation(schema: type) -> list[tuple[str, str, str]]:
-    """(name, default, text) of every argument, for --help and for DeclareLaunchArgument."""
+    """(name, default, description) of every argument, for --help and for DeclareLaunchArgument."""
     rows = []
     for f in fields(schema):
         doc: Doc = f.metadata["doc"]

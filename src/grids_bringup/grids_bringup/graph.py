@@ -1,4 +1,4 @@
-"""The node list of a run: the one place from which both the launch file and the supervisor start processes."""
+"""The nodes of each kind of run, with their parameters; the launch files and the supervisor both start these."""
 
 import fcntl
 import json
@@ -25,13 +25,17 @@ MAX_DOMAIN = 232  # beyond it DDS has no ports
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One process. `managed` nodes are lifecycle nodes that the run manager brings up in list order."""
+    """One process, with the fields of launch_ros.actions.Node.
+
+    `managed`: a lifecycle node that the run manager configures and activates, in list order. `required`: the run fails
+    if this process ends.
+    """
 
     name: str
     package: str
     executable: str
     parameters: dict = field(default_factory=dict)
-    config: str = ""  # file under config/ with a block for this node
+    config: str = ""  # parameter file under config/ that has an entry for this node
     remappings: tuple[tuple[str, str], ...] = ()
     managed: bool = False
     required: bool = True
@@ -39,7 +43,7 @@ class NodeSpec:
 
 
 def schemas() -> dict[str, dict[str, type]]:
-    """Parameter schema of every node that a file under config/ may set, by file name and node name."""
+    """The parameter schemas of the files under config/, by file name and node name."""
     from grids_perception.params import SCHEMAS
     from grids_policy.node.params import PolicyParams
     from grids_recorder.node.params import RecorderParams
@@ -54,22 +58,23 @@ def schemas() -> dict[str, dict[str, type]]:
 
 
 def link_folder() -> Path:
-    """Where the twin puts its serial links: one folder per user and ROS domain, so that stacks do not meet."""
-    # su, sudo -E and WSL leave a variable that points to somebody else's folder.
+    """The folder with the links to the twin's serial ports: one per user and ROS domain, so runs do not collide."""
+    # After su, sudo -E and in WSL the variable may point to another user's folder.
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     base = Path(runtime if runtime and os.access(runtime, os.W_OK) else "/tmp")
     return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}"
 
 
 def claim_domain():
-    """One run per user and ROS domain: two would command each other's arm. Keep the returned file open.
+    """Lock the ROS domain for this run: two runs of a user in one domain would command each other's arm.
 
-    An flock, so a killed run never blocks the next one. Raises ParameterError when another run holds it.
+    Returns the lock file, to be kept open. The lock is an flock, so a killed run does not block the next one.
+    Raises ParameterError if another run holds the lock.
     """
     domain = os.environ.get("ROS_DOMAIN_ID") or "0"
     if not (domain.isascii() and domain.isdigit() and int(domain) <= MAX_DOMAIN):
         raise ParameterError(f"ROS_DOMAIN_ID: expected a number from 0 to {MAX_DOMAIN}, got {domain!r}")
-    # Always the same folder: a login shell and a cron job must see each other's claim.
+    # Always the same folder: a login shell and a cron job must see each other's lock.
     path = Path("/tmp") / f"grids-run-{os.getuid()}-{domain}.lock"
     try:
         handle = path.open("a+", encoding="utf-8")
@@ -82,7 +87,7 @@ def claim_domain():
         owner = handle.read().strip() or "unknown"
         handle.close()
         raise ParameterError(
-            f"another run (process {owner}) is up in ROS domain {domain}: stop it, or set another ROS_DOMAIN_ID"
+            f"another run (process {owner}) is active in ROS domain {domain}: stop it, or set another ROS_DOMAIN_ID"
         ) from error
     handle.truncate(0)
     handle.write(str(os.getpid()))
@@ -91,7 +96,7 @@ def claim_domain():
 
 
 def _twin(arguments, folder: Path, operator: str = "", size: dict | None = None) -> list[NodeSpec]:
-    """The twin and its renderer; `operator` moves a leader arm, empty: no leader. `size`: width and height."""
+    """The twin and its camera renderer. `operator`: what moves the leader arm, empty: no leader. `size`: image size."""
     shared = {"link_dir": str(link_folder())}
     scene = {"task": arguments.task, "seed": arguments.seed, "bus_log": str(folder / "bus.jsonl")}
     leader = {"leader": bool(operator)} | ({"operator": operator} if operator else {})
@@ -107,17 +112,17 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     parameters: dict = {"bundle": resolve_policy(arguments.chosen), "seed": arguments.seed}
     if arguments.time_scale != 1.0:
         parameters["time_scale"] = arguments.time_scale
-    # On the twin the task decides what is asked for; on a real table only the user and the bundle know.
+    # On the twin the task determines the instruction; on a real arm the user or the bundle does.
     sentence = arguments.instruction or (TASKS[arguments.task].instruction if arguments.hardware == "twin" else "")
     if sentence:
         parameters["instruction"] = sentence
     return NodeSpec("policy", "grids_policy", "policy", parameters, "policy.yaml", managed=True)
 
 
-def _picture_size(arguments: DeployArguments) -> dict:
-    """Width and height that the twin must render for the bundle; real cameras must have the size it wants.
+def _image_size(arguments: DeployArguments) -> dict:
+    """The image size that the twin renders for the bundle; for real cameras, check that their size is the bundle's.
 
-    Raises ParameterError: a policy that refuses every picture would hold the arm without moving it.
+    Raises ParameterError if it is not: the policy would refuse every image, and the arm would never move.
     """
     if arguments.expert:
         return {}
@@ -125,35 +130,35 @@ def _picture_size(arguments: DeployArguments) -> dict:
         bundle = read_manifest(Path(resolve_policy(arguments.chosen)))
     except BundleError as error:
         raise ParameterError(f"policy: {error}") from error
-    wanted = {c.name: (c.width, c.height) for c in bundle.cameras}
+    expected = {c.name: (c.width, c.height) for c in bundle.cameras}
     if arguments.hardware == "twin":
-        if len(set(wanted.values())) > 1:
-            raise ParameterError(f"policy: the twin renders all cameras in one size, the bundle wants {wanted}")
-        return dict(zip(("width", "height"), next(iter(wanted.values())), strict=True))
+        if len(set(expected.values())) > 1:
+            raise ParameterError(f"policy: expected one image size for all cameras on the twin, got {expected}")
+        return dict(zip(("width", "height"), next(iter(expected.values())), strict=True))
     site = load_file(share() / "config" / "perception.yaml", schemas()["perception.yaml"])
-    for camera, size in wanted.items():
+    for camera, size in expected.items():
         found = site[f"{camera}_camera"]
         if (found.width, found.height) != size:
             raise ParameterError(
-                f"policy: the bundle wants {camera} at {size[0]}x{size[1]}, config/perception.yaml gives "
+                f"policy: the bundle expects {camera} at {size[0]}x{size[1]}, config/perception.yaml has "
                 f"{found.width}x{found.height}: change it there, or export the bundle for that size (--cameras)"
             )
     return {}
 
 
 def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
-    """The driver or the leader node on `port`; empty: the twin's link of the arm, or the site file's device."""
+    """The driver or the leader node on `port`; empty: the twin's serial link, or the device in config/arm.yaml."""
     link = {"driver": "follower", "leader": "leader"}[name]
     if not port and arguments.hardware == "twin":
         port = str(link_folder() / link)
-    # Bytes on a pseudo-terminal wait for an ordinary kernel worker: on a busy computer longer than on any wire.
+    # A kernel worker without real-time priority moves the bytes of a pseudo-terminal; on a busy computer it is slow.
     place = {"require_calibration": True} if arguments.hardware == "real" else {"reply_timeout_ms": 20.0}
     serial = {"serial_port": port} if port else {}
     return NodeSpec(name, "so100_driver", name, parameters | place | serial, "arm.yaml", managed=True)
 
 
 def _cameras(arguments) -> list[NodeSpec]:
-    """The real cameras: our nodes, or those of the package realsense2_camera under the same topic names."""
+    """The real cameras: grids_perception's nodes, or realsense2_camera's under the same topic names. Twin: none."""
     if arguments.hardware == "twin":
         return []
     sites = camera_sites()
@@ -163,9 +168,9 @@ def _cameras(arguments) -> list[NodeSpec]:
 
 
 def _realsense_ros(camera: str, site) -> NodeSpec:
-    """realsense2_camera's node; a D405 has no RGB module and calls its colour picture image_rect_raw.
+    """The node of realsense2_camera. A D405 has no RGB module; its colour image has the topic image_rect_raw.
 
-    Left alone the node puts itself into the namespace /camera. Its device_type is searched for in the device's name.
+    The node's default namespace is /camera. It opens a device whose name contains `device_type`.
     """
     profile = f"{site.width}x{site.height}x{site.fps}"
     parameters = {
@@ -182,7 +187,7 @@ def _realsense_ros(camera: str, site) -> NodeSpec:
 
 
 def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[NodeSpec]:
-    """`sources` with what every run has: the overlay, and the manager that watches it all (last)."""
+    """`sources` and the nodes that every run has: overlay, robot description, and the run manager as the last one."""
     video = {"video": str(folder / "overlay.mp4"), "task": arguments.task}
     nodes = [
         *sources,
@@ -202,22 +207,22 @@ def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[
     return [*nodes, NodeSpec("run_manager", "grids_bringup", "run_manager", parameters)]
 
 
-# A run that was interrupted or failed leaves the arm holding; the run manager brings it to rest after a clean end.
+# The arm holds after an interrupted or failed run. After a normal end the run manager moves it to the rest pose.
 _HOLD = {"on_shutdown": "hold"}
 
 
 def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
-    """Every process of a deploy run in start order; `folder` is the run's folder."""
-    size = _picture_size(arguments)
+    """The nodes of a deploy run, in start order; `folder`: the run's folder."""
+    size = _image_size(arguments)
     twin = _twin(arguments, folder, size=size) if arguments.hardware == "twin" else []
-    # A slow policy's chunks are old when they arrive, and still meant for now.
+    # The chunks of a slow policy are older when they arrive, but still valid.
     slow = {"chunk_max_age": min(10.0, 2.0 * arguments.time_scale)} if arguments.time_scale != 1.0 else {}
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | slow | _HOLD)
     return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.chosen)
 
 
 def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
-    """Every process of a teleoperation run in start order."""
+    """The nodes of a teleoperation or recording run, in start order; `folder`: the run's folder."""
     twin = _twin(arguments, folder, arguments.operator) if arguments.hardware == "twin" else []
     driver = _arm(
         "driver", arguments, arguments.serial_port, {"mode": "teleop"} | _leader_calibration(arguments) | _HOLD
@@ -232,7 +237,7 @@ def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
 
 
 def _leader_calibration(arguments: TeleopArguments) -> dict:
-    """The driver maps the leader's gripper by the calibration that the leader node reads it with."""
+    """The calibration of the leader node, which the driver needs to map the leader's gripper."""
     if arguments.hardware == "twin":
         return {}
     site = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])
@@ -241,7 +246,7 @@ def _leader_calibration(arguments: TeleopArguments) -> dict:
 
 
 def rest_nodes(arguments: RestArguments, folder: Path) -> list[NodeSpec]:
-    """The driver alone: activated where the arm stands, then at once brought to rest as after any clean run."""
+    """The driver alone: it is activated in the arm's present pose, and the run ends at once, which moves it to rest."""
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "idle"} | _HOLD)
     parameters = {"run_dir": str(folder), "managed": ["driver"], "limit_s": 0.1, "must_succeed": False}
     quiet = {"twin": False, "policy": "rest"}
@@ -268,7 +273,7 @@ def _recorder(arguments: TeleopArguments) -> NodeSpec:
 
 
 def _follower_calibration() -> str:
-    """The file behind the site's `calibration` of the driver, so that it travels with every episode; "" without one."""
+    """The driver's calibration file, which is stored with every episode; "" if config/arm.yaml names none."""
     from grids_data.calibration import find
 
     chosen = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
@@ -277,7 +282,7 @@ def _follower_calibration() -> str:
 
 
 def check_config() -> None:
-    """Read every site file strictly before anything starts; ParameterError names file, key and expectation."""
+    """Check all parameter files before a process starts. Raises ParameterError with file, key and expected value."""
     for file, nodes in schemas().items():
         path = share() / "config" / file
         if not path.is_file():
@@ -286,12 +291,12 @@ def check_config() -> None:
 
 
 def config_path(node: NodeSpec) -> Path:
-    """The installed site file of a node."""
+    """The installed parameter file of a node."""
     return share() / "config" / node.config
 
 
 def ros_arguments(node: NodeSpec) -> list[str]:
-    """The `--ros-args` part of a node's command line (values as YAML flow, which JSON is)."""
+    """The `--ros-args` part of a node's command line. Values are YAML; JSON is a subset of it."""
     words = ["--ros-args", "-r", f"__node:={node.name}"]
     if node.config:
         words += ["--params-file", str(config_path(node))]
@@ -303,7 +308,7 @@ def ros_arguments(node: NodeSpec) -> list[str]:
 
 
 def record_exit(folder: Path, node: NodeSpec, code: int) -> None:
-    """Note the end of a process where the run manager sees it; called by whoever started the process."""
+    """Append the exit of a process to exits.jsonl, which the run manager reads. Called by the supervisor or launch."""
     row = {"name": node.name, "code": code, "required": node.required, "time": time.time()}
     with (folder / "exits.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

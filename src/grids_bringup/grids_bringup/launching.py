@@ -1,4 +1,4 @@
-"""Builds a launch description from a run kind, so that each launch file is only its name. Needs launch_ros."""
+"""The launch description of each kind of run; a launch file only names its kind. Needs launch_ros."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
@@ -16,7 +16,7 @@ from grids_common.process import bound_to_parent
 
 
 def _typed(parameters: dict) -> dict:
-    """Strings marked as such: launch_ros reads a plain one as YAML, and a serial number becomes an integer."""
+    """Mark strings as strings: launch_ros parses a plain one as YAML, and a serial number would become an integer."""
     return {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
         for name, value in parameters.items()
@@ -42,10 +42,10 @@ def _on_exit(node: NodeSpec, folder):
         if node.name != "run_manager":
             record_exit(folder, node, event.returncode)
             return []
-        # launch's own exit code is 0 whatever its processes did, unless a handler raises.
+        # ros2 launch exits with 0 even if a process failed, unless an event handler raises.
         if event.returncode:
             raise RuntimeError(f"the run ended with code {event.returncode}; see {folder}/summary.json")
-        return [EmitEvent(event=Shutdown(reason="the run is over"))]
+        return [EmitEvent(event=Shutdown(reason="the run has ended"))]
 
     return handle
 
@@ -60,7 +60,7 @@ def describe(kind: RunKind) -> LaunchDescription:
             for name, _, _ in kind.documentation()
         }
         nodes, folder, claim = prepare(kind, build(kind.schema, values, where="arguments"))
-        context.extend_globals({"grids_claim": claim})  # held as long as launch lives
+        context.extend_globals({"grids_domain_lock": claim})  # keeps the file open until launch exits
         actions = []
         for node in nodes:
             action = _action(node)

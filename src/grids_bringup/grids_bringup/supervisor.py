@@ -1,4 +1,4 @@
-"""Runs a node list without launch_ros: start in order, note exits, stop in reverse. Ends with the run manager."""
+"""Starts the nodes of a run without ros2 launch, records their exits, and stops them when the run manager exits."""
 
 import json
 import signal
@@ -13,15 +13,16 @@ from grids_common.params import ParameterError
 from grids_common.process import Child
 
 POLL_S = 0.02
-# The driver may need this long to bring the arm to rest at limited speed.
-INTERRUPT_S = 10.0
-TERMINATE_S = 2.0
-# Once asked to stop, the run manager may need this long: it waits up to 5 s for every node that hangs.
-MANAGER_S = 45.0
+# Time from SIGINT to SIGTERM, and from SIGTERM to SIGKILL, as launch's sigterm_timeout and sigkill_timeout. The driver
+# may need the first one to move the arm to rest at limited speed.
+SIGTERM_TIMEOUT_S = 10.0
+SIGKILL_TIMEOUT_S = 2.0
+# Time from the first stop signal to SIGKILL of the run manager, which waits up to 5 s for every node that hangs.
+MANAGER_TIMEOUT_S = 45.0
 
 
 def command(node: NodeSpec) -> list[str]:
-    """The command line of one node."""
+    """The command line of one node. Raises ParameterError if the package or the executable is not installed."""
     try:
         prefix = Path(get_package_prefix(node.package))
     except PackageNotFoundError as error:
@@ -31,24 +32,24 @@ def command(node: NodeSpec) -> list[str]:
     executable = prefix / "lib" / node.package / node.executable
     if not executable.is_file():
         raise ParameterError(f"{node.name}: expected the executable {executable}; run ./grids again to rebuild")
-    words = ["nice", "-n", str(node.nice)] if node.nice else []
-    return [*words, str(executable), *ros_arguments(node)]
+    nice = ["nice", "-n", str(node.nice)] if node.nice else []
+    return [*nice, str(executable), *ros_arguments(node)]
 
 
 class Supervisor:
-    """One process group per node; logs go to `folder`/logs/<name>.log, the manager keeps the terminal."""
+    """Starts and stops the nodes. Output goes to `folder`/logs/<name>.log; the run manager uses the terminal."""
 
     def __init__(self, nodes: list[NodeSpec], folder: Path, manager: str = "run_manager") -> None:
         self._nodes = nodes
-        self._commands = {node.name: command(node) for node in nodes}  # all present before any starts
+        self._commands = {node.name: command(node) for node in nodes}  # raises before any process is started
         self._folder = folder
         self._manager = manager
         self._running: dict[str, Child] = {}
-        self._asked = 0
-        self._patience_ends: float | None = None
+        self._signal_received = 0
+        self._manager_deadline: float | None = None
 
     def run(self) -> int:
-        """Start everything, wait for the manager, stop the rest; returns the manager's exit code."""
+        """Start all nodes, wait for the run manager to exit, stop the others; returns the run manager's exit code."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         try:
@@ -65,16 +66,16 @@ class Supervisor:
         return Child(self._commands[node.name], log=log, environment=environment)
 
     def _on_signal(self, number: int, _frame) -> None:
-        self._asked = number
+        self._signal_received = number
 
-    def _pass_on(self) -> None:
-        """Hand the request to stop to the manager, which holds the arm and writes the summary; kill one that hangs."""
+    def _forward_signal(self) -> None:
+        """Forward a stop signal to the run manager, which stops the arm and writes the summary; kill it if it hangs."""
         manager = self._running[self._manager]
-        if self._asked:
-            number, self._asked = self._asked, 0
+        if self._signal_received:
+            number, self._signal_received = self._signal_received, 0
             manager.send(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-            self._patience_ends = self._patience_ends or time.monotonic() + MANAGER_S
-        elif self._patience_ends and time.monotonic() > self._patience_ends:
+            self._manager_deadline = self._manager_deadline or time.monotonic() + MANAGER_TIMEOUT_S
+        elif self._manager_deadline and time.monotonic() > self._manager_deadline:
             manager.kill()
 
     def _watch(self) -> int:
@@ -85,38 +86,38 @@ class Supervisor:
                 if code is None or node.name in seen:
                     continue
                 if node.name == self._manager:
-                    return self._manager_code(code)
+                    return self._manager_exit_code(code)
                 seen.add(node.name)
                 record_exit(self._folder, node, code)
-            self._pass_on()
+            self._forward_signal()
             time.sleep(POLL_S)
 
-    def _manager_code(self, code: int) -> int:
-        """The manager's own code; a manager that was killed left no summary, so write what is known."""
+    def _manager_exit_code(self, code: int) -> int:
+        """The run manager's exit code. If it ended without a summary, write one that states the failure; return 1."""
         if code >= 0 and (self._folder / "summary.json").exists():
             return code
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        failure = f"the run manager {how} before it could sum up; see logs/"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        failure = f"the run manager {how} before it wrote the summary; see logs/"
         summary = {"ended_by": "failure", "failure": failure, "exit_code": 1, "success": None}
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         sys.stderr.write(f"\nFAILED: {failure}\n")
         return 1
 
     def _stop_all(self) -> None:
-        """Everybody is asked at once, so that the driver holds before anything slow ends; the twin outlives them."""
+        """Stop all nodes. All but the twin get SIGINT at once, so that the driver holds first; the twin ends last."""
         for node in self._nodes:
-            if node.name in self._running and not _outlives(node):
+            if node.name in self._running and not _ends_last(node):
                 self._running[node.name].send(signal.SIGINT)
         for node in reversed(self._nodes):
             child = self._running.get(node.name)
             if child is None:
                 continue
-            if not _outlives(node):
-                child.wait(INTERRUPT_S)
-            # A second SIGINT would tell a node that is ending in order to hurry.
-            child.end(interrupt_s=INTERRUPT_S if _outlives(node) else 0.0, terminate_s=TERMINATE_S)
+            if not _ends_last(node):
+                child.wait(SIGTERM_TIMEOUT_S)
+            # A second SIGINT would interrupt the orderly shutdown of a node.
+            child.end(interrupt_s=SIGTERM_TIMEOUT_S if _ends_last(node) else 0.0, terminate_s=SIGKILL_TIMEOUT_S)
 
 
-def _outlives(node: NodeSpec) -> bool:
-    """The twin goes on until everybody who needs it has ended."""
+def _ends_last(node: NodeSpec) -> bool:
+    """Whether the node is the twin, which the others need until they have ended."""
     return node.package.endswith("_sim")

@@ -1,1 +1,1 @@
-"""Shared by every node: topic table, QoS names, parameter schema, lifecycle base, pacing. At most 400 lines."""
+"""Shared by all packages: topics, services, QoS, parameters, lifecycle base class, pacing, action chunks, the arm."""

@@ -1,11 +1,11 @@
-"""Action chunks: read by time, joined without a seam, and what is already committed when the next one is computed.
+"""Action chunks: interpolation by time, blending from one chunk to the next, and the committed action steps.
 
-Step i of a chunk is meant for `start_ns + i * dt_s`, as LeRobot stores an action with its frame.
-A chunk is read by time, never by a count of used steps: what is past is never executed, between steps it is
-interpolated, after the last step it is held. The driver and the lock-step evaluation both execute `Plan`s made by
-`join`; the policy node and the evaluation both take the committed actions from `committed_actions`.
+Action step i of a chunk is meant for `start_ns + i * dt_s`, as LeRobot stores an action with its frame.
+A chunk is indexed by time, never by a count of executed steps: steps in the past are skipped, positions between two
+steps are interpolated, and the last step is held. The driver and the lock-step evaluation both execute `Plan`s made by
+`join`; the policy node and the evaluation both get the committed action steps from `committed_actions`.
 
-Dim legend: H steps of a chunk, J joints, T instants. Positions are rad, rates rad/s, instants ns of one clock.
+Dim legend: H action steps of a chunk, J joints, T instants. Positions are rad, rates rad/s, instants ns of one clock.
 """
 
 import math
@@ -21,7 +21,7 @@ _STEP_TOLERANCE = 1e-6  # of a step: instants are whole ns, so sums of them diff
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Actions of one inference. `start_ns`: capture time of its observation, on the clock it will be read with."""
+    """The actions of one inference. `start_ns`: capture time of its observation, on the clock of `now_ns` below."""
 
     start_ns: int
     dt_s: float
@@ -36,13 +36,13 @@ class Chunk:
 
     @property
     def end_ns(self) -> int:
-        """Instant of the last step."""
+        """Instant of the last action step."""
         return self.start_ns + round((len(self.positions_rad) - 1) * self.dt_s * 1e9)
 
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Position (J,), velocity (J,) and fractional step at an instant; beyond either end that step, standing still.
+        """Position (J,), velocity (J,) and fractional step index at an instant, on a cubic Hermite curve with `slopes`.
 
-        A cubic Hermite curve through the steps with `slopes`.
+        Before the first step: the first position with velocity 0. After the last step: the last one with velocity 0.
         """
         step = (now_ns - self.start_ns) * 1e-9 / self.dt_s
         last = len(self.positions_rad) - 1
@@ -64,7 +64,7 @@ class Chunk:
         return position, rate / self.dt_s, step
 
     def at(self, times_ns: np.ndarray) -> np.ndarray:
-        """Positions (T, J) at instants (T,), as `sample`."""
+        """Positions (T, J) at instants (T,) in ns; see `sample`."""
         sampled = [self.sample(int(now_ns))[0] for now_ns in times_ns]
         return np.array(sampled).reshape(-1, self.positions_rad.shape[1])
 
@@ -89,7 +89,7 @@ def slopes(positions_rad: np.ndarray, dt_s: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A chunk and the offset that fades out so that position and velocity have no seam at `from_ns`."""
+    """A chunk, and an offset that fades out over `blend_s`: position and velocity do not jump at `from_ns`."""
 
     chunk: Chunk
     from_ns: int
@@ -98,28 +98,29 @@ class Plan:
     blend_s: float
 
     def target(self, now_ns: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """Blended target (J,), the chunk's own value (J,), and the fractional step."""
-        asked, _, step = self.chunk.sample(now_ns)
+        """Blended target (J,) rad, the chunk's own position (J,) rad, and the fractional step index."""
+        requested, _, step = self.chunk.sample(now_ns)
         t = (now_ns - self.from_ns) * 1e-9
         if t >= self.blend_s:
-            return asked, asked, step
+            return requested, requested, step
         s = max(t, 0.0) / self.blend_s
         fade = (2 * s**3 - 3 * s**2 + 1) * self.offset
         fade = fade + (s**3 - 2 * s**2 + s) * self.blend_s * self.offset_rate
-        return asked + fade, asked, step
+        return requested + fade, requested, step
 
 
 def join(chunk: Chunk, now_ns: int, position_rad: np.ndarray, velocity_rad_s: np.ndarray, blend_s: float) -> Plan:
-    """The plan that leaves (position, velocity), both (J,), at `now_ns` and is on `chunk` after `blend_s`."""
-    asked, rate, _ = chunk.sample(now_ns)
-    return Plan(chunk, now_ns, position_rad - asked, velocity_rad_s - rate, max(blend_s, 1e-3))
+    """The plan that starts at the given position and velocity, both (J,), and follows `chunk` after `blend_s`."""
+    requested, rate, _ = chunk.sample(now_ns)
+    return Plan(chunk, now_ns, position_rad - requested, velocity_rad_s - rate, max(blend_s, 1e-3))
 
 
 def committed_actions(last: Chunk | None, stamp_ns: int, dt_s: float, delay_s: float, limit: int) -> np.ndarray:
-    """Actions (d, J) of the last chunk that will be executed before a new one arrives; d <= limit.
+    """Actions (d, J) rad of the last chunk that will be executed before a new chunk arrives; d <= limit.
 
-    The new chunk is observed at `stamp_ns` and arrives `delay_s` later. Training-time real-time chunking conditions
-    the model on these actions, so that the new chunk continues them (Black et al. 2025, arXiv 2512.05964).
+    The new chunk's observation is captured at `stamp_ns`; the chunk arrives `delay_s` later. Training-time real-time
+    chunking conditions the model on these actions, so that the new chunk continues them (Black et al. 2025,
+    arXiv 2512.05964).
     """
     if last is None:
         return np.zeros((0, len(JOINT_NAMES)))

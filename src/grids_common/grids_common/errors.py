@@ -1,5 +1,5 @@
-"""The root of all errors raised on purpose: the message names what was expected, what came and what to do."""
+"""The base class of the errors that a user can correct: the message states what was expected, received, and to do."""
 
 
 class GridsError(RuntimeError):
-    """Something a user can correct. A command prints the message and exits with 1 or 2; no traceback."""
+    """An error that a user can correct. Commands print its message without a traceback and exit with 1 or 2."""

@@ -1,7 +1,7 @@
-"""sensor_msgs/Image and CompressedImage to RGB arrays and back.
+"""Conversion between sensor_msgs/Image, sensor_msgs/CompressedImage and RGB arrays.
 
-Messages are duck-typed, so that rclpy's and those decoded from a bag both fit, and no ROS is needed. Encodings have
-the names of sensor_msgs/image_encodings.hpp. Pixels are copied only where their layout has to change.
+Messages are accessed by attribute only, so rclpy's messages and messages decoded from a bag both work, without ROS.
+Encoding names are those of sensor_msgs/image_encodings.hpp. Pixels are copied only if their layout has to change.
 """
 
 import array
@@ -10,7 +10,7 @@ import numpy as np
 
 JPEG_FORMAT = "rgb8; jpeg compressed bgr8"  # CompressedImage.format, as image_transport writes it
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-# 4:2:2, two bytes a pixel: byte order, under its name and under the deprecated one.
+# 4:2:2, two bytes per pixel: OpenCV's name of the byte order, by current and by deprecated encoding name.
 _YUV = {"uyvy": "UYVY", "yuv422": "UYVY", "yuyv": "YUYV", "yuv422_yuy2": "YUYV"}
 ENCODINGS = (*_CHANNELS, *_YUV)
 
@@ -18,8 +18,8 @@ ENCODINGS = (*_CHANNELS, *_YUV)
 def image_to_rgb(message) -> np.ndarray:
     """sensor_msgs/Image in one of ENCODINGS → RGB uint8 (H, W, 3).
 
-    rgb8, bgr8, rgba8 and bgra8 are views of the message's data (bgr: with a negative stride); mono8 and YUV are copied.
-    `step` 0 means rows without padding. ValueError for another encoding, or data that is not height × step bytes.
+    rgb8, bgr8, rgba8 and bgra8 return views of the message's data (bgr: with a negative stride); mono8 and YUV return
+    copies. `step` 0 means rows without padding. Raises ValueError for another encoding or a wrong data size.
     """
     encoding, height, width = message.encoding, message.height, message.width
     if encoding not in ENCODINGS:
@@ -51,9 +51,9 @@ def _yuv_to_rgb(pixels: np.ndarray, order: str) -> np.ndarray:
 
 
 def jpeg_to_rgb(message, *, least_px: int = 0) -> np.ndarray:
-    """sensor_msgs/CompressedImage that holds a JPEG → RGB uint8 (H, W, 3). ValueError for anything else.
+    """sensor_msgs/CompressedImage that contains a JPEG → RGB uint8 (H, W, 3). Raises ValueError for anything else.
 
-    `least_px` > 0 may decode it smaller, which is faster, but with neither side below that.
+    With `least_px` > 0 the image may be decoded at a reduced size, which is faster; no side gets below `least_px`.
     """
     import simplejpeg
 
@@ -64,12 +64,15 @@ def jpeg_to_rgb(message, *, least_px: int = 0) -> np.ndarray:
 
 
 def to_rgb(message) -> np.ndarray:
-    """An Image or a CompressedImage → RGB uint8 (H, W, 3); ValueError as the two functions for them."""
+    """sensor_msgs/Image or CompressedImage → RGB uint8 (H, W, 3). Raises ValueError if it cannot be decoded."""
     return jpeg_to_rgb(message) if hasattr(message, "format") else image_to_rgb(message)
 
 
 def image_size(message) -> tuple[int, int]:
-    """(height, width) in px of an Image or CompressedImage, without decoding it; ValueError when it is no JPEG."""
+    """(height, width) in px of an Image or a CompressedImage, without decoding the pixels.
+
+    Raises ValueError if a CompressedImage does not contain a JPEG.
+    """
     import simplejpeg
 
     if hasattr(message, "height"):
@@ -78,16 +81,16 @@ def image_size(message) -> tuple[int, int]:
 
 
 def rgb_to_jpeg(image: np.ndarray, quality: int, *, subsampling: str = "444") -> bytes:
-    """RGB uint8 (H, W, 3) → JPEG of `quality` 1 to 100; `subsampling` "420" halves the size of its colours."""
+    """RGB uint8 (H, W, 3) → JPEG of `quality` 1 to 100; `subsampling` of the colour channels: "444", "422" or "420"."""
     import simplejpeg
 
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", subsampling)
 
 
 def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> None:
-    """Put uint8 (H, W, C) into a sensor_msgs/Image.
+    """Copy pixels, uint8 (H, W, C), into a sensor_msgs/Image.
 
-    `frombytes` is the fast way that also passes rclpy's field checks: assigning a list takes 50 ms.
+    `array.frombytes` is fast and passes rclpy's field checks; assigning a list takes 50 ms.
     """
     message.header = header
     message.height, message.width = image.shape[:2]
@@ -99,9 +102,9 @@ def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> No
 
 
 class ImageBuffer:
-    """One sensor_msgs/Image filled again and again: one copy of the pixels, no memory asked for per image.
+    """One sensor_msgs/Image that is reused: each image costs one copy of the pixels and no memory allocation.
 
-    publish() serialises before it returns, so the message may be filled again after it.
+    publish() serialises the message before it returns, so the message may then be filled with the next image.
     """
 
     def __init__(self, message) -> None:

@@ -1,9 +1,9 @@
-"""Camera image → model input with the aspect ratio kept: one formula for training, export, robot and overlay.
+"""Letterbox: camera image → model input with the aspect ratio kept. Used by training, export, robot and overlay.
 
-The camera image is scaled to `resized` and placed at `pad` in an input of size `input`. The numbers are those of
-LeRobot's `resize_with_pad` (lerobot/policies/smolvla/modeling_smolvla.py): the scaled sides are truncated, the padding
-is on the left and on the top. Scaling maps pixel *edges* to pixel edges (half-pixel centres, as torch's
-`interpolate(align_corners=False)` and `cv2.resize` do); a *pixel* has its centre at whole numbers (OpenCV).
+The camera image is scaled to `resized` and placed at `pad` in an input of size `input`. The sizes equal those of
+LeRobot's `resize_with_pad` (lerobot/policies/smolvla/modeling_smolvla.py): the scaled sides are truncated, and the
+padding is on the left and on the top. Scaling maps pixel *edges* to pixel edges, as torch's
+`interpolate(align_corners=False)` and `cv2.resize` do. Pixel coordinates follow OpenCV: integers are pixel centres.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Size = tuple[int, int]  # (width, height)
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Sizes and padding in pixels, (width, height) and (left, top). Raises ValueError when they do not fit."""
+    """Sizes (width, height) and padding (left, top) in pixels. Raises ValueError if they contradict each other."""
 
     image: Size
     input: Size
@@ -35,23 +35,23 @@ class Letterbox:
                 )
 
     def to_pixels(self, edges: np.ndarray, size: Size | None = None) -> np.ndarray:
-        """Input positions (…, 2) measured from the input's top left *edge* → camera pixels, centres whole.
+        """Positions (…, 2) in the input, measured from its top left *edge* → camera pixel coordinates (…, 2).
 
-        `size` (width, height) is the image drawn on, where it differs from the one the model saw.
+        `size` (width, height): the image that is drawn on, if its size differs from `image`.
         """
         scale = np.array(size or self.image, np.float64) / np.array(self.resized, np.float64)
         return (edges - np.array(self.pad, np.float64)) * scale - 0.5
 
     def to_input(self, pixels: np.ndarray, size: Size | None = None) -> np.ndarray:
-        """Inverse of `to_pixels`: camera pixels (…, 2) → input positions from the input's top left edge."""
+        """Inverse of `to_pixels`: camera pixel coordinates (…, 2) → positions from the input's top left edge."""
         scale = np.array(self.resized, np.float64) / np.array(size or self.image, np.float64)
         return (pixels + 0.5) * scale + np.array(self.pad, np.float64)
 
 
 def fit(image: Size, into: Size) -> Letterbox:
-    """How an image of (width, height) lands in an input of (width, height): as large as it fits, padded left and top.
+    """The letterbox of an image (width, height) in an input (width, height): as large as fits, padded left and top.
 
-    Raises ValueError for a size below 1, and for an image so narrow that a side would vanish.
+    Raises ValueError for a size below 1 and for an image so narrow that one side would be scaled to 0.
     """
     if min(image) < 1 or min(into) < 1:
         raise ValueError(f"letterbox: expected sizes ≥ 1 × 1, got {image} into {into}")

@@ -1,8 +1,8 @@
-"""Lifecycle base that never swallows an exception, and the `main` every node uses.
+"""Base class of the lifecycle nodes, with logged exceptions, and the `main` function of every node.
 
-rclpy turns an exception in a transition callback into a silent ERROR state. Here each transition is wrapped: the
-cause is logged as one sentence (and so reaches /rosout, where the run manager shows it), the node is made safe, which
-frees everything, and so it is unconfigured again, whichever transition failed.
+rclpy turns an exception in a transition callback into the ERROR state without logging it. Here every transition is
+wrapped: the cause is logged (the run manager reads it from /rosout), and `make_safe` releases all resources. The node
+is then unconfigured again, whichever transition failed.
 """
 
 import ctypes
@@ -10,25 +10,24 @@ import signal
 import traceback
 from abc import abstractmethod
 from contextlib import suppress
+from typing import Literal
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from grids_common.signals import StopRequest
+
 SIGNAL_POLL_S = 0.1
 
 
 class SetupError(RuntimeError):
-    """Something outside the program is wrong; the message says what was expected, what came and what to do."""
+    """A problem outside the program. The message states what was expected, what was found and what to do."""
 
 
 class ManagedNode(LifecycleNode):
-    """Implement the five hooks; raise to refuse. All hooks and callbacks run in the executor's thread.
-
-    configure: open, allocate, load, warm up.  activate: clear command buffers, start threads and timers.
-    deactivate / cleanup: the reverse.  make_safe: called after any failure and before the process ends; must not raise.
-    """
+    """A lifecycle node with five hooks. A hook raises to make its transition fail. All run in the executor's thread."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -36,18 +35,30 @@ class ManagedNode(LifecycleNode):
         self.failed = False
 
     @abstractmethod
-    def configure(self) -> None: ...
+    def configure(self) -> None:
+        """Unconfigured → inactive: open devices, allocate memory, load files, warm up."""
+
     @abstractmethod
-    def activate(self) -> None: ...
+    def activate(self) -> None:
+        """Inactive → active: clear command buffers, start threads and timers."""
+
     @abstractmethod
-    def deactivate(self) -> None: ...
+    def deactivate(self) -> None:
+        """Active → inactive: the reverse of `activate`."""
+
     @abstractmethod
-    def cleanup(self) -> None: ...
+    def cleanup(self) -> None:
+        """Inactive → unconfigured: the reverse of `configure`."""
+
     @abstractmethod
-    def make_safe(self) -> None: ...
+    def make_safe(self) -> None:
+        """Stop threads and release all resources, in any state: after a failure and before the process ends.
+
+        Must not raise.
+        """
 
     def autostart(self) -> None:
-        """Configure and activate without a manager when the parameter `autostart` is true."""
+        """Configure and activate the node itself if its parameter `autostart` is true. SystemExit(1) on failure."""
         if not self._autostart:
             return
         ok = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
@@ -58,7 +69,7 @@ class ManagedNode(LifecycleNode):
     def _run(
         self, hook, what: str, failed: TransitionCallbackReturn = TransitionCallbackReturn.ERROR
     ) -> TransitionCallbackReturn:
-        """`failed`: what an exception ends in; after ERROR rclpy calls `on_error`, after FAILURE it does not."""
+        """Run a hook. An exception returns `failed`: after ERROR rclpy calls `on_error`, after FAILURE it does not."""
         try:
             hook()
         except Exception as error:
@@ -89,52 +100,54 @@ class ManagedNode(LifecycleNode):
         return self._run(self.make_safe, "recover", TransitionCallbackReturn.FAILURE)
 
 
-class EndRequest:
-    """SIGINT and SIGTERM as a wish, so that the context lives until the node is safe.
+class _SpinSignals:
+    """SIGINT and SIGTERM of a node whose ROS context must stay valid until `make_safe` has returned.
 
-    A SIGINT before `spinning`, or after any other signal, raises KeyboardInterrupt at once: so the second one ends a
-    `make_safe` that hangs. Once `ending`, when only what cannot hang is left, signals are ignored.
+    "starting": SIGINT raises KeyboardInterrupt. "spinning": the first signal ends the spin; a later SIGINT raises
+    KeyboardInterrupt, which ends a `make_safe` that hangs. "ending": signals are ignored.
     """
 
     def __init__(self) -> None:
-        self.asked = self.spinning = self.ending = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        self.phase: Literal["starting", "spinning", "ending"] = "starting"
+        self._request = StopRequest((signal.SIGINT, signal.SIGTERM), interrupt=self._interrupts)
+        self._request.install()
 
-    def _on_signal(self, number: int, _frame) -> None:
-        at_once = (self.asked or not self.spinning) and not self.ending
-        self.asked = True
-        if number == signal.SIGINT and at_once:
-            raise KeyboardInterrupt
+    @property
+    def requested(self) -> str:
+        """The name of the last signal, or an empty string."""
+        return self._request.requested
+
+    def _interrupts(self) -> bool:
+        return self.phase == "starting" or (self.phase == "spinning" and bool(self.requested))
 
 
-def _spin(executor: SingleThreadedExecutor, end: EndRequest | None) -> None:
-    if end is None:
+def _spin(executor: SingleThreadedExecutor, signals: _SpinSignals | None) -> None:
+    if signals is None:
         executor.spin()
         return
-    end.spinning = True
-    while not end.asked and rclpy.ok():
+    signals.phase = "spinning"
+    while not signals.requested and rclpy.ok():
         executor.spin_once(timeout_sec=SIGNAL_POLL_S)
 
 
-def _end(node, end: EndRequest | None) -> None:
-    """Make the node safe and destroy it. A SIGINT meanwhile ends `make_safe` only; a node may take it for a hint."""
+def _end(node, signals: _SpinSignals | None) -> None:
+    """Make the node safe and destroy it. A SIGINT meanwhile ends `make_safe` only."""
     try:
         if isinstance(node, ManagedNode):
             node.make_safe()
     except KeyboardInterrupt:
-        node.get_logger().warning("interrupted again: ending without what was left to make safe")
+        node.get_logger().warning("interrupted again: ending before the node was made safe completely")
     finally:
-        if end is not None:
-            end.ending = True
+        if signals is not None:
+            signals.phase = "ending"
         node.destroy_node()
 
 
-def keep_buffers() -> None:
-    """Let glibc keep freed picture buffers, which it else gives back now and then and maps anew, page by page.
+def keep_freed_memory() -> None:
+    """Make glibc keep freed image buffers. By default it returns them to the system and maps new pages for each image.
 
-    mallopt(3). Either setting alone ends glibc's own adaptation and would make things worse, so the second follows only
-    where the first was taken; without glibc nothing happens.
+    See mallopt(3). One of the two settings alone would disable glibc's own adaptation and be slower, so the second is
+    made only after the first succeeded. Without glibc nothing happens.
     """
     trim_threshold, mmap_threshold = -1, -3
     with suppress(AttributeError, OSError):
@@ -144,16 +157,16 @@ def keep_buffers() -> None:
 
 
 def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
-    """`main` of every node: init, spin one node in this thread, make it safe, shut down. Returns the exit code.
+    """The `main` of every node: init rclpy, spin a node in this thread, make it safe, shut down. Returns the exit code.
 
-    SIGINT and SIGTERM end the spin cleanly with code 0; SetupError and ParameterError in the constructor print one
-    sentence and give code 2; a failed autostart gives 1. `outlive_signals`: topics and services still work while
-    `make_safe` runs, which may spin `self.executor`; otherwise a signal ends them first. A second SIGINT raises
-    KeyboardInterrupt in `make_safe`; the node is destroyed and the context shut down all the same.
+    SIGINT and SIGTERM end the spin with exit code 0. SetupError and ParameterError in the constructor log one sentence
+    and give exit code 2; a failed autostart gives 1. With `outlive_signals` the ROS context stays valid after a signal,
+    so that topics and services work while `make_safe` runs, which may spin `self.executor`. A second SIGINT raises
+    KeyboardInterrupt in `make_safe`; the node is still destroyed and the context shut down.
     """
-    keep_buffers()
+    keep_freed_memory()
     handlers = SignalHandlerOptions.NO if outlive_signals else SignalHandlerOptions.ALL
-    end = EndRequest() if outlive_signals else None
+    signals = _SpinSignals() if outlive_signals else None
     rclpy.init(args=args, signal_handler_options=handlers)
     node = None
     try:
@@ -162,14 +175,14 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
         executor.add_node(node)
         if isinstance(node, ManagedNode):
             node.autostart()
-        _spin(executor, end)
+        _spin(executor, signals)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (SetupError, ValueError) as error:
         rclpy.logging.get_logger("main").fatal(str(error))
         return 2
     except RuntimeError:
-        # A signal may invalidate the context while a message is being taken; anything else is a real fault.
+        # A signal may invalidate the context while a message is being received; any other RuntimeError is a bug.
         if rclpy.ok():
             raise
     except SystemExit as error:
@@ -177,7 +190,7 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     finally:
         try:
             if node is not None:
-                _end(node, end)
+                _end(node, signals)
         finally:
             rclpy.try_shutdown()
     return 0

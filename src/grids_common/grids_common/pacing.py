@@ -1,6 +1,6 @@
-"""Absolute monotonic deadlines: a late tick is counted and skipped, never made up in a burst.
+"""Fixed-rate loops with absolute deadlines on the monotonic clock: missed ticks are counted and skipped.
 
-Same policy as ros2_control's control node: period k ends at start + k * period whatever the previous one took.
+As in ros2_control's control node, tick k is due at start + k * period, however long the previous tick took.
 """
 
 import time
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One wake-up. Instants are monotonic ns; `missed` counts whole periods skipped before this tick."""
+    """One wake-up. Instants are ns of the monotonic clock; `missed`: whole periods skipped before this tick."""
 
     deadline_ns: int
     woke_ns: int
@@ -18,11 +18,12 @@ class Tick:
 
     @property
     def lateness_s(self) -> float:
+        """Time from the deadline to the wake-up, s."""
         return (self.woke_ns - self.deadline_ns) * 1e-9
 
 
 def next_deadline(previous_ns: int, now_ns: int, period_ns: int) -> tuple[int, int]:
-    """The next deadline not yet past and the number of whole periods skipped to reach it."""
+    """The next deadline (ns) that has not passed, and the number of whole periods skipped to reach it."""
     deadline = previous_ns + period_ns
     if now_ns <= deadline:
         return deadline, 0
@@ -31,7 +32,7 @@ def next_deadline(previous_ns: int, now_ns: int, period_ns: int) -> tuple[int, i
 
 
 class Pacer:
-    """Sleeps to each deadline. Used by one thread; `clock_ns` and `sleep_s` are replaceable for tests."""
+    """Sleeps until each deadline. For use by one thread; tests replace `clock_ns` and `sleep_s`."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Pacer:
         self._deadline_ns = clock_ns()
 
     def wait(self) -> Tick:
-        """Sleep until the next deadline (or return at once when it is already past)."""
+        """Sleep until the next deadline; return at once if it has already passed."""
         self._deadline_ns, missed = next_deadline(self._deadline_ns, self._clock_ns(), self.period_ns)
         remaining_ns = self._deadline_ns - self._clock_ns()
         if remaining_ns > 0:

@@ -1,4 +1,4 @@
-"""Independent jobs over processes: results as they come, nothing left running when the parent ends or is killed."""
+"""Independent jobs in several worker processes. The workers end with the parent, even if the parent is killed."""
 
 import ctypes
 import multiprocessing
@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 def _begin(start: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # Ctrl-C reaches the whole terminal group; the parent decides what happens.
+    # Ctrl-C sends SIGINT to every process of the terminal; the parent alone handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if start is not None:
         start(*arguments)
@@ -31,9 +31,10 @@ def run_jobs(
     start: Callable[..., None] | None = None,
     arguments: tuple[object, ...] = (),
 ) -> Iterator[Result]:
-    """Yield `work(job)` in order of completion; one worker runs in this process. `start(*arguments)` runs once in each.
+    """Yield `work(job)` in order of completion. `start(*arguments)` runs once in each worker before its first job.
 
-    The first exception ends it; jobs not begun are dropped.
+    With one worker the jobs run in this process. The first exception is raised and cancels the jobs not yet started.
+    Raises GridsError if a worker process is killed.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
@@ -49,7 +50,7 @@ def run_jobs(
                 yield future.result()
         except BrokenProcessPool as error:
             raise GridsError(
-                "a worker process was ended from outside, perhaps for want of memory: run the same command to go on, "
+                "a worker process was killed, perhaps because memory ran out: run the same command again to continue, "
                 "with fewer --workers"
             ) from error
         finally:

@@ -1,11 +1,11 @@
-"""Parameters with one source of truth: a frozen dataclass is schema, default, unit, range and documentation.
+"""ROS parameters declared as frozen dataclasses: one field holds type, default, unit, range and description.
 
     @dataclass(frozen=True)
     class ArmParams:
         rate_hz: float = param(100.0, "control rate", unit="Hz", lo=10, hi=250)
 
-`declare(node, ArmParams)` turns it into ROS parameters and returns the filled object; `load_file` checks a YAML
-file against the same schemas, so that a typo is an error instead of a silently ignored key (rclpy ignores it).
+`declare(node, ArmParams)` declares the ROS parameters and returns the filled object. `load_file` checks a YAML file
+against the same schemas, so that a misspelt key is an error; rclpy ignores keys that no node declares.
 """
 
 import dataclasses
@@ -19,11 +19,13 @@ import yaml
 
 
 class ParameterError(ValueError):
-    """All problems of one configuration in one message, each with what was expected and what came."""
+    """All problems of one configuration in one message, each with what was expected and what was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doc:
+    """Description, unit, range (inclusive) and allowed values of one parameter."""
+
     text: str
     unit: str = ""
     lo: float | None = None
@@ -32,7 +34,7 @@ class Doc:
 
 
 def param(default, text: str, *, unit: str = "", lo=None, hi=None, choices=()):
-    """A dataclass field with its documentation. Lists are given as tuples."""
+    """A dataclass field with a `Doc`. List parameters have tuples as defaults."""
     return field(default=default, metadata={"doc": Doc(text, unit, lo, hi, tuple(choices))})
 
 
@@ -44,7 +46,7 @@ def _coerce(name: str, kind, value):
         return None if value is None else _coerce(name, kind, value)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or isinstance(value, str):
-            # rclpy hands arrays over as array.array
+            # rclpy returns numeric arrays as array.array
             value = list(value) if hasattr(value, "typecode") else value
         if not isinstance(value, (list, tuple)):
             raise ParameterError(f"{name}: expected a list of {args[0].__name__}, got {value!r}")
@@ -71,7 +73,7 @@ def _check(name: str, doc: Doc, value) -> str | None:
 
 
 def build(schema: type, values: dict, *, where: str = ""):
-    """`schema` filled from `values` (missing keys take the default); raises ParameterError with all problems."""
+    """`schema` filled from `values`; missing keys keep their default. Raises ParameterError that lists all problems."""
     known, problems, clean = {f.name: f for f in fields(schema)}, [], {}
     hints = typing.get_type_hints(schema)
     for key, value in values.items():
@@ -98,13 +100,16 @@ def _default(f: dataclasses.Field):
 
 
 def declare(node, schema: type):
-    """Declare every field of `schema` on an rclpy node (read-only, with range and text) and return it filled."""
+    """Declare every field of `schema` as a read-only parameter of an rclpy node; return the schema with its values.
+
+    Raises ParameterError that lists all problems.
+    """
     from rcl_interfaces.msg import ParameterDescriptor
 
     values = {}
     for f in fields(schema):
         doc, default = f.metadata.get("doc", Doc("")), _default(f)
-        # No range in the descriptor: rclpy would stop at the first violation, build() reports them all.
+        # No range in the descriptor: rclpy would stop at the first violation; build() reports all of them.
         limits = "" if doc.lo is None else f" ({doc.lo} to {doc.hi} {doc.unit})"
         descriptor = ParameterDescriptor(description=doc.text + limits, read_only=True, dynamic_typing=True)
         default = list(default) if isinstance(default, tuple) else default
@@ -115,7 +120,10 @@ def declare(node, schema: type):
 
 
 def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
-    """Read a ROS parameter YAML (`node: ros__parameters: …`) strictly; returns the filled schema per node name."""
+    """Read a ROS parameter file (`node: ros__parameters: …`) and check every key; returns a filled schema per node.
+
+    Raises ParameterError for an unreadable file, an unknown node or key, or a value out of range.
+    """
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,7 +1,7 @@
-"""Child processes: the command that starts `./grids` again, and one way to start, watch and end a process.
+"""Child processes: the command line that starts `./grids`, and one class to start, monitor and end a process.
 
-A child leads a session of its own, so that Ctrl-C in the terminal reaches the parent only, who decides what happens.
-It is sent SIGTERM when its parent dies, even when that is killed (setpriv, where util-linux has it).
+A child has its own session, so Ctrl-C in the terminal sends SIGINT to the parent only, which decides what happens.
+The child gets SIGTERM when its parent ends, even if the parent is killed (setpriv of util-linux, if installed).
 """
 
 import os
@@ -15,34 +15,33 @@ from typing import IO
 
 from grids_common.errors import GridsError
 
-# SIGKILL is not waited for longer: a process that outlives it hangs in the kernel.
+# Longest wait after SIGKILL: a process that needs longer hangs in the kernel.
 KILLED_S = 5.0
 
 
 def workspace() -> Path:
-    """The repository's folder. Raises GridsError where its environment (.grids/env.sh) is not loaded."""
+    """The repository's folder. Raises GridsError if its environment (.grids/env.sh) is not loaded."""
     root = os.environ.get("GRIDS_ROOT")
     if not root:
-        raise GridsError("expected GRIDS_ROOT to name the workspace, got nothing: source .grids/env.sh first")
+        raise GridsError("expected GRIDS_ROOT to contain the workspace's path, got nothing: source .grids/env.sh first")
     return Path(root)
 
 
 def grids_command(*words: str) -> list[str]:
-    """`./grids WORDS…` as an argument list for Child; the script execs Python, so signals reach the command."""
+    """`./grids WORDS…` as an argument list for Child. The script uses exec, so signals reach the command."""
     return [str(workspace() / "grids"), *words]
 
 
 def bound_to_parent() -> list[str]:
-    """Words before a command that make it end with its parent; empty where setpriv is not installed."""
+    """Prefix of a command line that makes the process end with its parent; empty if setpriv is not installed."""
     return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
 class Child:
-    """A running command. `log` receives stdout and stderr; None leaves them to the terminal.
+    """A running command; a context manager that ends it. `log`: file for stdout and stderr, None: the terminal.
 
-    `pipes`: text pipes to stdin and from stdout instead, for a process that is asked and answers (`stdin`, `stdout`);
-    `log` then receives stderr. A context manager, which ends the process. Start it from a thread that outlives it: for
-    the kernel the parent is dead when the thread is.
+    With `pipes`, `stdin` and `stdout` are text pipes and `log` receives stderr only. Create it in a thread that lives
+    longer than the process: the kernel sends the parent's death signal when the creating thread ends.
     """
 
     def __init__(
@@ -72,42 +71,43 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the command, and of its process group."""
+        """Process ID of the command; also the ID of its process group."""
         return self._process.pid
 
     @property
     def stdin(self) -> IO[str] | None:
-        """None unless the command was started with pipes."""
+        """Pipe to the command's standard input; None if it was started without pipes."""
         return self._process.stdin
 
     @property
     def stdout(self) -> IO[str] | None:
-        """None unless the command was started with pipes."""
+        """Pipe from the command's standard output; None if it was started without pipes."""
         return self._process.stdout
 
     @property
     def code(self) -> int | None:
-        """The exit code, negative for the signal that ended it; None while it runs."""
+        """The exit code, -N if signal N ended the process; None while it runs."""
         return self._process.poll()
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self.code is None
 
     def wait(self, timeout_s: float) -> int | None:
-        """The exit code, None when it still runs after `timeout_s`."""
+        """Wait for the process to end; returns its exit code, None if it still runs after `timeout_s`."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def send(self, number: int) -> None:
-        """A signal for the command itself; nothing happens where it has ended."""
+        """Send a signal to the process, not to its group; does nothing if it has ended."""
         self._process.send_signal(number)
 
     def kill(self) -> int | None:
-        """SIGKILL for the whole group, also where the command has left children behind; the exit code."""
-        # Once: the number of a group that is gone may be given to another.
+        """Send SIGKILL to the process group, also if only children of the command are left; returns the exit code."""
+        # Only once: the ID of a group that has ended may be reused.
         if not self._ended:
             self._ended = True
             with suppress(ProcessLookupError, PermissionError):
@@ -119,25 +119,25 @@ class Child:
         return code
 
     def end(self, *, interrupt_s: float = 5.0, terminate_s: float = 2.0) -> int | None:
-        """End it in order: SIGINT, after `interrupt_s` SIGTERM, after `terminate_s` SIGKILL. Returns the exit code.
+        """End the process: SIGINT, after `interrupt_s` SIGTERM, after `terminate_s` SIGKILL. Returns the exit code.
 
-        A patience of 0 leaves the signal out. What is left of the group is killed in the end. A stopped process goes on
-        first, so that it can answer.
+        A timeout of 0 skips the signal. The rest of the process group is killed. A stopped process is continued first,
+        so that it can handle the signal.
         """
-        for number, patience_s in ((signal.SIGINT, interrupt_s), (signal.SIGTERM, terminate_s)):
-            if self.alive and patience_s > 0:
+        for number, timeout_s in ((signal.SIGINT, interrupt_s), (signal.SIGTERM, terminate_s)):
+            if self.alive and timeout_s > 0:
                 self.send(signal.SIGCONT)
                 self.send(number)
-                self.wait(patience_s)
+                self.wait(timeout_s)
         return self.kill()
 
     @property
     def output(self) -> str:
-        """What the log holds so far; empty without one."""
+        """The content of the log so far; empty without a log."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log is not None else ""
 
     def last_words(self, lines: int = 3) -> str:
-        """The last lines of the log, for a message about its end; "no output" where there is none."""
+        """The last lines of the log, joined by " / ", for an error message; "no output" if there are none."""
         return " / ".join(self.output.strip().splitlines()[-lines:]) or "no output"
 
     def __enter__(self) -> "Child":

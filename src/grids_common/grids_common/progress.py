@@ -1,4 +1,4 @@
-"""A progress line that redraws on a terminal and stays quiet in a log except every tenth part."""
+"""A progress line: redrawn in place on a terminal; one line per tenth of the work in a log file."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ class Progress:
         return self
 
     def advance(self, note: str = "") -> None:
-        """One more is done."""
+        """Count one finished item and redraw; `note` is appended to the line."""
         self._done += 1
         self._draw(note)
 

@@ -1,7 +1,7 @@
-"""The QoS profiles of the graph. Nodes name one of these, never reliability flags.
+"""The QoS profiles of the graph. Nodes use one of these names instead of their own reliability settings.
 
-Images are best effort with depth 1 on the subscribing side (latest wins) and reliable-capable on the
-publishing side, so that both a recorder and a policy can match the same publisher.
+Image publishers offer reliable delivery, so that a reliable recorder and a best-effort policy can subscribe to the same
+topic. Most image subscriptions are best effort with depth 1: they receive the newest image only.
 """
 
 from rclpy.duration import Duration
@@ -30,7 +30,7 @@ STATE = _profile(10, reliable=True)
 STATE_LATEST = _profile(1, reliable=False)
 LATCHED = _profile(1, reliable=True, latched=True)
 EVENT = _profile(50, reliable=True)
-# A command that waited longer than this in a queue is worthless; the driver would refuse it as stale.
+# A command that waited longer than this in a queue is too old to execute.
 COMMAND = _profile(1, reliable=True)
 COMMAND.lifespan = Duration(nanoseconds=500_000_000)
 

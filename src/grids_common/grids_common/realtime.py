@@ -1,7 +1,7 @@
-"""Real-time priority of the calling thread, where the system permits it.
+"""Real-time scheduling (SCHED_FIFO) of the calling thread, if the system permits it.
 
-Who may delay whom, by default: control loop 50, leader 40, the twin's serial lines and physics 20 and 15 (they stand
-for hardware), cameras 10, then everything without priority.
+Default priorities; a higher one preempts a lower one: control loop 50, leader arm 40, the twin's serial ports 20 and
+physics 15 (in place of hardware), camera capture 10. All other threads have no real-time priority.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _SWITCH_INTERVAL_S = 0.0005
 
 
-def quicken() -> None:
-    """Hand the interpreter lock over after 0.5 ms instead of 5: other threads cost a loop that much at most."""
+def shorten_switch_interval() -> None:
+    """Make Python threads release the GIL after 0.5 ms instead of 5 ms, so that a control loop waits less for it."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
 
 def request_realtime(priority: int) -> tuple[bool, str]:
-    """`become_realtime`, and locked memory for the process: (granted, one sentence for the log)."""
+    """Request SCHED_FIFO for this thread and lock the process's memory. Returns (granted, one sentence for the log)."""
     refusal = become_realtime(priority)
     if refusal:
         return False, (
@@ -34,9 +34,12 @@ def request_realtime(priority: int) -> tuple[bool, str]:
 
 
 def become_realtime(priority: int) -> str:
-    """SCHED_FIFO for the calling thread and those it starts later. Returns why not; empty when granted."""
+    """Request SCHED_FIFO for the calling thread and the threads it starts later.
+
+    Returns an empty string if granted, else the reason: "not requested (…)" or "refused (…)".
+    """
     if priority <= 0:
-        return "not asked for (realtime_priority is 0)"
+        return "not requested (realtime_priority is 0)"
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except (OSError, AttributeError) as error:
@@ -46,7 +49,7 @@ def become_realtime(priority: int) -> str:
 
 @contextlib.contextmanager
 def ordinary_priority() -> Generator[None, None, None]:
-    """For work in a real-time thread that would starve everybody else, or starts threads that are not to inherit."""
+    """Suspend the thread's real-time priority: for long work, or to start threads that must not inherit it."""
     policy = os.sched_getscheduler(0)
     if policy != os.SCHED_FIFO:
         yield

@@ -1,6 +1,6 @@
-"""The tasks that the twin sets up and judges: what to say, how long to wait, what moves where, and why one failed.
+"""The tasks that the twin sets up and judges: instruction, objects, time limit; and why an episode failed.
 
-Geometry and rules are the simulator's (`grids_sim.physics.scene`, `grids_sim.tasks.judge`), under the same names.
+Geometry and success rules are in `grids_sim.physics.scene` and `grids_sim.tasks.judge`, under the same names.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """moved, goal: names of objects in the scene. limit_s: simulated time after which an episode has failed."""
+    """One task. moved, goal: names of objects in the scene. limit_s: simulated time after which an episode fails."""
 
     name: str
     instruction: str
@@ -18,7 +18,7 @@ class Task:
 
     @property
     def objects(self) -> tuple[str, str]:
-        """The objects without which the task cannot be set up."""
+        """The names of the objects the task needs."""
         return self.moved, self.goal
 
 
@@ -29,15 +29,15 @@ _ALL = (
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
-# Why an episode failed. The first six: in lock-step, in the order in which they are asked. The last three: through
-# the real-time graph, which does not see the objects.
+# Why an episode failed. The first six: in lock-step evaluation, in the order in which they are tested. The last three:
+# through the real-time ROS graph, where object poses are not known.
 OUTCOMES = {
     "no_contact": "the jaws never held the object",
     "no_lift": "the object was gripped but not lifted",
-    "not_settled": "the object reached its goal but did not stay there, at rest and let go, for a second",
-    "holding": "time was up with the object still in the jaws",
-    "misplaced": "the object was let go near its goal, but not at it",
-    "dropped": "the object was let go far from its goal",
+    "not_settled": "the object reached its goal but was not released and at rest there for a second",
+    "holding": "the time limit passed with the object still in the jaws",
+    "misplaced": "the object was released near its goal, but not at it",
+    "dropped": "the object was released far from its goal",
     "no_chunks": "the policy sent no action chunk",
     "arm_refused": "the driver refused every action chunk",
     "not_done": "the task was not done in time",

@@ -1,7 +1,7 @@
-"""Every topic of the graph, once: name, type, offered and requested QoS, and whether episodes record it.
+"""The table of all topics of the graph: name, type, offered and requested QoS, and whether episodes record it.
 
-The recorder's list, docs/interfaces.md and the QoS compatibility test are made from this table. Nodes resolve a
-name with `relative(topic)` so that a namespace or a remapping applies.
+The recorder's topic list, docs/interfaces.md and the QoS compatibility test are generated from this table. Nodes create
+publishers and subscriptions with the functions below; names are relative, so that namespaces and remappings apply.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ CAMERAS = ("front", "wrist")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic. `type` is "package/msg/Name"; QoS fields name entries of `grids_common.qos.PROFILES`."""
+    """One topic. `type` is "package/msg/Name"; `offered` and `requested` are keys of `grids_common.qos.PROFILES`."""
 
     name: str
     type: str
@@ -29,7 +29,7 @@ def _camera_topics(camera: str) -> tuple[Topic, ...]:
         Topic(f"/{camera}/color/image_raw", "sensor_msgs/msg/Image", "IMAGE_OFFERED", "IMAGE", True,
               f"{camera} camera, rgb8, stamp = capture time"),
         Topic(f"/{camera}/color/image_raw/compressed", "sensor_msgs/msg/CompressedImage", "IMAGE_OFFERED", "IMAGE",
-              False, f"{camera} camera as JPEG, where its node is asked for it"),
+              False, f"{camera} camera as JPEG (compressed:=true)"),
         Topic(f"/{camera}/color/camera_info", "sensor_msgs/msg/CameraInfo", "IMAGE_OFFERED", "STATE", True,
               f"{camera} camera intrinsics"),
         Topic(f"/grids/{camera}/overlay", "sensor_msgs/msg/Image", "IMAGE_OFFERED", "IMAGE", False,
@@ -61,7 +61,7 @@ _FIXED = (
     Topic("/policy/status", "grids_msgs/msg/PolicyStatus", "STATE", "STATE", True,
           "policy state, latency per stage, drops"),
     Topic("/policy/instruction", "std_msgs/msg/String", "LATCHED", "LATCHED", True,
-          "the sentence the policy follows"),
+          "the instruction that the policy follows"),
     Topic("/estop", "std_msgs/msg/Bool", "EVENT", "EVENT", True,
           "true latches the emergency stop"),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "EVENT", "EVENT", True,
@@ -73,7 +73,7 @@ _FIXED = (
     Topic("/twin/objects", "visualization_msgs/msg/MarkerArray", "STATE", "STATE", True,
           "twin only: true object poses in the base frame (ns = object name)"),
     Topic("/twin/hand", "sensor_msgs/msg/JointState", "STATE", "STATE_LATEST", False,
-          "twin only: where the operator moves the leader (operator:=topic); no names: lets go"),
+          "twin only: target of the leader arm (operator:=topic), rad; an empty name list releases the arm"),
     Topic("/twin/task_state", "grids_msgs/msg/TaskState", "LATCHED", "LATCHED", True,
           "twin only: task, instruction, success"),
 )
@@ -84,26 +84,26 @@ _BY_NAME = {topic.name: topic for topic in TOPICS}
 
 
 def topic(name: str) -> Topic:
-    """The table row of an absolute topic name; KeyError names the known topics."""
+    """The table entry of an absolute topic name. Raises KeyError that lists the known topics."""
     if name not in _BY_NAME:
         raise KeyError(f"expected one of {sorted(_BY_NAME)}, got {name!r}: add it to grids_common/topics.py")
     return _BY_NAME[name]
 
 
 def relative(name: str) -> str:
-    """The name to hand to create_publisher: relative, so that a namespace applies."""
+    """The relative name of a topic of the table, for rclpy. Raises KeyError that lists the known topics."""
     return topic(name).name.removeprefix("/")
 
 
 def publisher(node: Any, name: str, message_type: type) -> Any:
-    """A publisher with the table's offered QoS; `message_type` is the class of the table's type."""
+    """Create a publisher with the table's offered QoS; `message_type` is the class of the table's type."""
     from grids_common import qos
 
     return node.create_publisher(message_type, relative(name), qos.PROFILES[topic(name).offered])
 
 
 def subscription(node: Any, name: str, message_type: type, callback: Callable[[Any], None], **options: Any) -> Any:
-    """A subscription with the table's requested QoS; options go to create_subscription (raw=…, callback_group=…)."""
+    """Create a subscription with the table's requested QoS; options go to create_subscription (raw=…)."""
     from grids_common import qos
 
     profile = qos.PROFILES[topic(name).requested]

@@ -43,8 +43,8 @@ def supervise(tmp_path, monkeypatch):
 
     def build(manager: str) -> Supervisor:
         programs = {"node": NODE, "run_manager": manager}
-        words = {name: [sys.executable, "-c", text, str(tmp_path)] for name, text in programs.items()}
-        monkeypatch.setattr(module, "command", lambda node: words[node.name])
+        arguments = {name: [sys.executable, "-c", text, str(tmp_path)] for name, text in programs.items()}
+        monkeypatch.setattr(module, "command", lambda node: arguments[node.name])
         nodes = [NodeSpec("node", "p", "e"), NodeSpec("run_manager", "p", "e")]
         return Supervisor(nodes, tmp_path)
 
@@ -72,7 +72,7 @@ def test_the_wish_to_stop_reaches_the_manager_and_its_code_is_the_runs(supervise
 
 
 def test_a_manager_that_hangs_is_killed_after_a_while_and_the_run_has_failed(supervise, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MANAGER_S", 0.3)
+    monkeypatch.setattr(module, "MANAGER_TIMEOUT_S", 0.3)
     ask_when((tmp_path / "ready").exists, signal.SIGINT)
     run = supervise(DEAF_MANAGER)
     assert run.run() == 1

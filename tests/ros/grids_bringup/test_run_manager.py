@@ -8,7 +8,7 @@ rclpy = pytest.importorskip("rclpy")
 
 from std_srvs.srv import Trigger  # noqa: E402
 
-from grids_bringup.run.manager_node import RunManager  # noqa: E402
+from grids_bringup.run.manager_node import RunManagerNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
 PATIENCE_S = 50.0
@@ -17,7 +17,7 @@ PATIENCE_S = 50.0
 @pytest.fixture
 def manager():
     rclpy.init()
-    node = RunManager()
+    node = RunManagerNode()
     yield node
     node.destroy_node()
     rclpy.try_shutdown()
@@ -30,12 +30,12 @@ def test_a_call_ends_as_soon_as_it_is_given_up(manager, present):
         server.create_service(Trigger, "hung/rest", lambda _, response: response)
     asked = []
 
-    def give_up() -> bool:
+    def cancelled() -> bool:
         asked.append(time.monotonic())
         return len(asked) > 40
 
     began = time.monotonic()
-    assert manager.call(Trigger, "hung/rest", Trigger.Request(), PATIENCE_S, give_up) is None
+    assert manager.call(Trigger, "hung/rest", Trigger.Request(), PATIENCE_S, cancelled) is None
     assert time.monotonic() - began < PATIENCE_S
     assert len(asked) == 41
     server.destroy_node()

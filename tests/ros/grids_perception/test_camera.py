@@ -338,7 +338,7 @@ def test_a_second_interruption_ends_the_wait_for_a_hung_camera_and_the_node_is_s
         assert process.wait(30) == 0
         assert time.monotonic() - began < 5.0  # not the 10 s that the thread is waited for
     said = (tmp_path / "log.txt").read_text()
-    assert "interrupted again: ending without what was left to make safe" in said
+    assert "interrupted again: ending before the node was made safe completely" in said
     assert "destroyed" in said
     assert "Traceback" not in said
 

@@ -47,7 +47,7 @@ def test_a_missing_serial_device_lists_what_is_present():
 
 
 def test_the_expert_is_refused_on_real_hardware():
-    with pytest.raises(ParameterError, match="ground truth"):
+    with pytest.raises(ParameterError, match="expected a bundle with hardware:=real, got expert"):
         check(parse(["policy:=expert", "hardware:=real"]))
 
 
@@ -67,8 +67,8 @@ def test_the_shipped_demo_is_a_whole_bundle_for_the_twins_cameras(tmp_path):
     assert (twin.parameters["width"], twin.parameters["height"]) == (320, 240)
 
 
-def test_a_sentence_for_the_expert_is_refused_since_it_would_not_be_read():
-    with pytest.raises(ParameterError, match="the expert does its task:=… and reads no sentence"):
+def test_an_instruction_for_the_expert_is_refused():
+    with pytest.raises(ParameterError, match="got expert, which performs task:=… and takes no instruction"):
         check(parse(["policy:=expert", "instruction:=Stack the cubes"]))
 
 

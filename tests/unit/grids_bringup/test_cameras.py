@@ -70,8 +70,8 @@ def test_our_own_nodes_take_everything_from_the_site_file(site):
     ("changes", "message"),
     [
         ({"front_source": "uvc", "device": "/dev/video0"}, "expected source realsense of front_camera .* got 'uvc'"),
-        ({"front_model": ""}, "expected a serial, or a model of its own, of front_camera"),
-        ({"front_model": "D405"}, "expected a serial, or a model of its own, of front_camera"),
+        ({"front_model": ""}, "expected a serial number of front_camera"),
+        ({"front_model": "D405"}, "expected a serial number of front_camera"),
     ],
     ids=["no RealSense", "neither serial nor model", "two of one model"],
 )

@@ -34,7 +34,7 @@ def parameters(arguments: DeployArguments, tmp_path) -> dict[str, dict]:
     return {node.name: node.parameters for node in deploy_nodes(arguments, tmp_path)}
 
 
-def test_the_twin_renders_what_the_bundle_wants(bundle, tmp_path):
+def test_the_twin_renders_the_size_that_the_bundle_expects(bundle, tmp_path):
     found = parameters(DeployArguments(policy=bundle(front=(640, 480), wrist=(640, 480))), tmp_path)
     assert (found["twin_cameras"]["width"], found["twin_cameras"]["height"]) == (640, 480)
     assert "width" not in parameters(DeployArguments(policy="expert"), tmp_path)["twin_cameras"]
@@ -42,13 +42,13 @@ def test_the_twin_renders_what_the_bundle_wants(bundle, tmp_path):
 
 def test_one_twin_cannot_render_two_sizes(bundle, tmp_path):
     arguments = DeployArguments(policy=bundle(front=(640, 480), wrist=(320, 240)))
-    with pytest.raises(ParameterError, match="the twin renders all cameras in one size"):
+    with pytest.raises(ParameterError, match="expected one image size for all cameras on the twin"):
         deploy_nodes(arguments, tmp_path)
 
 
 def test_real_cameras_of_another_size_are_refused_before_anything_moves(bundle, tmp_path):
     arguments = DeployArguments(policy=bundle(front=(321, 240), wrist=(321, 240)), hardware="real")
-    with pytest.raises(ParameterError, match=r"the bundle wants front at 321x240, config/perception\.yaml gives"):
+    with pytest.raises(ParameterError, match=r"the bundle expects front at 321x240, config/perception\.yaml has"):
         deploy_nodes(arguments, tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""The commands behind `./grids` that start a run, and the dispatcher of all others."""
+"""The `./grids` commands that start a run, and the dispatcher of all commands."""

@@ -1,4 +1,4 @@
-"""`./grids bench WHAT`: each bench prints medians, p95, p99, a comparison where one exists, and one JSON line last."""
+"""`./grids bench WHAT`: each bench prints medians, p95, p99, a comparison if there is one, and finally a JSON line."""
 
 import importlib
 import sys
@@ -15,7 +15,7 @@ BENCHES = {
 
 
 def main(argv: list[str]) -> int:
-    """Dispatch to one bench; 2 for an unknown one."""
+    """Run one bench; returns its exit code, or 2 for an unknown one."""
     known = {name: row for name, row in BENCHES.items() if is_present(row[0])}
     if not argv or argv[0] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8s} {text}" for name, (_, text) in known.items())

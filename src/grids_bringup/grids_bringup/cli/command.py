@@ -1,4 +1,4 @@
-"""A run as a command: `name:=value` arguments, refusals with one sentence, the supervisor, an exit code."""
+"""Runs as commands: parse and check the `name:=value` arguments, start the supervisor, return the exit code."""
 
 import argparse
 import sys
@@ -24,25 +24,29 @@ from grids_common.params import ParameterError
 
 @dataclass(frozen=True, slots=True)
 class RunKind:
-    """What distinguishes deploy, teleop and record; the launch files use the same rows."""
+    """What distinguishes deploy, teleop, record and rest; used by the commands and by the launch files."""
 
     name: str
     text: str
     schema: type
     check: Callable
     nodes: Callable[..., list[NodeSpec]]  # (arguments, folder)
-    fixed: dict = field(default_factory=dict)  # arguments that are no choice in this kind of run
+    fixed: dict = field(default_factory=dict)  # arguments with a fixed value in this kind of run
 
     def documentation(self) -> list[tuple[str, str, str]]:
-        """(name, default, text) of every argument there is to choose."""
+        """(name, default, description) of every argument that is not fixed."""
         return [row for row in documentation(self.schema) if row[0] not in self.fixed]
 
 
 DEPLOY = RunKind(
-    "deploy", "Bring up cameras, policy and arm, and run a task.", DeployArguments, check_deploy, deploy_nodes
+    "deploy", "Bring up cameras, policy and arm, and perform a task.", DeployArguments, check_deploy, deploy_nodes
 )
 REST = RunKind(
-    "rest", "Bring an arm that holds to its rest pose, then release it.", RestArguments, check_rest, rest_nodes
+    "rest",
+    "Move an arm that holds with torque on to its rest pose, then switch torque off.",
+    RestArguments,
+    check_rest,
+    rest_nodes,
 )
 TELEOP = RunKind("teleop", "Move the follower with the leader arm.", TeleopArguments, check_teleop, teleop_nodes)
 RECORD = RunKind(
@@ -51,7 +55,10 @@ RECORD = RunKind(
 
 
 def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
-    """Check everything, claim the domain, make the folder: (nodes, folder, claim to keep open)."""
+    """Check arguments and site files, lock the ROS domain, create the run's folder.
+
+    Returns (nodes, folder, lock file to keep open). Raises ParameterError.
+    """
     arguments = replace(arguments, **kind.fixed)
     kind.check(arguments)
     check_config()
@@ -61,12 +68,12 @@ def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
 
 
 def main(kind: RunKind, argv: list[str]) -> int:
-    """Returns the run's exit code; 2 when the arguments or the site files are refused (nothing was started)."""
+    """Run one kind of run; returns its exit code, or 2 if arguments or site files are invalid (nothing was started)."""
     rows = [f"  {name}:=…  {text} (default: {default or 'empty'})" for name, default, text in kind.documentation()]
     parser = argparse.ArgumentParser(
         prog=f"grids {kind.name}",
         description=f"{kind.text} The arguments are those of {kind.name}.launch.py:",
-        epilog="\n".join([*rows, "", "exit codes: 0 fine, 1 something failed, 2 refused, 3 the task was not done"]),
+        epilog="\n".join([*rows, "", "exit codes: 0 success, 1 failure, 2 invalid arguments, 3 task not done"]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("arguments", nargs="*", metavar="name:=value")

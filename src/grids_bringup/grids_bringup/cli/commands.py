@@ -5,39 +5,39 @@ import importlib.util
 import sys
 
 COMMANDS = {
-    "deploy": ("grids_bringup.cli.deploy", "bring up cameras, policy and arm, and run a task"),
+    "deploy": ("grids_bringup.cli.deploy", "bring up cameras, policy and arm, and perform a task"),
     "twin": (
         "grids_sim.twin.cli",
-        "run the digital twin alone; prints its serial paths as one JSON line",
+        "run the digital twin alone; prints its serial ports as one JSON line",
     ),
     "teleop": ("grids_bringup.cli.teleop", "move the follower with the leader arm"),
-    "rest": ("grids_bringup.cli.rest", "bring an arm that was left holding to rest, then release its torque"),
+    "rest": ("grids_bringup.cli.rest", "move an arm that holds to its rest pose, then switch torque off"),
     "record": ("grids_bringup.cli.record", "teleoperate and record episodes"),
     "check": ("grids_recorder.judge.cli", "judge recorded episodes"),
-    "recover": ("grids_recorder.recover", "finish bags a crash left behind"),
+    "recover": ("grids_recorder.recover", "repair bags that a crash left incomplete"),
     "convert": ("grids_recorder.convert.cli", "turn bags into a LeRobot v3 dataset"),
     "replay": ("grids_eval.replay.cli", "play an episode through the arm or the policy"),
-    "demos": ("grids_eval.demos.cli", "let the scripted expert make demonstrations, without ROS"),
-    "frames": ("grids_eval.demos.frames_cli", "demonstrations as training frames, more varied and with labels"),
+    "demos": ("grids_eval.demos.cli", "generate demonstrations with the scripted expert, without ROS"),
+    "frames": ("grids_eval.demos.frames_cli", "generate varied demonstrations as labelled training frames"),
     "train": ("grids_eval.training", "train or fine-tune a policy"),
     "export": ("grids_policy.export.cli", "turn a checkpoint into a bundle"),
-    "untrained": ("grids_policy.export.untrained", "make the small bundle that sways around home (models/untrained)"),
-    "parity": ("grids_policy.parity.cli", "compare with reference numbers"),
+    "untrained": ("grids_policy.export.untrained", "write the small untrained bundle for tests (models/untrained)"),
+    "parity": ("grids_policy.parity.cli", "compare model outputs with reference numbers"),
     "eval": ("grids_eval.cli", "measure a bundle's success in the twin"),
     "study": ("grids_eval.study.cli", "train and evaluate the variants of docs/study.md"),
     "card": ("grids_eval.model_card", "write a bundle's README.md from its training run and its evaluations"),
     "bench": ("grids_bringup.cli.bench", "measure: policy, driver, graph, record, view"),
     "calibrate": ("so100_driver.setup.calibrate", "calibrate an arm"),
-    "doctor": ("so100_driver.setup.doctor", "check everything that is plugged in"),
-    "view": ("grids_rqt.cli", "cameras, sample locations, chunks, servo health"),
-    "figures": ("grids_perception.figures.cli", "the paper's figures from a run or a bag"),
+    "doctor": ("so100_driver.setup.doctor", "check the arms, cameras and settings of this computer"),
+    "view": ("grids_rqt.cli", "show cameras, sample locations, chunks, servo health"),
+    "figures": ("grids_perception.figures.cli", "draw the paper's figures from a run or a bag"),
     "urdf": ("grids_perception.description.urdf", "print the arm's URDF, generated from the twin's model"),
     "test": ("grids_bringup.cli.testing", "run all tests"),
 }
 
 
 def is_present(module: str) -> bool:
-    """Whether `module` can be imported, without importing it (its package, yes)."""
+    """Whether `module` exists. Imports its parent packages, but not the module itself."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -45,17 +45,18 @@ def is_present(module: str) -> bool:
 
 
 def available() -> dict[str, tuple[str, str]]:
-    """The commands whose module is part of this installation."""
+    """The entries of COMMANDS whose module is installed."""
     return {name: row for name, row in COMMANDS.items() if is_present(row[0])}
 
 
 def usage() -> str:
+    """The help text that lists the available commands."""
     rows = "\n".join(f"  {name:10s} {text}" for name, (_, text) in available().items())
     return f"usage: ./grids COMMAND [--help] …\n\n{rows}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Dispatch; 2 for an unknown command."""
+    """Run one command; returns its exit code, or 2 for an unknown command."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage() + "\n")

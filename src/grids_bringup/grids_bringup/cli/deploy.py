@@ -1,4 +1,4 @@
-"""`./grids deploy`: the same graph as deploy.launch.py, run by the small supervisor."""
+"""`./grids deploy`: the same nodes as deploy.launch.py, started by the supervisor instead of ros2 launch."""
 
 from grids_bringup.cli import command
 

@@ -1,4 +1,4 @@
-"""The checks that read the code without running it: ruff's rules, ruff's format, pyright's types."""
+"""The static checks of the code: ruff's rules, ruff's format, pyright's types."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A command that passes when its exit status is 0. `remedy` says what to do when it does not."""
+    """A command that passes if its exit status is 0. `remedy`: what to do if it does not."""
 
     name: str
     words: tuple[str, ...]  # arguments of this Python

@@ -1,4 +1,4 @@
-"""`./grids record --task stack_cubes --episodes 20`: the teleop graph with the recorder, and keys on the terminal."""
+"""`./grids record --task stack_cubes --episodes 20`: the teleop nodes and the recorder, controlled by the keyboard."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from dataclasses import fields
 from grids_bringup.arguments import TeleopArguments
 from grids_bringup.cli import command
 
-_EPILOG = """on the twin the scripted expert demonstrates: episodes start, end, are labelled and reset by
-themselves; elsewhere: e EMERGENCY STOP, enter starts and stops an episode, s success, f fail, d discard, r redo,
-q quit.
+_EPILOG = """On the twin the scripted expert demonstrates: episodes start, end, are labelled and reset
+automatically. Otherwise the keys are: e EMERGENCY STOP, enter starts and stops an episode, s success, f fail,
+d discard, r redo, q quit.
 
-exit codes: 0 fine, 1 something failed, 2 refused"""
+exit codes: 0 success, 1 failure, 2 invalid arguments"""
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`./grids rest`: bring an arm that a run left holding to its rest pose at limited speed, then release its torque."""
+"""`./grids rest`: move an arm that a run left holding to its rest pose at limited speed, then switch torque off."""
 
 from grids_bringup.cli import command
 

@@ -1,4 +1,4 @@
-"""`./grids teleop`: the same graph as teleop.launch.py, run by the small supervisor."""
+"""`./grids teleop`: the same nodes as teleop.launch.py, started by the supervisor instead of ros2 launch."""
 
 from grids_bringup.cli import command
 

@@ -12,7 +12,7 @@ LEVELS = ("unit", "process", "ros", "e2e")
 
 
 def main(argv: list[str]) -> int:
-    """Extra arguments go to pytest. Paths among them select tests and skip the checks; `lint` runs the checks alone."""
+    """Arguments go to pytest; if they contain paths, only these are tested, without the checks. `lint`: checks only."""
     root = Path(os.environ["GRIDS_ROOT"])
     os.chdir(root)
     if argv == ["lint"]:
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> int:
 
 
 def _run_pytest(folders: list[str], argv: list[str], failures: list[str]) -> int:
-    """A random domain keeps parallel runs on one host from hearing each other."""
+    """Run pytest in a random ROS domain, so that parallel runs on one host do not share topics."""
     import pytest
 
-    # 0 to 101 are the domains whose ports stay clear of Linux's ephemeral range; tests count up from this one.
+    # The ports of domains 0 to 101 are below Linux's ephemeral range. Tests use this domain and higher ones.
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 60)))
     os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
-    # A shell starts background jobs with Ctrl-C ignored, and every process of a test would inherit that.
+    # A shell starts background jobs with SIGINT ignored, and every process of a test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.flush()
     return int(pytest.main([*folders, *argv], plugins=[GateFailures(failures)]))

@@ -1,1 +1,1 @@
-"""The run manager: brings nodes up in order, watches them, ends the run, writes the summary."""
+"""The run manager: configures and activates the nodes in order, monitors them, ends the run, writes the summary."""

@@ -1,4 +1,4 @@
-"""The run manager's ROS side: what it hears from the graph, and blocking calls for its main thread."""
+"""The run manager's ROS node: subscriptions, and blocking service calls for the main thread."""
 
 import threading
 import time
@@ -18,29 +18,28 @@ from grids_common import topics
 from grids_common.params import declare, param
 from grids_common.stamps import stamp_ns
 
-# Patience with processes that start on a busy machine; one that ends is noticed at once.
-START_WAIT_S = 60.0
+START_WAIT_S = 60.0  # for processes that start on a busy computer
 POLL_S = 0.05
 ERROR_LEVEL = 40  # rcl_interfaces/Log: ERROR 40, FATAL 50
 
 
 @dataclass(frozen=True, slots=True)
 class ManagerParams:
-    """Set by graph.py, not by users."""
+    """Parameters of the run manager. Set by graph.py, not by users."""
 
     run_dir: str = param("", "folder of this run")
-    managed: tuple[str, ...] = param((), "lifecycle nodes, in bring-up order")
+    managed: tuple[str, ...] = param((), "names of the lifecycle nodes, in bring-up order")
     limit_s: float = param(0.0, "longest run, 0: none", unit="s", lo=0.0)
     must_succeed: bool = param(True, "an undone task is a failure")
-    twin: bool = param(True, "the twin judges the task")
+    twin: bool = param(True, "whether the twin judges the task")
     task: str = param("", "task name")
     seed: int = param(0, "scene seed")
-    policy: str = param("", "policy as the user named it")
-    record: bool = param(False, "episodes are recorded: keys, and the session decides when the run is over")
+    policy: str = param("", "policy as given by the user")
+    record: bool = param(False, "record episodes: read keys from the terminal; the run ends with the session")
 
 
-class RunManager(Node):
-    """Callbacks run in a background executor thread and only store; the main thread orchestrates."""
+class RunManagerNode(Node):
+    """Callbacks run in the executor's thread and only store messages. The main thread calls the public methods."""
 
     def __init__(self) -> None:
         super().__init__("run_manager")
@@ -51,12 +50,12 @@ class RunManager(Node):
         self.driver: DriverStatus | None = None
         self.policy: PolicyStatus | None = None
         self.task: TaskState | None = None
-        self.said: list[str] = []
-        self._beats: dict[str, float] = {}
+        self.errors: list[str] = []
+        self._last_heard: dict[str, float] = {}
         self._clients_by_name: dict = {}
-        self._listen()
+        self._subscribe()
 
-    def _listen(self) -> None:
+    def _subscribe(self) -> None:
         subscribe = topics.subscription
         subscribe(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
         subscribe(self, "/policy/status", PolicyStatus, self._on_policy)
@@ -75,66 +74,67 @@ class RunManager(Node):
     def _on_chunk(self, message: ActionChunk) -> None:
         stages = dict(zip(message.stage_names, map(float, message.stage_s), strict=False))
         with self.lock:
-            self._beats["policy"] = time.monotonic()
-            sent_ns = stamp_ns(message.header.stamp)
-            self.statistics.add_chunk(sent_ns, self._now_ns(), stages, message.bundle_id)
+            self._last_heard["policy"] = time.monotonic()
+            captured_ns = stamp_ns(message.header.stamp)
+            self.statistics.add_chunk(captured_ns, self._now_ns(), stages, message.bundle_id)
 
     def _on_policy(self, message: PolicyStatus) -> None:
         with self.lock:
-            self._beats["policy"] = time.monotonic()
+            self._last_heard["policy"] = time.monotonic()
             self.policy = message
 
     def _on_driver(self, message: DriverStatus) -> None:
         with self.lock:
-            self._beats["driver"] = time.monotonic()
+            self._last_heard["driver"] = time.monotonic()
             self.driver = message
 
     def _on_task(self, message: TaskState) -> None:
         with self.lock:
-            self._beats["twin"] = time.monotonic()
+            self._last_heard["twin"] = time.monotonic()
             self.task = message
 
     def _on_camera(self, camera: str, message: CameraInfo) -> None:
-        sent_ns = stamp_ns(message.header.stamp)
+        captured_ns = stamp_ns(message.header.stamp)
         with self.lock:
-            self._beats[f"{camera} camera"] = time.monotonic()
-            self.statistics.cameras[camera].add(sent_ns, self._now_ns())
+            self._last_heard[f"{camera} camera"] = time.monotonic()
+            self.statistics.cameras[camera].add(captured_ns, self._now_ns())
 
     def _on_log(self, message: Log) -> None:
         if message.level < ERROR_LEVEL:
             return
         with self.lock:
             self.statistics.errors.append(f"{message.name}: {message.msg}")
-            self.said.append(f"{message.name}: {message.msg}")
+            self.errors.append(f"{message.name}: {message.msg}")
 
-    def call(self, kind, name: str, request, patience_s: float, give_up: Callable[[], bool] = lambda: False):
-        """Call a service from the main thread; None when it does not answer in time or `give_up` says so."""
-        if name not in self._clients_by_name:  # kept: discovering a service again would cost a tenth of a second
+    def call(self, kind, name: str, request, timeout_s: float, cancelled: Callable[[], bool] = lambda: False):
+        """Call a service and wait; None if there is no response within `timeout_s` or `cancelled()` becomes true."""
+        if name not in self._clients_by_name:  # reused: discovering a service again takes a tenth of a second
             self._clients_by_name[name] = self.create_client(kind, name)
         client = self._clients_by_name[name]
-        deadline = time.monotonic() + min(patience_s, START_WAIT_S)
+        deadline = time.monotonic() + min(timeout_s, START_WAIT_S)
         while not client.service_is_ready():
-            if give_up() or time.monotonic() > deadline:
+            if cancelled() or time.monotonic() > deadline:
                 return None
             time.sleep(POLL_S)
         done = threading.Event()
         future = client.call_async(request)
         future.add_done_callback(lambda _: done.set())
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while not done.wait(POLL_S):
-            if give_up() or time.monotonic() > deadline:
+            if cancelled() or time.monotonic() > deadline:
                 return None
         return future.result()
 
     def transition(
-        self, node: str, number: int, patience_s: float, give_up: Callable[[], bool] = lambda: False
+        self, node: str, number: int, timeout_s: float, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
+        """Request a lifecycle transition of `node` (a lifecycle_msgs/Transition id); whether it succeeded in time."""
         request = ChangeState.Request(transition=Transition(id=number))
-        response = self.call(ChangeState, f"{node}/change_state", request, patience_s, give_up)
+        response = self.call(ChangeState, f"{node}/change_state", request, timeout_s, cancelled)
         return bool(response is not None and response.success)
 
     def silent_for(self, node: str) -> float | None:
-        """Seconds since `node` was last heard; None before the first time."""
+        """Seconds since the last message of `node`; None if there was none."""
         with self.lock:
-            beat = self._beats.get(node)
-        return None if beat is None else time.monotonic() - beat
+            heard = self._last_heard.get(node)
+        return None if heard is None else time.monotonic() - heard

@@ -1,6 +1,6 @@
-"""The operator's side of a recording: keys on the terminal, one status line, and when the session is over.
+"""The terminal interface of a recording: keys, a status line, and the end of the session.
 
-The episodes themselves run in the recorder node; this only asks it to start and stop, and shows what it says.
+The recorder node records the episodes. This module calls its start and stop services and shows its status.
 """
 
 import os
@@ -17,25 +17,25 @@ from std_msgs.msg import Bool
 
 from grids_common import services, topics
 
-# The space bar is the biggest key: it means what enter means, and neither stops the arm.
+# The space bar is easy to hit by mistake, so it does the same as enter; neither stops the arm.
 OUTCOMES = {"\n": "", " ": "", "s": "success", "f": "fail", "d": "discard", "r": "redo"}
 HELP = (
     "keys: e EMERGENCY STOP · enter or space start/stop an episode · s success · f fail · d discard · r redo · q quit"
 )
-ASKED = "emergency stop sent; if the arm goes on: power switch"
-STOPPED = "ARM STOPPED; to go on: ros2 service call /driver/estop_reset std_srvs/srv/Trigger"
+ESTOP_SENT = "emergency stop sent; if the arm still moves, use the power switch"
+STOPPED = "ARM STOPPED; to continue: ros2 service call /driver/estop_reset std_srvs/srv/Trigger"
 _BELL = "\a"
 
 
 class RecordSession:
-    """Callbacks run in the executor's thread, `poll` and `line` in the main thread, keys in their own."""
+    """Subscriptions run in the executor's thread, `poll` and `line` in the main thread, keys in a third one."""
 
     def __init__(self, node: Node) -> None:
         self.status: EpisodeStatus | None = None
-        self._said = ""
+        self._message = ""
         self._quit = False
         self._lock = threading.Lock()
-        self._was = ""
+        self._last_state = ""
         self._mode = ""
         topics.subscription(node, "/recorder/status", EpisodeStatus, self._on_status)
         topics.subscription(node, "/follower/status", DriverStatus, self._on_driver)
@@ -51,17 +51,17 @@ class RecordSession:
             self._keys.start()
 
     def close(self) -> None:
-        """Stop reading and give the terminal back as it was."""
+        """Stop reading keys and restore the terminal's settings."""
         self._closed = True
         if self._terminal is not None:
-            self._keys.join()  # it looks five times a second
+            self._keys.join()  # it polls five times a second
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._terminal)
 
     def _on_status(self, message: EpisodeStatus) -> None:
         with self._lock:
             self.status = message
-            self._was, was = message.state, self._was
-        if self._terminal is not None and "recording" in (was, message.state) and was != message.state:
+            self._last_state, before = message.state, self._last_state
+        if self._terminal is not None and "recording" in (before, message.state) and before != message.state:
             sys.stdout.write(_BELL)
 
     def _on_driver(self, message: DriverStatus) -> None:
@@ -71,7 +71,7 @@ class RecordSession:
         while not (self._quit or self._closed):
             if not select.select([sys.stdin], [], [], 0.2)[0]:
                 continue
-            # Not sys.stdin.read(1): what it takes ahead of a second key would wait there for a third.
+            # Not sys.stdin.read(1): it buffers further keys, which select would then not report.
             try:
                 keys = os.read(sys.stdin.fileno(), 64).decode(errors="ignore")
             except OSError:  # the terminal is gone
@@ -82,35 +82,35 @@ class RecordSession:
                 self.press(key)
 
     def press(self, key: str) -> None:
-        """What one key does; unknown keys show the help."""
+        """Perform the action of one key; an unknown key shows the help."""
         recording = self.status is not None and self.status.state == "recording"
         key = key.lower()
         if key == "e":
             self._estop.publish(Bool(data=True))
-            self._said = ASKED
+            self._message = ESTOP_SENT
         elif key == "q":
             self._quit = True
         elif key not in OUTCOMES:
-            self._said = HELP
+            self._message = HELP
         elif recording:
             self._stop.call_async(StopEpisode.Request(outcome=OUTCOMES[key])).add_done_callback(self._answered)
         elif key in ("\n", " "):
             self._start.call_async(StartEpisode.Request()).add_done_callback(self._answered)
         else:
-            self._said = "nothing is being recorded: enter starts an episode"
+            self._message = "no episode is being recorded: press enter to start one"
 
     def _answered(self, done) -> None:
-        self._said = done.result().message
+        self._message = done.result().message
 
     @property
     def failure(self) -> str:
-        """Why recording cannot go on, or an empty string."""
+        """Why recording cannot continue, or an empty string."""
         with self._lock:
             status = self.status
         return status.reason if status is not None and status.state in ("full", "failed") else ""
 
     def poll(self) -> str:
-        """Why the session is over, or an empty string."""
+        """Why the session has ended, or an empty string."""
         with self._lock:
             status = self.status
         if self._quit:
@@ -120,7 +120,7 @@ class RecordSession:
         return "all episodes recorded" if complete else ""
 
     def line(self) -> str:
-        """Episode, time left, verdicts so far, and the last answer or the keys."""
+        """The status line: episode, time left, verdicts so far, and the last response or the keys."""
         with self._lock:
             status = self.status
         if status is None:
@@ -133,10 +133,10 @@ class RecordSession:
             parts.append(f"{status.messages} messages, {status.bytes / 1e6:.1f} MB, {status.lost} lost")
         if status.verdicts:
             parts.append(" ".join(status.verdicts[-8:]))
-        parts.append((self._said or status.reason)[:120] or (HELP if self._terminal is not None else ""))
+        parts.append((self._message or status.reason)[:120] or (HELP if self._terminal is not None else ""))
         return " | ".join(part for part in parts if part)
 
     def summary(self) -> dict:
-        """For the run's summary."""
+        """The verdicts and the requested number of episodes, for summary.json."""
         status = self.status
-        return {"verdicts": list(status.verdicts), "wanted": status.total} if status else {}
+        return {"verdicts": list(status.verdicts), "requested": status.total} if status else {}

@@ -1,4 +1,4 @@
-"""What a run amounts to, from the messages that went by: pure accumulation, no ROS, no clock, no files."""
+"""The statistics of a run, accumulated from its messages. No ROS, no clock, no files."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float | int]:
-    """Count, p50, p95, p99 and max in ms; zeros without samples."""
+    """Count, p50, p95, p99 and max of durations, in ms; zeros if the list is empty."""
     if not seconds:
         return {"count": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0}
     values = np.asarray(seconds) * 1e3
@@ -18,17 +18,18 @@ def percentiles_ms(seconds: list[float]) -> dict[str, float | int]:
 
 @dataclass(slots=True)
 class StreamStatistics:
-    """Rate and drops of one camera from its capture stamps (ns)."""
+    """Rate, lost frames and ages of one camera, from capture stamps (ns of the ROS clock)."""
 
     stamps_ns: list[int] = field(default_factory=list)
     ages_s: list[float] = field(default_factory=list)
 
     def add(self, stamp_ns: int, now_ns: int) -> None:
+        """Count one frame, captured at `stamp_ns` and received at `now_ns`, on the same clock."""
         self.stamps_ns.append(stamp_ns)
         self.ages_s.append((now_ns - stamp_ns) * 1e-9)
 
     def summary(self) -> dict:
-        """Frames, mean rate in Hz, frames missing (from gaps in the stamps) and ages in ms."""
+        """Frames, mean rate in Hz, lost frames (gaps between stamps) and ages in ms."""
         stamps = np.asarray(self.stamps_ns, dtype=np.int64)
         if len(stamps) < 2:
             return {
@@ -48,7 +49,7 @@ class StreamStatistics:
         }
 
     def recent_rate_hz(self, now_ns: int, count: int = 30) -> float:
-        """Rate over the last `count` frames, for the status line; 0 once none has arrived for a second."""
+        """Rate over the last `count` frames, for the status line; 0 if none has arrived for a second."""
         stamps = self.stamps_ns[-count:]
         if not stamps or now_ns - (stamps[-1] + 1e9 * self.ages_s[-1]) > 1e9:
             return 0.0
@@ -58,7 +59,7 @@ class StreamStatistics:
 
 @dataclass(slots=True)
 class RunStatistics:
-    """Everything the summary reports. Fed by the run manager's callbacks under its lock."""
+    """The statistics in summary.json. Updated by the run manager's callbacks under its lock."""
 
     cameras: dict[str, StreamStatistics] = field(default_factory=dict)
     stages_s: dict[str, list[float]] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class RunStatistics:
     _last_chunk_ns: int = 0
 
     def add_chunk(self, stamp_ns: int, now_ns: int, stages: dict[str, float], bundle_id: str) -> None:
+        """Count one chunk: `stamp_ns` of its observation, time of arrival, seconds per stage."""
         self.chunks += 1
         self.bundle_id = bundle_id
         self.chunk_age_s.append((now_ns - stamp_ns) * 1e-9)
@@ -80,6 +82,7 @@ class RunStatistics:
             self.stages_s.setdefault(name, []).append(seconds)
 
     def summary(self) -> dict:
+        """Chunks, latencies in ms, cameras and the last errors, for summary.json."""
         return {
             "chunks": self.chunks,
             "bundle_id": self.bundle_id,
@@ -94,7 +97,7 @@ class RunStatistics:
 
 
 def driver_summary(status) -> dict:
-    """The driver's part, from its last grids_msgs/DriverStatus (None when it never spoke)."""
+    """The driver's part of summary.json, from its last grids_msgs/DriverStatus (None: no message received)."""
     if status is None:
         return {}
     return {

@@ -107,10 +107,10 @@ class Receiver:
         from sensor_msgs.msg import Image
 
         from grids_common import topics
-        from grids_common.lifecycle import keep_buffers
+        from grids_common.lifecycle import keep_freed_memory
         from grids_recorder.node.inputs import IMAGE_DEPTH
 
-        keep_buffers()
+        keep_freed_memory()
         rclpy.init()
         self.node = rclpy.create_node("bench_receiver")
         self.ages_ms: dict[str, list[float]] = {name: [] for name in cameras}

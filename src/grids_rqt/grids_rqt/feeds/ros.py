@@ -16,7 +16,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from grids_common import services, topics
-from grids_common.lifecycle import keep_buffers
+from grids_common.lifecycle import keep_freed_memory
 from grids_rqt.view_model import Model
 from grids_rqt.views.panel import AbstractControls
 
@@ -41,7 +41,7 @@ class RosFeed:
 
     def __init__(self, model: Model, name: str = "grids_view") -> None:
         """Initialises rclpy where nobody has; then it also shuts it down. Signals are left to the program."""
-        keep_buffers()
+        keep_freed_memory()
         self._owns_rclpy = not rclpy.ok()
         if self._owns_rclpy:
             rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

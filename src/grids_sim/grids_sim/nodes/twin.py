@@ -13,7 +13,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from grids_common import params, services
 from grids_common.lifecycle import SetupError, run_node
-from grids_common.realtime import become_realtime, quicken
+from grids_common.realtime import become_realtime, shorten_switch_interval
 from grids_common.so100 import JOINT_NAMES
 from grids_common.stamps import to_stamp
 from grids_common.topics import publisher, subscription
@@ -162,5 +162,5 @@ class TwinNode(Node):
 def main(args=None) -> int:
 
     # The serial threads must not wait 5 ms for the interpreter while a callback runs.
-    quicken()
+    shorten_switch_interval()
     return run_node(TwinNode, args)

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 
-from grids_common.realtime import become_realtime, quicken
+from grids_common.realtime import become_realtime, shorten_switch_interval
 from grids_common.tasks import TASKS
 from grids_sim.nodes.params import TwinParams
 from grids_sim.twin.link_folder import FolderInUseError
@@ -134,7 +134,7 @@ def _say(answer: dict) -> None:
 def main(argv: list[str] | None = None) -> int:
     """0 after a signal, 2 when it cannot start."""
     params = parse(argv)
-    quicken()
+    shorten_switch_interval()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from grids_common.pacing import Pacer
-from grids_common.realtime import quicken, request_realtime
+from grids_common.realtime import request_realtime, shorten_switch_interval
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.control import prepare
@@ -54,7 +54,7 @@ class LeaderLoop:
             self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
-        quicken()
+        shorten_switch_interval()
         self._on_event("info", request_realtime(self.params.realtime_priority)[1])
         pacer = Pacer(self.params.rate_hz)
         while not self._stop.is_set():

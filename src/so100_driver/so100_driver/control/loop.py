@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grids_common.pacing import Pacer
-from grids_common.realtime import quicken, request_realtime
+from grids_common.realtime import request_realtime, shorten_switch_interval
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.registers import GOAL_POSITION, TORQUE_ENABLE
@@ -115,7 +115,7 @@ class ControlLoop:
 
     # -- the loop thread ---------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        quicken()
+        shorten_switch_interval()
         self.realtime = request_realtime(self.params.realtime_priority)
         self._on_event("info", self.realtime[1])
         pacer = Pacer(self.params.rate_hz)

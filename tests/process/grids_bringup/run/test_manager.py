@@ -13,7 +13,7 @@ pytest.importorskip("rclpy")
 from lifecycle_msgs.msg import Transition
 
 from grids_bringup.graph import NodeSpec, record_exit
-from grids_bringup.run.manager import Run, RunError, conduct
+from grids_bringup.run.manager import RunError, RunManager, execute
 from grids_bringup.run.manager_node import ManagerParams
 from grids_bringup.run.summary import RunStatistics, StreamStatistics
 
@@ -21,26 +21,26 @@ PATIENCE_S = 20.0  # what a test would lose if a wait were not given up
 
 
 class Node:
-    """What a Run needs of its node. `hangs`: (node, transition) pairs that are answered only when given up."""
+    """What a RunManager needs of its node. `hangs`: (node, transition) pairs that are answered only when given up."""
 
     def __init__(self, folder, **params) -> None:
         self.params = ManagerParams(**({"managed": ("driver", "policy"), "limit_s": 0.2, "twin": False} | params))
         self.folder, self.lock, self.statistics = folder, threading.Lock(), RunStatistics()
         self.statistics.cameras = {"front": StreamStatistics()}
         self.driver = self.policy = self.task = None
-        self.said: list[str] = []
+        self.errors: list[str] = []
         self.hangs: set = set()
         self.asked: list[tuple[str, int]] = []
         self.silent: dict[str, float] = {}
         self.during_hang = lambda: None
 
-    def transition(self, node, number, patience_s, give_up=lambda: False) -> bool:
+    def transition(self, node, number, timeout_s, cancelled=lambda: False) -> bool:
         self.asked.append((node, number))
         if (node, number) not in self.hangs:
             return True
         self.during_hang()
-        deadline = time.monotonic() + min(patience_s, PATIENCE_S)
-        while time.monotonic() < deadline and not give_up():
+        deadline = time.monotonic() + min(timeout_s, PATIENCE_S)
+        while time.monotonic() < deadline and not cancelled():
             time.sleep(0.01)
         return False
 
@@ -61,7 +61,7 @@ DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 def outcome(node: Node, stop: threading.Event | None = None) -> tuple[int, dict, float]:
     """(exit code, summary, seconds)."""
     began = time.monotonic()
-    code = conduct(Run(node, stop or threading.Event()))
+    code = execute(RunManager(node, stop or threading.Event()))
     return code, json.loads((node.folder / "summary.json").read_text()), time.monotonic() - began
 
 
@@ -111,7 +111,7 @@ def test_a_node_that_dies_on_the_way_down_is_a_failure_too(tmp_path):
 
 
 def test_an_error_in_the_tear_down_still_ends_in_a_summary(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "tear_down", lambda self: 1 / 0)
+    monkeypatch.setattr(RunManager, "tear_down", lambda self: 1 / 0)
     code, summary, _ = outcome(Node(tmp_path))
     assert code == 1
     assert "ZeroDivisionError" in summary["failure"]
@@ -121,11 +121,11 @@ def test_an_error_in_the_tear_down_still_ends_in_a_summary(tmp_path, monkeypatch
 def test_silence_counts_only_while_this_process_could_hear(tmp_path, monkeypatch, stalled_s, blamed):
     """A machine that freezes for seconds freezes the listener as well."""
     node = Node(tmp_path)
-    run = Run(node, threading.Event())
+    run = RunManager(node, threading.Event())
     now = time.monotonic()
-    run.began = run._looked = run._awake = now - 10.0
+    run.watch_began = run._last_check = run._awake_since = now - 10.0
     node.silent = {"driver": 5.0}
-    run._looked = now - stalled_s
+    run._last_check = now - stalled_s
     with pytest.raises(RunError, match=r"driver has been silent for 5\.0 s") if blamed else nullcontext():
         run._check_heartbeats()
 
@@ -133,15 +133,15 @@ def test_silence_counts_only_while_this_process_could_hear(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("silent", "warning"),
     [
-        ({"front camera": 4.0}, "the front camera fell silent 6."),
+        ({"front camera": 4.0}, "the front camera stopped sending 6."),
         ({}, "the front camera sent nothing in the first 3 s"),
     ],
-    ids=["fell silent", "never heard"],
+    ids=["stopped sending", "never sent"],
 )
 def test_a_silent_camera_is_one_warning(tmp_path, silent, warning):
     node = Node(tmp_path)
-    run = Run(node, threading.Event())
-    run.began = run._awake = time.monotonic() - 10.0
+    run = RunManager(node, threading.Event())
+    run.watch_began = run._awake_since = time.monotonic() - 10.0
     node.silent = silent
     for _ in range(3):
         run._check_cameras()
@@ -153,4 +153,4 @@ def test_an_expert_that_never_speaks_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("grids_bringup.run.manager.START_WAIT_S", 0.1)
     code, summary, _ = outcome(Node(tmp_path, policy="expert", managed=("driver",)))
     assert code == 1
-    assert "policy was not heard within" in summary["failure"]
+    assert "policy sent no message within" in summary["failure"]

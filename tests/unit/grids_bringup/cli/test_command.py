@@ -57,10 +57,10 @@ def test_a_misspelt_key_is_named_with_those_there_are(site, capsys):
 
 def test_a_second_run_in_the_domain_is_refused_while_the_first_lives(site, capsys):
     with graph.claim_domain():
-        assert f"is up in ROS domain {DOMAIN}: stop it" in refused(capsys, "policy:=expert")
+        assert f"is active in ROS domain {DOMAIN}: stop it" in refused(capsys, "policy:=expert")
     graph.claim_domain().close()
 
 
 def test_a_bundle_that_is_not_there_is_named_with_those_there_are(site, capsys):
     said = refused(capsys, "policy:=demo")
-    assert "expected 'expert', a folder holding policy.json, or one of [], got 'demo'" in said
+    assert "expected 'expert', a folder with a policy.json, or one of [], got 'demo'" in said

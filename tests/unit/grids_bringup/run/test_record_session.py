@@ -8,7 +8,7 @@ from grids_msgs.msg import DriverStatus, EpisodeStatus
 from grids_msgs.srv import StartEpisode
 from session_node import opened
 
-from grids_bringup.run.record_session import ASKED, HELP, STOPPED
+from grids_bringup.run.record_session import ESTOP_SENT, HELP, STOPPED
 
 
 @pytest.mark.parametrize("state", ["idle", "recording", "saving"])
@@ -18,7 +18,7 @@ def test_e_is_the_emergency_stop_whatever_goes_on(state, key):
     session._on_status(EpisodeStatus(state=state))
     session.press(key)
     assert sent == [("estop", True)]
-    assert ASKED in session.line()
+    assert ESTOP_SENT in session.line()
 
 
 def test_the_line_says_when_the_arm_has_stopped_and_how_to_go_on():

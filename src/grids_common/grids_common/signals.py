@@ -1,0 +1,49 @@
+"""SIGINT, SIGTERM and SIGHUP as a request that the program reads, instead of an exception at any line."""
+
+import signal
+from collections.abc import Callable, Sequence
+from typing import Self
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _never() -> bool:
+    return False
+
+
+class StopRequest:
+    """Stores the name of the last signal in `requested`. A context manager that restores the former handlers.
+
+    A SIGHUP that is already ignored, as under nohup, stays ignored. To be used in the main thread only.
+    """
+
+    def __init__(self, signals: Sequence[int] = STOP_SIGNALS, interrupt: Callable[[], bool] = _never) -> None:
+        """`interrupt()` is called on each SIGINT, before `requested` changes; if true, KeyboardInterrupt is raised."""
+        self.requested = ""
+        self._signals, self._interrupt = signals, interrupt
+        self._former = {}
+
+    def install(self) -> None:
+        """Replace the signal handlers."""
+        for number in self._signals:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._former[number] = signal.signal(number, self._on_signal)
+
+    def restore(self) -> None:
+        """Restore the former signal handlers."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former.clear()
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.restore()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        interrupt = number == signal.SIGINT and self._interrupt()
+        self.requested = signal.Signals(number).name
+        if interrupt:
+            raise KeyboardInterrupt
