@@ -33,8 +33,14 @@ def grids_command(*words: str) -> list[str]:
 
 
 def bound_to_parent() -> list[str]:
-    """Prefix of a command line that makes the process end with its parent; empty if setpriv is not installed."""
-    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    """Words before a command that make it end with this process; empty where setpriv is not installed.
+
+    setpriv asks the kernel for SIGTERM at the parent's death. A parent that died before that is noticed by the shell.
+    """
+    if not shutil.which("setpriv"):
+        return []
+    check = '[ "$PPID" -eq "$1" ] || exit 143; shift; exec "$@"'
+    return ["setpriv", "--pdeathsig", "TERM", "sh", "-c", check, "sh", str(os.getpid())]
 
 
 class Child:

@@ -238,7 +238,8 @@ def test_a_checkpoint_without_tokenizer_is_refused(exported, tmp_path):
 def test_the_command_line_says_what_is_wrong_and_fails(tmp_path, capsys):
     assert export.main([str(tmp_path / "nothing"), str(tmp_path / "bundle")]) == 1
     assert "config.json is missing" in capsys.readouterr().err
-    assert export.main([str(tmp_path), str(tmp_path / "b"), "--units", "degrees"]) == 1
+    tiny = ROOT / "tests" / "data" / "oracle" / "tiny"
+    assert export.main([str(tiny), str(tmp_path / "b"), "--units", "degrees"]) == 1
     assert "--calibration" in capsys.readouterr().err
     demo = ROOT / "models" / "demo-checkpoint"
     assert export.main([str(demo), str(tmp_path / "b"), "--tokens", "4"]) == 1

@@ -350,8 +350,8 @@ def test_faults_that_make_no_sense_are_refused_with_what_there_is(twin, request_
         twin.inject(**request_)
 
 
-def test_the_readme_lists_every_fault():
-    text = (ROOT / "src" / "grids_sim" / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_the_twin_lists_every_fault():
+    text = (ROOT / "docs" / "twin.md").read_text(encoding="utf-8")
     missing = [kind for kind in KINDS if f"`{kind}`" not in text]
     assert not missing
 
