@@ -1,6 +1,7 @@
 """The launch description of each kind of run; a launch file only names its kind. Needs launch_ros."""
 
-from launch import LaunchDescription
+import LaunchDescription
+from launch import shlex
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
@@ -24,15 +25,14 @@ def _typed(parameters: dict) -> dict:
 
 
 def _action(node: NodeSpec) -> Node:
-    prefix = bound_to_parent()
-    prefix += [f"nice -n {node.nice}"] if node.nice else []
+    prefix = [*bound_to_parent(), *(["nice", "-n", str(node.nice)] if node.nice else [])]
     return Node(
         name=node.name,
         package=node.package,
         executable=node.executable,
         parameters=[*([str(config_path(node))] if node.config else []), _typed(node.parameters)],
         remappings=list(node.remappings),
-        prefix=" ".join(prefix) or None,
+        prefix=shlex.join(prefix) or None,
         output="screen" if node.name == "run_manager" else "log",
     )
 
