@@ -1,7 +1,8 @@
 """The launch description of each kind of run; a launch file only names its kind. Needs launch_ros."""
 
-import LaunchDescription
-from launch import shlex
+import shlex
+
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
