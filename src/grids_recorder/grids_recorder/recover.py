@@ -116,8 +116,8 @@ def _provenance(folder: Path) -> dict:
     """What a finished recording says about its commands, from the messages that are left."""
     found = Provenance()
     with Bag(folder) as bag:
-        found.begin(next(bag.records()).time_ns)
-        for record in bag.records(NOTED):
+        found.begin(next(bag.messages()).time_ns)
+        for record in bag.messages(NOTED):
             with suppress(DataError):  # a broken message costs its note, not the bag
                 found.add(record.topic, record.time_ns, bag.decode(record))
     return found.as_json()

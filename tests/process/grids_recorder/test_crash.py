@@ -68,7 +68,7 @@ def test_a_killed_recorder_loses_less_than_the_last_second(tmp_path):
     (result,) = recover_all(tmp_path)
     assert result.folder == tmp_path / "crash"
     with Bag(result.folder) as bag:
-        kept = [one.time_ns for one in bag.records()]
+        kept = [one.time_ns for one in bag.messages()]
         assert bag.episode["recovered"] is True
         assert bag.episode["task"] == "crash"
     assert set(written[: len(kept)]) == set(kept)
@@ -85,7 +85,7 @@ def test_recovery_keeps_a_bag_that_took_the_name_meanwhile(tmp_path):
     assert result.folder == tmp_path / "episode_2"
     assert (tmp_path / "episode" / "mine").read_text() == "keep"
     with Bag(result.folder) as bag:
-        assert sum(1 for _ in bag.records()) > 100
+        assert sum(1 for _ in bag.messages()) > 100
 
 
 TORN = b"\x06\xff\xff\x00\x00\x00\x00\x00\x00torn"

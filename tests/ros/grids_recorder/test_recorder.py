@@ -167,7 +167,7 @@ def test_an_episode_is_recorded_judged_and_labelled(tmp_path):
         assert counts["/twin/task_state"] >= 1, "latched messages from before the start are in the bag"
         for camera in topics.CAMERAS:
             assert counts[f"/{camera}/color/image_raw{cdr.COMPRESSED_SUFFIX}"] > 20
-        stamps = [cdr.stamp_ns(r.raw) for r in bag.records([JOINTS])]
+        stamps = [cdr.stamp_ns(r.raw) for r in bag.messages([JOINTS])]
         assert len(stamps) > 50
         assert stamps == sorted(stamps)
     assert (folder / "contact_sheet.png").stat().st_size > 1000

@@ -24,7 +24,7 @@ DISCARDED = "discarded"  # folder beside the episodes for those an operator thre
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class BagMessage:
     """One message: topic, type, receive time in ns of the recorder's clock, and its serialized form."""
 
     topic: str
@@ -34,7 +34,7 @@ class Record:
 
 
 class Bag:
-    """A recorded episode or run: a rosbag2 folder, or one .mcap file. `records` may be called again and again.
+    """A recorded episode or run: a rosbag2 folder, or one .mcap file. `messages` may be called repeatedly.
 
     Everything that cannot be read raises DataError: the bag, a message, an image, episode.json.
     """
@@ -69,7 +69,7 @@ class Bag:
             has = ", ".join(sorted(self.types)) or "no topics"
             raise DataError(f"{self.folder}: expected one of {', '.join(wanted)}; it holds {has}")
 
-    def records(self, topics: Iterable[str] | None = None, *, until_s: float | None = None) -> Iterator[Record]:
+    def messages(self, topics: Iterable[str] | None = None, *, until_s: float | None = None) -> Iterator[BagMessage]:
         """Messages ordered by receive time, of all topics or of some, up to `until_s` after the bag's start."""
         wanted = None if topics is None else set(topics)
         connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
@@ -78,18 +78,18 @@ class Bag:
         stop_ns = None if until_s is None else self._reader.start_time + round(until_s * 1e9) + 1
         try:
             for connection, time_ns, raw in self._reader.messages(connections, stop=stop_ns):
-                yield Record(connection.topic, connection.msgtype, time_ns, bytes(raw))
+                yield BagMessage(connection.topic, connection.msgtype, time_ns, bytes(raw))
         except UNREADABLE as error:
             raise DataError(f"{self.folder}: the file is damaged: {error}") from error
 
-    def decode(self, record: Record):
+    def decode(self, record: BagMessage):
         """The message with the fields of its ROS type; arrays are numpy views."""
         try:
             return self._store.deserialize_cdr(record.raw, record.type)
         except UNREADABLE as error:
             raise DataError(f"{record.topic}: expected a {record.type}, got bytes that are none: {error}") from error
 
-    def image(self, record: Record, *, least_px: int = 0) -> np.ndarray:
+    def image(self, record: BagMessage, *, least_px: int = 0) -> np.ndarray:
         """RGB uint8 (H, W, 3) of an Image or CompressedImage; `least_px` as in grids_common.images.jpeg_to_rgb."""
         message = self.decode(record)
         try:

@@ -10,7 +10,7 @@ from grids_common.images import image_size
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_data.bag import cdr
-from grids_data.bag.reader import Bag, Record
+from grids_data.bag.reader import Bag, BagMessage
 from grids_data.errors import DataError
 
 JOINTS, TRACE, LEADER = "/follower/joint_states", "/follower/command_trace", "/leader/joint_states"
@@ -35,7 +35,7 @@ class Stream:
 
 
 @dataclass(slots=True)
-class Camera:
+class CameraStream:
     """Per image, in recorded order: checksum of the stored bytes, mean brightness 0..255. `shape` is (height, width).
 
     Brightness is NaN for images that were not decoded. `thumbnails` are RGB images spread over the episode.
@@ -56,7 +56,7 @@ class Series:
     """
 
     streams: dict[str, Stream]
-    cameras: dict[str, Camera]
+    cameras: dict[str, CameraStream]
     joints: np.ndarray
     raw: np.ndarray
     limited: np.ndarray
@@ -93,7 +93,7 @@ class _Collector:
         self.modes: dict[str, None] = {}
         self.instruction, self.success = "", None
 
-    def add(self, bag: Bag, record: Record) -> None:
+    def add(self, bag: Bag, record: BagMessage) -> None:
         header = cdr.has_header(record.type)
         self.types[record.topic] = record.type
         self.times[record.topic].append((record.time_ns, cdr.stamp_ns(record.raw) if header else record.time_ns))
@@ -113,7 +113,7 @@ class _Collector:
             message = bag.decode(record)
             self.instruction, self.success = message.instruction, bool(message.success)
 
-    def _frame(self, bag: Bag, record: Record) -> None:
+    def _frame(self, bag: Bag, record: BagMessage) -> None:
         message, found = bag.decode(record), self.frames[record.topic]
         if record.topic not in self.shapes:
             self.shapes[record.topic] = image_size(message)
@@ -141,7 +141,7 @@ def read_series(bag: Bag, *, images: bool = True, thumbnails: int = 0, thumbnail
     Raises DataError for a message that cannot be decoded.
     """
     found = _Collector(images=images, thumbnails=thumbnails, thumbnail_px=thumbnail_px)
-    for record in bag.records():
+    for record in bag.messages():
         found.add(bag, record)
     streams = {}
     for topic, pairs in found.times.items():
@@ -153,7 +153,7 @@ def read_series(bag: Bag, *, images: bool = True, thumbnails: int = 0, thumbnail
             if topic in found.frames:
                 checksums, levels = zip(*found.frames[topic], strict=True)
                 shape, kept = found.shapes[topic], found.kept[topic]
-                cameras[camera] = Camera(topic, np.array(checksums), np.array(levels), shape, kept)
+                cameras[camera] = CameraStream(topic, np.array(checksums), np.array(levels), shape, kept)
     rows = {name: np.array(values).reshape(-1, 6) for name, values in found.rows.items()}
     empty = np.empty((0, 6))
     return Series(

@@ -16,7 +16,7 @@ from grids_common.chunk import Chunk
 from grids_common.process import workspace
 from grids_common.stamps import stamp_ns
 from grids_data.bag import cdr
-from grids_data.bag.reader import Bag, Record
+from grids_data.bag.reader import Bag, BagMessage
 from grids_data.bag.series import CHUNKS, JOINTS, image_topics, ordered
 from grids_data.errors import DataError
 from grids_policy.node.observation import Joints, Rejection, interpolate_joints
@@ -47,7 +47,7 @@ class Compared:
 class Recorded:
     """What a policy heard, with everything but the pictures decoded."""
 
-    frames: dict[str, tuple[np.ndarray, list[Record]]]  # camera: stamps in ns, pictures
+    frames: dict[str, tuple[np.ndarray, list[BagMessage]]]  # camera: stamps in ns, pictures
     joints: tuple[Joints, ...]
     instructions: list[tuple[int, str]]
     chunks: list[tuple[int, object]]
@@ -61,12 +61,12 @@ def read_recorded(bag: Bag, cameras: tuple[str, ...]) -> Recorded:
         topic = next((name for name in image_topics(camera) if bag.counts.get(name)), None)
         if topic is None:
             raise DataError(f"{bag.folder}: the bundle needs the {camera} camera, but no picture of it is recorded")
-        records = list(bag.records([topic]))
+        records = list(bag.messages([topic]))
         raw = raw and records[0].type == cdr.IMAGE
         frames[camera] = (np.array([cdr.stamp_ns(one.raw) for one in records]), records)
-    joints = [Joints(cdr.stamp_ns(one.raw), ordered(bag.decode(one))) for one in bag.records([JOINTS])]
-    spoken = [(one.time_ns, bag.decode(one).data) for one in bag.records([INSTRUCTION])]
-    chunks = [(one.time_ns, bag.decode(one)) for one in bag.records([CHUNKS])]
+    joints = [Joints(cdr.stamp_ns(one.raw), ordered(bag.decode(one))) for one in bag.messages([JOINTS])]
+    spoken = [(one.time_ns, bag.decode(one).data) for one in bag.messages([INSTRUCTION])]
+    chunks = [(one.time_ns, bag.decode(one)) for one in bag.messages([CHUNKS])]
     computed = [(at, chunk) for at, chunk in chunks if len(chunk.stage_s)]
     if not computed:
         raise DataError(f"{bag.folder}: expected chunks of a policy on {CHUNKS}, found none to compare with")

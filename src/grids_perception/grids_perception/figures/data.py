@@ -9,7 +9,7 @@ import numpy as np
 
 from grids_common.topics import CAMERAS
 from grids_data.bag.cdr import stamp_ns
-from grids_data.bag.reader import Bag, Record
+from grids_data.bag.reader import Bag, BagMessage
 from grids_data.bag.series import image_topics
 from grids_data.errors import DataError
 from grids_perception.overlay.messages import samples_from_message
@@ -46,7 +46,7 @@ def load_episode(folder: Path) -> Episode:
     with Bag(folder) as bag:
         bag.require(wanted)
         task = str(bag.episode.get("task", ""))
-        for record in bag.records(wanted):
+        for record in bag.messages(wanted):
             if record.topic in cameras:
                 images.setdefault(cameras[record.topic], []).append(record)
                 continue
@@ -66,7 +66,7 @@ def load_episode(folder: Path) -> Episode:
         )
 
 
-def _decode(bag: Bag, records: list[Record]) -> tuple[tuple[int, np.ndarray], ...]:
+def _decode(bag: Bag, records: list[BagMessage]) -> tuple[tuple[int, np.ndarray], ...]:
     """At most MAX_PICTURES of them, spread evenly: (stamp ns, RGB)."""
     chosen = np.unique(np.linspace(0, len(records) - 1, min(MAX_PICTURES, len(records))).round().astype(int))
     return tuple((stamp_ns(records[i].raw), bag.image(records[i])) for i in chosen)

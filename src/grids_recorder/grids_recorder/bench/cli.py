@@ -82,7 +82,7 @@ def run_graph(folder: Path, seconds: float) -> Graph:
     (bag_folder,) = find_bags([folder / "bags"])
     recorded: dict[str, set[int]] = {}
     with Bag(bag_folder) as bag:
-        for record in bag.records():
+        for record in bag.messages():
             if cdr.has_header(record.type):
                 topic = record.topic.removesuffix(cdr.COMPRESSED_SUFFIX)
                 recorded.setdefault(topic, set()).add(cdr.stamp_ns(record.raw))
@@ -129,7 +129,7 @@ def kill_once(folder: Path, after_s: float) -> tuple[bool, float]:
     if not result.empty or after_s > FLUSH_S + _FLUSH_SLACK_S:
         try:
             with Bag(result.folder or result.partial) as bag:
-                kept = {(cdr.stamp_ns(r.raw), r.topic.removesuffix(cdr.COMPRESSED_SUFFIX)) for r in bag.records()}
+                kept = {(cdr.stamp_ns(r.raw), r.topic.removesuffix(cdr.COMPRESSED_SUFFIX)) for r in bag.messages()}
         except DataError:
             return False, after_s
     end = handed[-1][0]

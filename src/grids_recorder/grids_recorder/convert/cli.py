@@ -16,7 +16,7 @@ from grids_common.parallel import run_jobs
 from grids_common.progress import Progress
 from grids_common.topics import CAMERAS
 from grids_data.bag import cdr
-from grids_data.bag.reader import DISCARDED, Bag, Record, find_bags
+from grids_data.bag.reader import DISCARDED, Bag, BagMessage, find_bags
 from grids_data.bag.series import Series, brightness, read_series
 from grids_data.calibration import Calibration, load, parse
 from grids_data.dataset.frame_cache import parse_size, resized
@@ -65,7 +65,7 @@ def even(value: int) -> int:
 def recorded_size(bag: Bag) -> tuple[int, int]:
     """Recorded (height, width) of the first image of any camera, made even for the codec."""
     topics = [topic for topic, kind in bag.types.items() if kind in (cdr.IMAGE, cdr.COMPRESSED) and bag.counts[topic]]
-    for record in bag.records(topics):
+    for record in bag.messages(topics):
         height, width = image_size(bag.decode(record))
         return even(height), even(width)
     raise DataError(f"{bag.folder}: expected images, found none")
@@ -106,9 +106,9 @@ def _images(bag: Bag, topic: str, wanted: np.ndarray, levels: list[float] | None
     """
     last_use = {int(index): position for position, index in enumerate(wanted)}
     kept: dict[int, np.ndarray] = {}
-    records = enumerate(bag.records([topic]))
+    records = enumerate(bag.messages([topic]))
 
-    def read(index: int, record: Record) -> None:
+    def read(index: int, record: BagMessage) -> None:
         if levels is not None or index in last_use:
             image = bag.image(record)
             if levels is not None:

@@ -14,7 +14,7 @@ from grids_data.bag.series import JOINTS, read_series
 from grids_data.bag.writer import write_json
 from grids_data.errors import DataError
 from grids_recorder.judge.contact_sheet import COLUMNS, TILE_PX, save_sheet
-from grids_recorder.judge.verdict import REJECT, Finding, Verdict, judge, limits_of
+from grids_recorder.judge.verdict import REJECT, EpisodeVerdict, Finding, judge, limits_of
 
 VERDICT_FILE = "verdict.json"
 SHEET_FILE = "contact_sheet.png"
@@ -23,7 +23,7 @@ _COLOUR = {"OK": "green", "WARN": "yellow", "REJECT": "red"}
 
 def check_bag(
     folder: Path, *, image_hz: float | None = None, joint_hz: float | None = None, sheet: bool = True
-) -> Verdict:
+) -> EpisodeVerdict:
     """Judge one bag, at the rates of its episode.json unless others are given, and store what was found beside it.
 
     Where that folder cannot be written, the verdict is only returned.
@@ -44,9 +44,9 @@ def check_bag(
     return verdict
 
 
-def unreadable(bag: Bag, error: DataError) -> Verdict:
+def unreadable(bag: Bag, error: DataError) -> EpisodeVerdict:
     """A message that cannot be decoded is a finding like any other: nothing would convert this episode."""
-    return Verdict(REJECT, (Finding(REJECT, f"cannot be read: {error}"),), (), bag.duration_s)
+    return EpisodeVerdict(REJECT, (Finding(REJECT, f"cannot be read: {error}"),), (), bag.duration_s)
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def _shown_only(folder: Path) -> Iterator[None]:
         sys.stderr.write(f"{folder}: the verdict cannot be stored there ({error.strerror}); it is only shown\n")
 
 
-def store_verdict(folder: Path, verdict: Verdict) -> None:
+def store_verdict(folder: Path, verdict: EpisodeVerdict) -> None:
     """Write verdict.json beside the bag; where that is refused, only say so."""
     with _shown_only(folder):
         write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
@@ -73,7 +73,7 @@ def stored_level(folder: Path) -> str | None:
         raise DataError(f"{path}: expected a verdict as JSON ({error}): delete it and run ./grids check") from error
 
 
-def lines(folder: Path, verdict: Verdict) -> list[str]:
+def lines(folder: Path, verdict: EpisodeVerdict) -> list[str]:
     """An episode in the table: one line, then one per finding."""
     images = [f"{c.recorded}/{c.expected}" for c in verdict.topics if "image" in c.topic and c.expected >= 0]
     joints = [f"{c.recorded}/{c.expected}" for c in verdict.topics if c.topic == JOINTS]

@@ -9,7 +9,7 @@ import numpy as np
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_data.bag.series import JOINTS, TRACE, Series
-from grids_recorder.judge.verdict import Verdict
+from grids_recorder.judge.verdict import EpisodeVerdict
 
 COLUMNS = 10
 TILE_PX = (90, 120)
@@ -65,7 +65,7 @@ def _joint_rows(series: Series) -> list[np.ndarray]:
     return rows
 
 
-def draw_sheet(name: str, task: str, series: Series, verdict: Verdict) -> np.ndarray:
+def draw_sheet(name: str, task: str, series: Series, verdict: EpisodeVerdict) -> np.ndarray:
     """(height, WIDTH_PX, 3) uint8 RGB, from a series read with COLUMNS thumbnails of at least TILE_PX[0] px."""
     head = np.full((46, WIDTH_PX, 3), _PAPER, np.uint8)
     _text(head, f"{name}   {verdict.duration_s:.1f} s   {task}", (6, 18), scale=0.5)
@@ -76,7 +76,7 @@ def draw_sheet(name: str, task: str, series: Series, verdict: Verdict) -> np.nda
     return np.vstack([head, *(_strip(series, camera) for camera in CAMERAS), *_joint_rows(series), foot])
 
 
-def save_sheet(name: str, task: str, series: Series, verdict: Verdict, path: Path) -> None:
+def save_sheet(name: str, task: str, series: Series, verdict: EpisodeVerdict, path: Path) -> None:
     """Write the sheet as PNG; OSError when the folder refuses."""
     ok, data = cv2.imencode(".png", np.ascontiguousarray(draw_sheet(name, task, series, verdict)[..., ::-1]))
     if not ok:

@@ -17,7 +17,7 @@ _ORDER = (OK, WARN, REJECT)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JudgeLimits:
     """Where WARN and REJECT begin, as (warn, reject). Times in s."""
 
     shortest_s: float = 2.0
@@ -60,7 +60,7 @@ class TopicCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EpisodeVerdict:
     """The judgement of one episode."""
 
     level: str
@@ -88,16 +88,16 @@ def _graded(value: float, bounds: tuple[float, float], text: str, *, low_is_bad:
         yield Finding(level, text)
 
 
-def limits_of(episode: Mapping, *, image_hz: float | None = None, joint_hz: float | None = None) -> Limits:
+def limits_of(episode: Mapping, *, image_hz: float | None = None, joint_hz: float | None = None) -> JudgeLimits:
     """The limits of an episode at the rates it was recorded for, unless others are given."""
-    noted, usual = episode.get("expected_hz") or {}, Limits()
-    return Limits(
+    noted, usual = episode.get("expected_hz") or {}, JudgeLimits()
+    return JudgeLimits(
         image_hz=image_hz or noted.get("images", usual.image_hz),
         joint_hz=joint_hz or noted.get("joints", usual.joint_hz),
     )
 
 
-def judge(series: Series, episode: Mapping, limits: Limits | None = None) -> Verdict:
+def judge(series: Series, episode: Mapping, limits: JudgeLimits | None = None) -> EpisodeVerdict:
     """The verdict from an episode's series and what the recorder noted about it (lost messages, recovery)."""
     limits = limits or limits_of(episode)
     start, stop = _span(series)
@@ -117,10 +117,10 @@ def judge(series: Series, episode: Mapping, limits: Limits | None = None) -> Ver
     topics += [TopicCount(topic, -1, len(series.streams[topic].stamp_ns), 0.0, 0) for topic in sorted(others)]
     findings += [*_pictures(series, limits), *_skew(series, limits), *_motion(series, limits), *_faults(series)]
     level = max((finding.level for finding in findings), key=_ORDER.index, default=OK)
-    return Verdict(level, tuple(findings), tuple(topics), duration)
+    return EpisodeVerdict(level, tuple(findings), tuple(topics), duration)
 
 
-def _required(series: Series, episode: Mapping, limits: Limits) -> dict[str, tuple[float, str]]:
+def _required(series: Series, episode: Mapping, limits: JudgeLimits) -> dict[str, tuple[float, str]]:
     """Topics that belong to an episode: nominal rate, and what it is to be judged without them."""
     rates = {}
     for camera in CAMERAS:
@@ -139,12 +139,12 @@ def _span(series: Series) -> tuple[int, int]:
     return int(first), int(max(stream.received_ns[-1] for stream in series.streams.values()))
 
 
-def _short(duration: float, limits: Limits) -> Iterator[Finding]:
+def _short(duration: float, limits: JudgeLimits) -> Iterator[Finding]:
     if duration < limits.shortest_s:
         yield Finding(REJECT, f"too short: {duration:.1f} s, expected at least {limits.shortest_s:.0f} s")
 
 
-def _recorder_notes(series: Series, episode: Mapping, limits: Limits) -> Iterator[Finding]:
+def _recorder_notes(series: Series, episode: Mapping, limits: JudgeLimits) -> Iterator[Finding]:
     if episode.get("recovered"):
         yield Finding(WARN, "recovered after a crash: the end is missing")
     recorded = sum(len(stream.stamp_ns) for stream in series.streams.values())
@@ -153,7 +153,7 @@ def _recorder_notes(series: Series, episode: Mapping, limits: Limits) -> Iterato
     yield from _graded(share, limits.lost_share, f"{lost} messages lost while recording ({100 * share:.2f} %)")
 
 
-def _check_stream(topic: str, stream: Stream, rate_hz: float, span, limits: Limits):
+def _check_stream(topic: str, stream: Stream, rate_hz: float, span, limits: JudgeLimits):
     start, stop = span
     expected = round(rate_hz * (stop - start) * 1e-9)
     stamps, found = stream.stamp_ns, []
@@ -173,7 +173,7 @@ def _check_stream(topic: str, stream: Stream, rate_hz: float, span, limits: Limi
     return TopicCount(topic, expected, len(stamps), gap, duplicates), found
 
 
-def _clock(topic: str, stream: Stream, limits: Limits) -> Iterator[Finding]:
+def _clock(topic: str, stream: Stream, limits: JudgeLimits) -> Iterator[Finding]:
     """Stamps that leap against the recorder's monotonic time: a clock was set while recording."""
     age = (stream.received_ns - stream.stamp_ns) * 1e-9
     leap = np.diff(age)
@@ -202,7 +202,7 @@ def _longest(mask: np.ndarray, times_s: np.ndarray) -> tuple[float, float]:
     return best
 
 
-def _pictures(series: Series, limits: Limits) -> Iterator[Finding]:
+def _pictures(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
     for name, camera in series.cameras.items():
         stamps = series.streams[camera.topic].stamp_ns
         times = (stamps - stamps[0]) * 1e-9
@@ -213,7 +213,7 @@ def _pictures(series: Series, limits: Limits) -> Iterator[Finding]:
         yield from _graded(black, limits.black_s, f"{name} camera: black for {black:.1f} s at {at:.1f} s")
 
 
-def _frozen(series: Series, same: np.ndarray, stamps: np.ndarray, limits: Limits) -> tuple[float, float]:
+def _frozen(series: Series, same: np.ndarray, stamps: np.ndarray, limits: JudgeLimits) -> tuple[float, float]:
     """Longest time a picture stayed the same although the arm moved (a still scene gives equal pictures too)."""
     joints, best = series.streams.get(JOINTS), (0.0, 0.0)
     begin = None
@@ -238,7 +238,7 @@ def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(np.abs(stamps[left] - wanted) <= np.abs(stamps[right] - wanted), left, right)
 
 
-def _skew(series: Series, limits: Limits) -> Iterator[Finding]:
+def _skew(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
     """How far from each front picture the nearest wrist picture and joint reading are (95th percentile)."""
     if CAMERAS[0] not in series.cameras:
         return
@@ -254,7 +254,7 @@ def _skew(series: Series, limits: Limits) -> Iterator[Finding]:
         yield from _graded(skew, bounds, f"{name}: {1000 * skew:.0f} ms away from the {CAMERAS[0]} picture (p95)")
 
 
-def _motion(series: Series, limits: Limits) -> Iterator[Finding]:
+def _motion(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
     if len(series.raw):
         # Slowed or load-limited commands are the driver's business; only what was outside the range is lost for good.
         outside = (series.limits_hit & LIMIT_RANGE > 0)[:, None]
@@ -271,7 +271,7 @@ def _motion(series: Series, limits: Limits) -> Iterator[Finding]:
         yield from _graded(end, limits.dead_s, f"nothing moves in the last {end:.1f} s")
 
 
-def _dead(times: np.ndarray, joints: np.ndarray, limits: Limits) -> tuple[float, tuple[float, float], float]:
+def _dead(times: np.ndarray, joints: np.ndarray, limits: JudgeLimits) -> tuple[float, tuple[float, float], float]:
     """Still time in s at the beginning, the longest one in between with its start, and at the end."""
     grid = np.arange(times[0], times[-1], 0.1)
     if len(grid) < 3:

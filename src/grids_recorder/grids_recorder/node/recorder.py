@@ -26,7 +26,7 @@ from grids_recorder.node.node_parameters import NodeParameters
 from grids_recorder.node.params import RecorderParams
 from grids_recorder.node.recording import Recording, require_space, too_little_space
 from grids_recorder.node.saving import Saved, save
-from grids_recorder.node.session import FAILED, IDLE, OUTCOMES, REJECTS_IN_A_ROW, RESETTING, Plan, Session
+from grids_recorder.node.session import FAILED, IDLE, OUTCOMES, REJECTS_IN_A_ROW, RESETTING, Session, SessionPlan
 from grids_recorder.recover import recover_all
 
 TICK_S = 0.1
@@ -53,7 +53,7 @@ class RecorderNode(Node):
             raise SetupError(f"expected a writable folder and a readable calibration: {error}") from error
         for found in recover_all(self.folder):
             self.get_logger().warning(f"left over from a crash: {found.folder or found.partial}: {found.note}")
-        self.session = Session(Plan(p.episodes, p.episode_s, p.reset_s, p.automatic))
+        self.session = Session(SessionPlan(p.episodes, p.episode_s, p.reset_s, p.automatic))
         self._recording: Recording | None = None
         self._saving: tuple[threading.Thread, list[Saved], str, Future] | None = None
         self._reason = self._waiting = self._full = self._episode = self._task = ""

@@ -12,7 +12,7 @@ REJECTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SessionPlan:
     """Episodes wanted (0: open-ended), longest episode (0: none) and reset time in s; automatic needs no keys."""
 
     total: int = 0
@@ -22,7 +22,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SessionAction:
     """What to do now: "start", "stop" with an outcome, "reset", "done", or nothing."""
 
     do: str = ""
@@ -32,7 +32,7 @@ class Step:
 class Session:
     """State of one session. Times are monotonic s. Not thread-safe."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SessionPlan) -> None:
         self.plan = plan
         self.state = IDLE
         self.kept = 0
@@ -87,24 +87,24 @@ class Session:
         """Start nothing by itself any more: recording cannot go on."""
         self._halted = True
 
-    def tick(self, now_s: float, *, ready: bool, success: bool) -> Step:
+    def tick(self, now_s: float, *, ready: bool, success: bool) -> SessionAction:
         """Call at some Hz. `ready`: everything needed is being received; `success`: the twin's judge."""
         if self.state == RECORDING:
             return self._tick_recording(now_s, success=success)
         if self.complete and not self._done:
             self._done = True
-            return Step("done")
+            return SessionAction("done")
         if self.complete or self._halted or not self.plan.automatic or not ready:
-            return Step()
+            return SessionAction()
         if self.state == RESETTING and self.elapsed_s(now_s) < self.plan.reset_s:
-            return Step()
-        return Step("start") if self.state in (IDLE, RESETTING) else Step()
+            return SessionAction()
+        return SessionAction("start") if self.state in (IDLE, RESETTING) else SessionAction()
 
-    def _tick_recording(self, now_s: float, *, success: bool) -> Step:
+    def _tick_recording(self, now_s: float, *, success: bool) -> SessionAction:
         if success and self._success_s is None:
             self._success_s = now_s
         if self.plan.automatic and self._success_s is not None and now_s - self._success_s >= AFTER_SUCCESS_S:
-            return Step("stop", SUCCESS)
+            return SessionAction("stop", SUCCESS)
         if 0 < self.plan.episode_s <= self.elapsed_s(now_s):
-            return Step("stop", FAIL if self.plan.automatic else UNLABELLED)
-        return Step()
+            return SessionAction("stop", FAIL if self.plan.automatic else UNLABELLED)
+        return SessionAction()

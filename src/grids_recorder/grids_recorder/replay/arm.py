@@ -16,7 +16,7 @@ from grids_common.stamps import to_stamp
 from grids_data.bag.reader import Bag
 from grids_data.bag.series import JOINTS, TRACE, read_series
 from grids_data.errors import DataError
-from grids_recorder.replay.guard import ARRIVED_RAD, Intake, break_in, distance
+from grids_recorder.replay.guard import ARRIVED_RAD, ChunkAcceptance, break_in, distance
 
 DT_S = 0.02
 HORIZON = 60
@@ -64,7 +64,7 @@ class Player(Node):
         super().__init__("replay")
         self.status: DriverStatus | None = None
         self.measured: list[tuple[float, np.ndarray]] = []
-        self._intake = Intake(0.0, 0, 0)
+        self._acceptance = ChunkAcceptance(0.0, 0, 0)
         self._sequence, self._epoch = 0, int(time.time()) % 2**32
         self._chunks = topics.publisher(self, "/policy/action_chunk", ActionChunk)
         topics.subscription(self, "/follower/status", DriverStatus, self._on_status)
@@ -110,7 +110,7 @@ class Player(Node):
         """
         if not self.spin_for(DRIVER_WAIT_S, lambda: self.status is not None and self.status.mode == "policy"):
             raise DataError(f"the driver did not report mode 'policy' within {DRIVER_WAIT_S:.0f} s")
-        self._intake = Intake(time.monotonic(), self.status.chunks_accepted, self.status.chunks_refused)
+        self._acceptance = ChunkAcceptance(time.monotonic(), self.status.chunks_accepted, self.status.chunks_refused)
         ended = self._approach(rows[0], reached)
         start = time.monotonic()
         while not ended and (at_s := time.monotonic() - start) < len(rows) * DT_S / speed:
@@ -138,7 +138,7 @@ class Player(Node):
         if status.mode != "policy":
             return f"the driver went to {status.mode}: {status.reason}"
         taken = status.chunks_accepted, status.chunks_refused
-        return self._intake.problem(time.monotonic(), *taken, status.last_refusal)
+        return self._acceptance.problem(time.monotonic(), *taken, status.last_refusal)
 
 
 def tracking(player: Player, start: float, speed: float, times: np.ndarray, joints: np.ndarray) -> np.ndarray | None:

@@ -35,7 +35,7 @@ def distance(measured: np.ndarray, goal: np.ndarray, reached: np.ndarray) -> tup
     return float(away[worst]), JOINT_NAMES[worst]
 
 
-class Intake:
+class ChunkAcceptance:
     """Whether the driver takes the chunks: its counters are compared with those of the beginning."""
 
     def __init__(self, now_s: float, accepted: int, refused: int) -> None:

@@ -17,7 +17,7 @@ def load(path: Path, model: Model, *, until_s: float | None = None) -> int:
     last_ns, images = 0, {}
     with Bag(find_bag(path)) as bag:
         bag.require(model.bag_topics)
-        for record in bag.records(model.bag_topics, until_s=until_s):
+        for record in bag.messages(model.bag_topics, until_s=until_s):
             last_ns = record.time_ns
             if "/color/image_raw" in record.topic:
                 images.setdefault(record.topic, deque(maxlen=IMAGES)).append(record)

@@ -64,7 +64,7 @@ def test_rows_of_a_dataset_are_those_of_the_bag(bags, tmp_path):
     for path, episode in zip(bags, dataset.episodes, strict=True):
         with Bag(path) as bag:
             rows = align(read_series(bag), 30)
-            jpegs = {c: list(bag.records([f"/{c}/color/image_raw/compressed"])) for c in CAMERAS}
+            jpegs = {c: list(bag.messages([f"/{c}/color/image_raw/compressed"])) for c in CAMERAS}
             assert len(rows.time_ns) == episode.length
             part = slice(episode.start, episode.stop)
             times = (rows.time_ns - 1_700_000_000_000_000_000) * 1e-9
@@ -190,7 +190,7 @@ def decodes(monkeypatch) -> Counter:
 def jpegs(path) -> dict[str, list[bytes]]:
     with Bag(path) as bag:
         topics = {c: f"/{c}/color/image_raw/compressed" for c in CAMERAS}
-        return {c: [bag.decode(one).data.tobytes() for one in bag.records([topic])] for c, topic in topics.items()}
+        return {c: [bag.decode(one).data.tobytes() for one in bag.messages([topic])] for c, topic in topics.items()}
 
 
 def test_each_image_is_decoded_once_when_the_verdict_is_made_on_the_way(bags, tmp_path, monkeypatch):

@@ -63,14 +63,14 @@ def test_three_independent_readers_read_every_message(tmp_path):
         assert len(positions) == sum(s.topic == JOINTS for s in sent)
         assert all(len(p) == 6 for p in positions)
     with Bag(folder) as bag:
-        assert sum(1 for _ in bag.records()) == len(sent)
+        assert sum(1 for _ in bag.messages()) == len(sent)
         assert bag.episode["sources"] == ["policy"]
 
 
 def test_pictures_keep_their_capture_stamp_and_content(tmp_path):
     folder = record(tmp_path / "episode", samples(1.0))
     with Bag(folder) as bag:
-        records = list(bag.records([FRONT + cdr.COMPRESSED_SUFFIX]))
+        records = list(bag.messages([FRONT + cdr.COMPRESSED_SUFFIX]))
         for index, one in enumerate(records):
             assert abs(cdr.stamp_ns(one.raw) - one.time_ns) == 5_000_000
             wanted = synthetic.frame(index / 30, (48, 64))
@@ -247,7 +247,7 @@ def test_a_clock_set_while_recording_is_found_and_the_bag_stays_in_order(tmp_pat
     assert verdict.level == "REJECT"
     assert f"the clock jumped by {jump_s:+.2f} s at 2.0 s" in verdict.reasons
     with Bag(folder) as bag:
-        order = [one.time_ns for one in bag.records()]
+        order = [one.time_ns for one in bag.messages()]
     assert order == sorted(order)
 
 
@@ -307,13 +307,13 @@ def test_one_bag_is_found_at_any_depth_or_its_absence_explained(tmp_path):
     file = next(one.glob("*.mcap"))
     assert find_bag(file) == file
     with Bag(file) as alone, Bag(one) as folder:
-        assert [r.raw for r in alone.records()] == [r.raw for r in folder.records()]
+        assert [r.raw for r in alone.messages()] == [r.raw for r in folder.messages()]
         assert alone.episode == {}
         with pytest.raises(DataError, match=r"expected one of /odd; it holds /follower/command_trace, "):
             alone.require(["/odd"])
-        first = next(folder.records()).time_ns
-        early = [r.time_ns - first for r in folder.records(until_s=0.2)]
-        assert 0 < len(early) < sum(1 for _ in folder.records())
+        first = next(folder.messages()).time_ns
+        early = [r.time_ns - first for r in folder.messages(until_s=0.2)]
+        assert 0 < len(early) < sum(1 for _ in folder.messages())
         assert max(early) <= 200_000_000
     (one / "metadata.yaml").unlink()
     assert find_bag(tmp_path) == file  # for viewing, the file alone is enough

@@ -11,7 +11,7 @@ from grids_eval.replay.cli import main
 from grids_eval.replay.policy import find_bundle
 from grids_policy.runtime.bundle import read_manifest
 from grids_recorder.bench import synthetic
-from grids_recorder.replay.guard import ARRIVED_RAD, PATIENCE_S, Intake, break_in, distance
+from grids_recorder.replay.guard import ARRIVED_RAD, PATIENCE_S, ChunkAcceptance, break_in, distance
 
 
 def test_the_joint_that_is_furthest_from_the_start_is_named():
@@ -37,17 +37,17 @@ def test_commands_that_do_not_follow_each_other_are_not_played():
 
 
 def test_one_refused_chunk_is_a_reason():
-    intake = Intake(10.0, accepted=5, refused=3)
-    assert intake.problem(10.1, 6, 3, "old news") == ""
-    assert intake.problem(10.2, 7, 4, "stale by 0.6 s") == "the driver refused a chunk: stale by 0.6 s"
+    acceptance = ChunkAcceptance(10.0, accepted=5, refused=3)
+    assert acceptance.problem(10.1, 6, 3, "old news") == ""
+    assert acceptance.problem(10.2, 7, 4, "stale by 0.6 s") == "the driver refused a chunk: stale by 0.6 s"
 
 
 def test_a_driver_that_takes_nothing_is_noticed_after_a_while():
-    intake = Intake(10.0, accepted=5, refused=0)
-    assert intake.problem(10.0 + PATIENCE_S, 5, 0, "") == ""
-    assert intake.problem(11.0 + PATIENCE_S, 5, 0, "") == "the driver has taken no chunk for 3.0 s"
-    assert intake.problem(12.0 + PATIENCE_S, 6, 0, "") == ""
-    assert intake.problem(12.5 + PATIENCE_S, 6, 0, "") == ""
+    acceptance = ChunkAcceptance(10.0, accepted=5, refused=0)
+    assert acceptance.problem(10.0 + PATIENCE_S, 5, 0, "") == ""
+    assert acceptance.problem(11.0 + PATIENCE_S, 5, 0, "") == "the driver has taken no chunk for 3.0 s"
+    assert acceptance.problem(12.0 + PATIENCE_S, 6, 0, "") == ""
+    assert acceptance.problem(12.5 + PATIENCE_S, 6, 0, "") == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from grids_data.errors import DataError
 from grids_recorder.convert.align import align
 from grids_recorder.node.metadata import pairs
 from grids_recorder.node.params import RecorderParams
-from grids_recorder.node.session import AFTER_SUCCESS_S, DISCARD, FAIL, REDO, SUCCESS, Plan, Session
+from grids_recorder.node.session import AFTER_SUCCESS_S, DISCARD, FAIL, REDO, SUCCESS, Session, SessionPlan
 
 
 def tick(session, now, ready=True, success=False):
@@ -20,20 +20,20 @@ def tick(session, now, ready=True, success=False):
 
 
 def test_without_automatic_nothing_starts_by_itself():
-    session = Session(Plan(total=3))
+    session = Session(SessionPlan(total=3))
     assert tick(session, 100.0).do == ""
     session.started(100.0)
     assert tick(session, 500.0, success=True).do == ""
 
 
 def test_an_automatic_session_waits_until_everything_is_received():
-    session = Session(Plan(total=1, automatic=True))
+    session = Session(SessionPlan(total=1, automatic=True))
     assert tick(session, 0.0, ready=False).do == ""
     assert tick(session, 1.0).do == "start"
 
 
 def test_success_ends_an_automatic_episode_a_little_later():
-    session = Session(Plan(total=1, episode_s=30.0, automatic=True))
+    session = Session(SessionPlan(total=1, episode_s=30.0, automatic=True))
     session.started(0.0)
     assert tick(session, 5.0, success=True).do == ""
     assert tick(session, 5.0 + AFTER_SUCCESS_S, success=True) == tick(session, 6.0, success=True)
@@ -42,14 +42,14 @@ def test_success_ends_an_automatic_episode_a_little_later():
 
 @pytest.mark.parametrize(("automatic", "outcome"), [(True, FAIL), (False, "")])
 def test_an_episode_ends_when_its_time_is_over(automatic, outcome):
-    session = Session(Plan(total=1, episode_s=10.0, automatic=automatic))
+    session = Session(SessionPlan(total=1, episode_s=10.0, automatic=automatic))
     session.started(0.0)
     assert tick(session, 9.9).do == ""
     assert (tick(session, 10.0).do, tick(session, 10.0).outcome) == ("stop", outcome)
 
 
 def test_the_reset_time_passes_before_the_next_episode():
-    session = Session(Plan(total=2, reset_s=4.0, automatic=True))
+    session = Session(SessionPlan(total=2, reset_s=4.0, automatic=True))
     session.started(0.0)
     session.stopping()
     session.saved(10.0, SUCCESS, "OK")
@@ -59,7 +59,7 @@ def test_the_reset_time_passes_before_the_next_episode():
 
 
 def test_rejected_discarded_and_redone_episodes_do_not_count():
-    session = Session(Plan(total=2))
+    session = Session(SessionPlan(total=2))
     for outcome, verdict in ((SUCCESS, "REJECT"), (DISCARD, "REJECT"), (REDO, "REJECT"), (SUCCESS, "WARN")):
         session.started(0.0)
         session.stopping()
@@ -75,7 +75,7 @@ def test_rejected_discarded_and_redone_episodes_do_not_count():
 
 
 def test_a_halted_session_saves_but_starts_nothing_until_somebody_does():
-    session = Session(Plan(automatic=True, reset_s=0.0))
+    session = Session(SessionPlan(automatic=True, reset_s=0.0))
     session.started(0.0)
     session.halt()
     session.stopping()
@@ -89,7 +89,7 @@ def test_a_halted_session_saves_but_starts_nothing_until_somebody_does():
 
 
 def test_a_failed_session_says_so_and_starts_nothing_until_somebody_does():
-    session = Session(Plan(automatic=True, reset_s=0.0))
+    session = Session(SessionPlan(automatic=True, reset_s=0.0))
     session.started(0.0)
     session.stopping()
     session.failed()
@@ -110,7 +110,7 @@ def test_a_failed_session_says_so_and_starts_nothing_until_somebody_does():
     ids=["four", "five", "one good", "a person watches"],
 )
 def test_an_automatic_session_of_rejects_only_is_hopeless(automatic, verdicts, hopeless):
-    session = Session(Plan(automatic=automatic, reset_s=0.0))
+    session = Session(SessionPlan(automatic=automatic, reset_s=0.0))
     for verdict in verdicts:
         session.started(0.0)
         session.stopping()
