@@ -159,7 +159,7 @@ class LoopBench:
         self.loop.start()
         time.sleep(0.3)
         with self.loop.lock:
-            self.arm.activate(time.monotonic_ns(), self.loop.held, "policy")
+            self.arm.activate(time.monotonic_ns(), self.arm.servo_torque.held, "policy")
         time.sleep(0.5)
         ticks, late, cpu, began = self.arm.totals.ticks, self.loop.late_ticks, time.process_time(), time.monotonic()
         errors = sum(c.errors for c in self.bus.counters.values())

@@ -23,8 +23,10 @@ from so100_driver.bus.registers import GOAL_POSITION, TORQUE_ENABLE
 from so100_driver.control import prepare
 from so100_driver.errors import DriverError, NoReplyError, OtherArmError, PortError
 from so100_driver.guard.arbiter import LATCHED
-from so100_driver.guard.arm import Arm, Output
+from so100_driver.guard.arm import Arm
 from so100_driver.guard.state import Snapshot, update
+from so100_driver.guard.torque import Order
+from so100_driver.guard.view import NOTHING, ArmView, Output
 from so100_driver.params import DriverParams
 
 REOPEN_EVERY_S = 0.5
@@ -40,9 +42,7 @@ class Record:
     sent_ns: int
     output: Output
     sent: np.ndarray | None
-    seen: Snapshot
-    mode: str
-    human: bool
+    view: ArmView
 
 
 class ControlLoop:
@@ -66,13 +66,9 @@ class ControlLoop:
         self.late_ticks = 0
         self.connected = True
         self.realtime = (False, "")
-        self.held = np.full(6, np.nan)  # goal of each servo whose torque is on, rad
         self._on_tick, self._on_event = on_tick, on_event
         self._lateness: deque[float] = deque(maxlen=max(1, round(lateness_window_s * params.rate_hz)))
-        self._torque = False
-        self._clinging: set[int] = set()  # servos told to let go that have not confirmed it
         self._away = np.zeros(6, bool)  # servos that fell silent and have not been rejoined
-        self._engagement = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="so100-loop", daemon=True)
         self._sent_ns = self._written_ns = 0
@@ -90,15 +86,6 @@ class ControlLoop:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2.0)
-
-    def let_go(self) -> None:
-        """Torque off on every servo, also where it was found on. The caller holds `lock` and has released the arm."""
-        self._clinging = set(self.bus.ids)
-
-    @property
-    def clinging(self) -> bool:
-        """Torque was asked off and some servo has not confirmed it yet."""
-        return bool(self._clinging)
 
     def lateness_p99_s(self) -> float:
         values = sorted(self._lateness.copy())
@@ -144,9 +131,9 @@ class ControlLoop:
         dt_s = min(max(elapsed_s, 0.2 * self.params.period_s), 1.5 * self.params.period_s)
         with self.lock:
             output = self.arm.tick(now_ns, dt_s)
-        self._apply_torque(output)
+        self._carry_out(output)
         sent = None
-        if output.goal is not None and self._torque:
+        if output.goal is not None and self.arm.servo_torque.driven:
             ticks = self._clip(self.joints.to_ticks(output.goal))
             goals = zip(self.bus.ids, ticks.tolist(), self._away.tolist(), strict=True)
             present = {servo_id: goal for servo_id, goal, away in goals if not away}
@@ -170,69 +157,53 @@ class ControlLoop:
     def _report_nothing(self) -> None:
         """A tick that came to nothing is reported too: what was read before counts no more."""
         with self.lock:
-            self.arm.seen = replace(self.arm.seen, valid=np.zeros(6, bool))
-        self._report(Output(None, self._torque, "hold", None, -1.0, 0), None)
+            self.arm.forget_seen()
+        self._report(replace(NOTHING, torque=self.arm.torque, source="hold"), None)
 
     def _report(self, output: Output, sent: np.ndarray | None) -> None:
         with self.lock:
-            arm = self.arm
-            record = Record(
-                self._woke_ns,
-                self._written_ns,
-                output,
-                sent,
-                arm.seen,
-                str(arm.mode),
-                arm.human,
-            )
-        self._on_tick(record)
+            view = self.arm.view()
+        self._on_tick(Record(self._woke_ns, self._written_ns, output, sent, view))
 
-    def _apply_torque(self, output: Output) -> None:
-        """Bring the servos' torque to what the arm wants; goals are written, acknowledged, before torque goes on."""
-        if not output.torque:
-            self._release(first=self._torque)
+    def _carry_out(self, output: Output) -> None:
+        """Switch torque where the arm orders it, and report what the servos read back."""
+        if output.order is None:
             return
-        if self._torque and output.engagement == self._engagement:
-            return
-        self._engagement = output.engagement
-        ticks = self._clip(self.joints.to_ticks(output.goal))
+        if output.order.on:
+            self._engage(output.order, output.goal)
+        else:
+            self._release(output.order)
+
+    def _engage(self, order: Order, goal: np.ndarray) -> None:
+        """Goals are written, acknowledged, before torque goes on."""
+        ticks = self._clip(self.joints.to_ticks(goal))
         try:
-            for servo_id, goal in zip(self.bus.ids, ticks.tolist(), strict=True):
-                self.bus.write(servo_id, GOAL_POSITION, goal, tries=4)
+            for servo_id, position in zip(self.bus.ids, ticks.tolist(), strict=True):
+                self.bus.write(servo_id, GOAL_POSITION, position, tries=4)
         except NoReplyError as error:
-            self._not_engaged(str(error))
+            with self.lock:
+                self.arm.servo_torque.refused(order)
+            self._fault(f"{error}: torque was not switched on")
             return
-        self._clinging = set()
         failed = self.bus.set_torque(dict.fromkeys(self.bus.ids, True))
-        self._torque = True
-        self.held = np.where(np.isin(self.bus.ids, failed), np.nan, self.joints.to_rad(ticks))
+        with self.lock:
+            self.arm.servo_torque.engaged(order, self.joints.to_rad(ticks), self._indices(failed))
         if failed:
             self._fault(f"servos {failed} did not confirm torque on")
 
-    def _not_engaged(self, why: str) -> None:
-        """A servo did not take its goal: torque stays as it is, and only a reset and a new mode try again."""
-        self._fault(f"{why}: torque was not switched on")
-        if not self._torque:
-            # The pose decided on is of now; whenever the servo answers again, the arm may hang elsewhere.
-            with self.lock:
-                self.arm.release(time.monotonic_ns(), self.arm.reason)
-
-    def _release(self, *, first: bool) -> None:
-        """Torque off, asked of each servo every tick until it confirms; a silent one is told without waiting for it."""
-        if first:
-            # Remembered before anything is sent: the port may go away in the middle.
-            self._torque, self.held, self._clinging = False, np.full(6, np.nan), set(self.bus.ids)
-        if not self._clinging:
-            return
-        silent = set(np.array(self.bus.ids)[self.arm.seen.misses >= self.params.miss_hold].tolist())
-        asked = sorted(self._clinging if first else self._clinging - silent)
-        if self._clinging & silent:
-            self.bus.sync_write(TORQUE_ENABLE, dict.fromkeys(sorted(self._clinging & silent), 0))
+    def _release(self, order: Order) -> None:
+        """Torque off: servos that are asked must read it back; silent ones are told without waiting for them."""
+        asked, told = ([self.bus.ids[i] for i in indices] for indices in (order.asked, order.told))
+        if told:
+            self.bus.sync_write(TORQUE_ENABLE, dict.fromkeys(told, 0))
         failed = self.bus.set_torque(dict.fromkeys(asked, False)) if asked else []
         with self.lock:
-            self._clinging = self._clinging - (set(asked) - set(failed))
-        if failed and first:
+            self.arm.servo_torque.released(order, self._indices(failed))
+        if failed and order.first:
             self._fault(f"servos {failed} did not confirm torque off: asking again until they do")
+
+    def _indices(self, servo_ids: list[int]) -> list[int]:
+        return [self.bus.ids.index(servo_id) for servo_id in servo_ids]
 
     def _check_control(self, seen: Snapshot) -> None:
         """Slow round-robin: a servo that lost its torque by itself has restarted (brown-out, loose plug)."""
@@ -243,13 +214,21 @@ class ControlLoop:
         if not seen.valid[index]:
             return
         servo_id = self.bus.ids[index]
-        control = self.bus.read_control(servo_id)
-        if control is None:
+        goal = self._goal_of(index)
+        if goal is None:
             return
-        on, goal = control
-        self.held[index] = self.joints.to_rad(np.full(6, goal))[index] if on else np.nan
-        if self._torque and not on:
+        with self.lock:
+            lost = self.arm.servo_torque.read_back(index, goal)
+        if lost:
             self._fault(f"servo {servo_id} has no torque although it was switched on: it restarted (supply or plug?)")
+
+    def _goal_of(self, index: int) -> float | None:
+        """Goal of one servo, rad, NaN when it has no torque; None without an answer."""
+        control = self.bus.read_control(self.bus.ids[index])
+        if control is None:
+            return None
+        on, ticks = control
+        return float(self.joints.to_rad(np.full(6, ticks))[index]) if on else float("nan")
 
     def _rejoin(self, seen: Snapshot) -> None:
         """Servos that were silent and answer again go on from the goal they really have, so that none of them jumps.
@@ -257,16 +236,14 @@ class ControlLoop:
         Until that goal has been read they get none: the arm has braked without them meanwhile.
         """
         self._away |= seen.misses >= self.params.miss_hold
-        if not self._torque:
+        if not self.arm.servo_torque.driven:
             self._away[:] = False
         for index in np.flatnonzero(self._away & seen.valid).tolist():
-            control = self.bus.read_control(self.bus.ids[index])
-            if control is None:
+            goal = self._goal_of(index)
+            if goal is None:
                 continue
-            on, ticks = control
-            goal = self.joints.to_rad(np.full(6, ticks))[index] if on else np.nan
             with self.lock:
-                self.arm.rejoin(index, float(goal))
+                self.arm.rejoin(index, goal)
             self._away[index] = False
 
     def _fault(self, why: str, details: str = "") -> None:
@@ -306,24 +283,28 @@ class ControlLoop:
         if not seen.complete:
             self.bus.close()
             return False
-        self.read_held()
+        held = self._held()
         self.connected = True
         with self.lock:
-            self.arm.resume(now_ns, seen, self.held)
-            # As found: servos that hold although the arm was never armed must not be let go by a replug.
-            self._torque = self.arm.torque
+            self.arm.resume(now_ns, seen, held)
         self._on_event("info", f"{self.bus.path}: the serial device is back and every servo answers")
         return True
 
     def _not_ours(self, why: str) -> None:
         with self.lock:
-            known, self.arm.gone = self.arm.gone, why
-        if known != why:
+            news = self.arm.still_gone(why)
+        if news:
             self._on_event("error", why)
 
+    def _held(self) -> np.ndarray:
+        """Goal of each servo that has torque (joints,) rad, NaN for the others and where none answers twice."""
+        held = np.full(len(self.bus.ids), np.nan)
+        for index in range(len(held)):
+            goal = self._goal_of(index)
+            goal = self._goal_of(index) if goal is None else goal
+            held[index] = np.nan if goal is None else goal
+        return held
+
     def read_held(self) -> None:
-        """Read which servos hold torque and at which goal. Also called by the owner before `start`."""
-        for index, servo_id in enumerate(self.bus.ids):
-            control = self.bus.read_control(servo_id) or self.bus.read_control(servo_id)
-            on, goal = control or (False, 0)
-            self.held[index] = self.joints.to_rad(np.full(6, goal))[index] if on else np.nan
+        """Read which servos hold torque and at which goal. For the owner, before `start`."""
+        self.arm.servo_torque.returned(self._held())

@@ -5,54 +5,29 @@ serialises all calls with one lock, so that a mode change and the refusal of old
 Instants are monotonic ns, angles rad.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from grids_common.chunk import Plan, join
-from so100_driver.guard import arbiter, intake, limits
+from so100_driver.guard import arbiter, limits
 from so100_driver.guard.arbiter import Mode
-from so100_driver.guard.health import Health, Verdict
-from so100_driver.guard.limits import Limits, Motion, Ramp
-from so100_driver.guard.relief import Relief
+from so100_driver.guard.follow_chunk import HOLD, Aim, ChunkFollower
+from so100_driver.guard.follow_leader import LeaderFollower
+from so100_driver.guard.health import Verdict
+from so100_driver.guard.intake import Request
+from so100_driver.guard.limits import Limits, Motion
 from so100_driver.guard.rest import Rest
 from so100_driver.guard.state import Snapshot
-from so100_driver.guard.teleop import GRIPPER, LeaderTrack, Mapping, Takeover
+from so100_driver.guard.torque import Event, Order, Torque
+from so100_driver.guard.view import NOTHING, ArmView, Output, Totals
+from so100_driver.guard.watch import Watch
 from so100_driver.params import DriverParams
 
-WAITING = "waiting for an action chunk"
 SEED_TOLERANCE_RAD = 0.15  # a torqued servo this close to its goal keeps it, so a restart does not sag
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One tick's decision. `goal` None: write nothing (torque off, or never armed)."""
-
-    goal: np.ndarray | None
-    torque: bool
-    source: str
-    raw: np.ndarray | None
-    row: float
-    hits: int
-    sequence: int = 0  # of the chunk this goal comes from, 0 for none
-    epoch: int = 0
-    engagement: int = 0  # another number than last tick: write goals and switch torque on again
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counters since configure."""
-
-    ticks: int = 0
-    limit_events: int = 0
-    accepted: int = 0
-    refused: int = 0
-    empty_ticks: int = 0
-    last_refusal: str = ""
-
-
 class Arm:
-    """One follower. Starts inactive with torque as found."""
+    """One follower: mode, motion and limits. Starts inactive with torque as found."""
 
     def __init__(self, params: DriverParams, low_rad: np.ndarray, high_rad: np.ndarray) -> None:
         self.params = params
@@ -64,39 +39,60 @@ class Arm:
             params.stop_deceleration,
             params.step_limit,
         )
-        self.policy = intake.Rules(params.chunk_max_age, params.chunk_max_future)
-        self.mapping = Mapping(
-            np.array(params.leader_sign),
-            (params.leader_gripper_low, params.leader_gripper_high),
-            (float(self.limits.low_rad[GRIPPER]), float(self.limits.high_rad[GRIPPER])),
-        )
-        self.seen = Snapshot.unknown(6)
         self.mode, self.state, self.reason = Mode.IDLE, "inactive", "not activated yet"
         self.active = False
-        self.torque = False
-        self.gone = ""  # why the bus cannot be used, "" while it can: nothing is granted meanwhile
         self.motion: Motion | None = None
+        self.seen = Snapshot.unknown(6)
         self.totals = Totals()
-        self.hits = 0
-        self.human = False
-        self.plan: Plan | None = None
-        self.row = -1.0
-        self.verdict = Verdict()
-        self._health = Health()
-        self._intake = intake.Intake()
-        self._leader = LeaderTrack(params.leader_delay, params.jump_tolerance)
-        self._takeover = Takeover()
-        self._clutch: np.ndarray | None = None
-        self._ramp = Ramp()
+        self.servo_torque = Torque()
+        self.last = NOTHING
+        self._chunks = ChunkFollower(params)
+        self._human = LeaderFollower(params, self.limits)
+        self._watch = Watch(params)
         self._rest: Rest | None = None
-        self._cooled = False  # the way to rest because of heat was begun since the last reset
-        self._heartbeat = (0, float("inf"))  # last instant ns, mean interval s
-        self._relief = Relief(params)
-        self._following = False
-        self.engagement = 0
-        self._ticked_ns = 0
-        self._waiting = WAITING
-        self._asked: np.ndarray | None = None
+
+    # -- what others read --------------------------------------------------------------------------------------------
+    @property
+    def torque(self) -> bool:
+        """Torque is on, or about to be."""
+        return self.servo_torque.wanted
+
+    @property
+    def human(self) -> bool:
+        """A human has taken over from the policy with the leader."""
+        return self._human.human
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the servos' health allows now."""
+        return self._watch.verdict
+
+    @property
+    def gone(self) -> str:
+        """Why the bus cannot be used, "" while it can."""
+        return self._watch.gone
+
+    @property
+    def resting(self) -> bool:
+        """The arm is on its way to the rest pose."""
+        return self._rest is not None
+
+    def view(self) -> ArmView:
+        """The arm after this tick, for publishers."""
+        return ArmView(
+            self.mode,
+            self.state,
+            self.reason,
+            self.gone,
+            self.human,
+            np.isfinite(self.servo_torque.held),
+            self.last.hits,
+            self.totals.copy(),
+            self.verdict,
+            self.seen,
+            self._chunks.plan.chunk if self._chunks.plan is not None else None,
+            self.last.row,
+        )
 
     # -- lifecycle and requests (any thread, under the owner's lock) -------------------------------------------------
     def activate(self, now_ns: int, held: np.ndarray, mode: str) -> None:
@@ -108,9 +104,9 @@ class Arm:
             # What a servo holds is read every half second; what was sent last is known exactly.
             held = np.where(np.isfinite(held), self.motion.position, np.nan)
         self.motion = Motion.at(self._seed(held))
-        self.active, self.torque = True, True
-        self.engagement += 1
-        self._health, self.verdict = Health(), Verdict()
+        self.active = True
+        self.servo_torque.engage()
+        self._watch.begin()
         latched = self.mode in arbiter.LATCHED
         self._enter(now_ns, self.mode if latched else Mode(mode), self.reason if latched else "activated")
 
@@ -119,6 +115,7 @@ class Arm:
         latched = self.mode in arbiter.LATCHED
         reason = self.reason if latched else "deactivated: holding with torque on"
         self._enter(now_ns, self.mode if latched else Mode.IDLE, reason)
+        self.servo_torque.happen(Event.SHUTDOWN)
         self.active = False
 
     def set_mode(self, now_ns: int, wanted: str) -> tuple[bool, str]:
@@ -139,6 +136,7 @@ class Arm:
     def estop(self, now_ns: int, why: str) -> None:
         """Latch the emergency stop: brake as hard as allowed and hold. Torque stays on: off would drop the arm."""
         self._rest = None
+        self.servo_torque.happen(Event.ESTOP)
         if self.mode is not Mode.ESTOP:
             self._enter(now_ns, Mode.ESTOP, f"emergency stop: {why}")
 
@@ -148,7 +146,7 @@ class Arm:
             return
         self._enter(now_ns, Mode.FAULT, why)
         if self.motion is not None:
-            self._relief.spare_blocked(self.motion, self.seen)
+            self._watch.relief.spare_blocked(self.motion, self.seen)
 
     def reset(self, now_ns: int, held: np.ndarray) -> tuple[bool, str]:
         """Leave estop or fault. A servo that lost its torque meanwhile (`held` NaN) starts from where it is."""
@@ -158,11 +156,11 @@ class Arm:
         mode, problem = arbiter.reset(self.mode, cause=cause)
         if problem:
             return False, problem
-        self._health, self._cooled = Health(), False
+        self._watch.reset()
         if self.torque and self.motion is not None:
             keeps = np.isfinite(held)
             self.motion = Motion.at(np.where(keeps, self.motion.position, self.seen.position))
-            self.engagement += 1
+            self.servo_torque.engage()
         self._enter(now_ns, mode, "reset: choose a mode to go on")
         return True, "reset: the arm is idle"
 
@@ -190,35 +188,38 @@ class Arm:
 
     def lose(self, now_ns: int, why: str) -> None:
         """The bus is gone until `resume`: nothing that was read counts any more, an armed arm has a fault."""
-        self.gone, self._rest = why, None
-        self.seen = replace(self.seen, valid=np.zeros(6, bool))
+        self._watch.gone, self._rest = why, None
+        self.servo_torque.happen(Event.LOST)
+        self.forget_seen()
         if self.active:
             self.fault(now_ns, f"{why}: servos hold their last goal")
 
+    def forget_seen(self) -> None:
+        """What was read before is shown as not valid."""
+        self.seen = replace(self.seen, valid=np.zeros(6, bool))
+
+    def still_gone(self, why: str) -> bool:
+        """The bus cannot be used for another reason now; whether that is news."""
+        news, self._watch.gone = self._watch.gone != why, why
+        return news
+
     def resume(self, now_ns: int, seen: Snapshot, held: np.ndarray) -> None:
         """The bus is back after having been gone: stand where the servos are, keep the latch."""
-        self.gone, self.seen = "", seen
-        self._health, self.verdict = Health(), Verdict()
+        self.seen, self._watch.gone = seen, ""
+        self._watch.begin()
+        self.servo_torque.returned(held)
         if self.motion is not None:
-            # A servo that came back without torque has lost its supply: it is not stiffened unasked.
-            self.torque = self.torque and bool(np.isfinite(held).all())
             self.motion = Motion.at(self._seed(held))
         if self.mode is Mode.FAULT:
             self.reason = f"{self.reason}; it is back: call ~/estop_reset to go on"
 
     def rejoin(self, index: int, goal: float) -> None:
         """A servo that was silent answers again and holds `goal` (NaN unknown): its joint starts from there."""
-        if self.motion is None:
-            return
-        held = np.full(6, np.nan)
-        held[index] = goal
-        here = np.arange(6) == index
-        start = self._seed(held)
-        self.motion = Motion(
-            np.where(here, start, self.motion.position),
-            np.where(here, 0.0, self.motion.velocity),
-            np.where(here, start, self.motion.reference),
-        )
+        self.servo_torque.read_back(index, goal)
+        if self.motion is not None:
+            held = np.full(6, np.nan)
+            held[index] = goal
+            self.motion = self.motion.restarted(index, float(self._seed(held)[index]))
 
     def _seed(self, held: np.ndarray) -> np.ndarray:
         """Where to start from: a torqued servo's own goal when it stands close to it, else where it is."""
@@ -226,12 +227,8 @@ class Arm:
         near = np.abs(np.nan_to_num(held, nan=np.inf) - here) < SEED_TOLERANCE_RAD
         return np.where(near, held, here)
 
-    @property
-    def resting(self) -> bool:
-        return self._rest is not None
-
     # -- commands ----------------------------------------------------------------------------------------------------
-    def offer(self, now_ns: int, request: intake.Request) -> str:
+    def offer(self, now_ns: int, request: Request) -> str:
         """A chunk arrived; returns the reason of a refusal, "" when it was taken."""
         reason = self._offer(now_ns, request)
         if reason:
@@ -245,240 +242,171 @@ class Arm:
         self.totals.last_refusal = reason
         return reason
 
-    def _offer(self, now_ns: int, request: intake.Request) -> str:
-        if not self.active:
+    def _offer(self, now_ns: int, request: Request) -> str:
+        if not self.active or self.motion is None:
             return "the driver is not active"
         if self.mode is not Mode.POLICY and not self.human:
             return f"mode is {self.mode}, not policy"
-        self._intake, accepted, problem = intake.accept(self._intake, request, now_ns, self.policy)
-        if accepted is None or self.motion is None:
-            return problem
-        # The goal belongs to the last tick: joining there leaves no hiccup of a fraction of a tick.
-        at_ns = self._ticked_ns or now_ns
-        asked, _, _ = accepted.sample(at_ns)
-        apart = float(np.abs(asked - self.motion.position).max())
-        if not self._following and apart > self.params.jump_tolerance:
-            self._ramp = Ramp()
-        self.plan = join(accepted, at_ns, self.motion.position, self.motion.velocity, self.params.blend_time)
-        return ""
+        return self._chunks.offer(now_ns, request, self.last.at_ns or now_ns, self.motion)
 
     def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
         """A leader sample (joints,) rad; returns the reason of a refusal, "" when it was taken."""
         position = np.array(position, float)  # a message hands over array.array
-        problem = self._leader.add(now_ns, stamp_ns, position)
+        problem = self._human.add(now_ns, stamp_ns, position)
         if problem:
-            if self._leader.newest is None:
-                self._begin_following(now_ns)
             return self.refuse(f"leader: {problem}")
-        band = self.params.takeover_threshold
-        pushed = self._takeover.displacement(position) > band
-        self._takeover = self._takeover.update(now_ns, position, band_rad=band / 3 if self.human else band)
+        pushed = self._human.pushed(now_ns, position)
         if self.mode is Mode.POLICY and self.params.takeover and self.active and pushed:
-            self._enter(now_ns, Mode.TELEOP, "the leader was moved: a human has taken over")
-            self.human = True
+            self._enter(now_ns, Mode.TELEOP, "the leader was moved: a human has taken over", human=True)
         return ""
 
-    def _begin_following(self, now_ns: int) -> None:
-        """The leader is somewhere else without a way there: not a push, and approached gently."""
-        self._takeover, self._clutch = Takeover(None, now_ns), None
-        if self.mode is Mode.TELEOP:
-            self._ramp = Ramp()
-
     def heartbeat(self, now_ns: int) -> None:
-        """A policy status arrived; its interval tells whether its silence means anything."""
-        last, mean_s = self._heartbeat
-        gap_s = (now_ns - last) * 1e-9
-        blended = gap_s if not np.isfinite(mean_s) else 0.7 * mean_s + 0.3 * gap_s
-        self._heartbeat = (now_ns, blended if last and gap_s < 2.0 else float("inf"))
+        """A policy status arrived."""
+        self._chunks.heartbeat(now_ns)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
     def observe(self, now_ns: int, seen: Snapshot) -> None:
         """What the bus said this tick; reacts to silence, heat, load and blockage."""
         self.seen = seen
         goal = self.motion.position if self.torque and self.motion is not None else None
-        self._health, self.verdict = self._health.update(now_ns, seen, goal, self._asked, self.params)
+        verdict = self._watch.update(now_ns, seen, goal, self.last.raw)
         if not (self.active or self.torque):
             return
-        if self.verdict.fault:
-            self.fault(now_ns, self.verdict.fault)
-        elif self.verdict.cool_down and self.torque and not self.resting and not self._cooled:
-            self.fault(now_ns, self.verdict.cool_down)
+        if verdict.fault:
+            self.fault(now_ns, verdict.fault)
+        elif verdict.cool_down and self.torque and not self.resting and not self._watch.cooled:
+            self.fault(now_ns, verdict.cool_down)
             # Once: an arm that could not reach its rest pose is not driven against the obstacle again and again.
-            self._cooled, _ = self.go_rest(now_ns, self.verdict.cool_down)
+            self._watch.cooled, _ = self.go_rest(now_ns, verdict.cool_down)
 
     def tick(self, now_ns: int, dt_s: float) -> Output:
         """The next goal. `dt_s`: since the last goal was written, bounded by the caller."""
         self.totals.ticks += 1
-        self._ticked_ns = now_ns
-        self.hits, self.row = 0, -1.0
-        if self.motion is None or not self.torque:
-            self.state = "inactive" if not self.active else "released"
-            return Output(None, self.torque, "released", None, -1.0, 0)
-        target, raw, source = self._target(now_ns)
-        if not self.torque:
-            self.state, self._asked = "released", None
-            return Output(None, False, "released", None, -1.0, 0)
-        relieved, self.hits = self._relief.relieve(now_ns, target, self.motion, self.seen, self.verdict)
-        if relieved is None:
-            self.motion = limits.stop(self.limits, self.motion, dt_s)
-            self.state = "holding" if self.motion.still else "stopping"
-        else:
-            speed = self._speed(now_ns, relieved, raw)
-            bounds = self._relief.bounds(self.limits, self.seen, self.verdict)
-            self.motion, hits = limits.advance(bounds, self.motion, relieved, dt_s, speed=speed)
-            self.hits |= hits
-        self._following, self._asked = target is not None, raw
-        self.totals.limit_events += self.hits != 0
-        running = self.plan.chunk if self.row >= 0 and self.plan is not None else None
-        return Output(
+        self._chunks.step = -1.0
+        motion = self.motion
+        # At the end of the way to rest torque goes off in here.
+        aim = self._aim(now_ns, motion) if motion is not None and self.torque else HOLD
+        if motion is None or not self.torque:
+            self.state = "released" if self.active else "inactive"
+            self.last = replace(NOTHING, order=self._order(), at_ns=now_ns)
+            return self.last
+        hits = self._move(now_ns, dt_s, motion, aim)
+        self.totals.limit_events += hits != 0
+        chunk = self._chunks.running
+        self.last = Output(
             self.motion.position,
-            self.torque,
-            source,
-            raw,
-            self.row,
-            self.hits,
-            running.sequence if running else 0,
-            running.epoch if running else 0,
-            self.engagement,
+            torque=True,
+            source=aim.source,
+            raw=aim.raw,
+            row=self._chunks.step,
+            hits=hits,
+            sequence=chunk.sequence if chunk else 0,
+            epoch=chunk.epoch if chunk else 0,
+            order=self._order(),
+            at_ns=now_ns,
         )
+        return self.last
 
-    def _target(self, now_ns: int) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-        """(target or None for hold, the client's raw request, source)."""
+    def _order(self) -> Order | None:
+        torque = self.servo_torque
+        return torque.order(self.seen.misses >= self.params.miss_hold) if torque.pending else None
+
+    def _move(self, now_ns: int, dt_s: float, motion: Motion, aim: Aim) -> int:
+        """One tick of motion under every limit; returns the limits hit."""
+        relieved, hits = self._watch.relief.relieve(now_ns, aim.target, motion, self.seen, self.verdict)
+        if relieved is None:
+            self.motion = limits.stop(self.limits, motion, dt_s)
+            self.state = "holding" if self.motion.still else "stopping"
+            return hits
+        speed, slowed = self._speed(now_ns, motion, relieved, aim.raw)
+        bounds = self._watch.relief.bounds(self.limits, self.seen, self.verdict)
+        self.motion, limited = limits.advance(bounds, motion, relieved, dt_s, speed=speed)
+        return hits | slowed | limited
+
+    def _aim(self, now_ns: int, motion: Motion) -> Aim:
         if self._rest is not None:
-            return self._resting(now_ns)
-        if self.verdict.hold and self.active:
+            return self._aim_at_rest(now_ns, self._rest, motion)
+        if not self.active:
+            return HOLD
+        if self.verdict.hold:
             self.reason = self.verdict.hold
-            self._ramp = Ramp()
-            return None, None, "hold"
-        if self.active and self.mode is Mode.POLICY:
-            return self._policy_target(now_ns)
-        if self.active and self.mode is Mode.TELEOP:
-            return self._teleop_target(now_ns)
-        return None, None, "hold"
+            self._chunks.pause()
+            self._human.pause()
+            return HOLD
+        if self.mode is Mode.TELEOP and self._human.gives_back(now_ns):
+            plan = self._chunks.plan
+            self._enter(now_ns, Mode.POLICY, "the leader rests: given back to the policy")
+            self._chunks.go_on(now_ns, plan, motion)
+        aim = HOLD
+        if self.mode is Mode.POLICY:
+            aim = self._chunks.aim(now_ns)
+            self.totals.empty_ticks += aim.target is None
+        elif self.mode is Mode.TELEOP:
+            aim = self._human.aim(now_ns, motion)
+        self.reason = aim.reason or self.reason
+        self.state = "executing" if aim.target is not None else self.state
+        return aim
 
-    def _policy_target(self, now_ns: int):
-        self.human = False
-        last, mean_s = self._heartbeat
-        quiet_s = (now_ns - last) * 1e-9
-        timeout = self.params.heartbeat_timeout
-        if timeout and mean_s <= timeout / 2 and quiet_s > timeout:
-            # Forgotten now, so that a client without a heartbeat may come next.
-            self.plan, self._heartbeat = None, (0, float("inf"))
-            self._waiting = f"the policy has been silent for {quiet_s:.1f} s: holding"
-        if self.plan is None or now_ns > self.plan.chunk.end_ns:
-            self._out_of_rows(now_ns)
-            return None, None, "hold"
-        target, raw, self.row = self.plan.target(now_ns)
-        self.state, self.reason = "executing", "executing action chunks"
-        return target, raw, "expert" if self.plan.chunk.bundle_id == "expert" else "policy"
-
-    def _out_of_rows(self, now_ns: int) -> None:
-        self.totals.empty_ticks += 1
-        if self.plan is not None and now_ns > self.plan.chunk.end_ns + self.params.command_timeout * 1e9:
-            self.plan, self._waiting = None, "the last action chunk has ended: holding"
-        if self.plan is None:
-            self.reason = self._waiting
-
-    def _teleop_target(self, now_ns: int):
-        age_s = self._leader.age_s(now_ns)
-        leader = self._leader.sample(now_ns)
-        if leader is None or age_s > self.params.leader_timeout:
-            self._clutch = None
-            self._ramp = Ramp()
-            silent = f"the leader has been silent for {age_s:.1f} s"
-            self.reason = "waiting for the leader" if leader is None else silent
-            return None, None, "hold"
-        if self.human and self._given_back(now_ns):
-            return self._policy_target(now_ns)
-        raw = self.mapping.follower(leader)
-        self.state, self.reason = "executing", "following the leader"
-        if not self.human:
-            return raw, raw, "teleop"
-        if self._clutch is None:
-            self._clutch = self.motion.position - raw
-        target = raw + self._clutch
-        # At the end of a joint's range the clutch slips, so that reversing answers at once.
-        inside = np.clip(target, self.limits.low_rad, self.limits.high_rad)
-        self._clutch = self._clutch + inside - target
-        self.reason = "a human has taken over with the leader"
-        return inside, inside, "teleop"
-
-    def _given_back(self, now_ns: int) -> bool:
-        rest_s = self.params.takeover_release
-        if not rest_s or self._takeover.rested_s(now_ns) < rest_s:
-            return False
-        plan = self.plan
-        self._enter(now_ns, Mode.POLICY, "the leader rests: given back to the policy")
-        if plan is not None and now_ns < plan.chunk.end_ns:
-            self.plan = join(
-                plan.chunk, self._ticked_ns, self.motion.position, self.motion.velocity, self.params.blend_time
-            )
-        return True
-
-    def _resting(self, now_ns: int):
-        rest = self._rest
+    def _aim_at_rest(self, now_ns: int, rest: Rest, motion: Motion) -> Aim:
         target = rest.target(now_ns)
         self.state = "resting"
         near = np.abs(self.seen.position - rest.end).max() < self.params.ramp_tolerance * 3
         if self.verdict.hold:
             # Begin again from where the arm stands once every servo answers; long silence becomes a fault.
-            self._rest = Rest.plan(now_ns, self.motion.position, rest.end, self.params.rest_velocity)
-            return None, None, "hold"
+            self._rest = Rest.plan(now_ns, motion.position, rest.end, self.params.rest_velocity)
+            return HOLD
         if rest.overdue(now_ns) and not near:
             self._rest = None
             self.reason = "rest pose not reached: the arm is blocked: holding with torque on"
-            return None, None, "hold"
-        if rest.arrived(now_ns) and near and self.motion.still:
-            self._rest = None
+            return HOLD
+        if rest.arrived(now_ns) and near and motion.still:
             self._drop_torque()
             self.reason = f"{self.reason}: at rest, torque released"
-        return target, target, "rest"
+        return Aim(target, target, "rest")
 
     # -- details -----------------------------------------------------------------------------------------------------
-    def _enter(self, now_ns: int, mode: Mode, why: str) -> None:
+    def _enter(self, now_ns: int, mode: Mode, why: str, *, human: bool = False) -> None:
         """Every change of mode forgets what was being executed and starts a new ramp."""
-        self.mode, self.reason, self._waiting = mode, why, WAITING
+        self.mode, self.reason, self._rest = mode, why, None
         if self.state != "inactive":  # never the old mode's state beside the new mode; callers set torque first
             still = self.motion is None or self.motion.still
             self.state = ("holding" if still else "stopping") if self.torque else "released"
-        self.human, self.plan, self._clutch, self._rest = False, None, None, None
-        self._ramp = Ramp()
-        self._intake = replace(self._intake, not_before_ns=now_ns)
-        self._takeover = Takeover(self._leader.newest, now_ns)
-        self._following = False
-        self._relief.forget_blocked()
+        self._chunks.begin(now_ns)
+        self._human.begin(now_ns, human=human)
+        self._watch.relief.forget_blocked()
 
     def _engage(self) -> None:
         """Torque back on at the measured pose; nothing to do when it is on already."""
         if not self.torque:
             self.motion = Motion.at(self.seen.position)
-            self.torque = True
-            self.engagement += 1
+            self.servo_torque.engage()
 
     def _drop_torque(self) -> None:
-        self.torque = False
+        self.servo_torque.release()
         self._rest = None
-        self._relief.forget_grip()
+        self._watch.relief.forget_grip()
         if self.motion is not None:
             self.motion = Motion.at(self.motion.position)
 
-    def _speed(self, now_ns: int, target: np.ndarray, raw: np.ndarray | None) -> float:
-        """The velocity limit now: rest speed, start ramp and derating. `raw` None: no client asks for anything."""
+    def _speed(self, now_ns: int, motion: Motion, target: np.ndarray, raw: np.ndarray | None) -> tuple[float, int]:
+        """The velocity limit now (rest speed, start ramp, derating) and the limits hit.
+
+        `raw` None: no client asks for anything.
+        """
         p = self.params
-        if self.verdict.speed < 1.0:
-            self.hits |= limits.HIT_DERATED
+        hits = limits.HIT_DERATED if self.verdict.speed < 1.0 else 0
         if self._rest is not None:
-            return p.rest_velocity  # also when a stall has let the plan run ahead
-        policy = self.mode is Mode.POLICY and raw is not None
+            return p.rest_velocity, hits  # also when a stall has let the plan run ahead
+        follower = self._human if self.mode is Mode.TELEOP else self._chunks
         # A policy's blended target starts at the goal and is always near.
+        policy = self.mode is Mode.POLICY and raw is not None
         asked = np.clip(raw if policy else target, self.limits.low_rad, self.limits.high_rad)
-        error = float(np.abs(asked - self.motion.position).max())
+        error = float(np.abs(asked - motion.position).max())
         if raw is not None:
-            slow_s = p.ramp_time if policy else None  # a leader is waited for, however far away it is
-            self._ramp = self._ramp.update(now_ns, error, tolerance_rad=p.ramp_tolerance, slow_s=slow_s)
-        speed = self._ramp.speed(now_ns, slow=p.ramp_velocity, full=p.velocity_limit, open_s=p.ramp_open)
-        if not self._ramp.done(now_ns, p.ramp_open):
+            follower.open_ramp(now_ns, error)
+        ramp = follower.ramp
+        speed = ramp.speed(now_ns, slow=p.ramp_velocity, full=p.velocity_limit, open_s=p.ramp_open)
+        if not ramp.done(now_ns, p.ramp_open):
             self.state = "ramping"
-            if error > speed * p.period_s:
-                self.hits |= limits.HIT_RAMP
-        return speed * self.verdict.speed
+            hits |= limits.HIT_RAMP if error > speed * p.period_s else 0
+        return speed * self.verdict.speed, hits

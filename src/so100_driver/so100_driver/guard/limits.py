@@ -40,6 +40,15 @@ class Motion:
         pose = np.array(position, float)
         return cls(pose, np.zeros_like(pose), pose)
 
+    def restarted(self, index: int, position: float) -> "Motion":
+        """One joint stands still at `position`, the others go on."""
+        here = np.arange(len(self.position)) == index
+        return Motion(
+            np.where(here, position, self.position),
+            np.where(here, 0.0, self.velocity),
+            np.where(here, position, self.reference),
+        )
+
     @property
     def still(self) -> bool:
         return not self.velocity.any()

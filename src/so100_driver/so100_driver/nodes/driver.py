@@ -100,7 +100,7 @@ class DriverNode(ManagedNode):
         if not self._wait(lambda: loop.arm.seen.complete and loop.arm.seen.valid.all(), FIRST_STATE_TIMEOUT_S):
             raise SetupError(f"expected every servo to answer before arming, got: {self._silent()}")
         with loop.lock:
-            loop.arm.activate(time.monotonic_ns(), loop.held, self.params.mode)
+            loop.arm.activate(time.monotonic_ns(), loop.arm.servo_torque.held, self.params.mode)
 
     def deactivate(self) -> None:
         loop = self._need_loop()
@@ -139,8 +139,7 @@ class DriverNode(ManagedNode):
             moving = rest and arm.go_rest(time.monotonic_ns(), "shutting down")[0]
         if moving:
             self._wait(lambda: not arm.resting, REST_TIMEOUT_S)
-            time.sleep(3 * self.params.period_s)  # torque off goes out with the next tick
-            self._wait(lambda: not loop.clinging, STOP_TIMEOUT_S)
+            self._wait(lambda: not arm.servo_torque.releasing, STOP_TIMEOUT_S)
         self._wait(lambda: arm.motion is None or arm.motion.still, STOP_TIMEOUT_S)
 
     # -- commands ----------------------------------------------------------------------------------------------------
@@ -205,12 +204,11 @@ class DriverNode(ManagedNode):
 
     @staticmethod
     def _reset(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
-        return loop.arm.reset(now_ns, loop.held)
+        return loop.arm.reset(now_ns, loop.arm.servo_torque.held)
 
     @staticmethod
     def _release(loop: ControlLoop, now_ns: int) -> tuple[bool, str]:
         loop.arm.release(now_ns, "torque was released by ~/release")
-        loop.let_go()
         return True, "switching torque off"
 
     @staticmethod

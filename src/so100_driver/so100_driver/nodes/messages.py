@@ -11,6 +11,7 @@ from so100_driver.control.loop import ControlLoop, Record
 from so100_driver.guard.health import servo
 from so100_driver.guard.intake import Request
 from so100_driver.guard.state import Snapshot
+from so100_driver.guard.view import ArmView
 
 NAMES = list(JOINT_NAMES)
 
@@ -38,7 +39,8 @@ def joint_state(stamp, seen: Snapshot) -> JointState:
     return message
 
 
-def servo_state(stamp, seen: Snapshot, *, torque: bool) -> ServoState:
+def servo_state(stamp, view: ArmView) -> ServoState:
+    seen = view.seen
     message = ServoState(joint_names=NAMES)
     message.header.stamp = stamp
     message.position = seen.position.tolist()
@@ -48,7 +50,7 @@ def servo_state(stamp, seen: Snapshot, *, torque: bool) -> ServoState:
     message.temperature = seen.temperature.tolist()
     message.voltage = seen.voltage.tolist()
     message.error_bits = seen.error_bits.tolist()
-    message.torque_enabled = [torque] * len(NAMES)
+    message.torque_enabled = view.torque.tolist()
     message.valid = seen.valid.tolist()
     return message
 
@@ -62,32 +64,32 @@ def command_trace(stamp, record: Record) -> CommandTrace:
     message.raw = output.goal.tolist() if output.raw is None else np.asarray(output.raw).tolist()
     message.limited = output.goal.tolist()
     message.sent = record.sent.tolist()
-    message.measured = record.seen.position.tolist()
+    message.measured = record.view.seen.position.tolist()
     message.limits_hit = output.hits
-    message.human = record.human
+    message.human = record.view.human
     return message
 
 
-def driver_status(stamp, loop: ControlLoop, now_ns: int) -> DriverStatus:
-    """Call with the loop's lock held."""
-    arm, message = loop.arm, DriverStatus(joint_names=NAMES)
+def driver_status(stamp, view: ArmView, loop: ControlLoop, now_ns: int) -> DriverStatus:
+    """`now_ns`: monotonic, of the tick that `view` shows."""
+    message = DriverStatus(joint_names=NAMES)
     message.header.stamp = stamp
-    message.mode, message.state, message.reason = str(arm.mode), arm.state, arm.reason
-    message.limits_hit, message.limit_events = arm.hits, arm.totals.limit_events
-    message.ticks, message.late_ticks = arm.totals.ticks, loop.late_ticks
+    message.mode, message.state, message.reason = str(view.mode), view.state, view.reason
+    message.limits_hit, message.limit_events = view.hits, view.totals.limit_events
+    message.ticks, message.late_ticks = view.totals.ticks, loop.late_ticks
     message.lateness_p99_ms = loop.lateness_p99_s() * 1e3
     message.realtime = loop.realtime[0]
     message.bus_errors = [loop.bus.counters[i].errors for i in SERVO_IDS]
     message.bus_transactions = loop.bus.transactions
-    message.chunks_accepted, message.chunks_refused = arm.totals.accepted, arm.totals.refused
-    message.last_refusal = arm.totals.last_refusal
-    message.empty_ticks = arm.totals.empty_ticks
+    message.chunks_accepted, message.chunks_refused = view.totals.accepted, view.totals.refused
+    message.last_refusal = view.totals.last_refusal
+    message.empty_ticks = view.totals.empty_ticks
     message.chunk_age = message.row = -1.0
-    if arm.plan is not None:
-        chunk = arm.plan.chunk
+    if view.chunk is not None:
+        chunk = view.chunk
         message.sequence, message.epoch = chunk.sequence, chunk.epoch
         message.chunk_age = (now_ns - chunk.start_ns) * 1e-9
-        message.row = arm.row
+        message.row = view.row
         message.queue_s = max(0.0, (chunk.end_ns - now_ns) * 1e-9)
     return message
 
@@ -96,9 +98,9 @@ def key_values(pairs: dict[str, object]) -> list[KeyValue]:
     return [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
 
 
-def _servo_status(name: str, index: int, loop: ControlLoop) -> DiagnosticStatus:
-    seen, counters = loop.arm.seen, loop.bus.counters[SERVO_IDS[index]]
-    warnings = [w for w in loop.arm.verdict.warnings if servo(index) in w]
+def _servo_status(name: str, index: int, view: ArmView, loop: ControlLoop) -> DiagnosticStatus:
+    seen, counters = view.seen, loop.bus.counters[SERVO_IDS[index]]
+    warnings = [w for w in view.verdict.warnings if servo(index) in w]
     level, text = DiagnosticStatus.OK, "ok"
     if seen.misses[index] >= loop.params.miss_hold:
         level, text = DiagnosticStatus.ERROR, "does not answer"
@@ -126,40 +128,41 @@ def _servo_status(name: str, index: int, loop: ControlLoop) -> DiagnosticStatus:
     )
 
 
-def diagnostics(stamp, name: str, loop: ControlLoop, publishers: int, dropped: int) -> DiagnosticArray:
-    """One entry for the driver, one per servo. Call with the loop's lock held. `dropped`: records never published."""
-    arm = loop.arm
-    level, text = DiagnosticStatus.OK, f"{arm.mode}: {arm.reason}"
-    if arm.verdict.warnings or publishers > 1:
+def diagnostics(
+    stamp, name: str, view: ArmView, loop: ControlLoop, *, publishers: int, dropped: int
+) -> DiagnosticArray:
+    """One entry for the driver, one per servo. `dropped`: records never published."""
+    level, text = DiagnosticStatus.OK, f"{view.mode}: {view.reason}"
+    if view.verdict.warnings or publishers > 1:
         level = DiagnosticStatus.WARN
-    if arm.mode in ("fault", "estop") or not loop.connected:
+    if view.mode in ("fault", "estop") or not loop.connected:
         level = DiagnosticStatus.ERROR
-    if arm.gone and arm.gone not in text:
-        text += f"; {arm.gone}"
+    if view.gone and view.gone not in text:
+        text += f"; {view.gone}"
     if publishers > 1:
         text += f"; {publishers} publishers on /policy/action_chunk: only one may command"
     loop_status = DiagnosticStatus(
         level=level,
         name=f"{name}: control loop",
-        message="; ".join((text, *arm.verdict.warnings)),
+        message="; ".join((text, *view.verdict.warnings)),
         hardware_id=loop.bus.path,
         values=key_values(
             {
                 "rate (Hz)": loop.params.rate_hz,
-                "ticks": arm.totals.ticks,
+                "ticks": view.totals.ticks,
                 "late ticks": loop.late_ticks,
                 "lateness p99 (ms)": f"{loop.lateness_p99_s() * 1e3:.3f}",
                 "real-time": loop.realtime[1],
                 "connected": loop.connected,
-                "chunks accepted": arm.totals.accepted,
-                "chunks refused": arm.totals.refused,
-                "last refusal": arm.totals.last_refusal,
-                "limit events": arm.totals.limit_events,
+                "chunks accepted": view.totals.accepted,
+                "chunks refused": view.totals.refused,
+                "last refusal": view.totals.last_refusal,
+                "limit events": view.totals.limit_events,
                 "records not published": dropped,
             }
         ),
     )
     message = DiagnosticArray()
     message.header.stamp = stamp
-    message.status = [loop_status] + [_servo_status(name, i, loop) for i in range(len(SERVO_IDS))]
+    message.status = [loop_status] + [_servo_status(name, i, view, loop) for i in range(len(SERVO_IDS))]
     return message

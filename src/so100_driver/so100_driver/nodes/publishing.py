@@ -11,6 +11,7 @@ from sensor_msgs.msg import JointState
 
 from grids_common import topics
 from so100_driver.control.loop import ControlLoop, Record
+from so100_driver.guard.view import ArmView
 from so100_driver.nodes import messages
 from so100_driver.nodes.backlog import Backlog
 from so100_driver.nodes.clocks import Clocks
@@ -93,31 +94,27 @@ class Publishing:
                     self._node.get_logger().error(text, throttle_duration_sec=5.0)
 
     def _publish(self, record: Record) -> None:
-        seen, now_ns = record.seen, record.woke_ns
+        seen, now_ns = record.view.seen, record.woke_ns
         if seen.complete and seen.valid.any():
             stamp = self._clocks.stamp(seen.stamp_ns)
             publish_quietly(self._joints, messages.joint_state(stamp, seen))
             if self._every[SERVO_STATE_HZ].due(now_ns):
-                torque = record.output.torque
-                publish_quietly(self._servos, messages.servo_state(stamp, seen, torque=torque))
+                publish_quietly(self._servos, messages.servo_state(stamp, record.view))
         if record.sent is not None:
             stamp = self._clocks.stamp(record.sent_ns)
             publish_quietly(self._trace, messages.command_trace(stamp, record))
-        self._publish_status(now_ns)
+        self._publish_status(record.view, now_ns)
 
-    def _publish_status(self, now_ns: int) -> None:
+    def _publish_status(self, view: ArmView, now_ns: int) -> None:
         loop = self._loop
-        with loop.lock:
-            said = (str(loop.arm.mode), loop.arm.state, loop.arm.totals.last_refusal)
-            changed = said != self._said
-            if not (changed or self._every[STATUS_HZ].due(now_ns)):
-                return
-            self._said = said
-            status = messages.driver_status(self._clocks.stamp(now_ns), loop, now_ns)
-        publish_quietly(self._status, status)
+        said = (str(view.mode), view.state, view.totals.last_refusal)
+        if not (said != self._said or self._every[STATUS_HZ].due(now_ns)):
+            return
+        self._said = said
+        stamp = self._clocks.stamp(now_ns)
+        publish_quietly(self._status, messages.driver_status(stamp, view, loop, now_ns))
         if self._every[DIAGNOSTICS_HZ].due(now_ns):
-            with loop.lock:
-                report = messages.diagnostics(
-                    self._clocks.stamp(now_ns), self._node.get_name(), loop, self._sources, self._records.dropped
-                )
+            report = messages.diagnostics(
+                stamp, self._node.get_name(), view, loop, publishers=self._sources, dropped=self._records.dropped
+            )
             publish_quietly(self._diagnostics, report)

@@ -86,17 +86,17 @@ def test_a_replug_while_inactive_leaves_the_torque_as_it_was_found(running, twin
 def test_a_servo_that_missed_the_release_is_asked_again_until_it_lets_go(running, twin):
     running.wait_ticks(10)
     with running.loop.lock:
-        running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
+        running.arm.activate(time.monotonic_ns(), running.arm.servo_torque.held, "idle")
     running.wait_ticks(10)
     twin.fault("dead_servo", target="elbow_flex")
     with running.loop.lock:
         running.arm.release(time.monotonic_ns(), "test")
     assert until(lambda: sum(twin.torque()) == 1)
     running.wait_ticks(30)
-    assert running.loop.clinging
+    assert running.arm.servo_torque.releasing
     assert any("did not confirm torque off" in text for _, text in running.events)
     twin.clear()
-    assert until(lambda: not running.loop.clinging)
+    assert until(lambda: not running.arm.servo_torque.releasing)
     assert not any(twin.torque())
 
 
@@ -105,21 +105,20 @@ def test_a_release_also_frees_servos_whose_torque_was_found_on(running, twin):
     assert all(twin.torque())
     with running.loop.lock:
         running.arm.release(time.monotonic_ns(), "test")
-        running.loop.let_go()
-    assert until(lambda: not running.loop.clinging)
+    assert until(lambda: not running.arm.servo_torque.releasing)
     assert not any(twin.torque())
 
 
 def test_an_unplugged_arm_refuses_a_reset_and_shows_no_old_state_as_valid(running, twin):
     running.wait_ticks(10)
     with running.loop.lock:
-        running.arm.activate(time.monotonic_ns(), running.loop.held, "policy")
+        running.arm.activate(time.monotonic_ns(), running.arm.servo_torque.held, "policy")
     running.wait_ticks(10)
     twin.fault("unplug")
     assert until(lambda: not running.loop.connected)
     running.wait_ticks(2)
     with running.loop.lock:
-        granted, why = running.arm.reset(time.monotonic_ns(), running.loop.held)
+        granted, why = running.arm.reset(time.monotonic_ns(), running.arm.servo_torque.held)
     assert not granted
     assert "went away" in why
     assert not running.arm.seen.valid.any()
@@ -127,7 +126,7 @@ def test_an_unplugged_arm_refuses_a_reset_and_shows_no_old_state_as_valid(runnin
     assert until(lambda: running.loop.connected)
     running.wait_ticks(5)
     with running.loop.lock:
-        assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
+        assert running.arm.reset(time.monotonic_ns(), running.arm.servo_torque.held)[0]
     assert running.arm.mode == "idle"
 
 
@@ -135,11 +134,10 @@ def test_a_servo_that_is_silent_when_torque_goes_on_leaves_the_arm_released_and_
     running.wait_ticks(10)
     with running.loop.lock:
         running.arm.release(time.monotonic_ns(), "test")
-        running.loop.let_go()
-    assert until(lambda: not running.loop.clinging)
+    assert until(lambda: not running.arm.servo_torque.releasing)
     twin.fault("dead_servo", target="elbow_flex")
     with running.loop.lock:
-        running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
+        running.arm.activate(time.monotonic_ns(), running.arm.servo_torque.held, "idle")
     assert until(lambda: running.arm.mode == "fault")
     assert "servo 3: expected a reply" in running.arm.reason
     assert until(lambda: running.arm.seen.misses[2] > 5)  # the others are read meanwhile
@@ -150,7 +148,7 @@ def test_a_servo_that_is_silent_when_torque_goes_on_leaves_the_arm_released_and_
     assert not any(twin.torque())
     assert sum(level == "error" for level, _ in running.events) == 1
     with running.loop.lock:
-        assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
+        assert running.arm.reset(time.monotonic_ns(), running.arm.servo_torque.held)[0]
         assert running.arm.set_mode(time.monotonic_ns(), "idle")[0]
     assert until(lambda: all(twin.torque()))
 
@@ -161,7 +159,7 @@ def test_a_tick_that_fails_is_a_fault_said_once_and_the_loop_lives_on(running, t
 
     running.wait_ticks(10)
     with running.loop.lock:
-        running.arm.activate(time.monotonic_ns(), running.loop.held, "policy")
+        running.arm.activate(time.monotonic_ns(), running.arm.servo_torque.held, "policy")
     running.wait_ticks(10)
     monkeypatch.setattr(running.bus, "read_state", broken)
     assert until(lambda: running.arm.mode == "fault")
@@ -175,19 +173,19 @@ def test_a_tick_that_fails_is_a_fault_said_once_and_the_loop_lives_on(running, t
     assert "Traceback" in said[0]
     assert all(twin.torque())
     with running.loop.lock:
-        assert running.arm.reset(time.monotonic_ns(), running.loop.held)[0]
+        assert running.arm.reset(time.monotonic_ns(), running.arm.servo_torque.held)[0]
         assert running.arm.set_mode(time.monotonic_ns(), "policy")[0]
 
 
 def test_a_servo_that_misses_a_reset_keeps_the_others_holding(running, twin):
     running.wait_ticks(10)
     with running.loop.lock:
-        running.arm.activate(time.monotonic_ns(), running.loop.held, "idle")
+        running.arm.activate(time.monotonic_ns(), running.arm.servo_torque.held, "idle")
     running.wait_ticks(10)
     twin.fault("dead_servo", target="elbow_flex")
     with running.loop.lock:
         running.arm.estop(time.monotonic_ns(), "test")
-        running.arm.reset(time.monotonic_ns(), running.loop.held)
+        running.arm.reset(time.monotonic_ns(), running.arm.servo_torque.held)
     assert until(lambda: running.arm.mode == "fault")
     running.wait_ticks(10)
     assert running.arm.torque
@@ -197,7 +195,7 @@ def test_a_servo_that_misses_a_reset_keeps_the_others_holding(running, twin):
 def test_another_arm_at_the_same_path_is_refused_until_the_right_one_is_back(running, twin):
     running.wait_ticks(10)
     with running.loop.lock:
-        running.arm.activate(time.monotonic_ns(), running.loop.held, "policy")
+        running.arm.activate(time.monotonic_ns(), running.arm.servo_torque.held, "policy")
     running.wait_ticks(10)
     twin.fault("unplug")
     assert until(lambda: not running.loop.connected)
@@ -209,7 +207,7 @@ def test_another_arm_at_the_same_path_is_refused_until_the_right_one_is_back(run
     assert until(lambda: looks.add(running.loop._reopen_ns) or len(looks) >= 4)
     assert not running.loop.connected
     assert sum("another arm" in text for _, text in running.events) == 1
-    granted, why = running.arm.reset(time.monotonic_ns(), running.loop.held)
+    granted, why = running.arm.reset(time.monotonic_ns(), running.arm.servo_torque.held)
     assert not granted
     assert "another arm" in why
     running.loop.eeprom = ours
