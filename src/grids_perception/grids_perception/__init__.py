@@ -1,1 +1,1 @@
-"""Cameras, the sampled-coordinates overlay and its video, robot description and figures."""
+"""Camera nodes, the overlay of sample locations and its video, the robot description, the paper's figures."""

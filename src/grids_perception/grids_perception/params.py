@@ -1,4 +1,4 @@
-"""Parameters of the perception nodes: schema, defaults, units and documentation in one place."""
+"""Parameters of the perception nodes, with defaults, units and descriptions."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ SOURCES = ("realsense", "uvc", "file")
 
 @dataclass(frozen=True)
 class OverlayParams:
-    """The overlay node."""
+    """Parameters of the overlay node."""
 
     cameras: tuple[str, ...] = param(CAMERAS, "cameras to draw, left to right in the video", choices=CAMERAS)
     rings: bool = param(True, "draw a ring at each sample location")
     index: bool = param(True, "write each sample's index beside its ring")
-    trail: int = param(8, "earlier sample locations joined to a trail, 0: none", lo=0, hi=60)
-    footprint: bool = param(True, "tint the token cells that the bilinear kernels read")
+    trail: int = param(8, "number of earlier sample locations drawn as a trail, 0: none", lo=0, hi=60)
+    footprint: bool = param(True, "tint the token cells that the samples were interpolated from")
     retention: bool = param(False, "tint every token cell by its retention (paper, eq. 5)")
     retention_low: float = param(0.5, "retention shown in the lowest colour; the highest is 1", lo=-1.0, hi=0.99)
     jpeg_quality: int = param(85, "quality of the compressed overlay", lo=1, hi=100)
@@ -34,7 +34,7 @@ class OverlayParams:
 
 @dataclass(frozen=True)
 class CameraParams:
-    """One camera node; each camera runs in its own process."""
+    """Parameters of a camera node; each camera has its own node and process."""
 
     camera: str = param("front", "name of the camera and of its topics", choices=CAMERAS)
     source: str = param(
@@ -44,7 +44,7 @@ class CameraParams:
         "",
         "serial number of the RealSense, in quotes or as _123456 on a command line; empty: the only one of its model",
     )
-    model: str = param("", "what its name must contain, such as D435 or D405; empty: any")
+    model: str = param("", "text that the camera's name must contain, such as D435 or D405; empty: any")
     device: str = param("", "uvc: /dev/v4l/by-id/… or /dev/videoN; file: path of the file")
     loop: bool = param(False, "file: start again at the end")
     width: int = param(640, "image width", unit="px", lo=16, hi=4096)
@@ -52,7 +52,7 @@ class CameraParams:
     fps: int = param(30, "frame rate", unit="Hz", lo=1, hi=120)
     exposure_us: float = param(0.0, "exposure; 0: automatic, unless gain is fixed", unit="µs", lo=0.0, hi=1e6)
     gain: float = param(
-        -1.0, "gain in the camera's own steps, also ends automatic exposure; -1: automatic", lo=-1.0, hi=1e4
+        -1.0, "gain in the camera's own units; a fixed one also fixes the exposure; -1: automatic", lo=-1.0, hi=1e4
     )
     white_balance_k: float = param(0.0, "white balance; 0: automatic", unit="K", lo=0.0, hi=12000.0)
     compressed: bool = param(False, "also publish JPEG on color/image_raw/compressed")
@@ -61,13 +61,15 @@ class CameraParams:
     intrinsics: tuple[float, ...] = param((), "uvc, file: fx, fy, cx, cy", unit="px")
     distortion: tuple[float, ...] = param((), "uvc, file: k1, k2, p1, p2, k3")
     realtime_priority: int = param(
-        10, "SCHED_FIFO priority of the capture thread, 0: do not ask; never asked for to play a video", lo=0, hi=90
+        10, "SCHED_FIFO priority of the capture thread, 0: none; not requested to play a video", lo=0, hi=90
     )
-    timeout_s: float = param(1.0, "silence after which the camera is lost", unit="s", lo=0.1, hi=30.0)
-    frozen_after_s: float = param(1.0, "time of identical pictures after which it is stuck", unit="s", lo=0.2, hi=60.0)
-    max_stamp_error_s: float = param(0.2, "largest believable age of a device stamp", unit="s", lo=0.01, hi=5.0)
+    timeout_s: float = param(1.0, "time without a frame after which the camera is lost", unit="s", lo=0.1, hi=30.0)
+    frozen_after_s: float = param(
+        1.0, "time of identical images after which the camera is lost", unit="s", lo=0.2, hi=60.0
+    )
+    max_stamp_error_s: float = param(0.2, "largest plausible age of a device stamp", unit="s", lo=0.01, hi=5.0)
     assumed_delay_s: float = param(
-        0.0, "exposure to arrival where the device cannot tell, taken off the stamp", unit="s", lo=0.0, hi=0.5
+        0.0, "delay from exposure to arrival if the device does not report it", unit="s", lo=0.0, hi=0.5
     )
 
     def __post_init__(self) -> None:

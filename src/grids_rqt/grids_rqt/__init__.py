@@ -1,1 +1,1 @@
-"""rqt plugin and stand-alone viewer: a pure view model, widgets that paint it, and the ROS or bag side feeding it."""
+"""The viewer, as rqt plugin and alone: a view model, Qt widgets that paint it, and feeds from ROS or bags."""

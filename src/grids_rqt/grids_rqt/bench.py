@@ -1,7 +1,7 @@
-"""`./grids bench view`: drawing sample locations on a picture, and a whole frame of the panel, offscreen.
+"""`./grids bench view`: the time to draw sample locations on an image, and to paint the panel, without a screen.
 
-The panel's frames take turns between eight states, so that pictures, samples and joints change with each. The last line
-is JSON.
+The panel alternates between eight states, so that images, samples and joints change in each frame. The last line is
+JSON.
 """
 
 import argparse
@@ -17,22 +17,22 @@ from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 from grids_perception.bench.cameras import percentiles
 from grids_perception.overlay.draw import Style, draw
-from grids_perception.overlay.samples import Samples
+from grids_perception.overlay.samples import ImageSamples
 from grids_rqt.view_model import CameraState, ChunkState, DriverState, Model, PolicyState, Servo, ViewState
 
 SIZE = (1280, 800)
-LIMITS_MS = {"overlay": 3.0, "panel": 1000 / 20}  # a picture on one core; 20 frames per second
+LIMITS_MS = {"overlay": 3.0, "panel": 1000 / 20}  # one image on one core; 20 frames per second
 
 
-def example_history(camera: str, now_ns: int, rng: np.random.Generator) -> tuple[Samples, ...]:
-    """Nine observations of 16 wandering points on 8 x 8 tokens of a 640 x 480 picture; retention, similarity."""
+def example_history(camera: str, now_ns: int, rng: np.random.Generator) -> tuple[ImageSamples, ...]:
+    """Nine observations of a 640 x 480 image: 16 moving sample locations on 8 x 8 tokens, retention, similarity."""
     dense = rng.normal(size=(64, 16))
     dense /= np.linalg.norm(dense, axis=1, keepdims=True)
     box = fit((640, 480), (512, 512))
     steps = rng.normal(scale=0.01, size=(9, 16, 2))
     steps[0] = rng.uniform(0.2, 0.9, (16, 2))
     return tuple(
-        Samples(
+        ImageSamples(
             camera, now_ns, np.clip(coordinates, 0, 1), (8, 8), "align_corners_false", box,
             rng.uniform(0.5, 1, (8, 8)), 0.8, dense @ dense.T,
         )
@@ -41,12 +41,12 @@ def example_history(camera: str, now_ns: int, rng: np.random.Generator) -> tuple
 
 
 def example_state(now_ns: int = 10_000_000_000, seed: int = 0) -> ViewState:
-    """Everything the panel can show, with both cameras live."""
+    """A state with all data that the panel can show."""
     rng = np.random.default_rng(seed)
 
     def camera(name: str) -> CameraState:
-        picture = rng.integers(0, 255, (480, 640, 3), np.uint8)
-        return CameraState(picture, now_ns, example_history(name, now_ns, rng), 30.0)
+        image = rng.integers(0, 255, (480, 640, 3), np.uint8)
+        return CameraState(image, now_ns, example_history(name, now_ns, rng), 30.0)
 
     times = np.linspace(now_ns - 4e9, now_ns, 120).astype(np.int64)
     return ViewState(
@@ -63,7 +63,7 @@ def example_state(now_ns: int = 10_000_000_000, seed: int = 0) -> ViewState:
 
 
 def timed_ms(work: Callable[[int], None], rounds: int) -> dict[str, float]:
-    """Percentiles of work(0), work(1), … in ms of wall time; the first is warming up."""
+    """Percentiles of the wall time of work(1) … work(rounds), ms; work(0) warms up."""
     times = []
     for number in range(rounds + 1):
         begin = time.perf_counter()
@@ -73,7 +73,7 @@ def timed_ms(work: Callable[[int], None], rounds: int) -> dict[str, float]:
 
 
 def overlay_ms(rounds: int) -> dict[str, float]:
-    """Every layer on one 640 x 480 picture, one thread."""
+    """Time to draw all layers on one 640 x 480 image in one thread."""
     import cv2
 
     rng, threads = np.random.default_rng(0), cv2.getNumThreads()
@@ -87,7 +87,7 @@ def overlay_ms(rounds: int) -> dict[str, float]:
 
 
 def panel_ms(rounds: int) -> dict[str, float]:
-    """The panel with both cameras at 1280 x 800: state taken over and everything painted."""
+    """Time to update and paint the panel with both cameras at 1280 x 800."""
     from grids_rqt.cli import make_application
     from grids_rqt.views.panel import LAYERS, Panel
 
@@ -100,7 +100,7 @@ def panel_ms(rounds: int) -> dict[str, float]:
 
     def frame(number: int) -> None:
         panel.show_state(states[number % len(states)])
-        application.processEvents()  # paints what has changed, which is everything that shows measurements
+        application.processEvents()  # paints everything that has changed
 
     try:
         return timed_ms(frame, rounds)
@@ -109,6 +109,7 @@ def panel_ms(rounds: int) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: measured; 1: no Qt or no font."""
     parser = argparse.ArgumentParser(prog="grids bench view", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200, help="frames of each (default: 200)")
     arguments = parser.parse_args(argv)
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:  # no Qt, no font
         sys.stderr.write(f"bench view: {error}\n")
         return 1
-    names = {"overlay": "sample locations on one 640 x 480 picture, every layer", "panel": "one frame of the panel"}
+    names = {"overlay": "sample locations on one 640 x 480 image, all layers", "panel": "one frame of the panel"}
     for part, row in found.items():
         verdict = "kept" if row["p95"] <= LIMITS_MS[part] else "NOT KEPT"
         sys.stdout.write(
@@ -127,6 +128,6 @@ def main(argv: list[str] | None = None) -> int:
             f"(limit {LIMITS_MS[part]:g} at p95: {verdict})\n"
         )
     rate = 1000 / found["panel"]["p50"]
-    sys.stdout.write(f"painted as fast as it can, the panel makes {rate:.0f} frames per second\n")
+    sys.stdout.write(f"maximum frame rate of the panel: {rate:.0f} frames per second\n")
     sys.stdout.write(json.dumps({"bench": "view", "size": SIZE, "frames_per_s": round(rate, 1), "ms": found}) + "\n")
     return 0

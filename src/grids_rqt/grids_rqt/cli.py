@@ -1,4 +1,4 @@
-"""`./grids view`: the panel without rqt, live, from a bag, or as a picture rendered without a screen."""
+"""`./grids view`: the panel without rqt, live, from a bag, or rendered to an image without a screen."""
 
 import argparse
 import os
@@ -8,9 +8,10 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from grids_common.signals import StopRequest
 from grids_common.topics import CAMERAS
 
-PICTURE_READY_S = 0.5  # of further messages once everything wanted has arrived
+SNAPSHOT_READY_S = 0.5  # from complete data to the snapshot
 
 
 def _size(words: str) -> tuple[int, int]:
@@ -23,29 +24,29 @@ def _size(words: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grids view", description=__doc__)
     parser.add_argument("bag", nargs="?", type=Path, help="show this bag or run folder instead of the live graph")
-    parser.add_argument("--snapshot", type=Path, metavar="PNG", help="render one picture without a screen, then end")
-    parser.add_argument("--demo", action="store_true", help="start the twin and a policy to have something to show")
+    parser.add_argument("--snapshot", type=Path, metavar="PNG", help="write one image without a screen, then exit")
+    parser.add_argument("--demo", action="store_true", help="start a run on the twin and show it")
     parser.add_argument("--policy", default="demo", help="policy of the demo (default: %(default)s)")
     parser.add_argument("--task", default="pick_place", help="task of the demo (default: %(default)s)")
     parser.add_argument("--at", type=float, metavar="S", help="bag: seconds after its start (default: its end)")
     parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="longest wait for data (%(default)s s)")
-    parser.add_argument("--size", type=_size, default=(1280, 800), help="window or picture (default: 1280x800)")
+    parser.add_argument("--size", type=_size, default=(1280, 800), help="size of window or image (default: 1280x800)")
     parser.add_argument("--retention", action="store_true", help="tint the cameras by retention")
     return parser
 
 
 def _pass_on(_kind, _context, message: str) -> None:
-    """Qt's messages without the two that only say that there is no desktop."""
+    """Print Qt's messages, except two that are expected without a desktop."""
     if not message.startswith(("QStandardPaths: ", "This plugin does not support propagateSizeHints")):
         sys.stderr.write(f"qt: {message}\n")
 
 
 def make_application(*, offscreen: bool):
-    """The QApplication; offscreen needs no display. RuntimeError says what is missing."""
+    """The QApplication; `offscreen` needs no display. Raises RuntimeError that states what is missing."""
     if offscreen:
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
     elif sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise RuntimeError("expected a screen (DISPLAY or WAYLAND_DISPLAY), found none: use --snapshot picture.png")
+        raise RuntimeError("expected a screen (DISPLAY or WAYLAND_DISPLAY), found none: use --snapshot image.png")
     try:
         from qtpy import QtCore, QtGui, QtWidgets
     except ImportError as error:
@@ -53,7 +54,7 @@ def make_application(*, offscreen: bool):
     if offscreen:
         QtCore.qInstallMessageHandler(_pass_on)
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["grids"])
-    # Qt 5 lists families through the instance, Qt 6 through the class; 5 accepts both since 5.15's bindings.
+    # QFontDatabase.families is a method of the instance in Qt 5 and of the class in Qt 6.
     database = QtGui.QFontDatabase() if hasattr(QtGui.QFontDatabase, "addApplicationFont") else QtGui.QFontDatabase
     if not database.families():
         raise RuntimeError("Qt finds no font: apt install fonts-dejavu-core")
@@ -71,41 +72,44 @@ def _panel(model, now_ns, options, controls=None):
 
 def _save(application, panel, path: Path) -> None:
     panel.ensurePolished()
-    panel.show()  # on the offscreen platform: lays out, shows nothing
+    panel.show()  # computes the layout; nothing is visible on the offscreen platform
     panel.refresh()
-    application.processEvents()  # texts have changed widths: lay out again
+    application.processEvents()  # the texts have new widths: compute the layout again
     path.parent.mkdir(parents=True, exist_ok=True)
     if not panel.grab().save(str(path)):
-        raise RuntimeError(f"cannot write the picture {path}: expected a writable .png path")
+        raise RuntimeError(f"cannot write the image {path}: expected a writable .png path")
 
 
 def _complete(state, *, tokens: bool) -> bool:
-    """Enough on screen for a picture: images, joints and, where a policy samples, samples of every camera."""
+    """Whether there are images of all cameras and joints; with `tokens` also a chunk and samples of all cameras."""
     cameras = list(state.cameras.values())
     if any(c.image is None for c in cameras) or not len(state.joints_ns):
         return False
     return not tokens or (state.chunk is not None and all(c.samples for c in cameras))
 
 
-def _wait_for_data(model, feed, options, demo, end) -> None:
-    """Until the model is complete; without samples a picture is taken after half of the wait."""
+def _wait_for_data(model, feed, options, demo, stop) -> None:
+    """Wait until the view model is complete; samples are waited for during the first half of `options.wait` only.
+
+    Raises RuntimeError after `options.wait`, if the demo run ends or a stop signal arrives.
+    """
     begin, ready = time.monotonic(), None
     while True:
         passed = time.monotonic() - begin
         state = model.snapshot(feed.now_ns())
-        over = demo.over() if demo is not None else None
-        if over is not None:
-            raise RuntimeError(over.sentence)
-        if end.asked:
-            raise RuntimeError(f"ended by {end.asked} before there was enough for a picture")
+        result = demo.result() if demo is not None else None
+        if result is not None:
+            raise RuntimeError(result.sentence)
+        if stop.requested:
+            raise RuntimeError(f"ended by {stop.requested} before the data for an image was complete")
         if _complete(state, tokens=passed < options.wait / 2):
             ready = ready or time.monotonic()
-            if time.monotonic() - ready >= PICTURE_READY_S + (3.0 if demo else 0.0):
+            if time.monotonic() - ready >= SNAPSHOT_READY_S + (3.0 if demo else 0.0):
                 return
         if passed > options.wait:
-            seen = [n for n, c in state.cameras.items() if c.image is not None]
+            found = [n for n, c in state.cameras.items() if c.image is not None]
             raise RuntimeError(
-                f"expected images and joint states within {options.wait:g} s, got images of {seen or 'no camera'} and "
+                f"expected images and joint states within {options.wait:g} s, got images of {found or 'no camera'} and "
                 f"{len(state.joints_ns)} joint states: is the stack running in this ROS_DOMAIN_ID? (or use --demo)"
             )
         time.sleep(0.05)
@@ -122,11 +126,11 @@ def _from_bag(options) -> int:
     if options.snapshot is not None:
         _save(application, panel, options.snapshot)
         return 0
-    from grids_rqt.window import EndRequest, show
+    from grids_rqt.window import show
 
     panel.refresh()
-    with EndRequest() as end:
-        return show(application, panel, end)
+    with StopRequest() as stop:
+        return show(application, panel, stop)
 
 
 def _live(options) -> int:
@@ -135,10 +139,10 @@ def _live(options) -> int:
 
     application = make_application(offscreen=options.snapshot is not None)
     from grids_rqt.feeds.ros import RosControls, RosFeed
-    from grids_rqt.window import EndRequest, show
+    from grids_rqt.window import show
 
-    with ExitStack() as started:  # each is ended, whatever happens to the others
-        end = started.enter_context(EndRequest())
+    with ExitStack() as started:  # ends everything that was started, also after an exception
+        stop = started.enter_context(StopRequest())
         demo = DemoRun(policy=options.policy, task=options.task, limit_s=600.0) if options.demo else None
         if demo is not None:
             started.callback(demo.close)
@@ -147,11 +151,11 @@ def _live(options) -> int:
         started.callback(feed.close)
         panel = _panel(model, feed.now_ns, options, RosControls(feed))
         if options.snapshot is not None:
-            _wait_for_data(model, feed, options, demo, end)
+            _wait_for_data(model, feed, options, demo, stop)
             _save(application, panel, options.snapshot)
             return 0
         panel.start()
-        return show(application, panel, end, demo)
+        return show(application, panel, stop, demo)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,9 +166,10 @@ def main(argv: list[str] | None = None) -> int:
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"grids view: {error}\n")
         return 1
-    except KeyboardInterrupt:  # before anything was started
+    except KeyboardInterrupt:  # before StopRequest was installed
         return 130
 
 
 def run() -> None:
+    """Entry point of `ros2 run grids_rqt view`."""
     sys.exit(main())

@@ -6,7 +6,7 @@ import os
 from python_qt_binding import QT_BINDING
 from rqt_gui_py.plugin import Plugin
 
-# The widgets use QtPy; it must take the binding that rqt has already loaded. rqt itself leaves another word here.
+# The widgets use QtPy, which must use the binding that rqt has already loaded. rqt's name for it differs from QtPy's.
 os.environ["QT_API"] = {"pyqt": "pyqt5", "pyside": "pyside2"}.get(QT_BINDING, QT_BINDING)
 
 from grids_common.topics import CAMERAS
@@ -16,13 +16,13 @@ from grids_rqt.views.panel import Panel
 
 
 class GridsPlugin(Plugin):
-    """`rqt --standalone grids_rqt`."""
+    """The rqt plugin; `rqt --standalone grids_rqt` starts it alone."""
 
     def __init__(self, context) -> None:
         super().__init__(context)
         self.setObjectName("GridsPlugin")
         model = Model(CAMERAS)
-        serial = context.serial_number()  # 0 with --standalone; two nodes of one name would lose their log
+        serial = context.serial_number()  # 0 with --standalone; unique node names are needed for rosout
         self._feed = RosFeed(model, f"grids_rqt_{serial}" if serial else "grids_rqt")
         self._panel = Panel(model, self._feed.now_ns, CAMERAS, RosControls(self._feed))
         if serial > 1:
@@ -41,5 +41,5 @@ class GridsPlugin(Plugin):
         try:
             saved = json.loads(instance_settings.value("layers") or "{}")
         except (TypeError, ValueError):
-            saved = {}  # settings of an older version: the defaults are as good
+            saved = {}  # settings of an older version: use the defaults
         self._panel.set_layers(saved if isinstance(saved, dict) else {})

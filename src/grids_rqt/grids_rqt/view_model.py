@@ -1,7 +1,7 @@
-"""The view model: takes messages, keeps what the picture needs, hands out frozen snapshots. No Qt, no ROS, no clock.
+"""The view model: stores the latest messages and returns frozen snapshots for the widgets. No Qt, no ROS, no clock.
 
-Messages are read by attribute only, so rclpy's and rosbags' classes both fit. `now_ns` is ROS time (a bag's log time).
-`Model` is fed from one thread and read from another; a lock covers each call.
+Messages are accessed by attribute only, so rclpy's and rosbags' classes both work. `now_ns` is ROS time (for a bag, its
+log time). One thread calls `take`, another `snapshot`; a lock protects each call.
 """
 
 import threading
@@ -14,14 +14,14 @@ from grids_common.images import to_rgb
 from grids_common.so100 import JOINT_NAMES
 from grids_common.stamps import stamp_ns
 from grids_perception.overlay.messages import samples_from_message
-from grids_perception.overlay.samples import Samples
+from grids_perception.overlay.samples import ImageSamples
 
 TRAIL = 9
 JOINT_PERIOD_NS = 30_000_000
 HISTORY_NS = 5_000_000_000
 IMAGE_SILENT_NS = 1_000_000_000
 STATE_SILENT_NS = 2_000_000_000
-# What is no longer true when its topic has been silent for STATE_SILENT_NS, and the value that says so.
+# The field that is reset, and its value, if there was no message on a topic for STATE_SILENT_NS.
 SILENT = {
     "/follower/status": ("driver", None),
     "/policy/status": ("policy", None),
@@ -31,18 +31,18 @@ SILENT = {
 
 @dataclass(frozen=True, slots=True)
 class CameraState:
-    """One camera. image RGB uint8 (H, W, 3) or None; samples oldest first; silent_s is 0 while images come."""
+    """One camera. image: RGB uint8 (H, W, 3) or None; samples: oldest first; silent_s: 0 while images arrive."""
 
     image: np.ndarray | None = None
     image_ns: int = 0
-    samples: tuple[Samples, ...] = ()
+    samples: tuple[ImageSamples, ...] = ()
     rate_hz: float = 0.0
     silent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkState:
-    """The newest chunk. positions (H, J) rad; row i is meant for stamp_ns + i · dt_s."""
+    """The newest chunk. positions: (H, J) rad; action step i is meant for stamp_ns + i · dt_s. stages: (name, s)."""
 
     stamp_ns: int
     dt_s: float
@@ -53,6 +53,8 @@ class ChunkState:
 
 @dataclass(frozen=True, slots=True)
 class DriverState:
+    """The fields of grids_msgs/DriverStatus that are shown; bus_errors is the sum over all servos."""
+
     mode: str
     state: str
     reason: str
@@ -69,7 +71,7 @@ class DriverState:
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """stages: (name, p50, p95, p99) in s over the last minute."""
+    """The fields of grids_msgs/PolicyStatus that are shown. stages: (name, p50, p95, p99) in s over the last minute."""
 
     state: str
     reason: str
@@ -84,6 +86,8 @@ class PolicyState:
 
 @dataclass(frozen=True, slots=True)
 class Servo:
+    """One servo of grids_msgs/ServoState. errors: bits of the status register; answers: the values are current."""
+
     name: str
     position_rad: float
     load: float
@@ -97,7 +101,7 @@ class Servo:
 
 @dataclass(frozen=True, slots=True)
 class ViewState:
-    """Everything on screen at one instant. joints_ns (N,) and joints_rad (N, 6), oldest first."""
+    """All data on screen at one instant. joints_ns: (N,) and joints_rad: (N, 6), oldest first."""
 
     now_ns: int = 0
     cameras: dict[str, CameraState] = field(default_factory=dict)
@@ -119,7 +123,7 @@ def _rate_hz(stamps: deque) -> float:
 
 
 class Model:
-    """`take(topic, message, now_ns)` for each message of `TOPICS`; `snapshot(now_ns)` for the picture."""
+    """Call `take` with each message of `topics` (live) or `bag_topics`, and `snapshot` for each refresh."""
 
     def __init__(self, cameras: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
@@ -146,7 +150,7 @@ class Model:
         self.topics = tuple(self._handlers)  # live
         for name in cameras:
             self._handlers[f"/{name}/color/image_raw/compressed"] = lambda m, t, name=name: self._image(name, m, t)
-        self.bag_topics = tuple(self._handlers)  # recordings hold pictures as JPEG
+        self.bag_topics = tuple(self._handlers)  # bags contain images as JPEG
 
     def take(self, topic: str, message, now_ns: int) -> None:
         """Store one message; a malformed one is counted and shown as a problem, never raised."""
@@ -159,7 +163,7 @@ class Model:
                 self._diagnostics[topic] = (now_ns, f"{topic}: {error}")
 
     def snapshot(self, now_ns: int) -> ViewState:
-        """The picture at `now_ns`. A topic that has fallen silent takes its part of it along."""
+        """The state at `now_ns`, without the data of topics that have been silent for STATE_SILENT_NS."""
         with self._lock:
             joints = [row for row in self._joints if now_ns - row[0] < HISTORY_NS]
             problems = tuple(text for t, text in self._diagnostics.values() if text and now_ns - t < 5_000_000_000)
@@ -189,7 +193,7 @@ class Model:
         image = to_rgb(message)
         arrivals = self._arrivals[name]
         if arrivals and now_ns - arrivals[-1] > IMAGE_SILENT_NS:
-            arrivals.clear()  # the rate of a camera that is back does not count its absence
+            arrivals.clear()  # the time without images does not count in the rate
         arrivals.append(now_ns)
         self._state.cameras[name] = replace(
             self._state.cameras[name],

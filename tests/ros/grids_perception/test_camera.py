@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 from grids_common import topics  # noqa: E402
 from grids_common.images import image_to_rgb  # noqa: E402
 from grids_common.stamps import stamp_ns  # noqa: E402
-from grids_perception.camera.capture_loop import Health  # noqa: E402
+from grids_perception.camera.capture_loop import CaptureHealth  # noqa: E402
 from grids_perception.camera.node import build_source, diagnose, is_plain_video  # noqa: E402
 from grids_perception.camera.source import ColorRequest, Intrinsics, SourceInfo  # noqa: E402
 from grids_perception.params import CameraParams  # noqa: E402
@@ -144,15 +144,15 @@ def test_a_recorded_realsense_arrives_complete_with_stamps_intrinsics_and_diagno
     assert values["stamp_from"] == "offset"
 
 
-def health(**fields) -> Health:
-    return Health(state="streaming", received=300, rate_hz=30.0, info=INFO, **fields)
+def health(**fields) -> CaptureHealth:
+    return CaptureHealth(state="streaming", received=300, rate_hz=30.0, info=INFO, **fields)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"lost": 7}, "2 frame(s) lost since the last message"),
-        ({"stamps_distrusted": 4}, "4 stamp(s) not believed since the last message"),
+        ({"stamps_distrusted": 4}, "4 implausible stamp(s) since the last message"),
         ({"clock_jumps": 1}, "1 clock jump(s) since the last message"),
         ({"lost": 6, "clock_jumps": 1}, "1 frame(s) lost since the last message; 1 clock jump(s) since"),
     ],
@@ -202,7 +202,7 @@ def write_video(path, frames=40, rate=20):
     return path
 
 
-def test_a_video_file_stands_in_for_a_camera_and_its_end_is_said(node, tmp_path, log):
+def test_a_video_file_stands_in_for_a_camera_and_its_end_is_reported(node, tmp_path, log):
     images, jpegs, health = [], [], []
     topics.subscription(node, "/wrist/color/image_raw", Image, images.append)
     topics.subscription(node, "/wrist/color/image_raw/compressed", CompressedImage, jpegs.append)
@@ -248,7 +248,7 @@ from grids_perception.camera import node as camera_node
 from grids_perception.camera.source import AbstractSource, Intrinsics, SourceError, SourceInfo
 
 class Broken(AbstractSource):
-    errors = [SourceError("unplugged"), RuntimeError("nobody expected this")]
+    errors = [SourceError("unplugged"), RuntimeError("unexpected")]
     def open(self): return SourceInfo("broken", "1", Intrinsics(64, 48))
     def read(self, timeout_s): raise self.errors.pop(0)
     def close(self): pass
@@ -258,14 +258,14 @@ camera_node.main()
 """
 
 
-def test_a_lost_camera_is_reopened_and_an_error_nobody_expected_ends_the_node_with_code_1(log):
+def test_a_lost_camera_is_reopened_and_an_unexpected_error_ends_the_node_with_code_1(log):
     with camera_process(log=log, program=[sys.executable, "-c", LOST_THEN_BROKEN]) as process:
         assert process.wait(60) == 1
     log.seek(0)
     said = log.read()
     assert "front: camera lost: unplugged; reopening" in said
     assert "front: broken is back after 1 attempt(s)" in said
-    assert "front: capturing has ended for good, and so does this node: RuntimeError: nobody expected this" in said
+    assert "front: the capture thread failed; this node exits: RuntimeError: unexpected" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

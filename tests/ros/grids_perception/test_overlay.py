@@ -171,7 +171,7 @@ def test_a_run_with_a_policy_leaves_a_bag_of_samples_that_the_figures_read(node,
     episode = load_episode(tmp_path / "samples")
     assert episode.task == "pick_place"
     assert len(episode.samples["front"]) > 5
-    assert 1 <= len(episode.pictures["front"]) <= 6
+    assert 1 <= len(episode.images["front"]) <= 6
     np.testing.assert_allclose(episode.samples["front"][-1].coordinates, [[0.5, 0.75]])
 
 

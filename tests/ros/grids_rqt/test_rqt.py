@@ -179,7 +179,7 @@ def test_a_snapshot_of_a_live_graph_is_written_without_a_screen(stack, tmp_path)
         running.set()
         thread.join()
     assert result.returncode == 0, result.stderr
-    check_picture(tmp_path / "live.png")
+    check_image(tmp_path / "live.png")
 
 
 def test_without_a_graph_the_snapshot_says_what_is_missing(tmp_path):
@@ -213,7 +213,7 @@ def test_a_bag_inside_a_run_folder_is_shown_without_any_graph(stack, tmp_path):
     write_bag(tmp_path / "run" / "episode_1", stack)
     result = view(str(tmp_path / "run"), "--snapshot", str(tmp_path / "bag.png"), "--retention", "--size", "1280x800")
     assert result.returncode == 0, result.stderr
-    check_picture(tmp_path / "bag.png")
+    check_image(tmp_path / "bag.png")
 
 
 def test_two_bags_in_a_folder_are_named_instead_of_guessed(stack, tmp_path):
@@ -303,7 +303,7 @@ def test_a_killed_window_takes_its_demo_along(window, deploy):
     wait_for(lambda: note.read_text() == "SIGTERM")
 
 
-def test_a_signal_ends_the_wait_for_a_picture(tmp_path, deploy):
+def test_a_signal_ends_the_wait_for_an_image(tmp_path, deploy):
     environment, note = deploy
     words = ["--demo", "--snapshot", str(tmp_path / "none.png")]
     command = [sys.executable, "-c", PROGRAM, *words]
@@ -312,7 +312,7 @@ def test_a_signal_ends_the_wait_for_a_picture(tmp_path, deploy):
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "ended by SIGTERM before there was enough for a picture" in err
+    assert "ended by SIGTERM before the data for an image was complete" in err
     assert note.read_text() == "SIGINT"
 
 
@@ -339,11 +339,11 @@ def test_a_feed_inside_a_program_that_runs_ros_leaves_signals_and_ros_alone(stac
     assert rclpy.ok()
 
 
-def check_picture(path: Path) -> None:
+def check_image(path: Path) -> None:
     import cv2
 
-    picture = cv2.imread(str(path))
-    assert picture.shape == (800, 1280, 3)
+    image = cv2.imread(str(path))
+    assert image.shape == (800, 1280, 3)
     # The front camera's grey 60 and the wrist camera's grey 200, tinted here and there, fill their panels' middles.
-    front, wrist = picture[150:420, 30:440], picture[150:420, 500:910]
+    front, wrist = image[150:420, 30:440], image[150:420, 500:910]
     assert wrist.mean() > front.mean() + 40

@@ -1,1 +1,1 @@
-"""`./grids bench graph`: ages and losses of camera images, CPU per process."""
+"""`./grids bench graph`: ages of camera images, lost images, CPU time per process."""

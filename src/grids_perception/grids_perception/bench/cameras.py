@@ -1,7 +1,7 @@
-"""Bench, part one: two camera nodes at 640 × 480 and 30 Hz, and a subscriber that wants every frame.
+"""First part of `./grids bench graph`: two camera nodes at 640 × 480 and 30 Hz, and a reliable subscriber.
 
-The nodes play a recording of the RealSense SDK in real time (a video file where the SDK is not installed), so that
-their own work is the real one: SDK queue, copy, stamp, message, DDS.
+The nodes play a recording of the RealSense SDK in real time (a video file if the SDK is not installed), so that they
+do the same work as with a camera: SDK queue, copy, stamp, message, DDS.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from grids_common.process import Child
 from grids_perception.camera.capture_loop import WINDOW_FRAMES
 
 WIDTH, HEIGHT, FPS = 640, 480, 30
-RECORDING_S = 20.0  # played in a loop; what is lost where it starts again does not show, so it is to do so seldom
-# Where a frame's pixels are copied between the sensor's buffer and the policy's array, camera node first. Counted by
-# reading the code, not measured.
+RECORDING_S = 20.0  # played in a loop; frames lost where it starts again are not counted, so it must be long
+# Where a frame's pixels are copied between the sensor's buffer and the subscriber's array. Counted in the code, not
+# measured.
 COPIES_BY_DESIGN = (
     "SDK buffer → message",
     "message → shared memory (serialization)",
@@ -27,8 +27,8 @@ COPIES_BY_DESIGN = (
 )
 
 
-def _pictures(count: int) -> Iterator[np.ndarray]:
-    """Noise over a moving gradient: compresses and hashes like a real picture."""
+def _test_images(count: int) -> Iterator[np.ndarray]:
+    """RGB images of noise over a moving gradient, which compress like real images."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 24, (HEIGHT, WIDTH, 3), np.uint8)
     ramp = np.linspace(40, 200, WIDTH).astype(np.uint8)[None, :, None]
@@ -37,7 +37,7 @@ def _pictures(count: int) -> Iterator[np.ndarray]:
 
 
 def record_device(path: Path, count: int) -> Path:
-    """A .db3 as the SDK's recorder writes it, from a software device. Takes as long as it plays, 28 MB a second."""
+    """Write a .db3 with the SDK's recorder from a software device, in real time; 28 MB per second. Returns `path`."""
     from grids_perception.camera.realsense import load_sdk
 
     rs = load_sdk()
@@ -58,7 +58,7 @@ def record_device(path: Path, count: int) -> Path:
     recorded.open(recorded.get_stream_profiles()[0])
     recorded.start(rs.frame_queue(50))
     begin = time.monotonic()
-    for k, pixels in enumerate(_pictures(count)):
+    for k, pixels in enumerate(_test_images(count)):
         time.sleep(max(0.0, begin + k / FPS - time.monotonic()))
         frame = rs.software_video_frame()
         frame.pixels, frame.stride, frame.bpp, frame.profile = pixels, WIDTH * 3, 3, profile
@@ -71,17 +71,18 @@ def record_device(path: Path, count: int) -> Path:
 
 
 def write_video(path: Path, count: int) -> Path:
-    """The same pictures as an MP4."""
+    """Write the same images as an MP4. Returns `path`."""
     from grids_perception.overlay.video import Mp4Writer
 
     writer = Mp4Writer(path, (WIDTH, HEIGHT), FPS)
-    for k, pixels in enumerate(_pictures(count)):
+    for k, pixels in enumerate(_test_images(count)):
         writer.write(pixels, k)
     writer.close()
     return path
 
 
 def make_recording(folder: Path, length_s: float = RECORDING_S) -> Path:
+    """Write the recording that the camera nodes play: a .db3, or an MP4 if the SDK is not installed."""
     from grids_perception.camera.source import SourceError
 
     count = round(length_s * FPS)
@@ -92,11 +93,11 @@ def make_recording(folder: Path, length_s: float = RECORDING_S) -> Path:
 
 
 class Receiver:
-    """Notes the age of each image on arrival, and subscribes like the recorder: a reader that wants every frame.
+    """Records the age of each image on arrival. Its subscription is reliable, as the recorder's.
 
-    (The policy's subscription keeps the newest only, so that a frame skipped there is no loss.)
+    (The policy's subscription keeps only the newest image, so a skipped frame is not a loss there.)
 
-    `frames[camera]` grows by (frames the node has had, frames that came here) with each of its diagnostics.
+    Each diagnostics message appends (frames the node received, frames received here) to `frames[camera]`.
     """
 
     def __init__(self, cameras: tuple[str, ...]) -> None:
@@ -147,24 +148,25 @@ class Receiver:
                 self.health[name].append(values)
                 self.frames[name].append((int(values["received"]), self.counts[name]))
 
-    def forget(self) -> None:
-        """Start the measurement: what came before was warming up, but its last word is what to count from."""
+    def reset(self) -> None:
+        """Start the measurement: drop the ages so far; the last diagnostics become the baseline of the counts."""
         for values in self.ages_ms.values():
             values.clear()
         for rows in (*self.frames.values(), *self.health.values()):
             del rows[:-1]
 
     def close(self) -> None:
+        """Stop the executor's thread and shut rclpy down."""
         import rclpy
 
-        self._closing.set()  # before the executor: it may not be taken down under a callback that is running
+        self._closing.set()  # first: the executor must not be shut down while a callback runs
         self._thread.join(2.0)
         self._executor.shutdown(timeout_sec=2.0)
         self.node.destroy_node()
         rclpy.try_shutdown()
 
 
-# The source alone, read as the node reads it: what playing the file costs without a node around it.
+# Reads the source as the node does, but without a node: the CPU time of playing the file alone.
 _ONLY_READ = """
 import sys, time
 from grids_perception.camera.node import build_source
@@ -180,7 +182,7 @@ while True:
 
 
 def playback_cpu(recording: Path, seconds: float) -> float:
-    """CPU in % of a core that playing the recording takes by itself."""
+    """CPU time in % of a core for playing the recording without a node. Raises RuntimeError if it cannot be played."""
     import psutil
 
     with Child(
@@ -205,7 +207,7 @@ def camera_process(camera: str, recording: Path) -> Child:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p95, p99 and count; empty when there is nothing."""
+    """count, p50, p95 and p99; only count if the list is empty."""
     if not values:
         return {"count": 0}
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
@@ -213,9 +215,10 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 
 def undelivered(frames: list[tuple[int, int]]) -> int | None:
-    """Frames a node had and its subscriber did not get, from rows (had, got).
+    """Frames that the node received and the subscriber did not, from pairs (received by node, by subscriber).
 
-    A row also counts what is just under way, so either end takes the least of its rows, up to three. None with too few.
+    A pair also counts frames in transit, so start and end each use the smallest difference of up to three pairs. None
+    with fewer than two pairs.
     """
     if len(frames) < 2:
         return None
@@ -224,15 +227,15 @@ def undelivered(frames: list[tuple[int, int]]) -> int | None:
 
 
 def lost(health: list[dict[str, str]]) -> int | None:
-    """Frames lost before the node from the first to the last of its diagnostics; None with too few."""
+    """Frames lost before the node, between its first and last diagnostics; None with fewer than two."""
     return int(health[-1]["lost"]) - int(health[0]["lost"]) if len(health) > 1 else None
 
 
 def costs_ms(health: list[dict[str, str]]) -> tuple[float, float]:
-    """(median, largest) p95 of the node's own time, ms, from diagnostics of which the first counts as the beginning.
+    """(median, largest) p95 of the node's own processing time per frame, ms, from its diagnostics. NaN with none.
 
-    Each tells of the last WINDOW_FRAMES, 10 s at 30 Hz, so those are taken that tell of nothing before the beginning;
-    of a shorter measurement the last. NaN with none.
+    The first diagnostics mark the start. Each covers the last WINDOW_FRAMES (10 s at 30 Hz), so only those are used
+    whose window begins after the start; in a shorter measurement the last one.
     """
     if not health:
         return float("nan"), float("nan")
@@ -243,7 +246,7 @@ def costs_ms(health: list[dict[str, str]]) -> tuple[float, float]:
 
 
 def camera_row(ages_ms: list[float], frames: list[tuple[int, int]], health: list[dict[str, str]]) -> dict:
-    """What came of one camera, but for rate and CPU."""
+    """The results of one camera, without rate and CPU time."""
     median, worst = costs_ms(health)
     return {
         "age_ms": percentiles(ages_ms),
@@ -275,14 +278,14 @@ def measure(
                 if time.monotonic() > deadline:
                     raise RuntimeError("expected images of both camera nodes within 30 s, got none or too few")
                 time.sleep(0.05)
-            receiver.forget()
+            receiver.reset()
             watched = {c: psutil.Process(p.pid) for c, p in processes.items()}
             before = {c: sum(p.cpu_times()[:2]) for c, p in watched.items()}
             begin = time.monotonic()
             time.sleep(seconds)
             passed = time.monotonic() - begin
             cpu = {c: 100 * (sum(p.cpu_times()[:2]) - before[c]) / passed for c, p in watched.items()}
-            # Now, before the nodes end: what they say on the way is none of the measurement.
+            # Before the nodes end: their diagnostics during shutdown do not belong to the measurement.
             seen = {
                 c: camera_row(list(receiver.ages_ms[c]), list(receiver.frames[c]), list(receiver.health[c]))
                 for c in cameras

@@ -1,6 +1,6 @@
-"""`./grids bench graph`: ages from camera to policy and to servo, frames lost, CPU per process.
+"""`./grids bench graph`: ages from camera to policy and to servo, lost frames, CPU time per process.
 
-Part one measures two camera nodes alone; part two a whole run on the twin. The last line is JSON.
+The first part measures two camera nodes alone, the second a complete run on the twin. The last line is JSON.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from grids_perception.bench.cameras import measure, percentiles
 
 LIMITS = {
     "camera_to_policy_p95_ms": 12.0,
-    "age_p95_ms": 12.0,  # the way to a subscriber is a part of the one to the policy
+    "age_p95_ms": 12.0,  # stamp to subscriber, which is a part of camera to policy
     "node_cost_p95_ms": 2.0,
     "cpu_added_percent": 10.0,
     "lost": 0,
@@ -70,14 +70,14 @@ class RunWatcher:
         self.to_servo_ms.append((stamp_ns(message.header.stamp) - self._stamps[sequence]) * 1e-6)
 
     def _status(self, message) -> None:
-        """The age at the start of the last inference; it is sent again and again until the next one."""
+        """The observation's age at the start of the last inference; every status message repeats it until the next."""
         if message.inferences != self._inferences and message.observation_age > 0:
             self._inferences = message.inferences
             self.to_policy_ms.append(1e3 * message.observation_age)
 
 
 def _name(process) -> str:
-    """The node name of a process of the run, else its program."""
+    """The node name of a process, else the name of its program."""
     words = process.cmdline()
     for word in words:
         if word.startswith("__node:="):
@@ -86,7 +86,7 @@ def _name(process) -> str:
 
 
 def _cpu_by_name(root, seconds: float) -> dict[str, float]:
-    """Percent of a core over `seconds`, for every process below the run's first one."""
+    """CPU time in % of a core over `seconds`, for every child process of `root`."""
     import psutil
 
     children = [p for p in root.children(recursive=True) if p.is_running()]
@@ -109,7 +109,7 @@ def _cpu_by_name(root, seconds: float) -> dict[str, float]:
 
 
 def measure_run(seconds: float, policy: str, folder: Path) -> dict:
-    """One run on the twin; RuntimeError with the run's last words when no chunk comes."""
+    """Measure one run on the twin. Raises RuntimeError with the run's last output if no chunk arrives."""
     import psutil
 
     from grids_perception.bench.cameras import Receiver
@@ -147,7 +147,7 @@ def _line(name: str, row: dict) -> str:
 
 
 def _verdict(name: str, value: float | None) -> str:
-    """The limit and whether `value` keeps it; what is unknown (None, NaN) keeps nothing."""
+    """The limit and whether `value` is within it; an unknown value (None, NaN) is not."""
     kept = value is not None and value <= LIMITS[name]
     return f"(limit {LIMITS[name]:g}: {'kept' if kept else 'NOT KEPT'})"
 
@@ -167,15 +167,15 @@ def _camera_lines(name: str, row: dict) -> str:
 
 
 def _policy_verdict(row: dict) -> str:
-    """The limit of the whole way, with what stands for the cameras here."""
+    """The limit of camera to policy, and that the cameras are simulated."""
     return (
         f"  camera to policy p95 {_verdict('camera_to_policy_p95_ms', row.get('p95'))}; these cameras are the twin's, "
-        f"which renders both pictures on the processor's {os.cpu_count()} cores, and the policy shares them\n"
+        f"which renders both images on the same {os.cpu_count()} CPU cores that the policy uses\n"
     )
 
 
 def report(result: dict) -> str:
-    """The table a person reads."""
+    """The results as text."""
     out = []
     if "cameras" in result:
         part = result["cameras"]
@@ -198,9 +198,9 @@ def report(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: measured; 1: something did not run."""
+    """Exit code 0: measured; 1: a process failed."""
     options = _parser().parse_args(argv)
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(62, 101))  # a real arm may be listening in the caller's
+    os.environ["ROS_DOMAIN_ID"] = str(random.randint(62, 101))  # a real arm may be active in the caller's domain
     result: dict = {"bench": "graph", "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2)}
     try:
         with tempfile.TemporaryDirectory(prefix="grids-bench-") as name:

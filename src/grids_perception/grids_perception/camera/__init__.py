@@ -1,1 +1,1 @@
-"""Camera nodes: RealSense, webcams and video files behind one source interface."""
+"""The camera node; its sources: RealSense, V4L2 webcams, video files."""

@@ -1,6 +1,6 @@
-"""What a camera's numbers mean: capture time on this computer's clock, frames lost, a picture that stands still.
+"""Capture time on this computer's clock, lost frames and frozen images, from a camera's stamps and frame numbers.
 
-All instants are ns, all clocks are arguments; one object per camera, used by its capture thread only.
+All instants are ns; clocks are passed as arguments. One object per camera, used by its capture thread only.
 """
 
 from collections import deque
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 EPOCH_DOMAINS = ("global_time", "system_time")  # device stamps that already count from the host's epoch
-STEP_FRAMES = 6  # so many frames in a row, all late by the same, are a clock that was set, not a delay
+STEP_FRAMES = 6  # this many consecutive frames, all late by the same time, mean that a clock was set
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One picture. pixels RGB uint8 (H, W, 3), read-only; they may hold on to the device's buffer: keep a copy.
+class CapturedFrame:
+    """One image of a source. pixels: RGB uint8 (H, W, 3), read-only, valid until the next read: copy to keep them.
 
-    number counts exposures, so gaps are losses; None where the device does not count. device_ms is the device's
-    stamp in `domain`: "global_time", "system_time" (host epoch), "hardware_clock", "monotonic" (any origin), or
-    "none". arrival_ns is the ROS time at which the frame reached this process, before any conversion.
+    number: counts exposures, so gaps are lost frames; None if the device does not count. device_ms: the device's stamp
+    in `domain`: "global_time", "system_time" (host epoch), "hardware_clock", "monotonic" (any origin), or "none".
+    arrival_ns: ROS time at which the frame reached this process, before any conversion.
     """
 
     pixels: np.ndarray
@@ -30,7 +30,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Capture time. `how` is "device" (epoch stamp believed), "offset" (device clock mapped) or "arrival"."""
+    """Capture time in ROS time. `how`: "device" (epoch stamp used), "offset" (device clock mapped) or "arrival"."""
 
     ns: int
     how: str
@@ -38,15 +38,15 @@ class Stamp:
 
 
 class StampMapper:
-    """Device stamps → host time.
+    """Maps device stamps to host time.
 
-    Epoch stamps are believed while 0 ≤ arrival − stamp ≤ max_error (a clock regression can put them into the future;
-    a wrong clock years away). Every other device clock is mapped by the smallest arrival − device over a window: the
-    frame that was least delayed on its way. Its delay is unknown, so `assumed_delay` is taken off the result.
+    Epoch stamps are used while 0 ≤ arrival − stamp ≤ max_error. (librealsense's clock regression can put them into the
+    future; a wrong clock can be years off.) Other device clocks are mapped with the smallest arrival − device in a
+    window, which is the frame with the shortest delay. That delay is unknown; `assumed_delay` is subtracted for it.
 
-    The window starts anew when the device's clock does, and when the host's is set forward: then all frames are later
-    than that smallest one by the same. Frames that waited in a queue are late too, but each by less than the one
-    before it. A step below max_error cannot be told from a delay and is followed within the window.
+    The window is cleared when the device's clock restarts and when the host's clock is set forward: then all frames are
+    late by the same time. Frames that waited in a queue are late too, but each by less than the one before. A step
+    smaller than max_error looks like a delay; it is corrected when the window has passed.
     """
 
     def __init__(self, *, max_error_ns: int, assumed_delay_ns: int = 0, window: int = 300) -> None:
@@ -54,8 +54,8 @@ class StampMapper:
         self._offsets: deque[int] = deque(maxlen=window)
         self._last_device_ms: float | None = None
         self.distrusted = 0  # epoch stamps that failed the check
-        self._late: deque[int] = deque(maxlen=STEP_FRAMES)  # offsets of the last frames, as long as all are too late
-        self.jumps = 0  # either clock was set: backwards, by a second at once, or by more than max_error for good
+        self._late: deque[int] = deque(maxlen=STEP_FRAMES)  # offsets of the last frames if all of them are too late
+        self.jumps = 0  # times that a clock was set: backwards, by more than 1 s, or by more than max_error permanently
 
     def _restart_on_jump(self, device_ms: float, offset_ns: int) -> None:
         backwards = self._last_device_ms is not None and device_ms < self._last_device_ms
@@ -66,7 +66,7 @@ class StampMapper:
             self._late.clear()
 
     def _restart_on_step(self, offset_ns: int) -> None:
-        """A host clock set forward makes every frame late by as much as the next one; a delay does not last."""
+        """Clear the window if the host clock was set forward: then all frames are late by the same time."""
         if offset_ns - min(self._offsets) <= self._max_error_ns:
             self._late.clear()
             return
@@ -78,6 +78,7 @@ class StampMapper:
             self._late.clear()
 
     def map(self, device_ms: float | None, domain: str, arrival_ns: int) -> Stamp:
+        """The capture time of one frame; the arguments are those fields of CapturedFrame."""
         if device_ms is None or domain == "none" or not np.isfinite(device_ms):
             return Stamp(arrival_ns - self._delay_ns, "arrival", self._delay_ns)
         device_ns = round(device_ms * 1e6)
@@ -96,7 +97,7 @@ class StampMapper:
 
 @dataclass(slots=True)
 class FrameCounter:
-    """Losses from the device's own frame numbers."""
+    """Counts lost frames from the device's frame numbers."""
 
     received: int = 0
     lost: int = 0
@@ -106,7 +107,7 @@ class FrameCounter:
     _last: int | None = None
 
     def add(self, number: int | None) -> bool:
-        """Count one frame; False when it is one already seen and should be ignored."""
+        """Count one frame; False if it has the number of the last one and must be ignored."""
         if number is not None and number == self._last:
             self.repeated += 1
             return False
@@ -121,15 +122,15 @@ class FrameCounter:
         return True
 
     def forget_position(self) -> None:
-        """After a reconnect the numbers start anew; that is not a loss."""
+        """After a reconnect the numbers start again; the gap is not a loss."""
         self._last = None
 
 
 class StillDetector:
-    """Says for how long the picture has not changed by a single bit, and whether it is black.
+    """Measures for how long the image has not changed in a single bit, and whether it is black.
 
-    A real sensor has noise in every exposure, so identical pixels mean a stuck camera. One word of 8 bytes in 61
-    is looked at, which in pictures of all usual widths visits every column and every row.
+    A real sensor has noise in every exposure, so identical pixels mean a frozen camera. Every 61st word of 8 bytes is
+    compared; at all usual widths these cover every column and every row.
     """
 
     def __init__(self) -> None:
@@ -139,7 +140,7 @@ class StillDetector:
         self.black = False
 
     def add(self, pixels: np.ndarray, now_ns: int) -> int:
-        """ns since the picture last changed."""
+        """Compare one image with the last one; returns the time since the image last changed, ns."""
         flat = np.ascontiguousarray(pixels).reshape(-1)
         words = np.array(flat[: flat.size // 8 * 8].view(np.uint64)[::61])
         if not np.array_equal(words, self._words):
@@ -150,5 +151,5 @@ class StillDetector:
 
 
 def backoff_s(attempt: int, *, first_s: float = 0.5, longest_s: float = 10.0) -> float:
-    """Wait before reconnect number `attempt` (from 0): doubling, then constant."""
+    """Wait in s before reconnect number `attempt` (from 0): doubling, then constant."""
     return min(longest_s, first_s * 2.0 ** min(attempt, 30))

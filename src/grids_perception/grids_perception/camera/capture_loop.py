@@ -1,4 +1,4 @@
-"""The capture thread: read, stamp, count, hand on; reopen with back-off when the camera is lost or stuck."""
+"""The capture thread: read, stamp, count and deliver frames; reopen with back-off if the camera is lost or frozen."""
 
 import threading
 import time
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from grids_common.realtime import become_realtime, ordinary_priority
-from grids_perception.camera.capture import Frame, FrameCounter, Stamp, StampMapper, StillDetector, backoff_s
+from grids_perception.camera.capture import CapturedFrame, FrameCounter, Stamp, StampMapper, StillDetector, backoff_s
 from grids_perception.camera.source import AbstractSource, EndOfStreamError, SourceError, SourceInfo
 
 RESET_AFTER_ATTEMPTS = 3
-SETTLED_S = 5.0  # a camera that delivers changing pictures for so long is well again
-STOP_TIMEOUT_S = 10.0  # the longest that a read which cannot be interrupted is waited for
-WINDOW_FRAMES = 300  # ages and costs are percentiles of so many frames: 10 s at 30 Hz
+SETTLED_S = 5.0  # after this time of changing images the count of reopening attempts starts again
+STOP_TIMEOUT_S = 10.0  # longest wait for a read that cannot be interrupted
+WINDOW_FRAMES = 300  # ages and processing times are percentiles of this many frames: 10 s at 30 Hz
 RT_ADVICE = (
     "frames may be a few ms late under load; to permit it add '@dialout - rtprio 60' to "
     "/etc/security/limits.d/so100.conf"
@@ -25,7 +25,7 @@ RT_ADVICE = (
 
 @dataclass(frozen=True, slots=True)
 class CaptureLimits:
-    """When a camera counts as lost. A still or silent file is neither."""
+    """When a camera counts as lost, and how its stamps are checked. Values as in CameraParams, s."""
 
     timeout_s: float = 1.0
     frozen_after_s: float = 1.0
@@ -34,14 +34,14 @@ class CaptureLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """One look at the camera. state: "opening", "streaming", "lost", "ended"."""
+class CaptureHealth:
+    """A snapshot of the capture loop's counters. state: "opening", "streaming", "lost" or "ended"."""
 
     state: str = "opening"
     reason: str = ""
     info: SourceInfo | None = None
     received: int = 0
-    lost: int | None = 0  # None: the camera does not count
+    lost: int | None = 0  # None: unknown, the camera does not count frames
     repeated: int = 0
     rate_hz: float = 0.0
     reconnects: int = 0
@@ -53,12 +53,12 @@ class Health:
     age_p95_ms: float = 0.0
     cost_p95_ms: float = 0.0
     black: bool = False
-    realtime: str = ""  # "SCHED_FIFO 10", "not asked for", or why not
+    realtime: str = ""  # "SCHED_FIFO 10", "not requested", or why it was not granted
 
 
 @dataclass(slots=True)
 class _Window:
-    """The last seconds, for rates and percentiles that forget."""
+    """The last frames, for rates and percentiles."""
 
     arrivals_ns: deque = field(default_factory=lambda: deque(maxlen=150))
     ages_ns: deque = field(default_factory=lambda: deque(maxlen=WINDOW_FRAMES))
@@ -74,18 +74,19 @@ class _Window:
 class CaptureLoop:
     """Owns one source and one thread. `deliver(frame, stamp)` and `log(level, text)` run in that thread.
 
-    `fatal` is set when the thread ended by an error nobody expected; a lost camera is not one. The node then ends.
+    `fatal` contains the traceback if an unexpected error ended the thread (not if the camera is lost). The node then
+    exits.
     """
 
     def __init__(
         self,
         source: AbstractSource,
         limits: CaptureLimits,
-        deliver: Callable[[Frame, Stamp], None],
+        deliver: Callable[[CapturedFrame, Stamp], None],
         log: Callable[[str, str], None],
         priority: int = 0,
     ) -> None:
-        """`priority`: SCHED_FIFO of the capture thread where permitted, 0: do not ask."""
+        """`priority`: SCHED_FIFO priority to request for the capture thread, 0: none."""
         self._source, self._limits = source, limits
         self._deliver, self._log = deliver, log
         self._priority, self._realtime = priority, ""
@@ -99,13 +100,13 @@ class CaptureLoop:
         )
         self._window = _Window()
         self._reconnects = self._resets = 0
-        self._attempts = 0  # to open it since it was last well; grows also where opening works and the stream does not
+        self._attempts = 0  # to reopen since the stream last worked; also counts those after which no image came
         self._stamp: Stamp | None = None
         self._domain = ""
         self.fatal = ""
 
     def open(self) -> SourceInfo:
-        """Open the source before the thread starts, so that a missing camera refuses at once."""
+        """Open the source before the thread starts. Raises SourceError, for example if the camera is missing."""
         self._info = self._source.open()
         return self._info
 
@@ -115,15 +116,16 @@ class CaptureLoop:
         return self._info is not None
 
     def start(self) -> None:
+        """Start the capture thread."""
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and close the source; harmless when not running.
+        """Stop the thread and close the source; does nothing if it is not running.
 
-        A thread that hangs in a read beyond STOP_TIMEOUT_S keeps the source, which it closes itself when it returns:
-        a source is no place for two threads.
+        A thread that hangs in a read for longer than STOP_TIMEOUT_S keeps the source and closes it when it returns,
+        because a source must not be used by two threads.
         """
         self._stop.set()
         if self._thread is not None:
@@ -135,10 +137,10 @@ class CaptureLoop:
         self._source.close()
         self._info = None
 
-    def health(self) -> Health:
-        """A snapshot; may be called from any thread."""
+    def health(self) -> CaptureHealth:
+        """A snapshot of the counters; may be called from any thread."""
         ages, costs = list(self._window.ages_ns), list(self._window.costs_s)
-        return Health(
+        return CaptureHealth(
             state=self._state,
             reason=self._reason,
             info=self._info,
@@ -168,9 +170,9 @@ class CaptureLoop:
         except EndOfStreamError as end:
             self._state, self._reason = "ended", str(end)
             self._log("info", str(end))
-        except Exception:  # the top of the thread: kept for the node, which reports it
+        except Exception:  # the top of the thread: stored for the node, which reports it
             if self._stop.is_set():
-                return  # whoever stops it may already have taken away what it delivers to
+                return  # the node may already have destroyed the publishers that `deliver` uses
             self._state, self.fatal = "lost", traceback.format_exc()
             self._reason = self.fatal.strip().splitlines()[-1]
             self._log("fatal", self.fatal)
@@ -178,28 +180,28 @@ class CaptureLoop:
             self._close()
 
     def _ask_for_priority(self) -> None:
-        """A frame takes a millisecond; without priority the reader that it wakes up interrupts it for several."""
+        """Processing a frame takes 1 ms; without priority the subscriber that it wakes up preempts it for longer."""
         if not self._priority:
-            self._realtime = "not asked for"
+            self._realtime = "not requested"
             return
         refusal = become_realtime(self._priority)
         self._realtime = refusal or f"SCHED_FIFO {self._priority}"
         if refusal:
             self._log("warning", f"real-time scheduling was {refusal}: {RT_ADVICE}")
         else:
-            self._log("info", f"frames are taken with {self._realtime}")
+            self._log("info", f"frames are captured with {self._realtime}")
 
     def _close(self) -> None:
-        """From the capture thread, whose priority is for frames only: stopping a camera may take the SDK a second."""
+        """Close the source without real-time priority: the SDK may need a second to stop a camera."""
         with ordinary_priority():
             self._source.close()
 
     def _reopen(self) -> bool:
-        """Open again with back-off until it works; False when asked to stop."""
+        """Reopen with back-off until it succeeds; False if the loop is stopped."""
         while not self._stop.wait(backoff_s(self._attempts)):
             if self._attempts and self._attempts % RESET_AFTER_ATTEMPTS == 0:
                 self._resets += 1
-                self._log("warning", f"asking the camera to restart after {self._attempts} attempts")
+                self._log("warning", f"resetting the camera after {self._attempts} attempts")
                 with ordinary_priority():
                     self._source.reset()
             self._attempts += 1
@@ -248,10 +250,10 @@ class CaptureLoop:
         frozen_s = self._still.still_ns * 1e-9
         if live and frozen_s > self._limits.frozen_after_s:
             black = ", black: lens cap, light or exposure?" if self._still.black else ""
-            raise SourceError(f"the picture has been frozen for {frozen_s:.1f} s{black}")
+            raise SourceError(f"the image has been frozen for {frozen_s:.1f} s{black}")
 
-    def _accept(self, frame: Frame, begin: float) -> bool:
-        """Deliver one frame; False for one already seen, which is no sign of life."""
+    def _accept(self, frame: CapturedFrame, begin: float) -> bool:
+        """Deliver one frame; False if it is a repetition of the last one."""
         if not self._counter.add(frame.number):
             return False
         stamp = self._mapper.map(frame.device_ms, frame.domain, frame.arrival_ns)

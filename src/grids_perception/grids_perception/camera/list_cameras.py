@@ -1,4 +1,4 @@
-"""`list_cameras`: every camera plugged in, what to write into config/perception.yaml, and what is wrong with it."""
+"""`list_cameras`: all connected cameras, their values for config/perception.yaml, and problems such as USB 2 links."""
 
 import sys
 from pathlib import Path
@@ -8,12 +8,12 @@ from grids_perception.camera.source import SourceError
 
 
 def v4l2_cameras(folder: Path = Path("/dev/v4l/by-id")) -> list[Path]:
-    """Stable links of V4L2 capture devices; only the first stream of each, the others are metadata."""
+    """The by-id links of V4L2 capture devices; only the first stream of each, the others are metadata."""
     return sorted(folder.glob("*-video-index0")) if folder.is_dir() else []
 
 
 def lines() -> tuple[list[str], bool]:
-    """What to print, and whether any camera was found."""
+    """The output lines, and whether any camera was found."""
     out, found = [], False
     try:
         for device in list_devices():
@@ -21,7 +21,7 @@ def lines() -> tuple[list[str], bool]:
             out.append(f'{device.name}: serial "{device.serial}", firmware {device.firmware}, USB {device.usb}')
             out += [f"  ! {note}" for note in device_notes(device)]
     except SourceError as error:
-        out.append(f"RealSense not looked for: {error}")
+        out.append(f"RealSense cameras not listed: {error}")
     for path in v4l2_cameras():
         found = True
         out.append(f"V4L2: device {path}")
@@ -31,7 +31,7 @@ def lines() -> tuple[list[str], bool]:
 
 
 def main() -> None:
-    """Exit code 1 when there is no camera."""
+    """Print the list; exit code 1 if there is no camera."""
     out, found = lines()
     sys.stdout.write("\n".join(out) + "\n")
     sys.exit(0 if found else 1)

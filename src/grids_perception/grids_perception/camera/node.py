@@ -1,8 +1,8 @@
-"""Node `camera`: one camera, its images, its intrinsics and its health. One process per camera.
+"""Node `camera`: publishes images, intrinsics and diagnostics of one camera. One process per camera.
 
-A lifecycle node: configure opens the device and refuses when it is missing or not the one asked for; active
-publishes. A camera lost later is reopened with back-off for as long as the node is active, and /diagnostics says so.
-An error nobody expected ends the process with code 1, so that whoever started it sees it.
+A lifecycle node: configure opens the device and fails if it is missing or not the configured one; the active node
+publishes. A camera that is lost later is reopened with back-off while the node is active; /diagnostics reports it.
+An unexpected error ends the process with code 1.
 """
 
 import sys
@@ -17,8 +17,8 @@ from grids_common import topics
 from grids_common.images import JPEG_FORMAT, ImageBuffer, rgb_to_jpeg
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
-from grids_perception.camera.capture import Frame, Stamp
-from grids_perception.camera.capture_loop import CaptureLimits, CaptureLoop, Health
+from grids_perception.camera.capture import CapturedFrame, Stamp
+from grids_perception.camera.capture_loop import CaptureHealth, CaptureLimits, CaptureLoop
 from grids_perception.camera.source import AbstractSource, ColorRequest, Intrinsics, SourceError
 from grids_perception.params import CameraParams
 
@@ -26,12 +26,12 @@ DIAGNOSTICS_PERIOD_S = 1.0
 
 
 def is_plain_video(p: CameraParams) -> bool:
-    """A file that is no recording of the RealSense SDK: its frames are decoded in the capture thread."""
+    """Whether the source is a video file and not a recording of the RealSense SDK (.db3)."""
     return p.source == "file" and not p.device.endswith(".db3")
 
 
 def build_source(p: CameraParams, clock_ns) -> AbstractSource:
-    """The source of the parameters. SourceError where the SDK is missing."""
+    """The source that the parameters select; `clock_ns` returns ROS time. Raises SourceError if the SDK is missing."""
     given = Intrinsics(p.width, p.height)
     if p.intrinsics:
         given = Intrinsics(p.width, p.height, *p.intrinsics, coefficients=p.distortion or given.coefficients)
@@ -55,13 +55,13 @@ def build_source(p: CameraParams, clock_ns) -> AbstractSource:
         case _:
             from grids_perception.camera.realsense import RealSenseSource
 
-            serial = p.serial.removeprefix("_")  # ROS reads bare digits as a number
+            serial = p.serial.removeprefix("_")  # ROS would parse digits alone as a number
             file = Path(p.device) if p.source == "file" else None
             return RealSenseSource(request, clock_ns, serial=serial, model=p.model, file=file, loop=p.loop)
 
 
 def camera_info(intrinsics: Intrinsics, size: tuple[int, int]) -> CameraInfo:
-    """sensor_msgs/CameraInfo without header; K of zeros means uncalibrated, as the message's definition says."""
+    """sensor_msgs/CameraInfo without header. K is zero for an uncalibrated camera, as the message definition states."""
     i = intrinsics
     message = CameraInfo(height=size[1], width=size[0], distortion_model=i.distortion_model)
     message.d = [float(c) for c in i.coefficients]
@@ -71,29 +71,31 @@ def camera_info(intrinsics: Intrinsics, size: tuple[int, int]) -> CameraInfo:
     return message
 
 
-def trouble_since(health: Health, previous: Health) -> list[str]:
-    """What has gone wrong between two looks at a camera. A file that starts again sets its clock back, rightly."""
+def trouble_since(health: CaptureHealth, previous: CaptureHealth) -> list[str]:
+    """Problems counted since the previous snapshot. A file that starts again sets its clock back without a problem."""
     live = health.info is None or health.info.live
     grown = (
         ((health.lost or 0) - (previous.lost or 0), "frame(s) lost"),
-        (health.stamps_distrusted - previous.stamps_distrusted, "stamp(s) not believed"),
+        (health.stamps_distrusted - previous.stamps_distrusted, "implausible stamp(s)"),
         (health.clock_jumps - previous.clock_jumps if live else 0, "clock jump(s)"),
     )
     return [f"{count} {what} since the last message" for count, what in grown if count > 0]
 
 
-def diagnose(camera: str, health: Health, wanted_hz: float, previous: Health | None = None) -> DiagnosticStatus:
-    """One camera's line of /diagnostics; `previous` is the health that the line before it told of."""
+def diagnose(
+    camera: str, health: CaptureHealth, rate_hz: float, previous: CaptureHealth | None = None
+) -> DiagnosticStatus:
+    """The camera's status in /diagnostics. `rate_hz`: configured rate; `previous`: the health last published."""
     level, message = DiagnosticStatus.OK, f"{health.rate_hz:.1f} Hz"
     trouble = trouble_since(health, previous) if previous else []
-    if health.rate_hz < 0.8 * wanted_hz and health.received > wanted_hz:
-        trouble.insert(0, f"{health.rate_hz:.1f} Hz instead of {wanted_hz:g} Hz")
+    if health.rate_hz < 0.8 * rate_hz and health.received > rate_hz:
+        trouble.insert(0, f"{health.rate_hz:.1f} Hz instead of {rate_hz:g} Hz")
     notes = health.info.notes if health.info else ()
     if health.state in ("lost", "opening", "ended"):
         level = DiagnosticStatus.WARN if health.state == "ended" else DiagnosticStatus.ERROR
         message = health.reason or health.state
     elif health.black:
-        level, message = DiagnosticStatus.WARN, "the picture is black: lens cap, light or exposure"
+        level, message = DiagnosticStatus.WARN, "the image is black: lens cap, light or exposure"
     elif trouble:
         level, message = DiagnosticStatus.WARN, "; ".join(trouble)
     elif notes:
@@ -126,7 +128,7 @@ def diagnose(camera: str, health: Health, wanted_hz: float, previous: Health | N
 
 
 class CameraNode(ManagedNode):
-    """See the module. Images are published from the capture thread, diagnostics from the executor's."""
+    """The camera node. Images are published from the capture thread, diagnostics from the executor's thread."""
 
     def __init__(self) -> None:
         super().__init__("camera")
@@ -142,14 +144,14 @@ class CameraNode(ManagedNode):
         self._loop: CaptureLoop | None = None
         self._info = CameraInfo()
         self._timer = None
-        self._reported: Health | None = None  # what the last diagnostics told of
+        self._reported: CaptureHealth | None = None  # the state in the last diagnostics
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
     def _log(self, level: str, text: str) -> None:
         logger, sentence = self.get_logger(), f"{self._params.camera}: {text}"
-        # rclpy ties a severity to the calling line and raises at the next one, so each level needs a line of its own.
+        # rclpy allows one severity per calling line, so each level needs its own line.
         match level:
             case "fatal":
                 logger.fatal(sentence)
@@ -163,7 +165,7 @@ class CameraNode(ManagedNode):
     def _make_loop(self) -> CaptureLoop:
         p = self._params
         limits = CaptureLimits(p.timeout_s, p.frozen_after_s, p.max_stamp_error_s, p.assumed_delay_s)
-        # Decoding takes as long as it likes, and a slow one would take its core from everybody without priority.
+        # Decoding a video may be slow; with real-time priority it would block all other threads on its core.
         priority = 0 if is_plain_video(p) else p.realtime_priority
         return CaptureLoop(build_source(p, self._now_ns), limits, self._deliver, self._log, priority)
 
@@ -175,7 +177,7 @@ class CameraNode(ManagedNode):
         self._open()
 
     def _open(self) -> None:
-        """Open the camera; SetupError when it is missing or not the one asked for."""
+        """Open the camera. Raises SetupError if it is missing or not the configured one."""
         try:
             info = self._loop.open()
         except SourceError as error:
@@ -210,7 +212,7 @@ class CameraNode(ManagedNode):
             self.destroy_timer(self._timer)
         self._timer = None
 
-    def _deliver(self, frame: Frame, stamp: Stamp) -> None:
+    def _deliver(self, frame: CapturedFrame, stamp: Stamp) -> None:
         """Publish one frame. Called from the capture thread."""
         header = Header(frame_id=self._frame_id, stamp=Time(nanoseconds=max(stamp.ns, 0)).to_msg())
         self._images.publish(self._buffer.fill(frame.pixels, header))
@@ -232,9 +234,10 @@ class CameraNode(ManagedNode):
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
         if self._loop.fatal:
-            self._log("fatal", f"capturing has ended for good, and so does this node: {health.reason}")
+            self._log("fatal", f"the capture thread failed; this node exits: {health.reason}")
             raise SystemExit(1)
 
 
 def main() -> None:
+    """Entry point of `ros2 run grids_perception camera`."""
     sys.exit(run_node(CameraNode, outlive_signals=True))  # the capture thread publishes until make_safe

@@ -1,4 +1,4 @@
-"""Cameras without an SDK through OpenCV: UVC webcams over V4L2, and video files that stand in for a camera."""
+"""Camera sources through OpenCV: V4L2 webcams, and video files in place of a camera."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 
 from grids_common.pacing import Pacer
-from grids_perception.camera.capture import Frame
+from grids_perception.camera.capture import CapturedFrame
 from grids_perception.camera.source import (
     AbstractSource,
     ColorRequest,
@@ -18,20 +18,21 @@ from grids_perception.camera.source import (
     SourceInfo,
 )
 
-# OpenCV waits 10 s for a V4L2 frame; a camera that is silent for 2 s is lost. Read when a camera is opened.
+# By default OpenCV waits 10 s for a V4L2 frame; here 2 s. The variable is read when a camera is opened.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
 # The kernel fills one buffer while the other is decoded; with a single one it drops every second frame of many cameras.
-# More would let a reader that stalled get old pictures: of two, the one that waits is never older than a frame.
+# With more buffers, a thread that stalled would get old images; with two, the waiting one is at most one frame old.
 BUFFERS = 2
 EXPOSURE_AUTO, EXPOSURE_MANUAL, EXPOSURE_APERTURE = 0, 1, 3  # V4L2_CID_EXPOSURE_AUTO; webcams call automatic 3
-_FAILED_READ_S = 0.02  # a read that fails at once is tried again 50 times a second, not as often as the core can
+_FAILED_READ_S = 0.02  # pause after a failed read, so that retries do not use a whole core
 
 
 def apply_controls(capture: cv2.VideoCapture, request: ColorRequest) -> tuple[str, ...]:
-    """Set the request's V4L2 controls; a sentence for each that reads back as something else.
+    """Set the request's V4L2 controls; returns a sentence for each control whose value reads back differently.
 
-    They outlive the program, so what is not asked for is switched back to automatic, without a word where there is no
-    such control. A fixed exposure or gain ends automatic exposure. V4L2 counts exposure in 100 µs.
+    A camera keeps its controls after a program has ended, so those that are not requested are set to automatic, without
+    a message if they do not exist. A fixed exposure or gain switches automatic exposure off. V4L2's exposure unit is
+    100 µs.
     """
     manual = request.exposure_us is not None or request.gain is not None
     if not manual and not capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, EXPOSURE_APERTURE):
@@ -53,21 +54,21 @@ def apply_controls(capture: cv2.VideoCapture, request: ColorRequest) -> tuple[st
         taken = capture.set(control, value)
         got = capture.get(control)
         if not taken or abs(got - value) > 0.5:
-            notes.append(f"{name}: asked for {value:g}, the camera has {f'{got:g}' if got >= 0 else 'no such control'}")
+            notes.append(f"{name}: requested {value:g}, the camera has {f'{got:g}' if got >= 0 else 'no such control'}")
     return tuple(notes)
 
 
 class ExposureCounter:
-    """Numbers for frames of a camera without any, from its buffer stamps: a gap of two periods is one lost frame."""
+    """Frame numbers for a camera without its own, from buffer stamps: a gap of two periods is one lost frame."""
 
     def __init__(self, rate_hz: float) -> None:
-        """`rate_hz`: what was agreed on with the camera; 0: unknown, and so are all numbers."""
+        """`rate_hz`: the rate negotiated with the camera; 0: unknown, then there are no numbers."""
         self._period_ms = 1000.0 / rate_hz if rate_hz > 0 else 0.0
         self._last_ms: float | None = None
         self._number = 0
 
     def number(self, stamp_ms: float | None) -> int | None:
-        """The number of the frame stamped so; None where it cannot be known."""
+        """The number of the frame with this stamp; None if stamp or rate is unknown."""
         if stamp_ms is None or not self._period_ms:
             return None
         gap_ms = 0.0 if self._last_ms is None else stamp_ms - self._last_ms
@@ -77,10 +78,10 @@ class ExposureCounter:
 
 
 class UvcSource(AbstractSource):
-    """A V4L2 camera by path ("/dev/video0", better "/dev/v4l/by-id/…", which names one camera for good).
+    """A V4L2 camera by path ("/dev/video0", or better "/dev/v4l/by-id/…", which always names the same camera).
 
-    V4L2's own frame count does not come through OpenCV. Losses are counted from the kernel's stamps against the agreed
-    rate, so frames that a camera leaves out by itself, to expose longer in dim light, count as lost too.
+    OpenCV does not expose V4L2's frame count. Losses are counted from the kernel's stamps and the negotiated rate, so
+    frames that the camera skips itself, to expose longer in dim light, also count as lost.
     """
 
     def __init__(
@@ -116,10 +117,10 @@ class UvcSource(AbstractSource):
         self._counter = ExposureCounter(rate)
         notes = apply_controls(capture, self._request)
         if rate and rate < fps - 1:
-            notes = (f"runs at {rate:g} Hz, {fps} Hz were asked for", *notes)
+            notes = (f"runs at {rate:g} Hz, requested {fps} Hz", *notes)
         return SourceInfo(Path(self._device).name, self._device, self._intrinsics, notes=notes)
 
-    def read(self, timeout_s: float) -> Frame | None:
+    def read(self, timeout_s: float) -> CapturedFrame | None:
         if self._capture is None:
             raise SourceError(f"{self._device}: read before open")
         ok, bgr = self._capture.read()
@@ -133,7 +134,7 @@ class UvcSource(AbstractSource):
         kernel_ms = stamp_ms if stamp_ms > 0 else None
         domain = "none" if kernel_ms is None else "monotonic"
         pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        return Frame(pixels, self._counter.number(kernel_ms), kernel_ms, domain, arrival_ns)
+        return CapturedFrame(pixels, self._counter.number(kernel_ms), kernel_ms, domain, arrival_ns)
 
     def close(self) -> None:
         if self._capture is not None:
@@ -142,7 +143,7 @@ class UvcSource(AbstractSource):
 
 
 class VideoFileSource(AbstractSource):
-    """A video file played at its own rate, from the start again when `loop`."""
+    """A video file, played at its own rate if `real_time`, and again from the start if `loop`."""
 
     def __init__(self, path: Path, clock_ns: Callable[[], int], *, loop: bool, real_time: bool = True) -> None:
         self._path, self._clock_ns, self._loop, self._real_time = Path(path), clock_ns, loop, real_time
@@ -162,7 +163,7 @@ class VideoFileSource(AbstractSource):
         size = (round(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
         return SourceInfo(self._path.name, str(self._path), Intrinsics(*size), live=False)
 
-    def read(self, timeout_s: float) -> Frame | None:
+    def read(self, timeout_s: float) -> CapturedFrame | None:
         if self._capture is None:
             raise SourceError(f"{self._path}: read before open")
         ok, bgr = self._capture.read()
@@ -175,7 +176,7 @@ class VideoFileSource(AbstractSource):
             self._pacer.wait()
         self._number += 1
         arrival_ns = self._clock_ns()
-        return Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self._number, None, "none", arrival_ns)
+        return CapturedFrame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self._number, None, "none", arrival_ns)
 
     def close(self) -> None:
         if self._capture is not None:

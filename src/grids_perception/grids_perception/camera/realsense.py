@@ -1,7 +1,7 @@
-"""Intel RealSense colour through librealsense: D435 (RGB sensor), D405 (colour of the stereo module), .db3 files.
+"""Colour images of Intel RealSense cameras through librealsense: D435 (RGB sensor), D405 (stereo module), .db3 files.
 
-`pipeline.start()` without a device blocks for 15 s and holds the GIL, so nothing is started before the SDK has said
-that the request can be resolved. Colour options live on the RGB sensor where there is one, else on the stereo module.
+`pipeline.start()` without a device blocks for 15 s and holds the GIL, so `can_resolve` is called first. Colour options
+belong to the RGB sensor if there is one, else to the stereo module.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grids_perception.camera.capture import Frame
+from grids_perception.camera.capture import CapturedFrame
 from grids_perception.camera.source import (
     AbstractSource,
     ColorRequest,
@@ -27,7 +27,10 @@ QUEUE_FRAMES = 8
 
 
 def load_sdk():
-    """The pyrealsense2 module; brings libusb from the `libusb-package` wheel where the system has none."""
+    """Import pyrealsense2, with libusb from the wheel `libusb-package` if the system has none.
+
+    Raises SourceError that states what to install.
+    """
     try:
         import pyrealsense2
     except ImportError as error:
@@ -48,8 +51,8 @@ def load_sdk():
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """One connected RealSense camera."""
+class RealSenseDevice:
+    """One connected RealSense camera; all fields as librealsense reports them."""
 
     name: str
     serial: str
@@ -58,8 +61,8 @@ class Device:
     usb: str
 
 
-def list_devices() -> list[Device]:
-    """Every RealSense camera plugged in; takes about 2 ms."""
+def list_devices() -> list[RealSenseDevice]:
+    """All connected RealSense cameras; takes about 2 ms. Raises SourceError if the SDK is missing."""
     rs = load_sdk()
     return [_describe(rs, device) for device in rs.context().query_devices()]
 
@@ -69,9 +72,9 @@ def _info(rs, device, field: str) -> str:
     return device.get_info(key) if device.supports(key) else ""
 
 
-def _describe(rs, device) -> Device:
+def _describe(rs, device) -> RealSenseDevice:
     fields = ("name", "serial_number", "firmware_version", "recommended_firmware_version", "usb_type_descriptor")
-    return Device(*(_info(rs, device, field) for field in fields))
+    return RealSenseDevice(*(_info(rs, device, field) for field in fields))
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
@@ -80,8 +83,8 @@ def version_tuple(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
 
 
-def device_notes(device: Device) -> tuple[str, ...]:
-    """What a user should know about a camera that works, but not as well as it could."""
+def device_notes(device: RealSenseDevice) -> tuple[str, ...]:
+    """Sentences for the user about a USB 2 link and old firmware."""
     notes = []
     if device.usb.startswith("2"):
         notes.append(
@@ -97,7 +100,7 @@ def device_notes(device: Device) -> tuple[str, ...]:
 
 
 class RealSenseSource(AbstractSource):
-    """A camera by serial number, or a recording. `clock_ns` gives ROS time and is read on arrival."""
+    """A camera by serial number, or a .db3 recording. `clock_ns` returns ROS time and is read on arrival of a frame."""
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class RealSenseSource(AbstractSource):
         """`model` ("D435", "D405") must be part of the device's name; "" accepts any."""
         self._request, self._clock_ns = request, clock_ns
         self._serial, self._model, self._file, self._loop = serial, model, file, loop
-        self._opened = serial  # serial of the device that is ours: the one asked for, or the one open() picked
+        self._opened = serial  # serial number of the configured device, or of the one that open() selected
         self._pipeline = self._queue = self._playback = None
         self._rs = load_sdk()
 
@@ -127,8 +130,8 @@ class RealSenseSource(AbstractSource):
         config.enable_stream(rs.stream.color, request.width, request.height, rs.format.rgb8, request.fps)
         return config
 
-    def _pick(self) -> Device:
-        """The wanted device among those connected; SourceError lists what there is."""
+    def _pick(self) -> RealSenseDevice:
+        """The connected device that matches serial and model. Raises SourceError that lists the connected devices."""
         found = list_devices()
         seen = ", ".join(f"{d.name} serial {d.serial}" for d in found) or "none"
         if self._serial:
@@ -156,7 +159,7 @@ class RealSenseSource(AbstractSource):
 
     @contextlib.contextmanager
     def _sdk_errors(self) -> Iterator[None]:
-        """The SDK says everything, an unplugged camera included, with a bare RuntimeError."""
+        """Turn the SDK's RuntimeError, which also reports an unplugged camera, into SourceError."""
         try:
             yield
         except SourceError:
@@ -170,7 +173,7 @@ class RealSenseSource(AbstractSource):
         config = self._config()
         if not config.can_resolve(rs.pipeline_wrapper(pipeline)):
             raise SourceError(self._unresolved())
-        # A queue: the pipeline alone keeps one frameset, and a thread that wakes late by a frame loses it.
+        # A queue: the pipeline alone keeps one frameset, and a thread that is late by a frame would lose it.
         queue = rs.frame_queue(QUEUE_FRAMES)
         profile = pipeline.start(config, queue)
         self._pipeline, self._queue = pipeline, queue
@@ -214,25 +217,25 @@ class RealSenseSource(AbstractSource):
         ]
         return {f"{p.width()} × {p.height()} @ {p.fps()}" for p in color}
 
-    def read(self, timeout_s: float) -> Frame | None:
+    def read(self, timeout_s: float) -> CapturedFrame | None:
         if self._pipeline is None:
             raise SourceError(f"{self._what()}: read before open")
         with self._sdk_errors():
             return self._read(timeout_s)
 
-    def _read(self, timeout_s: float) -> Frame | None:
+    def _read(self, timeout_s: float) -> CapturedFrame | None:
         deadline = time.monotonic() + timeout_s
         while True:
             remaining_ms = max(1, round((deadline - time.monotonic()) * 1e3))
-            # Short waits keep shutdown and unplug detection quick; the GIL is free meanwhile.
+            # Short waits, so that shutdown and unplugging are noticed quickly; the GIL is released meanwhile.
             ok, frames = self._queue.try_wait_for_frame(min(remaining_ms, 200))
             arrival_ns = self._clock_ns()
             if ok:
                 color = frames.as_frameset().get_color_frame()
                 domain = color.get_frame_timestamp_domain().name
-                # A view that keeps the SDK's frame: copied once, into the message, and let go at the next read.
+                # A view of the SDK's frame, copied once into the message and released at the next read.
                 pixels = np.asanyarray(color.get_data())
-                return Frame(pixels, color.get_frame_number(), color.get_timestamp(), domain, arrival_ns)
+                return CapturedFrame(pixels, color.get_frame_number(), color.get_timestamp(), domain, arrival_ns)
             if self._ended():
                 raise EndOfStreamError(f"{self._file}: end of the recording")
             if time.monotonic() >= deadline:
@@ -248,10 +251,10 @@ class RealSenseSource(AbstractSource):
         self._pipeline = self._queue = self._playback = None
 
     def reset(self) -> None:
-        """Restart the device that was open; without one nothing happens, since another camera may be meant."""
+        """Restart the configured or last opened device; without one do nothing: it could be another camera."""
         if self._file is None and self._opened:
             rs = self._rs
-            with contextlib.suppress(RuntimeError):  # gone meanwhile: open will say so
+            with contextlib.suppress(RuntimeError):  # unplugged meanwhile: open reports it
                 for device in rs.context().query_devices():
                     if _info(rs, device, "serial_number") == self._opened:
                         device.hardware_reset()
@@ -265,11 +268,11 @@ def _color_sensor(device):
 
 
 def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
-    """Set the request's options; a sentence for each that the sensor does not have or whose value it refuses.
+    """Set the request's options; returns a sentence for each option that is missing or whose value is refused.
 
-    A camera keeps its options after a program has ended, so what is not asked for is switched back to automatic.
-    Exposure on the RGB sensor counts in 100 µs, on the stereo module in 1 µs. A fixed exposure or gain switches the
-    automatics off, a fixed white balance those of the colour.
+    A camera keeps its options after a program has ended, so those that are not requested are set to automatic. The unit
+    of exposure is 100 µs on the RGB sensor and 1 µs on the stereo module. A fixed exposure or gain switches automatic
+    exposure off, a fixed white balance automatic white balance.
     """
     step_us = 100.0 if "RGB" in sensor.get_info(rs.camera_info.name) else 1.0
     manual = request.exposure_us is not None or request.gain is not None
@@ -280,11 +283,11 @@ def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
         wanted["gain"] = request.gain
     if request.white_balance_k is not None:
         wanted |= {"enable_auto_white_balance": 0.0, "white_balance": request.white_balance_k}
-    # Nobody asked for these, so a sensor without them is as good. auto_exposure_priority 1 slows down in dim light.
-    unasked = {} if manual else {"auto_exposure_priority": 0.0}
+    # Defaults, set only if the sensor has them. auto_exposure_priority 1 would lower the frame rate in dim light.
+    defaults = {} if manual else {"auto_exposure_priority": 0.0}
     if request.white_balance_k is None:
-        unasked["enable_auto_white_balance"] = 1.0
-    wanted |= {name: value for name, value in unasked.items() if sensor.supports(getattr(rs.option, name))}
+        defaults["enable_auto_white_balance"] = 1.0
+    wanted |= {name: value for name, value in defaults.items() if sensor.supports(getattr(rs.option, name))}
     notes = []
     for name, value in wanted.items():
         option = getattr(rs.option, name)
@@ -300,10 +303,10 @@ def apply_options(rs, sensor, request: ColorRequest) -> tuple[str, ...]:
 
 
 def _intrinsics(i) -> Intrinsics:
-    """librealsense intrinsics → pinhole. Its Brown-Conrady variants share the coefficient order of plumb_bob.
+    """librealsense intrinsics → Intrinsics. Its Brown-Conrady models have the coefficient order of plumb_bob.
 
-    Kannala-Brandt is sensor_msgs' equidistant, with four coefficients; for F-theta it has no name. "none" means a
-    rectified picture: plumb_bob with the zeros it comes with.
+    Kannala-Brandt is called equidistant in sensor_msgs and has four coefficients; F-theta has no name there. "none"
+    means a rectified image: plumb_bob with coefficients of zero.
     """
     fisheye = {"kannala_brandt4": ("equidistant", 4), "ftheta": ("ftheta", 5)}
     model, count = fisheye.get(i.model.name, ("plumb_bob", 5))

@@ -1,17 +1,17 @@
-"""What every camera source offers; real devices and files are told apart by nobody above this line."""
+"""The interface of all camera sources: real devices and files."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from grids_perception.camera.capture import Frame
+from grids_perception.camera.capture import CapturedFrame
 
 
 class SourceError(RuntimeError):
-    """The source cannot deliver pictures; the message says what was expected, what came and what to do."""
+    """The source cannot deliver images. The message states what was expected, what was found and what to do."""
 
 
 class EndOfStreamError(SourceError):
-    """A file has been played to its end."""
+    """The end of a file was reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Intrinsics:
 
 @dataclass(frozen=True, slots=True)
 class ColorRequest:
-    """What is asked of the colour stream. Options are left to the camera's automatics where None."""
+    """The requested size, rate and options of the colour stream. None: automatic."""
 
     width: int = 640
     height: int = 480
@@ -43,7 +43,7 @@ class ColorRequest:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What answered. `notes` are sentences for the user: USB 2 link, old firmware, option not available."""
+    """The opened device or file. `notes`: sentences for the user about a USB 2 link, old firmware, missing options."""
 
     name: str
     serial: str
@@ -51,23 +51,26 @@ class SourceInfo:
     firmware: str = ""
     usb: str = ""
     notes: tuple[str, ...] = ()
-    live: bool = True  # False: a file, whose picture may rightly stand still and whose end is not a fault
+    live: bool = True  # False: a file, whose image may stand still and whose end is not a fault
 
 
 class AbstractSource(ABC):
-    """One camera. Not thread-safe: open, read and close are called from one thread at a time."""
+    """One camera or file. Not thread-safe: call open, read and close from one thread at a time."""
 
     @abstractmethod
     def open(self) -> SourceInfo:
-        """Start streaming; SourceError when that is not possible. Never blocks longer than about a second."""
+        """Start streaming; blocks for about a second at most. Raises SourceError if that is not possible."""
 
     @abstractmethod
-    def read(self, timeout_s: float) -> Frame | None:
-        """The next frame, None when none came in time. EndOfStreamError at the end of a file, SourceError when lost."""
+    def read(self, timeout_s: float) -> CapturedFrame | None:
+        """The next frame; None if none arrived within `timeout_s`.
+
+        Raises EndOfStreamError at the end of a file and SourceError if the camera is lost.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Stop streaming and let go of the device; harmless when not open. Must not raise."""
+        """Stop streaming and release the device; does nothing if it is not open. Must not raise."""
 
-    def reset(self) -> None:  # noqa: B027 - most sources have nothing stronger than close and open
-        """Ask the device to restart itself, after reopening alone did not help."""
+    def reset(self) -> None:  # noqa: B027 - most sources have no reset
+        """Restart the device, after reopening alone did not help. Does nothing for most sources."""

@@ -1,6 +1,6 @@
-"""Node `description`: the follower's URDF on /robot_description, kept for late joiners.
+"""Node `description`: publishes the follower's URDF on /robot_description (latched).
 
-With ROS from apt, `robot_state_publisher` takes it from there and publishes the transforms for RViz and Foxglove.
+With ROS from apt, `robot_state_publisher` reads it and publishes the transforms for RViz and Foxglove.
 """
 
 import sys
@@ -16,7 +16,7 @@ from grids_perception.description.urdf import find_meshes, with_meshes
 
 
 class DescriptionNode(Node):
-    """Publishes once; says whether the arm is shown by its meshes or by boxes."""
+    """Publishes the URDF once, with meshes if they are installed, else with boxes."""
 
     def __init__(self) -> None:
         super().__init__("description")
@@ -33,4 +33,5 @@ class DescriptionNode(Node):
 
 
 def main() -> None:
+    """Entry point of `ros2 run grids_perception description`."""
     sys.exit(run_node(DescriptionNode))

@@ -1,8 +1,8 @@
-"""The follower as URDF: generated from the twin's model, so that both bend the same way, and made ready to publish.
+"""The follower's URDF: generated from the twin's MuJoCo model, and completed with meshes before it is published.
 
-`./grids urdf > src/grids_perception/urdf/so100.urdf` writes the file again after the model has changed; a test compares
-the two. Zeros, signs and limits are those of grids_common.so100. The repository has no visual meshes: the file names
-them, and `with_meshes` points to the installed ones or puts the collision boxes in their place.
+`./grids urdf > src/grids_perception/urdf/so100.urdf` updates the file after the model has changed; a test compares the
+two. Zeros, signs and limits are those of grids_common.so100. The file refers to visual meshes that the repository does
+not contain; `with_meshes` inserts the paths of the installed meshes, or replaces them with the collision boxes.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def _joint(robot: ET.Element, model, body: int, parent: str) -> None:
 
 
 def generate() -> str:
-    """URDF text of the twin's arm; needs MuJoCo and grids_sim."""
+    """The URDF of the twin's arm as text; needs MuJoCo."""
     import mujoco
 
     from grids_sim.physics.arm import _LINKS, ServoConfig, build_arm
@@ -108,14 +108,14 @@ def generate() -> str:
 
 
 def find_meshes() -> Path | None:
-    """Folder of the installed visual meshes, None where the package is missing."""
+    """The folder of the installed visual meshes; None if the package is not installed."""
     spec = importlib.util.find_spec(MESH_PACKAGE)
     folder = Path(spec.origin).parent / "assets" if spec is not None and spec.origin else None
     return folder if folder is not None and (folder / "Base.stl").is_file() else None
 
 
 def with_meshes(text: str, folder: Path | None) -> str:
-    """The URDF with file:// addresses of the meshes, or with the collision boxes as visuals where `folder` is None."""
+    """The URDF with file:// URLs of the meshes in `folder`, or with the collision boxes as visuals if it is None."""
     robot = ET.fromstring(text)
     for link in robot.iter("link"):
         for visual in link.findall("visual"):
@@ -135,7 +135,7 @@ def with_meshes(text: str, folder: Path | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`./grids urdf`: the URDF on standard output."""
+    """`./grids urdf`: print the URDF."""
     parser = argparse.ArgumentParser(
         prog="grids urdf", description="Print the arm's URDF, generated from the twin's model."
     )

@@ -1,4 +1,4 @@
-"""A short animated image of a run, for a page that cannot play video: WebP or GIF, made from the run's overlay.mp4."""
+"""A short animated image of a run, as WebP or GIF, from the run's overlay.mp4: for pages that cannot play video."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ SUFFIXES = (".webp", ".gif")
 
 @dataclass(frozen=True, slots=True)
 class Animation:
-    """How much of a run is shown, and how large. The last `seconds` are taken: that is where the task is done."""
+    """Which part of a run is shown, and in which size: its last `seconds`, since the task is done at the end."""
 
     seconds: float = 12.0
     width: int = 640  # px
@@ -37,17 +37,20 @@ def _video(run: Path) -> Path:
 
 
 def read_frames(video: Path, plan: Animation) -> list[np.ndarray]:
-    """RGB uint8 frames (H, width, 3) of the video's last `plan.seconds`, `plan.fps` a second. GridsError: no video."""
+    """RGB uint8 frames (H, width, 3) of the video's last `plan.seconds`, `plan.fps` per second.
+
+    Raises GridsError if FFmpeg cannot read the video.
+    """
     try:
         with av.open(str(video)) as container:
             stream = container.streams.video[0]
             length_s = float(stream.duration * stream.time_base)
-            wanted_s = max(0.0, length_s - plan.seconds)
+            next_s = max(0.0, length_s - plan.seconds)
             frames = []
             for frame in container.decode(stream):
-                if frame.time < wanted_s:
+                if frame.time < next_s:
                     continue
-                wanted_s += 1 / plan.fps
+                next_s += 1 / plan.fps
                 height = round(frame.height * plan.width / frame.width)
                 image = frame.to_ndarray(format="rgb24")
                 frames.append(cv2.resize(image, (plan.width, height), interpolation=cv2.INTER_AREA))
@@ -59,9 +62,9 @@ def read_frames(video: Path, plan: Animation) -> list[np.ndarray]:
 
 
 def write_animation(run: Path, output: Path, plan: Animation) -> int:
-    """Writes `output` from a run folder or a video; returns its size in bytes.
+    """Write `output` from a run folder or a video; returns its size in bytes.
 
-    Raises GridsError when there is no video or for another ending than .webp or .gif, ImportError without Pillow.
+    Raises GridsError if there is no video or `output` does not end in .webp or .gif, ImportError without Pillow.
     """
     from PIL import Image
 

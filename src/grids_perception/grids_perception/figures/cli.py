@@ -1,8 +1,8 @@
-"""`./grids figures RUN_OR_BAG …`: the paper's figures from your own runs.
+"""`./grids figures RUN_OR_BAG …`: draw the paper's figures from recorded runs.
 
 Retention over time, token self-similarity before and after sampling, density of the sample locations per task, their
-jitter, and mean retention per episode; the numbers go to figures.json beside them. `--animation FILE` writes a short
-animated image of one run instead, from its overlay.mp4.
+jitter, and mean retention per episode; figures.json contains the numbers. `--animation FILE` writes a short animated
+image of one run instead, from its overlay.mp4.
 """
 
 import argparse
@@ -28,12 +28,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def slug(words: str) -> str:
-    """A task as part of a file name."""
+    """The text as part of a file name: lower-case letters, digits and underscores, at most 60."""
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")[:60] or "task"
 
 
 def _distinct(episodes: list) -> list:
-    """Episodes that share a name, from several folders, are numbered: else they would share a file and a bar too."""
+    """Number the episodes of different folders that have the same name, so that they get different files and bars."""
     named = {}
     for episode in episodes:
         name, number = episode.name, 1
@@ -45,7 +45,7 @@ def _distinct(episodes: list) -> list:
 
 
 def _load(runs: list[Path]):
-    """(episodes, sentences about bags without samples). DataError when none has any."""
+    """(episodes, sentences about bags without samples). Raises DataError if no bag has samples."""
     from grids_perception.figures.data import load_episode
 
     bags = list(dict.fromkeys(bag.resolve() for bag in find_bags(runs)))
@@ -61,7 +61,7 @@ def _load(runs: list[Path]):
 
 
 def make_figures(runs: list[Path], folder: Path) -> dict:
-    """Writes everything into `folder`; returns what figures.json holds."""
+    """Write all figures and figures.json into `folder`; returns the content of figures.json."""
     from grids_perception.figures import plots
     from grids_perception.figures.data import summary
 
@@ -96,7 +96,7 @@ def _animate(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: written; 1: nothing to draw from."""
+    """Exit code 0: written; 1: no samples, no video or a missing package."""
     options = _parser().parse_args(argv)
     first = options.runs[0]
     folder = options.output or (first if first.is_dir() else first.parent) / "figures"

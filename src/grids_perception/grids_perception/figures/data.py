@@ -1,4 +1,4 @@
-"""What the figures need of recorded runs: samples and pictures per camera and episode, and numbers made of them."""
+"""The data of the figures: sample locations and images per camera and episode, read from bags, and their statistics."""
 
 import bisect
 import itertools
@@ -13,23 +13,23 @@ from grids_data.bag.reader import Bag, BagMessage
 from grids_data.bag.series import image_topics
 from grids_data.errors import DataError
 from grids_perception.overlay.messages import samples_from_message
-from grids_perception.overlay.samples import Samples, sample_pixels
+from grids_perception.overlay.samples import ImageSamples, sample_pixels
 from grids_perception.overlay.similarity import coordinate_jitter, mean_off_diagonal, sampled_similarity
 
 TOKENS = "/policy/sampled_tokens"
 TASK = "/twin/task_state"
 INSTRUCTION = "/policy/instruction"
-MAX_PICTURES = 24  # of each camera that are kept, spread over the episode
+MAX_IMAGES = 24  # decoded per camera, evenly spaced over the episode
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
-    """One bag. samples and pictures by camera in time order; a picture is (stamp ns, RGB uint8)."""
+class EpisodeSamples:
+    """One bag: samples and images by camera, in time order. An image is (stamp ns, RGB uint8 (H, W, 3))."""
 
     name: str
     task: str
-    samples: dict[str, tuple[Samples, ...]]
-    pictures: dict[str, tuple[tuple[int, np.ndarray], ...]]
+    samples: dict[str, tuple[ImageSamples, ...]]
+    images: dict[str, tuple[tuple[int, np.ndarray], ...]]
 
     def times_s(self, camera: str) -> np.ndarray:
         """Seconds since the episode's first sample of any camera."""
@@ -37,16 +37,16 @@ class Episode:
         return np.array([(s.stamp_ns - start) * 1e-9 for s in self.samples[camera]])
 
 
-def load_episode(folder: Path) -> Episode:
-    """DataError when the bag holds no samples."""
+def load_episode(folder: Path) -> EpisodeSamples:
+    """Read one bag. Raises DataError if it contains no SampledTokens."""
     samples: dict[str, list] = {}
     images: dict[str, list] = {}
     cameras = {topic: camera for camera in CAMERAS for topic in image_topics(camera)}
-    wanted = (TOKENS, TASK, INSTRUCTION, *cameras)
+    read = (TOKENS, TASK, INSTRUCTION, *cameras)
     with Bag(folder) as bag:
-        bag.require(wanted)
+        bag.require(read)
         task = str(bag.episode.get("task", ""))
-        for record in bag.messages(wanted):
+        for record in bag.messages(read):
             if record.topic in cameras:
                 images.setdefault(cameras[record.topic], []).append(record)
                 continue
@@ -58,7 +58,7 @@ def load_episode(folder: Path) -> Episode:
                 task = task or (message.task if record.topic == TASK else message.data)
         if not samples:
             raise DataError(f"{folder}: no message on {TOKENS}: was a policy running (the expert samples nothing)?")
-        return Episode(
+        return EpisodeSamples(
             folder.parent.name if folder.name == "samples" else folder.name,
             task or "unknown task",
             {camera: tuple(found) for camera, found in sorted(samples.items())},
@@ -67,35 +67,35 @@ def load_episode(folder: Path) -> Episode:
 
 
 def _decode(bag: Bag, records: list[BagMessage]) -> tuple[tuple[int, np.ndarray], ...]:
-    """At most MAX_PICTURES of them, spread evenly: (stamp ns, RGB)."""
-    chosen = np.unique(np.linspace(0, len(records) - 1, min(MAX_PICTURES, len(records))).round().astype(int))
+    """At most MAX_IMAGES of the images, evenly spaced: (stamp ns, RGB uint8)."""
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(MAX_IMAGES, len(records))).round().astype(int))
     return tuple((stamp_ns(records[i].raw), bag.image(records[i])) for i in chosen)
 
 
-def nearest_picture(episode: Episode, camera: str, t_ns: int) -> np.ndarray | None:
-    """The kept picture nearest in time, None where the bag holds none."""
-    rows = episode.pictures.get(camera, ())
+def nearest_image(episode: EpisodeSamples, camera: str, t_ns: int) -> np.ndarray | None:
+    """The decoded image nearest in time to `t_ns`; None if the bag contains none."""
+    rows = episode.images.get(camera, ())
     if not rows:
         return None
     i = bisect.bisect_left([t for t, _ in rows], t_ns)
     return min(rows[max(0, i - 1) : i + 1], key=lambda row: abs(row[0] - t_ns))[1]
 
 
-def steps_px(rows: tuple[Samples, ...]) -> np.ndarray:
-    """Distance (N − 1,) in camera pixels that samples move on average between consecutive observations."""
+def steps_px(rows: tuple[ImageSamples, ...]) -> np.ndarray:
+    """Mean distance (N − 1,) in camera pixels that the samples move between consecutive observations."""
     pixels = [sample_pixels(s) for s in rows]
     pairs = [(a, b) for a, b in itertools.pairwise(pixels) if a.shape == b.shape]
     return np.array([np.linalg.norm(b - a, axis=1).mean() for a, b in pairs])
 
 
-def with_similarity(rows: tuple[Samples, ...]) -> Samples | None:
-    """The middle one of those that carry a self-similarity matrix."""
+def with_similarity(rows: tuple[ImageSamples, ...]) -> ImageSamples | None:
+    """The middle one of the entries that have a self-similarity matrix; None if there is none."""
     having = [s for s in rows if s.self_similarity is not None]
     return having[len(having) // 2] if having else None
 
 
-def summary(episodes: list[Episode]) -> list[dict]:
-    """One row per episode and camera, plain numbers: what the figures show."""
+def summary(episodes: list[EpisodeSamples]) -> list[dict]:
+    """The figures' statistics as plain numbers, one row per episode and camera."""
     rows = []
     for episode in episodes:
         for camera, samples in episode.samples.items():

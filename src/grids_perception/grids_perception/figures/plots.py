@@ -1,6 +1,6 @@
-"""The figures themselves, with matplotlib: one function per figure, each writes one PNG and returns its path.
+"""The figures, with matplotlib: one function per figure, each writes one PNG and returns its path.
 
-Colours are Okabe and Ito's, maps are viridis: readable for every kind of colour vision and in grey print.
+Line colours are Okabe and Ito's, colour maps are viridis: readable with colour blindness and in greyscale.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from grids_perception.figures.data import Episode, nearest_picture, steps_px, with_similarity
+from grids_perception.figures.data import EpisodeSamples, nearest_image, steps_px, with_similarity
 from grids_perception.overlay.draw import Style, draw
-from grids_perception.overlay.samples import Samples, cell_edges, sample_pixels
+from grids_perception.overlay.samples import ImageSamples, cell_edges, sample_pixels
 from grids_perception.overlay.similarity import mean_off_diagonal, sampled_similarity
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -29,9 +29,9 @@ def _save(figure, path: Path) -> Path:
     return path
 
 
-def _show_retention(axes, episode: Episode, samples: Samples) -> None:
-    """Picture tinted by retention, or the bare map where the bag has no pictures."""
-    image = nearest_picture(episode, samples.camera, samples.stamp_ns)
+def _show_retention(axes, episode: EpisodeSamples, samples: ImageSamples) -> None:
+    """The image tinted by retention, or the map alone if the bag has no images."""
+    image = nearest_image(episode, samples.camera, samples.stamp_ns)
     if image is None:
         axes.imshow(samples.retention, cmap="viridis", vmin=RETENTION_RANGE[0], vmax=RETENTION_RANGE[1])
     else:
@@ -41,8 +41,8 @@ def _show_retention(axes, episode: Episode, samples: Samples) -> None:
     axes.set_yticks([])
 
 
-def retention_over_time(episode: Episode, path: Path) -> Path | None:
-    """Per camera a strip of tinted pictures over the curve of mean retention. None without retention maps."""
+def retention_over_time(episode: EpisodeSamples, path: Path) -> Path | None:
+    """Per camera a row of images tinted by retention, and below the curve of mean retention. None without maps."""
     rows = {c: [s for s in samples if s.retention is not None] for c, samples in episode.samples.items()}
     rows = {c: samples for c, samples in rows.items() if samples}
     if not rows:
@@ -73,8 +73,8 @@ def retention_over_time(episode: Episode, path: Path) -> Path | None:
     return _save(figure, path)
 
 
-def self_similarity(episode: Episode, path: Path) -> Path | None:
-    """Dense against sampled tokens per camera, as in the paper's Fig. 7 right. None where the bag has no matrices."""
+def self_similarity(episode: EpisodeSamples, path: Path) -> Path | None:
+    """Self-similarity of dense and sampled tokens per camera, as in the paper's Fig. 7 right. None without matrices."""
     rows = {c: with_similarity(samples) for c, samples in episode.samples.items()}
     rows = {c: s for c, s in rows.items() if s is not None}
     if not rows:
@@ -93,8 +93,8 @@ def self_similarity(episode: Episode, path: Path) -> Path | None:
     return _save(figure, path)
 
 
-def coordinate_density(task: str, episodes: list[Episode], path: Path) -> Path:
-    """Where samples fell over all observations of one task, over a picture of it."""
+def coordinate_density(task: str, episodes: list[EpisodeSamples], path: Path) -> Path:
+    """Density of the sample locations over all observations of one task, drawn over an image of it."""
     cameras = sorted({c for e in episodes for c in e.samples})
     figure, axes = plt.subplots(1, len(cameras), figsize=(6.2 * len(cameras), 5.0), layout="constrained", squeeze=False)
     shown = None
@@ -102,7 +102,7 @@ def coordinate_density(task: str, episodes: list[Episode], path: Path) -> Path:
         samples = [s for e in episodes for s in e.samples.get(camera, ())]
         width, height = samples[0].letterbox.image
         points = np.concatenate([sample_pixels(s, (width, height)) for s in samples])
-        image = next((nearest_picture(e, camera, 0) for e in episodes if e.pictures.get(camera)), None)
+        image = next((nearest_image(e, camera, 0) for e in episodes if e.images.get(camera)), None)
         if image is not None:
             ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), alpha=0.55)
         span = [[-0.5, width - 0.5], [-0.5, height - 0.5]]
@@ -123,8 +123,8 @@ def coordinate_density(task: str, episodes: list[Episode], path: Path) -> Path:
     return _save(figure, path)
 
 
-def jitter(episodes: list[Episode], path: Path) -> Path | None:
-    """How far samples move between observations: over time for each episode, and distributed. None for single ones."""
+def jitter(episodes: list[EpisodeSamples], path: Path) -> Path | None:
+    """Distance that samples move between observations: over time per episode, and histogram. None with single ones."""
     lines = [
         (e, camera, steps_px(samples)) for e in episodes for camera, samples in e.samples.items() if len(samples) > 1
     ]
@@ -157,7 +157,7 @@ def jitter(episodes: list[Episode], path: Path) -> Path | None:
 
 
 def mean_retention(rows: list[dict], path: Path) -> Path | None:
-    """Bars per episode and camera with one standard deviation. None where nothing reports retention."""
+    """Mean retention per episode and camera as bars, with one standard deviation. None without retention."""
     rows = [row for row in rows if row["mean_retention"] is not None]
     if not rows:
         return None

@@ -1,7 +1,7 @@
-"""Draw sample locations onto a camera image: rings with index, trail, footprint, retention, legend.
+"""Draws sample locations onto a camera image: rings with index, trail, footprint, retention, legend.
 
-Everything is drawn on a copy in RGB. Sizes follow the image height, so a 320 × 240 image stays readable. With
-every layer on, 1 to 3 ms per 640 × 480 frame in the median, depending on the machine (`./grids bench view`).
+Draws on an RGB copy. Sizes scale with the image height, so a 320 × 240 image stays readable. With all layers the
+median is 1 to 3 ms per 640 × 480 frame, depending on the computer (`./grids bench view`).
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from functools import cache
 import cv2
 import numpy as np
 
-from grids_perception.overlay.samples import Samples, cell_edges, footprint, sample_pixels
+from grids_perception.overlay.samples import ImageSamples, cell_edges, footprint, sample_pixels
 from grids_perception.overlay.text import draw_text, shorten, text_width
 
-RING = (255, 214, 10)  # amber: stands off the sky blue of the footprint for every kind of colour vision
+RING = (255, 214, 10)  # amber: distinguishable from the sky blue of the footprint with any kind of colour vision
 READ = (86, 180, 233)
 DARK = (16, 18, 24)
 _SHIFT = 5  # fractional bits of OpenCV's drawing calls: 1/32 px
@@ -22,7 +22,7 @@ _SHIFT = 5  # fractional bits of OpenCV's drawing calls: 1/32 px
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Which layers are drawn. `retention_range` is what the two ends of the colour bar mean."""
+    """Which layers are drawn. `retention_range`: the retention at the two ends of the colour bar."""
 
     rings: bool = True
     index: bool = True
@@ -41,13 +41,13 @@ def retention_colors(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @cache
 def _viridis() -> np.ndarray:
-    """The 256 RGB colours (256, 3); OpenCV works them out anew with every call."""
+    """The 256 RGB colours (256, 3), cached: OpenCV computes them again in every call."""
     bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(-1, 1), cv2.COLORMAP_VIRIDIS)
     return np.ascontiguousarray(bgr[:, 0, ::-1])
 
 
-def _cell_tints(samples: Samples, style: Style) -> tuple[np.ndarray, np.ndarray]:
-    """Per token cell, what the image is multiplied with (rows, columns, 1) and what is added (rows, columns, 3)."""
+def _cell_tints(samples: ImageSamples, style: Style) -> tuple[np.ndarray, np.ndarray]:
+    """Per token cell the factor (rows, columns, 1) and the offset (rows, columns, 3) of the image's pixels."""
     gain, add = np.ones((*samples.grid, 1)), np.zeros((*samples.grid, 3))
     if style.retention and samples.retention is not None:
         colors = retention_colors(samples.retention, *style.retention_range)
@@ -58,8 +58,8 @@ def _cell_tints(samples: Samples, style: Style) -> tuple[np.ndarray, np.ndarray]
     return gain, add
 
 
-def _tint_cells(image: np.ndarray, samples: Samples, style: Style) -> np.ndarray:
-    """The image with its token cells tinted; whole pixels, so cell borders are within half a pixel."""
+def _tint_cells(image: np.ndarray, samples: ImageSamples, style: Style) -> np.ndarray:
+    """The image with tinted token cells; cell borders are rounded to whole pixels."""
     height, width = image.shape[:2]
     edges_x, edges_y = cell_edges(samples, (width, height))
     columns = np.diff(np.clip(np.rint(edges_x).astype(int), 0, width))
@@ -67,14 +67,14 @@ def _tint_cells(image: np.ndarray, samples: Samples, style: Style) -> np.ndarray
     gain, add = _cell_tints(samples, style)
 
     def spread(cells: np.ndarray) -> np.ndarray:
-        """Per row of cells, the channels of one row of pixels (rows, 3 x width of all cells)."""
+        """Per row of cells, the channels of one row of pixels: (rows, 3 x width of all cells)."""
         wide = np.repeat(np.broadcast_to(cells, (*samples.grid, 3)), columns, axis=1)
         return np.rint(wide).astype(np.uint16).reshape(len(cells), -1)
 
     out = image.copy()
     left, right = 3 * np.clip(np.rint(edges_x[[0, -1]]).astype(int), 0, width)
     flat = out.reshape(height, -1)[:, left:right]
-    # A band of the image at a time stays in the processor's cache; 8 bits times 8 bits fit into 16.
+    # One row of cells at a time, which fits into the CPU's cache; 8 bits times 8 bits fit into 16.
     for top, bottom, factor, offset in zip(rows[:-1], rows[1:], spread(gain * 256.0), spread(add), strict=True):
         band = flat[top:bottom].astype(np.uint16)
         band *= factor
@@ -100,7 +100,7 @@ def _draw_trail(image: np.ndarray, history: Sequence[np.ndarray], unit: float) -
 
 
 def inside_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Which of the pixels (K, 2) lie in an image of (width, height); the others are in the letterbox padding."""
+    """Which pixels (K, 2) lie in an image (width, height), bool (K,); the others are in the letterbox padding."""
     return ((pixels >= -0.5) & (pixels <= np.array(size) - 0.5)).all(axis=1)
 
 
@@ -112,9 +112,10 @@ def _covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def place_labels(centers: np.ndarray, radius: float, sizes: np.ndarray, room: tuple[int, int, int, int]) -> np.ndarray:
-    """Boxes (K, 4) for labels of `sizes` (K, 2) beside rings of `radius` at (K, 2), inside `room`.
+    """Boxes (K, 4) for labels of `sizes` (K, 2) beside rings of `radius` at `centers` (K, 2), inside `room`.
 
-    Right of the ring; where another ring or label is in the way, on the side where least is covered.
+    A label is right of its ring; if it would overlap another ring or label, it is on the side with the least overlap.
+    Boxes and `room` are left, top, right, bottom in pixels.
     """
     near, half = radius + 1, sizes / 2
     right, below = np.stack([near + 0 * half[:, 0], -half[:, 1]], 1), np.stack([-half[:, 0], near + 0 * half[:, 1]], 1)
@@ -141,7 +142,7 @@ def _draw_labels(image: np.ndarray, centers: np.ndarray, radius: float, unit: fl
 
 
 def _draw_rings(image: np.ndarray, pixels: np.ndarray, unit: float, *, index: bool, top: int) -> None:
-    """Rings at (K, 2); samples in the padding become diamonds at the border they left through, below `top`."""
+    """Rings at `pixels` (K, 2); samples in the padding are drawn as diamonds at the nearest border, below `top`."""
     height, width = image.shape[:2]
     radius = max(3.5, 7.0 * unit)
     fixed_radius = round(radius * (1 << _SHIFT))
@@ -164,7 +165,7 @@ def _draw_rings(image: np.ndarray, pixels: np.ndarray, unit: float, *, index: bo
         _draw_labels(image, shown, radius + thin / 2, unit, top)
 
 
-def _legend_text(samples: Samples, outside: int, age_s: float | None, *, brief: bool) -> str:
+def _legend_text(samples: ImageSamples, outside: int, age_s: float | None, *, brief: bool) -> str:
     words = ("samples", "retention", "old") if brief else ("sample locations", "mean retention", "ago")
     parts = [samples.camera, f"{len(samples.coordinates)} {words[0]}"]
     if outside:
@@ -177,7 +178,7 @@ def _legend_text(samples: Samples, outside: int, age_s: float | None, *, brief: 
 
 
 def _color_bar(image: np.ndarray, style: Style, unit: float) -> None:
-    """Bottom right: what the colours of the retention map mean."""
+    """The colour bar of the retention map, at the bottom right."""
     height, width = image.shape[:2]
     size = max(9, round(13 * unit))
     low, high = style.retention_range
@@ -198,10 +199,10 @@ def _legend_px(unit: float) -> int:
     return round(24 * unit)
 
 
-def _draw_legend(image: np.ndarray, samples: Samples, style: Style, outside: int, age_s: float | None) -> None:
-    """A dark strip on top with the numbers, and the colour bar where a retention map is shown.
+def _draw_legend(image: np.ndarray, samples: ImageSamples, style: Style, outside: int, age_s: float | None) -> None:
+    """A dark strip at the top with the numbers, and the colour bar if a retention map is shown.
 
-    Drawn last: a ring under the strip shows through it, the words stay readable.
+    Drawn last, so that the text stays readable above rings under the strip.
     """
     unit = _unit(image)
     strip = image[: _legend_px(unit)]
@@ -223,16 +224,16 @@ def _unit(image: np.ndarray) -> float:
 
 def draw(
     image: np.ndarray,
-    samples: Samples | None,
+    samples: ImageSamples | None,
     *,
-    history: Sequence[Samples] = (),
+    history: Sequence[ImageSamples] = (),
     style: Style | None = None,
     age_s: float | None = None,
 ) -> np.ndarray:
-    """A new RGB image (H, W, 3) uint8 with the layers of `style`; a plain copy when `samples` is None.
+    """A new RGB image (H, W, 3) uint8 with the layers of `style`; a plain copy if `samples` is None.
 
-    `history` are earlier Samples of the same camera, oldest first; entries with another K are ignored.
-    `age_s` is how long before this image the samples were taken.
+    `history`: earlier samples of the same camera, oldest first; entries with another K are ignored. `age_s`: time from
+    the image that was sampled to this one. Raises ValueError for another shape or dtype.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"overlay: expected RGB uint8 (H, W, 3), got {image.dtype} {image.shape}")

@@ -1,22 +1,22 @@
-"""grids_msgs/SampledTokens to the overlay's own data."""
+"""Conversion from grids_msgs/SampledTokens to ImageSamples."""
 
 import numpy as np
 
 from grids_common.letterbox import Letterbox
 from grids_common.stamps import stamp_ns
-from grids_perception.overlay.samples import Samples
+from grids_perception.overlay.samples import ImageSamples
 
 
-def samples_from_message(message) -> Samples:
-    """grids_msgs/SampledTokens → Samples; ValueError says which field does not fit."""
+def samples_from_message(message) -> ImageSamples:
+    """grids_msgs/SampledTokens → ImageSamples. Raises ValueError that names an inconsistent field."""
     grid, k = (message.grid_height, message.grid_width), message.tokens
     mean = float(message.mean_retention)
-    # A policy that samples inside its vision tower has nothing to average and leaves the field at 0.
+    # A policy that samples inside its vision tower has no retention and leaves the field at 0.
     known = np.isfinite(mean) and (len(message.retention) > 0 or mean != 0.0)
     flat = np.asarray(message.coordinates, np.float32)
     if flat.size != 2 * k:
         raise ValueError(f"samples: expected {2 * k} coordinates for K = {k}, got {flat.size}")
-    return Samples(
+    return ImageSamples(
         camera=message.camera,
         stamp_ns=stamp_ns(message.header.stamp),
         coordinates=flat.reshape(k, 2),
@@ -35,7 +35,7 @@ def samples_from_message(message) -> Samples:
 
 
 def _square(values, shape: tuple[int, int], name: str) -> np.ndarray | None:
-    """Flat floats → array of `shape`; None when empty."""
+    """Flat floats → array of `shape`; None if empty."""
     flat = np.asarray(values, np.float32)
     if not flat.size:
         return None

@@ -1,8 +1,7 @@
-"""Node `overlay`: publishes camera images with the policy's sample locations drawn, and records the run video.
+"""Node `overlay`: publishes camera images with the policy's sample locations, and records the run video.
 
-It reads SampledTokens only, never the model. Without a subscriber and without a video it is not even subscribed to
-the images. Samples belong to the image they were computed from; they are drawn on the newest image, and the legend
-says how much older they are.
+It needs SampledTokens only, not the model. It subscribes to the images only if its own topics have subscribers or a
+video is recorded. The samples of an earlier image are drawn on the newest image; the legend shows their age.
 """
 
 import sys
@@ -25,8 +24,8 @@ from grids_common.params import declare
 from grids_common.stamps import stamp_ns
 from grids_perception.overlay.draw import Style, draw
 from grids_perception.overlay.messages import samples_from_message
-from grids_perception.overlay.samples import Samples, recent
-from grids_perception.overlay.sheet import Panel, Sheet, cell_for, compose
+from grids_perception.overlay.samples import ImageSamples, recent
+from grids_perception.overlay.sheet import CameraTile, Sheet, cell_for, compose
 from grids_perception.overlay.video import VideoRecorder
 from grids_perception.params import OverlayParams
 
@@ -35,7 +34,7 @@ DEMAND_PERIOD_S = 0.5
 
 @dataclass
 class _Camera:
-    """What is known of one camera. Written by the executor thread; the video thread reads whole attributes."""
+    """The state of one camera. Written by the executor's thread; the video thread reads whole attributes."""
 
     name: str
     image_publisher: object
@@ -43,11 +42,11 @@ class _Camera:
     history: deque
     subscription: object = None
     image: tuple[np.ndarray, int, float] | None = None  # pixels, stamp ns, monotonic arrival s
-    samples: tuple[Samples, ...] = field(default=())  # oldest first
+    samples: tuple[ImageSamples, ...] = field(default=())  # oldest first
 
 
 class OverlayNode(Node):
-    """See the module. One executor thread; the video has its own."""
+    """The overlay node. Callbacks run in the executor's thread, the video in its own."""
 
     def __init__(self) -> None:
         super().__init__("overlay")
@@ -61,11 +60,11 @@ class OverlayNode(Node):
             retention=p.retention,
             retention_range=(p.retention_low, 1.0),
         )
-        cv2.setNumThreads(1)  # frames are small; a pool would take the control loop's cores
+        cv2.setNumThreads(1)  # images are small; more threads would compete with the control loop
         self._cameras = {name: self._camera(name) for name in p.cameras}
         self._tokens = None
         self._instruction, self._mode, self._success = "", "", None
-        self._cell: tuple[int, int] | None = None  # fixed by the first image: a video has one size
+        self._cell: tuple[int, int] | None = None  # set by the first image: a video has one size
         self._recorder = self._samples_bag = None
         if p.video:
             self._recorder = self._start_video()
@@ -101,15 +100,15 @@ class OverlayNode(Node):
             self._samples_bag.add(topic, message, self.get_clock().now().nanoseconds)
 
     def _demand(self) -> None:
-        """Subscribe to what somebody looks at, and to nothing else."""
+        """Subscribe to what has subscribers or is recorded; destroy the other subscriptions."""
         recording = self._recorder is not None and not self._recorder.error
         if self._recorder is not None and self._recorder.error:
             self.get_logger().error(f"video stopped: {self._recorder.error}", once=True)
-        wanted = False
+        needed = False
         for camera in self._cameras.values():
             watched = camera.image_publisher.get_subscription_count() + camera.jpeg_publisher.get_subscription_count()
             need = recording or watched > 0
-            wanted |= need
+            needed |= need
             if need and camera.subscription is None:
                 camera.subscription = topics.subscription(
                     self,
@@ -120,9 +119,9 @@ class OverlayNode(Node):
             elif not need and camera.subscription is not None:
                 self.destroy_subscription(camera.subscription)
                 camera.subscription = camera.image = None
-        if wanted and self._tokens is None:
+        if needed and self._tokens is None:
             self._tokens = topics.subscription(self, "/policy/sampled_tokens", SampledTokens, self._on_tokens)
-        elif not wanted and self._tokens is not None:
+        elif not needed and self._tokens is not None:
             self.destroy_subscription(self._tokens)
             self._tokens = None
 
@@ -138,7 +137,7 @@ class OverlayNode(Node):
 
     def _on_instruction(self, message: String) -> None:
         self._keep("/policy/instruction", message)
-        if self._success is None:  # the twin, where there is one, knows better
+        if self._success is None:  # with the twin, its task state contains the instruction
             self._instruction = message.data
 
     def _on_tokens(self, message: SampledTokens) -> None:
@@ -156,8 +155,8 @@ class OverlayNode(Node):
         camera.samples = tuple(camera.history)
         self._keep("/policy/sampled_tokens", message)
 
-    def _recent(self, camera: _Camera, image_ns: int) -> tuple[tuple[Samples, ...], float | None]:
-        """Samples young enough to draw on an image of that stamp, and the newest one's age in s."""
+    def _recent(self, camera: _Camera, image_ns: int) -> tuple[tuple[ImageSamples, ...], float | None]:
+        """The samples recent enough to draw on an image of that stamp, and the age of the newest in s."""
         return recent(camera.samples, image_ns, self._params.max_age_s)
 
     def _on_image(self, camera: _Camera, message: Image) -> None:
@@ -169,7 +168,7 @@ class OverlayNode(Node):
         image_ns = stamp_ns(message.header.stamp)
         camera.image = (image, image_ns, time.monotonic())
         if self._samples_bag is not None:
-            self._samples_bag.add_picture(camera.name, image, message.header, self.get_clock().now().nanoseconds)
+            self._samples_bag.add_image(camera.name, image, message.header, self.get_clock().now().nanoseconds)
         raw = camera.image_publisher.get_subscription_count() > 0
         jpeg = camera.jpeg_publisher.get_subscription_count() > 0
         if not (raw or jpeg):
@@ -190,12 +189,12 @@ class OverlayNode(Node):
             packed = rgb_to_jpeg(drawn, self._params.jpeg_quality)
             camera.jpeg_publisher.publish(CompressedImage(header=message.header, format=JPEG_FORMAT, data=packed))
 
-    def _panel(self, camera: _Camera, now_s: float) -> Panel:
+    def _tile(self, camera: _Camera, now_s: float) -> CameraTile:
         if camera.image is None:
-            return Panel(camera.name, None)
+            return CameraTile(camera.name, None)
         image, image_ns, arrived_s = camera.image
         samples, age_s = self._recent(camera, image_ns)
-        return Panel(
+        return CameraTile(
             camera.name,
             image,
             samples[-1] if samples else None,
@@ -207,19 +206,19 @@ class OverlayNode(Node):
     def _sheet(self, elapsed_s: float) -> np.ndarray | None:
         """One video frame, None before the first image. Called from the video thread."""
         now_s = time.monotonic()
-        panels = tuple(self._panel(camera, now_s) for camera in self._cameras.values())
-        widths = [panel.image.shape[1] for panel in panels if panel.image is not None]
+        tiles = tuple(self._tile(camera, now_s) for camera in self._cameras.values())
+        widths = [tile.image.shape[1] for tile in tiles if tile.image is not None]
         if not widths:
             return None
         self._cell = self._cell or cell_for(max(widths))
         task = self._params.task
         if self._instruction and self._instruction != task:
             task = f"{task}: {self._instruction}" if task else self._instruction
-        sheet = Sheet(panels, task, elapsed_s, self._mode, self._success)
+        sheet = Sheet(tiles, task, elapsed_s, self._mode, self._success)
         return compose(sheet, style=replace(self._style, legend=False), cell=self._cell)
 
     def destroy_node(self) -> None:
-        """Finish the video before the node goes: this runs on SIGINT and SIGTERM too."""
+        """Finish the video and the bag, then destroy the node; also after SIGINT and SIGTERM."""
         if self._samples_bag is not None:
             self._samples_bag.close()
         if self._recorder is not None:
@@ -232,4 +231,5 @@ class OverlayNode(Node):
 
 
 def main() -> None:
+    """Entry point of `ros2 run grids_perception overlay`."""
     sys.exit(run_node(OverlayNode))

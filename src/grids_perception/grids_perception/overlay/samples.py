@@ -1,8 +1,8 @@
-"""Where GridS sampled an image, and the exact way from a coordinate to a camera pixel.
+"""The locations where GridS sampled an image, and their conversion to camera pixels.
 
-Three frames are used. A *coordinate* is (x, y) in [0, 1] over the model's input image. A *grid position* counts token
-cells, cell centres at whole numbers. A *pixel* is in the camera image, pixel centres at whole numbers (OpenCV's
-convention). Between input and camera image lies a letterbox (grids_common.letterbox).
+There are three coordinate frames. A *coordinate* is (x, y) in [0, 1] over the model's input image. A *grid position* is
+in token cells, with integers at cell centres. A *pixel* is in the camera image, with integers at pixel centres
+(OpenCV's convention). A letterbox connects input and camera image (grids_common.letterbox).
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ CONVENTIONS = (ALIGN_CORNERS_FALSE, ALIGN_CORNERS_TRUE)
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """One image's sample locations. Mirrors grids_msgs/SampledTokens.
+class ImageSamples:
+    """The sample locations of one camera image, with the fields of grids_msgs/SampledTokens. Raises ValueError.
 
-    coordinates (K, 2) float, x then y. grid (rows, columns). retention (rows, columns) in [-1, 1] or None.
-    self_similarity (cells, cells) or None. stamp_ns is the image's capture time.
+    coordinates: float (K, 2), x then y. grid: (rows, columns) of tokens. retention: (rows, columns) in [-1, 1] or None.
+    self_similarity: (cells, cells) or None. stamp_ns: the image's capture time.
     """
 
     camera: str
@@ -49,7 +49,7 @@ class Samples:
 
 
 def grid_positions(coordinates: np.ndarray, grid: tuple[int, int], convention: str) -> np.ndarray:
-    """Coordinates (K, 2) → grid positions (K, 2), (column, row), as torch's grid_sample places 2P − 1."""
+    """Coordinates P (K, 2) → grid positions (K, 2), (column, row), where torch's grid_sample reads at 2P − 1."""
     rows, columns = grid
     size = np.array([columns, rows], np.float64)
     if convention == ALIGN_CORNERS_TRUE:
@@ -57,16 +57,19 @@ def grid_positions(coordinates: np.ndarray, grid: tuple[int, int], convention: s
     return coordinates * size - 0.5
 
 
-def sample_pixels(samples: Samples, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Camera pixels (K, 2) of the sample locations; outside the image where a sample lies in the padding."""
+def sample_pixels(samples: ImageSamples, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Camera pixels (K, 2) of the sample locations; outside the image if a sample lies in the padding.
+
+    `size` (width, height): the image that is drawn on, if its size differs from the camera image's.
+    """
     rows, columns = samples.grid
     position = grid_positions(samples.coordinates, samples.grid, samples.convention)
     cell = np.array(samples.letterbox.input, np.float64) / np.array([columns, rows], np.float64)
     return samples.letterbox.to_pixels((position + 0.5) * cell, size)
 
 
-def cell_edges(samples: Samples, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the token cells in the image: x (columns + 1,) and y (rows + 1,), from the image's top left edge."""
+def cell_edges(samples: ImageSamples, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of the token cells in px: x (columns + 1,) and y (rows + 1,), from the image's top left edge."""
     rows, columns = samples.grid
     width, height = samples.letterbox.input
     x = np.linspace(0.0, width, columns + 1)
@@ -76,10 +79,10 @@ def cell_edges(samples: Samples, size: tuple[int, int] | None = None) -> tuple[n
     return corner_x[:, 0] + 0.5, corner_y[:, 1] + 0.5
 
 
-def footprint(samples: Samples) -> np.ndarray:
-    """Weight (rows, columns) with which each cell was read: the sum of the K bilinear kernels.
+def footprint(samples: ImageSamples) -> np.ndarray:
+    """Weight (rows, columns) of each token cell: the sum of the K bilinear kernels.
 
-    Neighbours outside the grid have weight zero, as with zero padding; each sample adds at most 1.
+    Cells outside the grid have weight zero, as with zero padding; each sample adds at most 1 in total.
     """
     rows, columns = samples.grid
     position = grid_positions(samples.coordinates, samples.grid, samples.convention)
@@ -95,10 +98,12 @@ def footprint(samples: Samples) -> np.ndarray:
     return weights
 
 
-def recent(samples: Sequence[Samples], image_ns: int, max_age_s: float) -> tuple[tuple[Samples, ...], float | None]:
-    """Those young enough for an image of that stamp, oldest first, and the newest one's age in s; (), None: none.
+def recent(
+    samples: Sequence[ImageSamples], image_ns: int, max_age_s: float
+) -> tuple[tuple[ImageSamples, ...], float | None]:
+    """The samples within `max_age_s` of an image's stamp, oldest first, and the newest one's age in s; else (), None.
 
-    Older ones are left from when somebody last looked; a trail from them would join what has nothing in common.
+    Older ones may remain from an earlier subscription; a trail must not connect them with new ones.
     """
     ages_s = [(image_ns - one.stamp_ns) * 1e-9 for one in samples]
     if not ages_s or abs(ages_s[-1]) > max_age_s:

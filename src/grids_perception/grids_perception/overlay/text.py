@@ -1,11 +1,11 @@
-"""Anti-aliased text with a dark halo, cached as small sprites so that a label costs a few microseconds."""
+"""Anti-aliased text with a dark halo, cached as small images, so that drawing a label takes a few microseconds."""
 
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-_FACE = cv2.FontFace("sans") if hasattr(cv2, "FontFace") else None  # OpenCV 5; apt's 4.6 has Hershey only
+_FACE = cv2.FontFace("sans") if hasattr(cv2, "FontFace") else None  # OpenCV 5; apt's 4.6 has only Hershey fonts
 
 
 def _put(canvas: np.ndarray, text: str, origin: tuple[int, int], size_px: int, weight: int) -> int:
@@ -29,7 +29,7 @@ def _sprite(
     canvas = np.zeros((2 * size_px + 2 * margin, (len(text) + 2) * size_px + 2 * margin, 3), np.uint8)
     baseline = margin + round(1.2 * size_px)
     advance = _put(canvas, text, (margin, baseline), size_px, 700 if bold else 450)
-    # A whole line height, whatever the letters, so that labels share a baseline.
+    # A full line height for any letters, so that labels have the same baseline.
     line = slice(baseline - size_px, baseline + round(0.3 * size_px) + margin)
     ink = np.ascontiguousarray(canvas[line, : advance + 2 * margin, 0])
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * halo_px + 1, 2 * halo_px + 1))
@@ -70,7 +70,7 @@ def draw_text(
 
 
 def shorten(text: str, size_px: int, room_px: int, *, halo_px: int = 0) -> str:
-    """The text, or as much of it as fits into the room, with an ellipsis."""
+    """The text, cut and ended with an ellipsis if it is wider than `room_px`."""
     if text_width(text, size_px, halo_px=halo_px) <= room_px:
         return text
     while text and text_width(text + "…", size_px, halo_px=halo_px) > room_px:

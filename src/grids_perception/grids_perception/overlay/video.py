@@ -1,7 +1,7 @@
-"""The run video: an MP4 encoded in its own low-priority thread, complete whenever the process ends in order.
+"""The run video: an MP4, encoded in a low-priority thread; complete unless the process is killed.
 
-The file grows as `<name>.partial.mp4` and gets its name only after the index was written, so a file with the right
-name always plays.
+The file is written as `<name>.partial.mp4` and renamed after its index is written, so a file with the final name is
+always playable.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from grids_common.pacing import Pacer
 
 
 def _codec() -> tuple[str, dict[str, str]]:
-    """H.264 where FFmpeg was built with libx264, else MPEG-4 part 2, which every FFmpeg has.
+    """H.264 if FFmpeg was built with libx264, else MPEG-4 part 2, which every FFmpeg has.
 
-    1280 × 560 with both cameras moving: superfast 8 ms of CPU per frame, veryfast 17 ms, for 1.6 × the size.
+    At 1280 × 560 with both cameras moving, superfast takes 8 ms of CPU per frame and veryfast 17 ms; superfast's file
+    is 1.6 × as large.
     """
     if "libx264" in av.codec.codecs_available:
         return "libx264", {"preset": "superfast", "crf": "24"}
@@ -30,10 +31,10 @@ def _codec() -> tuple[str, dict[str, str]]:
 
 
 class Mp4Writer:
-    """Encodes RGB frames of one size. Not thread-safe; `close` must be called for a playable file."""
+    """Encodes RGB images of one size. Not thread-safe; the file is playable after `close` only."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
-        """`size` is (width, height), both even. OSError when the folder cannot be written."""
+        """`size`: (width, height), both even, else ValueError. Raises OSError if the folder cannot be written."""
         if size[0] % 2 or size[1] % 2:
             raise ValueError(f"{path}: expected an even width and height for 4:2:0, got {size}")
         self.path = Path(path)
@@ -49,7 +50,7 @@ class Mp4Writer:
         self.frames = 0
 
     def write(self, image: np.ndarray, index: int) -> None:
-        """Append RGB uint8 (H, W, 3) shown from index / fps on; `index` must grow, gaps repeat the last frame."""
+        """Append RGB uint8 (H, W, 3), shown from index / fps on. `index` must increase; gaps repeat the last frame."""
         if index <= self.last:
             raise ValueError(f"expected a frame index above {self.last}, got {index}")
         frame = av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
@@ -60,7 +61,7 @@ class Mp4Writer:
         self.frames += 1
 
     def close(self) -> None:
-        """Flush, write the index and give the file its name."""
+        """Finish the encoding, write the index and rename the file."""
         for packet in self._stream.encode():
             self._container.mux(packet)
         self._container.close()
@@ -68,14 +69,14 @@ class Mp4Writer:
 
 
 class VideoRecorder:
-    """Asks `frame()` for a composed image at `fps` and encodes it; `frame` may return None: nothing to show yet.
+    """Calls `frame()` at `fps` and encodes the returned image; `frame` returns None before the first image.
 
-    `close` may be called from any thread, more than once, and returns after the file is complete. An error ends the
-    recording, never the process: `error` then says what happened.
+    `close` may be called from any thread and more than once; it returns when the file is complete. An error ends the
+    recording, not the process; `error` then contains its message.
     """
 
     def __init__(self, path: Path, frame: Callable[[float], np.ndarray | None], fps: int) -> None:
-        """`frame(elapsed_s)` runs in the encoder's thread; elapsed counts from the first frame shown."""
+        """`frame(elapsed_s)` runs in the encoder's thread; `elapsed_s` counts from the first image."""
         self.path, self.fps, self.error = Path(path), fps, ""
         self._frame = frame
         self._stop = threading.Event()
@@ -86,21 +87,23 @@ class VideoRecorder:
 
     @property
     def frames(self) -> int:
+        """Number of encoded frames."""
         return self._writer.frames if self._writer else 0
 
     def close(self, timeout_s: float = 20.0) -> None:
+        """Stop the encoder and wait until the file is complete, `timeout_s` at most."""
         self._stop.set()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self.error = f"{self.path}: the encoder did not finish within {timeout_s:.0f} s"
 
     def _run(self) -> None:
-        # Only a courtesy to the control loop; encoding works at any priority.
+        # A low priority, so that the control loop is not delayed; encoding works at any priority.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         try:
             self._encode()
-        except Exception as error:  # the top of a thread: kept and reported by the node
+        except Exception as error:  # the top of a thread: stored, and reported by the node
             self.error = f"{self.path}: {''.join(traceback.format_exception_only(error)).strip()}"
 
     def _encode(self) -> None:

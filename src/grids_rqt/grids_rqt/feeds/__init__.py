@@ -1,1 +1,1 @@
-"""What fills the view model: a live graph, a bag, a demo run."""
+"""The sources of the view model's data: a live graph, a bag, a demo run."""

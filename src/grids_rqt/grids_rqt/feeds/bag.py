@@ -1,4 +1,4 @@
-"""A recorded run into the model: no ROS graph needed."""
+"""Loads a recorded run into the view model, without a ROS graph."""
 
 from collections import deque
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from grids_data.bag.reader import Bag, find_bag
 from grids_rqt.view_model import Model
 
-IMAGES = 40  # of each camera that are decoded: the last one is shown, the others give the rate
+IMAGES = 40  # decoded per camera: the last one is shown, the others determine the rate
 
 
 def load(path: Path, model: Model, *, until_s: float | None = None) -> int:
-    """Feed the bag's messages up to `until_s` after its start into the model; returns the last log time, ns.
+    """Load the bag's messages up to `until_s` after its start into the view model; returns the last log time, ns.
 
-    DataError where there is no bag, several, or none of the model's topics.
+    Raises DataError if there is no bag, more than one, or none of the model's topics in it.
     """
     last_ns, images = 0, {}
     with Bag(find_bag(path)) as bag:

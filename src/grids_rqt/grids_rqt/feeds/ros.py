@@ -1,6 +1,6 @@
-"""The live side: a node of its own that fills the model from its own thread, and the buttons' services.
+"""The live feed: a node with its own thread that fills the view model, and the service calls of the buttons.
 
-Not rqt's node: rqt spins that with a MultiThreadedExecutor, under which image subscriptions starve everything else.
+rqt's node is not used: rqt spins it with a MultiThreadedExecutor, where image callbacks delay all others.
 """
 
 import threading
@@ -20,7 +20,7 @@ from grids_common.lifecycle import keep_freed_memory
 from grids_rqt.view_model import Model
 from grids_rqt.views.panel import AbstractControls
 
-SPIN_S = 0.1  # `close` waits for so long at most
+SPIN_S = 0.1  # `close` waits for this time at most
 
 TYPES = {
     "sensor_msgs/msg/Image": Image,
@@ -37,16 +37,16 @@ TYPES = {
 
 
 class RosFeed:
-    """Subscribes to everything the model shows. `close` is safe to call more than once."""
+    """Subscribes to the view model's topics. `close` may be called more than once."""
 
     def __init__(self, model: Model, name: str = "grids_view") -> None:
-        """Initialises rclpy where nobody has; then it also shuts it down. Signals are left to the program."""
+        """Initialises rclpy if it is not initialised, and then also shuts it down. Installs no signal handlers."""
         keep_freed_memory()
         self._owns_rclpy = not rclpy.ok()
         if self._owns_rclpy:
             rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node(name)
-        self._clock = self.node.get_clock()  # outlives the node: rqt may close us in the middle of a refresh
+        self._clock = self.node.get_clock()  # also works after the node is destroyed, during a refresh
         self._model = model
         for topic in model.topics:
             kind = TYPES[topics.topic(topic).type]
@@ -65,12 +65,14 @@ class RosFeed:
             return
 
     def now_ns(self) -> int:
+        """ROS time, ns."""
         return self._clock.now().nanoseconds
 
     def close(self) -> None:
+        """Stop the thread and destroy the node."""
         if self.node is None:
             return
-        self._closing.set()  # before the executor: it may not be taken down under a callback that is running
+        self._closing.set()  # first: the executor must not be shut down while a callback runs
         self._thread.join(2.0)
         self._executor.shutdown(timeout_sec=2.0)
         self.node.destroy_node()
@@ -80,7 +82,7 @@ class RosFeed:
 
 
 class RosControls(AbstractControls):
-    """Buttons → the driver's services and the policy's instruction topic. Nothing here waits."""
+    """Calls the driver's services and publishes instructions and the emergency stop. No method blocks."""
 
     def __init__(self, feed: RosFeed) -> None:
         node = feed.node
@@ -107,7 +109,7 @@ class RosControls(AbstractControls):
         client.call_async(request).add_done_callback(done)
 
     def estop(self) -> None:
-        self._estop_topic.publish(Bool(data=True))  # reaches every driver, even one whose service hangs
+        self._estop_topic.publish(Bool(data=True))  # also works if the driver's service does not respond
         self._call(self._estop, Trigger.Request(), "emergency stop")
 
     def reset_estop(self) -> None:

@@ -1,4 +1,4 @@
-"""One camera with the policy's sample locations, drawn at the size it is shown."""
+"""The box of one camera: its image with the policy's sample locations."""
 
 from qtpy import QtCore, QtGui
 
@@ -16,7 +16,7 @@ def _silence(camera: CameraState) -> str:
 
 
 class CameraView(theme.Box):
-    """`style` holds the layers the user has switched on."""
+    """One camera. `style_now`: the layers that the user has switched on."""
 
     def __init__(self, camera: str) -> None:
         super().__init__(camera, (240, 190))

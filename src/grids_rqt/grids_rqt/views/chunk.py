@@ -1,4 +1,4 @@
-"""Planned against executed: one small plot per joint, time around now, degrees."""
+"""Planned and executed joint positions: one plot per joint, in degrees, from the past to the end of the chunk."""
 
 import math
 
@@ -13,7 +13,7 @@ DEGREES = 180.0 / math.pi
 
 
 def value_range(arrays: list[np.ndarray], smallest: float = 10.0) -> tuple[float, float]:
-    """Axis limits that hold all finite values, at least `smallest` wide, with a little room."""
+    """Axis limits (low, high) around all finite values, at least `smallest` apart, with a margin of 8 %."""
     values = np.concatenate([a[np.isfinite(a)] for a in arrays]) if arrays else np.zeros(0)
     if not values.size:
         return -smallest / 2, smallest / 2
@@ -24,7 +24,7 @@ def value_range(arrays: list[np.ndarray], smallest: float = 10.0) -> tuple[float
 
 
 class ChunkView(theme.Box):
-    """Blue: what the newest chunk plans. White: what the follower did. The line in the middle is now."""
+    """Blue: the newest chunk. White: the follower's measured positions. The vertical line is now."""
 
     def __init__(self) -> None:
         super().__init__("Joints: planned and executed", (380, 210))
@@ -35,7 +35,7 @@ class ChunkView(theme.Box):
             return "Joints  ·  no chunk yet"
         length_s = len(chunk.positions) * chunk.dt_s
         age_s = (self._state.now_ns - chunk.stamp_ns) * 1e-9
-        return f"Joints  ·  chunk {chunk.sequence}, {len(chunk.positions)} rows = {length_s:.1f} s, {age_s:.1f} s old"
+        return f"Joints  ·  chunk {chunk.sequence}, {len(chunk.positions)} steps = {length_s:.1f} s, {age_s:.1f} s old"
 
     def paint(self, painter: QtGui.QPainter, area: QtCore.QRectF) -> None:
         state = self._state
@@ -44,8 +44,8 @@ class ChunkView(theme.Box):
         executed_s = (state.joints_ns - state.now_ns) * 1e-9
         planned_s = np.zeros(0)
         if state.chunk is not None:
-            rows = np.arange(len(state.chunk.positions)) * state.chunk.dt_s
-            planned_s = (state.chunk.stamp_ns - state.now_ns) * 1e-9 + rows
+            steps_s = np.arange(len(state.chunk.positions)) * state.chunk.dt_s
+            planned_s = (state.chunk.stamp_ns - state.now_ns) * 1e-9 + steps_s
         for i, name in enumerate(JOINT_NAMES):
             rect = QtCore.QRectF(area.left() + (i % 3) * width, area.top() + (i // 3) * height, width, height)
             executed = (executed_s, state.joints_rad[:, i] * DEGREES)

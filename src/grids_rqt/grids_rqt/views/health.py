@@ -1,4 +1,4 @@
-"""Numbers: latency per stage, queue and driver counters, and one line per servo."""
+"""The boxes with latency per stage, queue and counters, and with the state of each servo."""
 
 import math
 
@@ -13,11 +13,12 @@ ERROR_NAMES = {1: "voltage", 2: "angle sensor", 4: "overheat", 8: "overcurrent",
 
 
 def level_color(value: float, warn: float, high: float) -> QtGui.QColor:
+    """Green below `warn`, amber below `high`, else red."""
     return theme.RED if value >= high else theme.AMBER if value >= warn else theme.GREEN
 
 
 def servo_problem(servo: Servo) -> str:
-    """What is wrong with a servo, "" when nothing is."""
+    """The servo's errors as text; "" if there are none."""
     if not servo.answers:
         return "no answer"
     named = [name for bit, name in ERROR_NAMES.items() if servo.errors & bit]
@@ -26,7 +27,7 @@ def servo_problem(servo: Servo) -> str:
 
 
 class LatencyView(theme.Box):
-    """Bars per stage: p50 solid, p95 lighter, p99 a mark; then queue, chunk age and counters."""
+    """A bar per stage (p50 solid, p95 lighter, p99 a mark); below them queue, chunk age and counters."""
 
     def __init__(self) -> None:
         super().__init__("Latency and queue", (240, 190))

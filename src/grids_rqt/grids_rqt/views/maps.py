@@ -1,10 +1,10 @@
-"""The paper's Fig. 7, live: retention over the token grid, self-similarity before and after sampling."""
+"""The maps of the paper's Fig. 7, live: retention over the token grid, self-similarity before and after sampling."""
 
 import numpy as np
 from qtpy import QtCore, QtGui
 
 from grids_perception.overlay.draw import retention_colors
-from grids_perception.overlay.samples import Samples
+from grids_perception.overlay.samples import ImageSamples
 from grids_perception.overlay.similarity import mean_off_diagonal, sampled_similarity
 from grids_rqt.views import theme
 
@@ -14,7 +14,7 @@ SPANS = (RETENTION_RANGE, SIMILARITY_RANGE)
 
 
 def _color_bar(painter: QtGui.QPainter, area: QtCore.QRectF, bar: QtGui.QImage, span, name: str) -> None:
-    """low ▬▬▬ high, with what it measures."""
+    """Draw a colour bar with its lowest and highest value and the name of its quantity."""
     room = QtCore.QRectF(area.left() + 26, area.top() + 3, 60, area.height() - 6)
     painter.drawImage(room, bar)
     ends = [(area.left(), 24.0, QtCore.Qt.AlignRight), (room.right() + 3, 24.0, QtCore.Qt.AlignLeft)]
@@ -26,13 +26,13 @@ def _color_bar(painter: QtGui.QPainter, area: QtCore.QRectF, bar: QtGui.QImage, 
 
 
 class MapsView(theme.Box):
-    """A row per camera: retention (eq. 5) | dense tokens' self-similarity | sampled tokens' self-similarity."""
+    """Per camera one row: retention (eq. 5), self-similarity of the dense tokens, and of the sampled tokens."""
 
     def __init__(self, cameras: tuple[str, ...]) -> None:
         super().__init__("Retention and token self-similarity", (330, 210))
         self._cameras = cameras
         self._bars = [theme.to_qimage(retention_colors(np.linspace(*s, 64)[None], *s)) for s in SPANS]
-        self._columns: dict[str, tuple] = {}  # camera → samples shown and their columns, made once per message
+        self._columns: dict[str, tuple] = {}  # camera → samples and their maps, cached until new samples arrive
         self.setToolTip(
             "Retention: how similar each dense token is to its nearest sampled one (paper, eq. 5).\n"
             "Self-similarity: cosine between every two tokens. The sampled one is computed from the dense one,\n"
@@ -82,8 +82,8 @@ class MapsView(theme.Box):
             theme.text(painter, below, number, size_px=10, align=QtCore.Qt.AlignCenter)
 
 
-def columns(last: Samples | None) -> list[tuple[QtGui.QImage | None, str]]:
-    """(picture, number below) for retention, dense and sampled self-similarity; (None, "") where not sent."""
+def columns(last: ImageSamples | None) -> list[tuple[QtGui.QImage | None, str]]:
+    """(map, caption) for retention, dense and sampled self-similarity; (None, "") for what was not sent."""
     if last is None:
         return [(None, "")] * 3
     matrices = [(last.retention, RETENTION_RANGE, last.mean_retention)]

@@ -1,4 +1,4 @@
-"""The whole picture: header with controls, two cameras, latency, joints, maps, servos. Knows nothing of ROS."""
+"""The panel: header with controls, cameras, latency, joints, maps, servos. Independent of ROS."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,32 +21,39 @@ MODE_COLORS = {"policy": theme.BLUE, "teleop": theme.GREEN, "estop": theme.RED, 
 
 
 class AbstractControls(ABC):
-    """What the buttons do. Every call returns at once; the outcome goes to `report(ok, sentence)` from any thread."""
+    """The actions of the buttons. No method blocks; results go to `report(ok, sentence)`, from any thread."""
 
     report: Callable[[bool, str], None]
 
     @abstractmethod
-    def estop(self) -> None: ...
+    def estop(self) -> None:
+        """Latch the emergency stop."""
+
     @abstractmethod
-    def reset_estop(self) -> None: ...
+    def reset_estop(self) -> None:
+        """Leave the emergency stop or a fault; the driver's mode becomes idle."""
+
     @abstractmethod
-    def set_mode(self, mode: str) -> None: ...
+    def set_mode(self, mode: str) -> None:
+        """Set the driver's mode, one of MODES."""
+
     @abstractmethod
-    def instruct(self, instruction: str) -> None: ...
+    def instruct(self, instruction: str) -> None:
+        """Send an instruction to the policy."""
 
 
 class Header(QtWidgets.QWidget):
-    """Mode, state and reason; instruction, mode choice, emergency stop."""
+    """Mode, state and reason of the driver; instruction, mode selection, emergency stop."""
 
-    reported = QtCore.Signal(bool, str)  # from the ROS thread into this one
+    reported = QtCore.Signal(bool, str)  # carries results from the ROS thread into the GUI thread
 
     def __init__(self, controls: AbstractControls | None) -> None:
         super().__init__()
-        self._controls, self._said = controls, None
-        self._gone = ("nothing on /follower/status any more: is the driver running?", False)
-        self._mode = theme.Line("–")
+        self._controls, self._shown_reason = controls, None
+        self._gone = ("no more messages on /follower/status: is the driver running?", False)
+        self._mode = theme.ElidedLabel("–")
         self._mode.setMinimumWidth(170)
-        self._reason = theme.Line("waiting for /follower/status")
+        self._reason = theme.ElidedLabel("waiting for /follower/status")
         self._instruction = QtWidgets.QLineEdit()
         self._instruction.setPlaceholderText("instruction for the policy")
         self._send = QtWidgets.QPushButton("Send")
@@ -56,7 +63,7 @@ class Header(QtWidgets.QWidget):
         self._reset = QtWidgets.QPushButton("Reset stop")
         self._estop = QtWidgets.QPushButton("■  EMERGENCY STOP")
         self._estop.setObjectName("estop")
-        # Not the button's own shortcut: of several equal ones Qt presses none, and rqt can show several panels.
+        # Not the button's own shortcut: rqt can show several panels, and Qt activates none of several equal shortcuts.
         self._escape = QtWidgets.QShortcut(QtGui.QKeySequence(QtCore.Qt.Key_Escape), self)
         self._escape.setAutoRepeat(False)
         self._escape.activated.connect(self._estop.click)
@@ -66,7 +73,7 @@ class Header(QtWidgets.QWidget):
         rows.setContentsMargins(8, 6, 8, 0)
         rows.setSpacing(2)
         rows.addLayout(row)
-        rows.addWidget(self._reason)  # a line of its own: why an arm has stopped takes a sentence
+        rows.addWidget(self._reason)  # on its own line: the reason for a stop is a sentence
         row.addWidget(self._mode, 1)
         row.addWidget(self._instruction, 1)
         for widget in (self._send, self._modes, self._set_mode, self._reset, self._estop):
@@ -88,7 +95,7 @@ class Header(QtWidgets.QWidget):
         self._estop.clicked.connect(self._controls.estop)
 
     def _instruct(self) -> None:
-        self._instruction.setModified(False)  # sent: from here on the field follows the policy again
+        self._instruction.setModified(False)  # sent: the field shows the policy's instruction again
         self._instruction.clearFocus()
         self._controls.instruct(self._instruction.text().strip())
 
@@ -97,24 +104,25 @@ class Header(QtWidgets.QWidget):
         self._reason.setStyleSheet(f"color: {color.name()}")
         self._reason.setText(sentence)
 
-    def run_over(self, sentence: str, *, ok: bool) -> None:
-        """Say it now, and again once the driver's last words have lapsed."""
+    def show_run_end(self, sentence: str, *, ok: bool) -> None:
+        """Show the sentence now, and again when the driver's status has disappeared."""
         self._gone = (sentence, ok)
         self._show_report(ok, sentence)
 
     def show_state(self, state: ViewState) -> None:
+        """Update all texts."""
         driver = state.driver
         mode = driver.mode if driver else "–"
         color = MODE_COLORS.get(mode, theme.TEXT)
         verdict = {True: "  ·  SUCCESS", None: "", False: ""}[state.success]
         self._mode.setText(f"{mode.upper()}  ·  {driver.state}{verdict}" if driver else "NO DRIVER")
         self._mode.setStyleSheet(f"color: {color.name()}; font-size: 14px; font-weight: bold")
-        if driver is None and self._said is not None:
-            self._said = None
+        if driver is None and self._shown_reason is not None:
+            self._shown_reason = None
             sentence, ok = self._gone
             self._show_report(ok, sentence)
-        if driver is not None and driver.reason != self._said:
-            self._said = driver.reason  # a button's answer stays until the driver says something new
+        if driver is not None and driver.reason != self._shown_reason:
+            self._shown_reason = driver.reason  # the result of a button stays until the driver's reason changes
             self._show_report(mode not in ("estop", "fault"), driver.reason)
         if not self._instruction.hasFocus() and not self._instruction.isModified():
             self._instruction.setText(state.instruction)
@@ -123,7 +131,7 @@ class Header(QtWidgets.QWidget):
 
 
 class Panel(QtWidgets.QWidget):
-    """`start()` refreshes from `model` at about 20 Hz with `now_ns()`; `show_state` paints one snapshot."""
+    """The viewer's main widget. After `start` it shows snapshots of `model` at `now_ns()`, about 20 per second."""
 
     def __init__(
         self,
@@ -141,7 +149,7 @@ class Panel(QtWidgets.QWidget):
         self._header = Header(controls)
         self._cameras = [CameraView(name) for name in cameras]
         self._boxes = [*self._cameras, LatencyView(), ChunkView(), MapsView(cameras), ServoView()]
-        self._problems = theme.Line()
+        self._problems = theme.ElidedLabel()
         self._layers = {}
         self._arrange()
         self._timer = QtCore.QTimer(self)
@@ -183,7 +191,7 @@ class Panel(QtWidgets.QWidget):
             view.update()
 
     def layers(self) -> dict[str, bool]:
-        """What is drawn, for saving."""
+        """The layers and whether each is drawn, for the saved settings."""
         return {name: box.isChecked() for name, box in self._layers.items()}
 
     def set_layers(self, chosen: dict[str, bool]) -> None:
@@ -193,19 +201,23 @@ class Panel(QtWidgets.QWidget):
             self._layers[name].setChecked(bool(chosen[name]))
 
     def start(self) -> None:
+        """Start the refresh timer."""
         self._timer.start(REFRESH_MS)
 
     def stop(self) -> None:
+        """Stop the refresh timer."""
         self._timer.stop()
 
-    def run_over(self, sentence: str, *, ok: bool) -> None:
-        """Nothing more will come from the run that was shown: say why where the driver's reason stands."""
-        self._header.run_over(sentence, ok=ok)
+    def show_run_end(self, sentence: str, *, ok: bool) -> None:
+        """Show in the header why the run has ended."""
+        self._header.show_run_end(sentence, ok=ok)
 
     def refresh(self) -> None:
+        """Show a new snapshot of the view model."""
         self.show_state(self._model.snapshot(self._now_ns()))
 
     def show_state(self, state: ViewState) -> None:
+        """Show one snapshot in all boxes."""
         self.frames += 1
         self._header.show_state(state)
         for box in self._boxes:

@@ -1,6 +1,6 @@
-"""Colours, fonts and the few painting helpers every box of the viewer shares.
+"""Colours, fonts and the painting functions that the viewer's boxes share.
 
-Colours are Okabe and Ito's, which people with any kind of colour vision tell apart; state is never said by colour only.
+Colours are Okabe and Ito's, which can be distinguished with colour blindness. No state is shown by colour alone.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ MUTED = QtGui.QColor(150, 156, 166)
 BLUE = QtGui.QColor(86, 180, 233)
 AMBER = QtGui.QColor(240, 190, 40)
 GREEN = QtGui.QColor(0, 180, 135)
-RED = QtGui.QColor(225, 85, 40)  # vermilion: told from green by its lightness too
+RED = QtGui.QColor(225, 85, 40)  # vermilion: also differs from green in lightness
 
 STYLE_SHEET = """
 QWidget { background: rgb(18, 20, 25); color: rgb(232, 234, 238); font-size: 12px; }
@@ -35,6 +35,7 @@ QCheckBox::indicator:checked { background: rgb(86, 180, 233); border-color: rgb(
 
 
 def font(size_px: int, *, bold: bool = False) -> QtGui.QFont:
+    """The viewer's font in a size in pixels."""
     result = QtGui.QFont("DejaVu Sans")
     result.setPixelSize(size_px)
     result.setBold(bold)
@@ -58,7 +59,7 @@ def text(
     align: QtCore.Qt.AlignmentFlag = QtCore.Qt.AlignLeft,
     bold: bool = False,
 ) -> None:
-    """One line, vertically centred in the rectangle, cut with an ellipsis where it does not fit."""
+    """Draw one line of text, vertically centred in the rectangle; cut with an ellipsis if it is too wide."""
     painter.setFont(font(size_px, bold=bold))
     painter.setPen(color)
     words = painter.fontMetrics().elidedText(words, QtCore.Qt.ElideRight, int(rect.width()))
@@ -66,8 +67,8 @@ def text(
     painter.drawText(rect, int(getattr(flags, "value", flags)), words)  # Qt 6 enums keep their number in .value
 
 
-class Line(QtWidgets.QLabel):
-    """A label that takes what room there is and ends in an ellipsis; the whole text is its tooltip."""
+class ElidedLabel(QtWidgets.QLabel):
+    """A label whose text is cut with an ellipsis to the available width; the full text is its tooltip."""
 
     def __init__(self, words: str = "") -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class Line(QtWidgets.QLabel):
 
 
 class Box(QtWidgets.QWidget):
-    """A titled panel. Subclasses implement `paint(painter, area)`; `show_state` stores what they paint."""
+    """A box with a title. Subclasses implement `paint`; `show_state` stores the ViewState that they paint."""
 
     def __init__(self, title: str, minimum: tuple[int, int]) -> None:
         super().__init__()
@@ -97,14 +98,16 @@ class Box(QtWidgets.QWidget):
         self.setSizePolicy(QtWidgets.QSizePolicy.Expanding, QtWidgets.QSizePolicy.Expanding)
 
     def show_state(self, state) -> None:
+        """Store a ViewState and schedule a repaint."""
         self._state = state
         self.update()
 
     def title(self) -> str:
-        """The line on top; may say more than the name."""
+        """The title line; subclasses add values to it."""
         return self._title
 
     def paint(self, painter: QtGui.QPainter, area: QtCore.QRectF) -> None:
+        """Paint the stored state into `area`. Called if a state is stored."""
         raise AssertionError("a Box is painted by its subclass")
 
     def paintEvent(self, event) -> None:  # noqa: N802 - Qt's name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grids_perception.camera import capture_loop
-from grids_perception.camera.capture import Frame
+from grids_perception.camera.capture import CapturedFrame
 from grids_perception.camera.capture_loop import CaptureLimits, CaptureLoop
 from grids_perception.camera.source import AbstractSource, Intrinsics, SourceError, SourceInfo
 
@@ -33,7 +33,7 @@ class ScriptedSource(AbstractSource):
         self.opened_at.append(os.sched_getscheduler(0))
         return SourceInfo("scripted", "1", Intrinsics(8, 8))
 
-    def read(self, timeout_s: float) -> Frame | None:
+    def read(self, timeout_s: float) -> CapturedFrame | None:
         time.sleep(0.005)
         self.read_at = os.sched_getscheduler(0)
         step = self.script.pop(0) if self.script else self.ill or "frame"
@@ -46,7 +46,7 @@ class ScriptedSource(AbstractSource):
             return None
         self.number += step != "again"  # the same exposure once more
         level = 50 if step == "same" else (self.number * 7) % 256
-        return Frame(np.full((8, 8, 3), level, np.uint8), self.number, None, "none", time.time_ns())
+        return CapturedFrame(np.full((8, 8, 3), level, np.uint8), self.number, None, "none", time.time_ns())
 
     def close(self) -> None:
         pass
@@ -78,7 +78,7 @@ def run_until(source: ScriptedSource, condition, monkeypatch, limits=None, prior
     return frames, said, health
 
 
-def test_an_unplugged_camera_is_said_and_delivers_again_after_several_attempts(monkeypatch):
+def test_an_unplugged_camera_is_reported_and_delivers_again_after_several_attempts(monkeypatch):
     source = ScriptedSource(["frame"] * 5 + ["unplug"], absent=4)
     _, said, health = run_until(source, lambda loop, frames: len(frames) > 12, monkeypatch)
     assert health.state == "streaming"
@@ -101,7 +101,7 @@ def test_frames_are_read_with_priority_where_permitted_and_a_camera_is_reopened_
 
 
 @pytest.mark.parametrize("refusal", ["", "refused (not permitted)"], ids=["granted", "refused"])
-def test_what_became_of_the_priority_is_said_once_with_what_to_do(refusal, monkeypatch):
+def test_what_became_of_the_priority_is_reported_once_with_what_to_do(refusal, monkeypatch):
     monkeypatch.setattr(capture_loop, "become_realtime", lambda priority: refusal)
     script = ["frame"] * 3 + ["unplug"]
     _, said, health = run_until(ScriptedSource(script), lambda loop, frames: len(frames) > 6, monkeypatch, priority=10)
@@ -111,14 +111,14 @@ def test_what_became_of_the_priority_is_said_once_with_what_to_do(refusal, monke
         assert about[0].startswith("warning: real-time scheduling was refused (not permitted): ")
         assert "'@dialout - rtprio 60' to /etc/security/limits.d/" in about[0]
     else:
-        assert about == ["info: frames are taken with SCHED_FIFO 10"]
+        assert about == ["info: frames are captured with SCHED_FIFO 10"]
     assert health.realtime == (refusal or "SCHED_FIFO 10")
 
 
-def test_nothing_is_said_of_a_priority_that_nobody_asked_for(monkeypatch):
+def test_nothing_is_reported_of_a_priority_that_was_not_requested(monkeypatch):
     _, said, health = run_until(ScriptedSource([]), lambda loop, frames: len(frames) > 3, monkeypatch)
     assert said == []
-    assert health.realtime == "not asked for"
+    assert health.realtime == "not requested"
 
 
 def test_resetting_and_closing_a_camera_happen_without_priority(monkeypatch):
@@ -152,7 +152,7 @@ class StuckSource(ScriptedSource):
         super().__init__([])
         self.reading, self.let_go, self.closed_by = threading.Event(), threading.Event(), []
 
-    def read(self, timeout_s: float) -> Frame | None:
+    def read(self, timeout_s: float) -> CapturedFrame | None:
         self.reading.set()
         self.let_go.wait(20)
 
@@ -179,7 +179,7 @@ def test_a_source_is_not_closed_under_a_thread_that_hangs_in_it(monkeypatch):
 
 def test_losses_of_a_camera_that_does_not_count_are_unknown(monkeypatch):
     class Uncounted(ScriptedSource):
-        def read(self, timeout_s: float) -> Frame | None:
+        def read(self, timeout_s: float) -> CapturedFrame | None:
             return dataclasses.replace(super().read(timeout_s), number=None)
 
     _, _, health = run_until(Uncounted([]), lambda loop, frames: len(frames) > 3, monkeypatch)
@@ -206,7 +206,7 @@ def test_a_camera_that_opens_but_does_not_work_is_reset_and_delivers_again(ill, 
     assert (source.resets, health.resets) == (1, 1)
     assert source.opened == 5  # at first, three times again in vain, after the reset
     assert health.state == "streaming"
-    assert "warning: asking the camera to restart after 3 attempts" in said
+    assert "warning: resetting the camera after 3 attempts" in said
 
 
 def test_a_camera_that_was_well_for_a_while_starts_the_count_anew(monkeypatch):

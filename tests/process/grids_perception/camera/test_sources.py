@@ -11,7 +11,7 @@ import pytest
 from grids_perception.camera.opencv_source import ExposureCounter, UvcSource, VideoFileSource
 from grids_perception.camera.realsense import (
     ColorRequest,
-    Device,
+    RealSenseDevice,
     RealSenseSource,
     apply_options,
     device_notes,
@@ -156,9 +156,9 @@ def test_close_and_reset_are_harmless_without_a_device(rs):
 
 
 def test_notes_name_old_firmware_and_usb_2_only():
-    good = Device("D435", "1", "5.16.0.1", "5.16.0.1", "3.2")
+    good = RealSenseDevice("D435", "1", "5.16.0.1", "5.16.0.1", "3.2")
     assert device_notes(good) == ()
-    old = device_notes(Device("D405", "1", "5.9.1.0", "5.16.0.1", "3.2"))
+    old = device_notes(RealSenseDevice("D405", "1", "5.9.1.0", "5.16.0.1", "3.2"))
     assert len(old) == 1
     assert "5.9.1.0 is older than 5.16.0.1" in old[0]
     assert version_tuple("5.9.1.0") < version_tuple("5.16.0.1")
@@ -340,8 +340,8 @@ def test_a_webcam_says_what_it_did_not_take(webcam):
     camera = Webcam({AUTO_EXPOSURE: 3, EXPOSURE: 156, AUTO_WB: 1, WHITE_K: 4600}, limits={WHITE_K: 6500})
     _, notes = webcam(camera, exposure_us=8000.0, gain=20.0, white_balance_k=9000.0)
     assert notes == (
-        "gain: asked for 20, the camera has no such control",
-        "white balance in K: asked for 9000, the camera has 6500",
+        "gain: requested 20, the camera has no such control",
+        "white balance in K: requested 9000, the camera has 6500",
     )
 
 

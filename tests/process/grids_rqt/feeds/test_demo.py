@@ -1,4 +1,4 @@
-"""How the viewer's demo run is started, how its end is told, and how signals are taken and given back."""
+"""The viewer's demo run: start, end, and signal handlers that are restored."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from grids_rqt.feeds.demo import DemoRun, Over
+from grids_rqt.feeds.demo import DemoResult, DemoRun
 
 DEPLOY = """#!{python}
 import sys
@@ -18,18 +18,18 @@ ENDS = {
     "time limit": (
         'folder.mkdir(); (folder / \'summary.json\').write_text(\'{"ended_by": "time limit", "failure": ""}\')\n'
         "sys.exit(3)",
-        Over(True, "the demo run is over: time limit. For another, start ./grids view --demo again"),
+        DemoResult(True, "the demo run has ended: time limit. To start another one: ./grids view --demo"),
     ),
     "failure": (
         'folder.mkdir(); (folder / \'summary.json\').write_text(\'{"ended_by": "failure", "failure": "no arm"}\')\n'
         "sys.exit(1)",
-        Over(False, "the demo run ended with code 1: no arm"),
+        DemoResult(False, "the demo run ended with code 1: no arm"),
     ),
     "refused": (
         "print('one'); print('no such policy'); sys.exit(2)",
-        Over(False, "the demo run ended with code 2: one / no such policy"),
+        DemoResult(False, "the demo run ended with code 2: one / no such policy"),
     ),
-    "silent": ("", Over(False, "the demo run ended with code 0: no output")),
+    "silent": ("", DemoResult(False, "the demo run ended with code 0: no output")),
 }
 
 
@@ -54,10 +54,10 @@ def test_a_run_that_is_over_says_how_it_ended(deploy, name):
     demo = DemoRun(policy="demo", task="reach", limit_s=1.0)
     try:
         end = time.monotonic() + 30
-        while demo.over() is None:
+        while demo.result() is None:
             assert time.monotonic() < end
             time.sleep(0.02)
-        assert demo.over() == expected
+        assert demo.result() == expected
     finally:
         demo.close()
 
@@ -69,7 +69,7 @@ def test_closing_ends_a_run_that_is_under_way(deploy):
     while demo.log.read_text() != "up\n":
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert demo.over() is None
+    assert demo.result() is None
     begin = time.monotonic()
     demo.close()
     assert time.monotonic() - begin < 15
@@ -77,16 +77,16 @@ def test_closing_ends_a_run_that_is_under_way(deploy):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_becomes_a_wish_and_its_former_handler_comes_back(number):
+def test_a_signal_becomes_a_request_and_its_former_handler_comes_back(number):
     pytest.importorskip("qtpy", reason="pip install -r requirements/view.txt")
-    from grids_rqt.window import EndRequest
+    from grids_common.signals import StopRequest
 
     former = signal.signal(number, signal.SIG_DFL)
     try:
-        with EndRequest() as end:
-            assert end.asked == ""
+        with StopRequest() as stop:
+            assert stop.requested == ""
             signal.raise_signal(number)
-            assert end.asked == signal.Signals(number).name
+            assert stop.requested == signal.Signals(number).name
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, former)
@@ -94,12 +94,12 @@ def test_a_signal_becomes_a_wish_and_its_former_handler_comes_back(number):
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
     pytest.importorskip("qtpy", reason="pip install -r requirements/view.txt")
-    from grids_rqt.window import EndRequest
+    from grids_common.signals import StopRequest
 
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with EndRequest() as end:
+        with StopRequest() as stop:
             signal.raise_signal(signal.SIGHUP)
-            assert end.asked == ""
+            assert stop.requested == ""
     finally:
         signal.signal(signal.SIGHUP, former)

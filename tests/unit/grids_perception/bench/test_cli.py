@@ -126,7 +126,7 @@ def test_the_last_diagnostics_of_the_warming_up_are_what_losses_are_counted_from
 
     diagnostics(20, 4)
     diagnostics(30, 5)
-    receiver.forget()
+    receiver.reset()
     diagnostics(60, 7)  # two were lost in the first second
     assert receiver.ages_ms["front"] == []
     assert lost(receiver.health["front"]) == 2

@@ -11,7 +11,7 @@ from grids_perception.overlay.draw import RING, Style, draw, place_labels, reten
 from grids_perception.overlay.samples import (
     ALIGN_CORNERS_FALSE,
     ALIGN_CORNERS_TRUE,
-    Samples,
+    ImageSamples,
     cell_edges,
     footprint,
     recent,
@@ -29,8 +29,8 @@ def letterbox(image: tuple[int, int], side: int = 512, *, centred: bool = False)
     return Letterbox(image, (side, side), resized, pad)
 
 
-def samples(coordinates, box: Letterbox, convention=ALIGN_CORNERS_FALSE, **fields) -> Samples:
-    return Samples("front", 0, np.asarray(coordinates, np.float64), (8, 8), convention, box, **fields)
+def samples(coordinates, box: Letterbox, convention=ALIGN_CORNERS_FALSE, **fields) -> ImageSamples:
+    return ImageSamples("front", 0, np.asarray(coordinates, np.float64), (8, 8), convention, box, **fields)
 
 
 def test_align_corners_false_puts_a_coordinate_at_that_fraction_of_the_input():
@@ -59,7 +59,7 @@ def test_rings_lie_within_half_a_pixel_of_the_analytic_position(image, centred, 
     assert np.abs(found - expected).max() <= 0.5
 
 
-def ring_centre(shown: Samples, image: tuple[int, int]) -> np.ndarray:
+def ring_centre(shown: ImageSamples, image: tuple[int, int]) -> np.ndarray:
     black = np.zeros((image[1], image[0], 3), np.uint8)
     drawn = draw(black, shown, style=RINGS_ONLY).astype(float)
     weight = drawn[..., 0] * (drawn[..., 0] > 60)  # the ring, not its dark edge
@@ -84,7 +84,7 @@ def test_any_size_pad_grid_and_place_is_drawn_within_half_a_pixel(seed):
         coordinate[axis] = cell / (cells - 1) if seed % 2 else (cell + 0.5) / cells
     box = Letterbox(*(tuple(int(n) for n in pair) for pair in (image, whole, resized, pad)))
     convention = ALIGN_CORNERS_TRUE if seed % 2 else ALIGN_CORNERS_FALSE
-    shown = Samples("front", 0, coordinate[None].astype(np.float32), (int(rows), int(columns)), convention, box)
+    shown = ImageSamples("front", 0, coordinate[None].astype(np.float32), (int(rows), int(columns)), convention, box)
     assert np.abs(ring_centre(shown, tuple(image)) - wanted).max() <= 0.5
 
 
@@ -236,7 +236,7 @@ def test_malformed_samples_are_refused_by_field(change, text):
         "letterbox": letterbox((640, 480)),
     }
     with pytest.raises(ValueError, match=text):
-        Samples(**(fields | change))
+        ImageSamples(**(fields | change))
 
 
 def test_a_letterbox_that_leaves_the_input_is_refused():
@@ -272,9 +272,9 @@ def test_every_layer_together_costs_little_more_than_the_pixels():
     assert drawing < 12 * yardstick
 
 
-def at(seconds: float) -> Samples:
+def at(seconds: float) -> ImageSamples:
     box = Letterbox((512, 512), (512, 512), (512, 512), (0, 0))
-    return Samples("front", round(seconds * 1e9), np.zeros((1, 2)), (8, 8), ALIGN_CORNERS_FALSE, box)
+    return ImageSamples("front", round(seconds * 1e9), np.zeros((1, 2)), (8, 8), ALIGN_CORNERS_FALSE, box)
 
 
 def test_a_trail_does_not_join_what_was_sampled_minutes_ago_when_somebody_last_looked():

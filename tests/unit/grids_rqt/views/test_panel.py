@@ -130,7 +130,7 @@ def test_a_driver_that_falls_silent_is_no_driver_and_its_last_words_are_gone(app
     assert panel._header._mode.text() == "POLICY  ·  executing"
     panel.show_state(replace(example_state(), driver=None))
     assert panel._header._mode.text() == "NO DRIVER"
-    assert panel._header._reason.text().startswith("nothing on /follower/status")
+    assert panel._header._reason.text().startswith("no more messages on /follower/status")
     panel.show_state(example_state())
     assert panel._header._reason.text() == "following"
 
@@ -174,23 +174,24 @@ class FakeDemo:
 
     end = None
 
-    def over(self):
+    def result(self):
         return self.end
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
 def test_the_end_of_a_demo_stands_in_the_header_and_on_stderr(application, capsys, ok, code):
-    from grids_rqt.feeds.demo import Over
-    from grids_rqt.window import EndRequest, Watch
+    from grids_common.signals import StopRequest
+    from grids_rqt.feeds.demo import DemoResult
+    from grids_rqt.window import Watch
 
     panel, demo = make_panel(Recorder()), FakeDemo()
-    watch = Watch(application, panel, EndRequest(), demo)
+    watch = Watch(application, panel, StopRequest(), demo)
     panel.show_state(example_state())
-    watch.look()
+    watch.check()
     assert panel._header._reason.text() == "following"
-    demo.end = Over(ok, "the demo run is over: for a test")
-    watch.look()
-    watch.look()
+    demo.end = DemoResult(ok, "the demo run is over: for a test")
+    watch.check()
+    watch.check()
     assert panel._header._reason.text() == "the demo run is over: for a test"
     panel.show_state(replace(example_state(), driver=None))
     assert panel._header._reason.text() == "the demo run is over: for a test"
@@ -209,10 +210,10 @@ def test_the_plugin_description_names_the_class_rqt_will_load():
 
 
 def test_a_long_reason_ends_in_an_ellipsis_and_is_whole_in_its_tooltip(application):
-    from grids_rqt.views.theme import Line
+    from grids_rqt.views.theme import ElidedLabel
 
-    reason, bare = "m" * 200, Line("")
-    line = Line(reason)
+    reason, bare = "m" * 200, ElidedLabel("")
+    line = ElidedLabel(reason)
     for label in (line, bare):
         label.resize(100, 20)
     differs = (pixels(line) != pixels(bare)).any(axis=2)
