@@ -30,14 +30,14 @@ def episode(seed: int, ticks: int = 11, task: str = "one") -> EpisodeFrames:
 def tiny_run(**changes) -> TrainConfig:
     model = PolicyConfig(
         image_hw=((8, 8), (8, 8)), resize_hw=(8, 8), state_dim=3, action_dim=3, max_state_dim=3, max_action_dim=3,
-        chunk=4, num_steps=2, language_tokens=6, relative_actions=(0, 1),
+        chunk_size=4, num_steps=2, tokenizer_max_length=6, relative_actions=(0, 1),
         vision=VisionConfig(8, 2, 8, 1, 2, 16, activation="relu", shuffle=2),
         text=TextConfig(16, 2, 2, 1, 8, 32, vocab=300), expert=ExpertConfig(16, 2, 32),
         sampler=SamplerConfig("grids", 2, hidden=8, coord_hidden=4),
     )  # fmt: skip
     return TrainConfig(
         **{
-            "data": DataConfig(frames=("unused",), row_every=2, action_statistics="step"),
+            "data": DataConfig(frames=("unused",), frame_stride=2, action_statistics="step"),
             "model": model,
             "batch": 4,
             **changes,

@@ -39,9 +39,9 @@ def small_config():
     return PolicyConfig(
         image_hw=((48, 64), (64, 48)),
         resize_hw=(64, 64),
-        chunk=6,
+        chunk_size=6,
         num_steps=4,
-        language_tokens=5,
+        tokenizer_max_length=5,
         vision=VisionConfig(
             image_size=64, patch=2, width=32, depth=1, heads=2, mlp=64, activation="relu",
             stem=((8, 4, 2), (16, 4, 2)), shuffle=1,

@@ -22,8 +22,8 @@ class ActorSpec:
     cameras: tuple[str, ...]
     image_hw: tuple[tuple[int, int], ...]
     dt_s: float
-    chunk: int
-    execute_rows: int
+    chunk_size: int
+    n_action_steps: int
     max_committed: int
 
 
@@ -95,8 +95,8 @@ class RuntimeActor(AbstractActor):
             tuple(c.name for c in spec.cameras),
             tuple((c.height, c.width) for c in spec.cameras),
             spec.dt,
-            spec.chunk,
-            spec.execute_rows,
+            spec.chunk_size,
+            spec.n_action_steps,
             spec.max_committed,
         )
 

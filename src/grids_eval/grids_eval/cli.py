@@ -52,7 +52,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--scene", choices=("task", "all"), default="task", help="all: every task's objects on the table"
     )
     parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
-    parser.add_argument("--execute-rows", type=int, default=0, help="rows of a chunk to execute; 0: the bundle's")
+    parser.add_argument(
+        "--n-action-steps", type=int, default=0, help="action steps of a chunk to execute; 0: the bundle's"
+    )
+    parser.add_argument("--execute-rows", dest="n_action_steps", type=int, default=argparse.SUPPRESS,
+                        help=argparse.SUPPRESS)  # fmt: skip  # the old spelling
     parser.add_argument(
         "--delay-ms", type=float, nargs="+", default=[0.0],
         help="inference delays to try, multiples of the policy's row (1000 / its rows per second)",
@@ -129,7 +133,7 @@ def _refuse_in_real_time(parser: argparse.ArgumentParser, arguments: argparse.Na
         ("--control", arguments.control != "none", standard),
         ("--scene", arguments.scene != "task", standard),
         ("--delay-ms", any(arguments.delay_ms), "the real-time graph has the delay it has"),
-        ("--execute-rows", arguments.execute_rows != 0, own),
+        ("--n-action-steps", arguments.n_action_steps != 0, own),
         ("--switching", arguments.switching != ["blend"], own),
         ("--noise-scale", arguments.noise_scale is not None,
          "the real-time graph samples as the bundle says; export one with another scale"),
@@ -157,7 +161,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
     found: dict[tuple[str, str], list[EpisodeConfig]] = {}
     for task in tasks:
         base = EpisodeConfig(
-            task, instruction=arguments.instruction, control=arguments.control, execute_rows=arguments.execute_rows,
+            task, instruction=arguments.instruction, control=arguments.control, n_action_steps=arguments.n_action_steps,
             switching=arguments.switching[0],
             scenario=everything if arguments.scene == "all" else None,
         )  # fmt: skip
@@ -192,7 +196,7 @@ def _chunk_and_committed(folder: Path) -> tuple[int, int]:
         found = policy_config(*map(json.loads, texts))
     else:
         raise ValueError(f"{folder}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")
-    return found.chunk, found.max_committed
+    return found.chunk_size, found.max_committed
 
 
 def check_delays(folder: Path, episodes: list[EpisodeConfig]) -> None:

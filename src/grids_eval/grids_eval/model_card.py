@@ -25,7 +25,7 @@ def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], 
         f"# {bundle.name}",
         "",
         f"GridS-SmolVLA, K = {bundle.tokens} of {bundle.grid_height * bundle.grid_width} tokens per camera, "
-        f"{len(bundle.cameras)} cameras, chunks of {bundle.chunk} rows at {1 / bundle.dt:.0f} Hz. "
+        f"{len(bundle.cameras)} cameras, chunks of {bundle.chunk_size} action steps at {1 / bundle.dt:.0f} Hz. "
         f"Sampled from noise of scale {bundle.noise_scale:g}. "
         f"Bundle `{bundle.bundle_id}`, {size:.1f} MB. It has only ever seen the twin: do not expect it to work on a "
         "real arm.",

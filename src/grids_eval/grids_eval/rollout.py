@@ -42,7 +42,7 @@ class EpisodeConfig:
     instruction: str = ""
     scenario: OodScenario | None = None
     control: str = "none"
-    execute_rows: int = 0
+    n_action_steps: int = 0
     delay_rows: int = 0
     switching: str = "blend"
     limit_s: float = 0.0
@@ -52,8 +52,8 @@ class EpisodeConfig:
             raise ValueError(f"control: expected one of {CONTROLS}, got {self.control!r}")
         if self.switching not in SWITCHING:
             raise ValueError(f"switching: expected one of {SWITCHING}, got {self.switching!r}")
-        if self.delay_rows < 0 or self.execute_rows < 0:
-            raise ValueError("delay_rows and execute_rows must not be negative")
+        if self.delay_rows < 0 or self.n_action_steps < 0:
+            raise ValueError("delay_rows and n_action_steps must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +143,10 @@ def whole_rows(what: str, delay_s: float, dt_s: float) -> int:
     return rows
 
 
-def check_delay(delay_rows: int, switching: str, chunk: int, max_committed: int) -> None:
-    """Raises ValueError when a policy with chunks of `chunk` rows cannot run with this delay."""
-    if delay_rows >= chunk:
-        raise ValueError(f"delay: expected less than the policy's chunk of {chunk} rows, got {delay_rows} rows")
+def check_delay(delay_rows: int, switching: str, chunk_size: int, max_committed: int) -> None:
+    """Raises ValueError when a policy with chunks of `chunk_size` steps cannot run with this delay."""
+    if delay_rows >= chunk_size:
+        raise ValueError(f"delay: expected less than the policy's chunk of {chunk_size} rows, got {delay_rows} rows")
     if switching == "rtc" and delay_rows > max_committed:
         raise ValueError(
             f"switching rtc: expected a delay of at most the {max_committed} committed rows that the policy was "
@@ -216,7 +216,7 @@ class Rollouts:
         Its frames are those the policy saw; a masked camera's is black. Raises ValueError when the policy cannot run
         with the episode's delay.
         """
-        check_delay(config.delay_rows, config.switching, self.actor.spec.chunk, self.actor.spec.max_committed)
+        check_delay(config.delay_rows, config.switching, self.actor.spec.chunk_size, self.actor.spec.max_committed)
         scenario = config.scenario
         plain = WorldConfig(task=config.task)
         setup = plain if scenario is None else scenario.world_config(config.task)
@@ -243,7 +243,7 @@ class Rollouts:
         cameras = Cameras(world, self.actor, config, other)
         tokens = _Tokens()
         history = _History({name: pose.position_m.copy() for name, pose in truth.objects.items()})
-        rows = min(config.execute_rows or spec.execute_rows, spec.chunk - config.delay_rows)
+        rows = min(config.n_action_steps or spec.n_action_steps, spec.chunk_size - config.delay_rows)
         first = world.position_rad
         executor = Executor(first, config.switching)
         self.actor.begin()

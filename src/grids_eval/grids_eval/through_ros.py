@@ -73,9 +73,9 @@ def run_folder(folder: Path, config: EpisodeConfig) -> Path:
 def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
     """Raises EvaluationError for what the graph cannot run, and where an earlier run would be taken for a new one."""
     for config in episodes:
-        if config.scenario is not None or config.control != "none" or config.delay_rows or config.execute_rows:
+        if config.scenario is not None or config.control != "none" or config.delay_rows or config.n_action_steps:
             raise EvaluationError(
-                "--through-ros runs the standard scene only: no --ood, --scene all, controls, delays or --execute-rows"
+                "--through-ros runs the standard scene only: no --ood, --scene all, controls, delays or --n-action-steps"
             )
         run = run_folder(folder, config)
         if any((run / name).exists() for name in ("summary.json", "exits.jsonl")):

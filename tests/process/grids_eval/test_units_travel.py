@@ -32,11 +32,11 @@ CALIBRATION = {
 DEGREES = units("degrees", CALIBRATION)
 CONFIG = {
     "name": "tiny", "batch": 2, "threads": 1, "precision": "fp32",
-    "data": {"held_out_share": 0.0, "row_every": 2},
+    "data": {"held_out_share": 0.0, "frame_stride": 2},
     "optimiser": {"lr": 1e-3, "warmup_steps": 1, "steps": 2, "minutes": 0},
     "model": {
-        "image_hw": [list(HW)] * 2, "resize_hw": [32, 32], "max_state_dim": 6, "max_action_dim": 6, "chunk": 4,
-        "num_steps": 2, "language_tokens": 8, "relative_actions": [0, 1, 2, 3, 4],
+        "image_hw": [list(HW)] * 2, "resize_hw": [32, 32], "max_state_dim": 6, "max_action_dim": 6, "chunk_size": 4,
+        "num_steps": 2, "tokenizer_max_length": 8, "relative_actions": [0, 1, 2, 3, 4],
         "vision": {"image_size": 32, "patch": 8, "width": 16, "depth": 1, "heads": 2, "mlp": 32, "shuffle": 2},
         "text": {"width": 16, "depth": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp": 32, "vocab": 300},
         "expert": {"width": 16, "depth": 2, "mlp": 32},

@@ -136,24 +136,24 @@ def test_chunks_flow_with_samples_and_status_and_no_torch(tmp_path, robot):
     assert [c.sequence for c in chunks] == list(range(chunks[0].sequence, chunks[0].sequence + len(chunks)))
     chunk = chunks[-1]
     assert (list(chunk.joint_names), chunk.horizon, chunk.bundle_id) == (
-        list(JOINT_NAMES), bundle.chunk, bundle.bundle_id,
+        list(JOINT_NAMES), bundle.chunk_size, bundle.bundle_id,
     )  # fmt: skip
-    assert len(chunk.positions) == bundle.chunk * 6
+    assert len(chunk.positions) == bundle.chunk_size * 6
     assert chunk.dt == pytest.approx(bundle.dt)
     assert "denoise" in list(chunk.stage_names)
     # The first one: later chunks go on from rows they count as executed, which this still robot does not do.
     assert np.abs(np.array(chunks[0].positions[:6]) - HOME_POSE_RAD).max() < 0.3, "starts near the arm"
     spacing = np.diff([c.header.stamp.sec + c.header.stamp.nanosec * 1e-9 for c in chunks])
-    assert (spacing > 0.45 * bundle.execute_rows * bundle.dt).all(), "one inference per half chunk"
+    assert (spacing > 0.45 * bundle.n_action_steps * bundle.dt).all(), "one inference per half chunk"
     sample = robot.samples[-1]
     assert sample.tokens == bundle.tokens
     assert 0 <= min(sample.coordinates) <= max(sample.coordinates) <= 1
     assert {s.camera for s in robot.samples} == {"front", "wrist"}
-    assert len(robot.trajectories[-1].points) == bundle.chunk
+    assert len(robot.trajectories[-1].points) == bundle.chunk_size
     status = robot.status[-1]
     assert status.state == "running"
     assert status.arming_latency > 0
-    assert status.arming_limit == pytest.approx(bundle.execute_rows * bundle.dt / 2)
+    assert status.arming_limit == pytest.approx(bundle.n_action_steps * bundle.dt / 2)
     assert "total" in list(status.stage_names)
     for library in ("libtorch", "transformers", "lerobot"):
         assert library not in loaded
@@ -172,7 +172,7 @@ def test_the_same_seed_and_observation_give_the_same_chunk(tmp_path, robot):
     tokens, mask = SentenceEncoder(UNTRAINED, bundle.language).encode("wave")
     grey = np.full((240, 320, 3), 90, np.uint8)
     state = np.array(HOME_POSE_RAD, np.float32)
-    none = np.zeros((bundle.chunk, 6), np.float32)
+    none = np.zeros((bundle.chunk_size, 6), np.float32)
     noise = draw_noise(chunk.noise_seed, bundle)
     inputs = PolicyInputs((grey, grey), np.ones(2, bool), state, tokens, mask, noise, none)
     runtime.infer(inputs, outputs)

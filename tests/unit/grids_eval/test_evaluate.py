@@ -58,7 +58,7 @@ class StillActor(ExpertActor):
 
     def act(self, seen: Seen) -> np.ndarray:
         self.seen.append(seen)
-        return np.tile(seen.position_rad, (self.spec.chunk, 1))
+        return np.tile(seen.position_rad, (self.spec.chunk_size, 1))
 
 
 def play(actor: ExpertActor, config: EpisodeConfig):
@@ -118,7 +118,7 @@ def test_frozen_state_and_other_episodes_reach_the_policy_too() -> None:
 
 def test_with_a_delay_the_committed_rows_are_those_that_run_meanwhile() -> None:
     actor = ExpertActor()
-    play(actor, EpisodeConfig(seed=3, delay_rows=2, execute_rows=4, switching="rtc", limit_s=1.0))
+    play(actor, EpisodeConfig(seed=3, delay_rows=2, n_action_steps=4, switching="rtc", limit_s=1.0))
     assert len(actor.seen[0].committed_rad) == 0  # nothing runs yet
     assert all(len(seen.committed_rad) == 2 for seen in actor.seen[1:])
 
@@ -131,8 +131,8 @@ def test_a_lost_front_camera_is_masked_or_black_by_family() -> None:
         assert (actor.seen[0].frames[0] == 0).all() == dark
 
 
-@pytest.mark.parametrize("execute_rows", [1, 3, 8])
-def test_late_pictures_are_as_old_as_they_say_however_often_the_policy_looks(execute_rows: int, monkeypatch) -> None:
+@pytest.mark.parametrize("n_action_steps", [1, 3, 8])
+def test_late_pictures_are_as_old_as_they_say_however_often_the_policy_looks(n_action_steps: int, monkeypatch) -> None:
     rendered = []
 
     def render(world, camera: str, height: int, width: int) -> np.ndarray:
@@ -141,9 +141,9 @@ def test_late_pictures_are_as_old_as_they_say_however_often_the_policy_looks(exe
 
     monkeypatch.setattr("grids_sim.physics.world.World.render", render)
     late, plain = StillActor(), StillActor()
-    config = EpisodeConfig(seed=3, execute_rows=execute_rows, limit_s=1.2)
+    config = EpisodeConfig(seed=3, n_action_steps=n_action_steps, limit_s=1.2)
     play(plain, config)
-    looks = range(0, 24, execute_rows)
+    looks = range(0, 24, n_action_steps)
     assert [seen.frames[0][0, 0, 0] for seen in plain.seen] == list(looks)
     assert len(rendered) == 2 * len(looks)
     rendered.clear()
@@ -158,7 +158,7 @@ def test_late_pictures_and_a_slow_policy_do_not_lose_each_other(monkeypatch) -> 
     )
     actor = StillActor()
     late = scenario("latency_100ms", "pick_place", 0)
-    play(actor, EpisodeConfig(seed=3, execute_rows=2, delay_rows=5, scenario=late, limit_s=1.2))
+    play(actor, EpisodeConfig(seed=3, n_action_steps=2, delay_rows=5, scenario=late, limit_s=1.2))
     asked = [seen.noise_seed - (3 << 16) for seen in actor.seen]
     assert asked == [0, 2, 8, 14, 20]
     assert [seen.frames[1][0, 0, 0] for seen in actor.seen] == [0, 0, 6, 12, 18]
@@ -369,7 +369,7 @@ def test_what_the_graph_cannot_run_is_refused_before_the_first_run(tmp_path: Pat
         evaluate_through_ros(tmp_path, [config, replace(config, seed=8)], tmp_path)
     for words in (
         ["--ood"], ["--controls"], ["--control", "grey_front"], ["--scene", "all"], ["--delay-ms", "0", "200"],
-        ["--execute-rows", "3"], ["--switching", "rtc"], ["--noise-scale", "0.5"], ["--reuse-threshold", "4"],
+        ["--n-action-steps", "3"], ["--switching", "rtc"], ["--noise-scale", "0.5"], ["--reuse-threshold", "4"],
         ["--videos", "2"],
     ):  # fmt: skip
         with pytest.raises(SystemExit):

@@ -46,7 +46,7 @@ class Turns:
 
     def action(self, tick: int, world: World, sentence: str) -> np.ndarray:
         """The policy's target for now, (6,). It sees images of its own size, which may not be the demonstration's."""
-        if not len(self._chunk) or tick - self._asked >= self._actor.spec.execute_rows * self._per_action:
+        if not len(self._chunk) or tick - self._asked >= self._actor.spec.n_action_steps * self._per_action:
             spec, state = self._actor.spec, world.position_rad
             frames = tuple(world.render(camera, *hw) for camera, hw in zip(spec.cameras, spec.image_hw, strict=True))
             none = np.zeros((0, len(state)))

@@ -108,7 +108,7 @@ def _language(config: PolicyConfig, rows: int, *, as_lerobot: bool) -> int:
 
 def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool) -> int:
     """One denoising step."""
-    text, width, rows = config.text, config.expert.width, config.chunk
+    text, width, rows = config.text, config.expert.width, config.chunk_size
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
     total = 2 * _linear(rows, config.max_action_dim, width)
     total += _linear(rows, 2 * width, width) + _linear(rows, width, width)
@@ -131,7 +131,7 @@ def count_flops(
 ) -> Flops:
     """Work of one chunk; `cameras` and `language` tokens default to the config's own."""
     cameras = len(config.image_keys) if cameras is None else cameras
-    language = config.language_tokens if language is None else language
+    language = config.tokenizer_max_length if language is None else language
     rows = prefix_tokens(config, cameras=cameras, language=language)
     kv = config.text.kv_heads * config.text.head_dim
     cross = sum(not config.is_self_layer(i) for i in config.expert_layers)

@@ -118,7 +118,7 @@ class TorchVariant:
 
     def _random_inputs(self) -> dict[str, Tensor | list[Tensor]]:
         config, generator = self.config, torch.Generator().manual_seed(0)
-        batch, language = self.batch, config.language_tokens
+        batch, language = self.batch, config.tokenizer_max_length
         frames = [
             torch.randint(0, 256, (batch, h, w, 3), generator=generator, dtype=torch.uint8) for h, w in config.image_hw
         ]
@@ -127,7 +127,7 @@ class TorchVariant:
             "state": torch.randn(batch, config.state_dim, generator=generator),
             "tokens": torch.randint(3, config.text.vocab, (batch, language), generator=generator),
             "token_mask": torch.arange(language).expand(batch, -1) < 32,
-            "noise": torch.randn(batch, config.chunk, config.max_action_dim, generator=generator),
+            "noise": torch.randn(batch, config.chunk_size, config.max_action_dim, generator=generator),
         }
         moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         return {**moved, "frames": [frame.to(self._device) for frame in frames]}
@@ -265,7 +265,7 @@ def training_step_s(policy: Policy, batch: int, repeats: int, device: str = "cpu
     variant = TorchVariant(policy, batch, device=device)
     given = variant._inputs  # noqa: SLF001 - the same random data
     images = policy.preprocess(given["frames"])
-    actions = torch.zeros(batch, policy.config.chunk, policy.config.action_dim, device=device)
+    actions = torch.zeros(batch, policy.config.chunk_size, policy.config.action_dim, device=device)
     data = TrainBatch(images, given["mask"], given["state"], given["tokens"], given["token_mask"], actions)
     policy.train().requires_grad_(True)
     seconds = []

@@ -55,7 +55,7 @@ def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, li
         "state_units": dataclasses.asdict(StoredUnits.of(spec.state_units)),
         "action_units": dataclasses.asdict(StoredUnits.of(spec.action_units)),
         "precision": options.precision,
-        "steps": checkpoint.config.num_steps,
+        "num_steps": checkpoint.config.num_steps,
         "missing_camera": list(options.missing_camera),
         "cache": cache,
         "provenance": {**_provenance(), **options.provenance},
@@ -86,16 +86,16 @@ def write_graphs(
         "dense": dense,
         "present": torch.ones(len(cameras), dtype=torch.bool),
         "state": torch.zeros(config.state_dim),
-        "tokens": torch.zeros(config.language_tokens, dtype=torch.int64),
-        "token_mask": torch.ones(config.language_tokens, dtype=torch.bool),
+        "tokens": torch.zeros(config.tokenizer_max_length, dtype=torch.int64),
+        "token_mask": torch.ones(config.tokenizer_max_length, dtype=torch.bool),
     }
     prefix, names = PrefixGraph(policy, state).eval(), cache_names(config)
     with torch.no_grad():
         cache = dict(zip(names, prefix(*observed.values()), strict=False))
     stepped = {
-        "x": torch.zeros(config.chunk, config.max_action_dim),
+        "x": torch.zeros(config.chunk_size, config.max_action_dim),
         "step": torch.tensor(0),
-        "committed": torch.zeros(config.chunk, config.action_dim),
+        "committed": torch.zeros(config.chunk_size, config.action_dim),
         "committed_rows": torch.tensor(0),
         **cache,
     }

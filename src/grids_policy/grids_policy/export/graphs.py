@@ -101,7 +101,7 @@ class PrefixGraph(nn.Module):
         if not config.early:
             seen.append(self_similarity(dense[0]))
         # The state token is always real, so the first action position is the number of valid tokens.
-        rows = prefix.pad[0].float().sum() + torch.arange(config.chunk)
+        rows = prefix.pad[0].float().sum() + torch.arange(config.chunk_size)
         cos, sin = rope_angles(rows, config.text.head_dim)
         return *ready, prefix.pad[0], cos, sin, *seen
 
@@ -172,12 +172,12 @@ class StepGraph(nn.Module):
         self.register_buffer("cross_sin", policy.cross_sin.unsqueeze(1))
         mask = relative_mask(config.relative_actions, config.action_dim)
         self.register_buffer("relative", None if mask is None else torch.tensor(mask))
-        above = torch.ones(config.chunk, config.chunk, dtype=torch.bool).triu(1)
-        self.register_buffer("causal", torch.zeros(config.chunk, config.chunk).masked_fill_(above, MASKED))
+        above = torch.ones(config.chunk_size, config.chunk_size, dtype=torch.bool).triu(1)
+        self.register_buffer("causal", torch.zeros(config.chunk_size, config.chunk_size).masked_fill_(above, MASKED))
 
     def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_rows: Tensor, *cache: Tensor):
         config = self.config
-        fixed = (torch.arange(config.chunk) < committed_rows).unsqueeze(-1)  # (S, 1)
+        fixed = (torch.arange(config.chunk_size) < committed_rows).unsqueeze(-1)  # (S, 1)
         *cache, state = cache if self.relative is not None else (*cache, None)
         clean = self.action.apply(to_relative(committed, state, self.relative)).to(torch.float32)
         clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))

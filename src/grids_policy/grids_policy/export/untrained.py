@@ -46,9 +46,9 @@ def demo_config() -> PolicyConfig:
         resize_hw=(128, 128),
         max_state_dim=8,
         max_action_dim=8,
-        chunk=40,
+        chunk_size=40,
         num_steps=8,
-        language_tokens=24,
+        tokenizer_max_length=24,
         language_padding="max_length",
         max_committed=10,
         relative_actions=(0, 1, 2, 3, 4, 5),
@@ -97,15 +97,15 @@ def train_sway(policy: Policy, stats: dict[str, Tensor], steps: int, seed: int) 
         coarse = torch.rand(batch * 2, 3, 8, 8, generator=generator) * 2 - 1
         images = torch.nn.functional.interpolate(coarse, config.resize_hw).unflatten(0, (batch, 2))
         state = torch.tensor(HOME_POSE_RAD) + STATE_STD_RAD * torch.randn(batch, 6, generator=generator)
-        tokens = torch.randint(3, config.text.vocab, (batch, config.language_tokens), generator=generator)
-        words = torch.randint(4, config.language_tokens, (batch, 1), generator=generator)
-        target = (sway(state, config.chunk, generator) - state[:, None] - mean) / std
+        tokens = torch.randint(3, config.text.vocab, (batch, config.tokenizer_max_length), generator=generator)
+        words = torch.randint(4, config.tokenizer_max_length, (batch, 1), generator=generator)
+        target = (sway(state, config.chunk_size, generator) - state[:, None] - mean) / std
         data = TrainBatch(
             images,
             torch.rand(batch, 2, generator=generator) > 0.1,
             (state - stats["observation.state.mean"]) / stats["observation.state.std"],
             tokens,
-            torch.arange(config.language_tokens) < words,
+            torch.arange(config.tokenizer_max_length) < words,
             target,
         )
         loss = flow_loss(policy, data, draw(policy, batch, repeats=2, generator=generator))
@@ -130,7 +130,7 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
     spread = torch.full((6,), STATE_STD_RAD)
     # Row by row: the first rows hardly leave the measured pose, so what is left of the noise there is tiny.
     starts = home + spread * torch.randn(4096, 6, generator=torch.Generator().manual_seed(seed))
-    moved = sway(starts, config.chunk, torch.Generator().manual_seed(seed)) - starts[:, None]
+    moved = sway(starts, config.chunk_size, torch.Generator().manual_seed(seed)) - starts[:, None]
     stats = {
         "observation.state.mean": home,
         "observation.state.std": spread,
@@ -138,7 +138,7 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
         "action.std": moved.std(0).clamp(min=2e-3),
     }
     loss = train_sway(policy, stats, steps, seed)
-    checkpoint = Checkpoint(policy, stats, {"n_action_steps": config.chunk}, tokenizer=tokenizer)
+    checkpoint = Checkpoint(policy, stats, {"n_action_steps": config.chunk_size}, tokenizer=tokenizer)
     options = ExportOptions(
         name="untrained",
         fps=FPS,

@@ -172,9 +172,9 @@ class PolicyConfig:
     action_dim: int = 6
     max_state_dim: int = 32
     max_action_dim: int = 32
-    chunk: int = 50
+    chunk_size: int = 50
     num_steps: int = 10
-    language_tokens: int = 48
+    tokenizer_max_length: int = 48
     language_padding: str = "longest"
     prefix_length: int = -1  # pad the prefix to this many tokens; <= 0: never
     image_special_tokens: bool = False
@@ -191,7 +191,7 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         _one_of("language_padding", self.language_padding, LANGUAGE_PADDINGS)
-        _positive("policy", chunk=self.chunk, num_steps=self.num_steps)
+        _positive("policy", chunk_size=self.chunk_size, num_steps=self.num_steps)
         problems = [*self._camera_problems(), *self._size_problems()]
         if problems:
             raise ConfigError("; ".join(problems))
@@ -226,8 +226,8 @@ class PolicyConfig:
         shared = min(self.state_dim, self.action_dim)
         if not all(0 <= joint < shared for joint in self.relative_actions):
             problems.append(f"relative_actions must be in 0..{shared - 1}; got {self.relative_actions}")
-        if not 0 <= self.max_committed < self.chunk:
-            problems.append(f"max_committed must be in 0..{self.chunk - 1}; got {self.max_committed}")
+        if not 0 <= self.max_committed < self.chunk_size:
+            problems.append(f"max_committed must be in 0..{self.chunk_size - 1}; got {self.max_committed}")
         return problems
 
     @property

@@ -48,7 +48,7 @@ def sample_time(count: int, generator: torch.Generator | None = None) -> Tensor:
 def draw(policy: Policy, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
     """Noise, time and (where the config has max_committed > 0) a uniform delay 0..max_committed."""
     config, count = policy.config, batch * repeats
-    noise = torch.randn(count, config.chunk, config.max_action_dim, generator=generator)
+    noise = torch.randn(count, config.chunk_size, config.max_action_dim, generator=generator)
     time = sample_time(count, generator)
     if config.max_committed == 0:
         return FlowDraw(noise, time)

@@ -302,7 +302,7 @@ class Policy(nn.Module):
         self.step_size = -1.0 / config.num_steps
         times = torch.tensor([1.0 + i * self.step_size for i in range(config.num_steps)] + [0.0])
         table = self.embed_time(times)  # (num_steps + 1, E); the last row is flow time 0
-        cos, sin = rope_angles(torch.arange(config.chunk), config.text.head_dim)  # (S, D/2)
+        cos, sin = rope_angles(torch.arange(config.chunk_size), config.text.head_dim)  # (S, D/2)
         self.register_buffer("time_table", table, persistent=False)
         self.register_buffer("cross_cos", cos, persistent=False)
         self.register_buffer("cross_sin", sin, persistent=False)
@@ -434,7 +434,7 @@ class Policy(nn.Module):
         seen = (coords, retention), passed through.
         """
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
-        rows = start + torch.arange(self.config.chunk, device=start.device)  # (B, S)
+        rows = start + torch.arange(self.config.chunk_size, device=start.device)  # (B, S)
         cos, sin = (a.unsqueeze(1) for a in rope_angles(rows, self.config.text.head_dim))
         return PrefixCache(*self.expert_cache(keys, values), prefix.pad, cos, sin, *seen)
 
@@ -446,7 +446,7 @@ class Policy(nn.Module):
 
     def committed_rows(self, n_committed: Tensor) -> Tensor:
         """(B,) counts -> (B, S, 1) bool, True for rows that are already decided."""
-        rows = torch.arange(self.config.chunk, device=n_committed.device)
+        rows = torch.arange(self.config.chunk_size, device=n_committed.device)
         return (rows < n_committed[:, None]).unsqueeze(-1)
 
     def denoise_step(

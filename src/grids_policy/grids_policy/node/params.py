@@ -13,7 +13,7 @@ class PolicyParams:
     threads: int = param(0, "CPU threads of one inference; 0: all cores but one", lo=0, hi=256)
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)
     engine_cache: str = param("~/.cache/grids/engines", "folder of built TensorRT engines")
-    execute_rows: int = param(0, "rows of a chunk to execute; 0: the bundle's own", lo=0, hi=1000)
+    n_action_steps: int = param(0, "action steps of a chunk to execute; 0: the bundle's own", lo=0, hi=1000)
     switching: str = param(
         "blend",
         "how a new chunk takes over: blend in the driver alone, or rtc: also conditioned on rows already under way",

@@ -79,7 +79,7 @@ class PolicyNode(ManagedNode):
         self._check_against_bundle()
         bundle = self._runtime.bundle
         latency_s = measure_latency(self._runtime, params.arming_runs, params.arming_budget_s)
-        rows = params.execute_rows or bundle.execute_rows
+        rows = params.n_action_steps or bundle.n_action_steps
         self._arming = check_arming(latency_s, rows, bundle.dt * params.time_scale)
         self._hang_s = params.hang_timeout_s or max(5.0, 20 * latency_s)
         self._worker = self._make_worker(rows, latency_s)
@@ -98,8 +98,10 @@ class PolicyNode(ManagedNode):
                 f"lost_camera {lost!r}: expected one this bundle was trained for "
                 f"({', '.join(bundle.missing_camera) or 'none'}) or 'hold'"
             )
-        if params.execute_rows > bundle.chunk:
-            raise SetupError(f"execute_rows: expected at most {bundle.chunk} (the chunk), got {params.execute_rows}")
+        if params.n_action_steps > bundle.chunk_size:
+            raise SetupError(
+                f"n_action_steps: expected at most {bundle.chunk_size} (the chunk), got {params.n_action_steps}"
+            )
         if params.reuse_threshold > 0 and not bundle.reusable:
             raise SetupError(
                 "reuse_threshold: this bundle runs all cameras in one vision call; export it with --per-camera"
@@ -160,7 +162,7 @@ class PolicyNode(ManagedNode):
         if not self._worker.close(min(self._hang_s, 4.5)):
             # A second worker on the same session would share its buffers with the one that hangs.
             raise SetupError("the engine is still busy with an inference: restart the policy process")
-        rows = self._params.execute_rows or self._runtime.bundle.execute_rows
+        rows = self._params.n_action_steps or self._runtime.bundle.n_action_steps
         self._worker = self._make_worker(rows, self._arming.latency_s)
         self._say("inactive", "deactivated")
 

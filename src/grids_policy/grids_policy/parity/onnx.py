@@ -42,7 +42,7 @@ def reference_columns(config: PolicyConfig, *, slots: int, words: int) -> tuple[
         wanted += block if slot < cameras else block[:before] + block[before + kept :]
     own = list(range(len(wanted)))
     start = slots * (before + kept + after)
-    state = len(own) + config.language_tokens
+    state = len(own) + config.tokenizer_max_length
     return [*own, *range(len(own), len(own) + words), state], [*wanted, *range(start, start + words + 1)]
 
 
@@ -84,7 +84,7 @@ class OnnxStages:
         images = _call(sessions["preprocess"], frames)["images"]
         dense = _call(sessions["vision"], {"images": images})["dense"]
         words = reference["pre/lang_tokens"].shape[1]
-        fill = (0, config.language_tokens - words)
+        fill = (0, config.tokenizer_max_length - words)
         observed = {
             "dense": dense,
             "present": reference.image_mask[i, : len(config.image_keys)],
@@ -123,7 +123,10 @@ class OnnxStages:
         config = self.checkpoint.config
         noise = reference["in/noise"][i]
         kept = {name: cache[name] for name in cache_names(config)}
-        none = {"committed": np.zeros((config.chunk, config.action_dim), np.float32), "committed_rows": np.array(0)}
+        none = {
+            "committed": np.zeros((config.chunk_size, config.action_dim), np.float32),
+            "committed_rows": np.array(0),
+        }
 
         def step(x: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
             out = _call(sessions["denoise_step"], {"x": x, "step": np.array(index), **none, **kept})

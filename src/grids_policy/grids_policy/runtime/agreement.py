@@ -42,8 +42,8 @@ def random_inputs(spec: PolicySpec, vocabulary: int, seed: int) -> PolicyInputs:
         (np.array(spec.normalisation[name][key]) for key in ("mean", "std")) for name in ("state", "position")
     )
     state = state_mean + state_std * random.standard_normal(joints)
-    rows = mean + std * random.standard_normal((spec.chunk, joints))
-    length = spec.language.max_tokens
+    rows = mean + std * random.standard_normal((spec.chunk_size, joints))
+    length = spec.language.tokenizer_max_length
     present = np.ones(len(spec.cameras), bool)
     present[seed % len(present)] = seed % 3 != 1 or len(present) == 1
     return PolicyInputs(

@@ -40,7 +40,7 @@ class PolicyOutputs:
         cameras, joints = len(spec.cameras), len(spec.joints)
         cells = 0 if spec.early else spec.grid_height * spec.grid_width
         return PolicyOutputs(
-            np.zeros((spec.chunk, joints), np.float32),
+            np.zeros((spec.chunk_size, joints), np.float32),
             np.zeros((cameras, spec.tokens, 2), np.float32),
             np.zeros((cameras, spec.grid_height, spec.grid_width), np.float32),
             np.zeros((cameras, cells, cells), np.float32),
@@ -49,22 +49,22 @@ class PolicyOutputs:
 
 def blank_inputs(spec: PolicySpec) -> PolicyInputs:
     """Inputs of the right shapes: grey frames, state at the mean, zero noise. For warm-up and benches."""
-    language = spec.language.max_tokens
+    language = spec.language.tokenizer_max_length
     return PolicyInputs(
         tuple(np.full((c.height, c.width, 3), 127, np.uint8) for c in spec.cameras),
         np.ones(len(spec.cameras), bool),
         np.asarray(spec.normalisation["state"]["mean"], np.float32),
         np.full(language, spec.language.pad_id, np.int64),
         np.arange(language) < 4,
-        np.zeros((spec.chunk, spec.noise_dim), np.float32),
-        np.zeros((spec.chunk, len(spec.joints)), np.float32),
+        np.zeros((spec.chunk_size, spec.noise_dim), np.float32),
+        np.zeros((spec.chunk_size, len(spec.joints)), np.float32),
     )
 
 
 def draw_noise(seed: int, spec: PolicySpec) -> np.ndarray:
     """(S, D) float32 normal of the spec's scale, the same for the same seed on every machine (Philox counter)."""
     generator = np.random.Generator(np.random.Philox(seed))
-    noise = generator.standard_normal((spec.chunk, spec.noise_dim), dtype=np.float32)
+    noise = generator.standard_normal((spec.chunk_size, spec.noise_dim), dtype=np.float32)
     return noise * np.float32(spec.noise_scale)
 
 

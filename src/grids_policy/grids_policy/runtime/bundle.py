@@ -5,7 +5,7 @@
     preprocess.onnx            raw frames -> network images
     vision.onnx                network images -> dense tokens
     prefix.onnx                dense tokens, state, sentence -> sampled tokens and the cache of one observation
-    denoise_step.onnx          one Euler step, called `steps` times
+    denoise_step.onnx          one Euler step, called `num_steps` times
     *.onnx.data                weights of the graph of the same name
 
 policy.json carries a digest of its own bytes (computed with the digest's value replaced by zeros). Everything is
@@ -26,7 +26,8 @@ import numpy as np
 from grids_common.letterbox import Letterbox
 from grids_data.units import SYSTEMS, Units, parse_system
 
-SCHEMA = "grids-policy-bundle/2"
+SCHEMA = "grids-policy-bundle/3"
+_SCHEMA_2 = "grids-policy-bundle/2"
 MANIFEST = "policy.json"
 CARD = "README.md"  # beside the bundle, for people; not one of its files
 TOKENIZER = "tokenizer.json"
@@ -68,9 +69,9 @@ class StoredUnits:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """How a sentence becomes `max_tokens` ids: newline ended, cut on `truncation` side, padded on the right."""
+    """How a sentence becomes token ids: a newline at its end, cut on the `truncation` side, padded on the right."""
 
-    max_tokens: int
+    tokenizer_max_length: int
     pad_id: int
     truncation: str  # "left" or "right": the side that is lost
     instruction: str  # what the policy was trained on, used when nobody says otherwise
@@ -98,8 +99,8 @@ class PolicySpec:
     state_units: Units
     action_units: Units
     dt: float
-    chunk: int
-    execute_rows: int
+    chunk_size: int
+    n_action_steps: int
     noise_dim: int
     noise_scale: float  # standard deviation of the noise that sampling starts from; trained with 1
     vision_batch: int  # cameras per call of the vision tower: all, or 1 when tokens may be reused
@@ -137,7 +138,7 @@ class Bundle(PolicySpec):
 
     schema: str
     precision: str
-    steps: int
+    num_steps: int
     missing_camera: tuple[str, ...]  # what training allows: "mask", "black"
     cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
     parity: dict[str, object]
@@ -226,10 +227,10 @@ def _check(bundle: Bundle) -> None:
             raise BundleError(f"{MANIFEST}: {name}: expected {joints} finite numbers, got {values}")
     if 0.0 in bundle.state_units.scale + bundle.action_units.scale:
         raise BundleError(f"{MANIFEST}: a unit scale is 0, so the units cannot be inverted")
-    if not bundle.dt > 0 or bundle.chunk < 1 or not 1 <= bundle.execute_rows <= bundle.chunk:
+    if not bundle.dt > 0 or bundle.chunk_size < 1 or not 1 <= bundle.n_action_steps <= bundle.chunk_size:
         raise BundleError(
-            f"{MANIFEST}: expected dt > 0 and 1 <= execute_rows <= chunk, got "
-            f"{bundle.dt}, {bundle.execute_rows}, {bundle.chunk}"
+            f"{MANIFEST}: expected dt > 0 and 1 <= n_action_steps <= chunk_size, got "
+            f"{bundle.dt}, {bundle.n_action_steps}, {bundle.chunk_size}"
         )
     if not 0 <= bundle.noise_scale <= 1:
         raise BundleError(f"{MANIFEST}: noise_scale: expected 0 to 1, got {bundle.noise_scale}")
@@ -239,6 +240,17 @@ def _check(bundle: Bundle) -> None:
     for name in bundle.files:
         if Path(name).name != name:
             raise BundleError(f"{MANIFEST}: files: expected plain file names, got {name!r}")
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a grids-policy-bundle/2 under today's names. Absent names stay absent; `_parse` reports them."""
+    names = {"chunk": "chunk_size", "execute_rows": "n_action_steps", "steps": "num_steps"}
+    found = {names.get(name, name): value for name, value in values.items()}
+    found.setdefault("noise_scale", 1.0)  # absent from the first bundles of this schema
+    if isinstance(language := found.get("language"), dict) and "max_tokens" in language:
+        fields = dict(cast("dict[str, Any]", language))
+        found["language"] = {"tokenizer_max_length": fields.pop("max_tokens"), **fields}
+    return found
 
 
 def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
@@ -257,7 +269,7 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
     except ValueError as error:
         raise BundleError(f"{path}: expected JSON: {error}") from error
     schema = cast("dict[str, Any]", values).get("schema") if isinstance(values, dict) else type(values).__name__
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, _SCHEMA_2):
         raise BundleError(f"{path}: expected schema {SCHEMA!r}, got {schema!r}; re-export the bundle")
     written, computed = _manifest_digest(text)
     if written != computed:
@@ -265,8 +277,7 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
             f"{path}: its bytes changed since export: expected digest {written[:12]}…, got "
             f"{computed[:12]}…; restore the bundle or export again"
         )
-    # Bundles from before it could be chosen have no noise_scale.
-    bundle: Bundle = _parse(Bundle, {"noise_scale": 1.0} | values, MANIFEST)
+    bundle: Bundle = _parse(Bundle, _renamed(values) if schema == _SCHEMA_2 else values, MANIFEST)
     _check(bundle)
     if gated and not bundle.parity.get("passed"):
         raise BundleError(f"{path}: the parity gate did not pass: {bundle.parity}; export the checkpoint again")

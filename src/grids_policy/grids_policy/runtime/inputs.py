@@ -37,7 +37,7 @@ def prepare_inputs(
         for camera, frame in zip(spec.cameras, frames, strict=True)
     )
     known = committed_rad[: spec.max_committed]
-    committed = np.zeros((spec.chunk, len(spec.joints)), np.float32)
+    committed = np.zeros((spec.chunk_size, len(spec.joints)), np.float32)
     if len(known):
         committed[: len(known)] = spec.action_units.from_rad(known)
     tokens, token_mask = words

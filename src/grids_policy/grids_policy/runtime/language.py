@@ -10,9 +10,9 @@ from grids_policy.runtime.bundle import TOKENIZER, BundleError, Language
 _PAD_ID = 2  # <|im_end|> of SmolVLM2
 
 
-def smolvla_language(max_tokens: int, instruction: str = "") -> Language:
+def smolvla_language(tokenizer_max_length: int, instruction: str = "") -> Language:
     """How SmolVLA and every policy trained here reads sentences; `instruction` is used when nobody gives another."""
-    return Language(max_tokens, _PAD_ID, "left", instruction)
+    return Language(tokenizer_max_length, _PAD_ID, "left", instruction)
 
 
 def encode(tokenizer: Tokenizer, sentence: str, language: Language) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +21,7 @@ def encode(tokenizer: Tokenizer, sentence: str, language: Language) -> tuple[np.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     text = sentence if sentence.endswith("\n") else sentence + "\n"
-    length = language.max_tokens
+    length = language.tokenizer_max_length
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     ids = ids[-length:] if language.truncation == "left" else ids[:length]
     tokens = np.full(length, language.pad_id, np.int64)

@@ -216,20 +216,20 @@ class OnnxRuntime(AbstractRuntime):
         add("dense", types["dense"][0], types["dense"][1])
         add("present", (cameras,), np.bool_)
         add("state", (joints,), np.float32)
-        add("tokens", (b.language.max_tokens,), np.int64)
-        add("token_mask", (b.language.max_tokens,), np.bool_)
+        add("tokens", (b.language.tokenizer_max_length,), np.int64)
+        add("token_mask", (b.language.tokenizer_max_length,), np.bool_)
         for name in b.cache:
             add(name, *types[name])
         add("coordinates", (cameras, b.tokens, 2), np.float32)
         add("retention", (cameras, b.grid_height * b.grid_width), np.float32)
         if not b.early:
             add("self_similarity", *types["self_similarity"])
-        add("committed", (b.chunk, joints), np.float32)
+        add("committed", (b.chunk_size, joints), np.float32)
         add("committed_rows", (), np.int64)
-        add("x_0", (b.chunk, b.noise_dim), np.float32)
-        add("x_1", (b.chunk, b.noise_dim), np.float32)
-        add("actions", (b.chunk, joints), np.float32)
-        for step in range(b.steps):
+        add("x_0", (b.chunk_size, b.noise_dim), np.float32)
+        add("x_1", (b.chunk_size, b.noise_dim), np.float32)
+        add("actions", (b.chunk_size, joints), np.float32)
+        for step in range(b.num_steps):
             add(f"step_{step}", (), np.int64)
             self._buffers.put(f"step_{step}", np.int64(step))
 
@@ -252,7 +252,7 @@ class OnnxRuntime(AbstractRuntime):
         self._prefix = self._binding("prefix", {})
         self._steps = [
             self._binding("denoise_step", {"x": f"x_{i % 2}", "x_next": f"x_{(i + 1) % 2}", "step": f"step_{i}"})
-            for i in range(self._bundle.steps)
+            for i in range(self._bundle.num_steps)
         ]
 
     def _camera_bindings(self) -> list[ort.IOBinding]:

@@ -19,8 +19,8 @@ class DataConfig:
     held_out_share: float = 0.02
     # How often frames of a task are drawn, "task=factor"; tasks not named count once.
     task_weights: tuple[str, ...] = ()
-    # Ticks between rows of a chunk: fps / row_every is the rate of the policy's actions.
-    row_every: int = 1
+    # Ticks between rows of a chunk: fps / frame_stride is the rate of the policy's actions.
+    frame_stride: int = 1
     # "step": mean and std for every row of the chunk; "joint": one for all rows, as LeRobot does.
     action_statistics: str = "joint"
     tokenizer: str = ""  # tokenizer.json to use; empty: fit one to the instructions
@@ -97,7 +97,7 @@ class TrainConfig:
     closed_loop_every_s: float = 0.0
     closed_loop_episodes: int = 20
     closed_loop_task: str = "pick_place"
-    execute_rows: int = 0
+    n_action_steps: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -123,8 +123,33 @@ _PARTS = {
 }
 
 
+# Field names of older configurations, by "section.field", and what each is called today.
+_OLD_NAMES = {
+    "execute_rows": "n_action_steps",
+    "data.row_every": "data.frame_stride",
+    "model.chunk": "model.chunk_size",
+    "model.language_tokens": "model.tokenizer_max_length",
+}
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with old field names replaced by today's. Raises ConfigError where both names are given."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"train: expected a mapping, got {values!r}")
+    found = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for old, new in _OLD_NAMES.items():
+        section, _, before = old.rpartition(".")
+        fields, after = found.get(section) if section else found, new.rpartition(".")[2]
+        if isinstance(fields, dict) and before in fields:
+            if after in fields:
+                raise ConfigError(f"{old} is the old name of {new}: expected one of them, got both")
+            fields[after] = fields.pop(before)
+    return found
+
+
 def train_config_from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Raises ConfigError naming the field."""
+    """Old field names are accepted. Raises ConfigError naming the field."""
+    values = _renamed(values)
     parts = {n: part_from_dict(cls, values[n], n) for n, cls in _PARTS.items() if n in values}
     if "model" in values:
         parts["model"] = config_from_dict(values["model"])
@@ -139,11 +164,12 @@ def load_train_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfi
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, got {type(values).__name__}")
+    values = _renamed(values)
     for item in overrides:
         key, sign, text = item.partition("=")
         if not sign:
             raise ConfigError(f"--set {item}: expected section.field=value")
-        *sections, name = key.split(".")
+        *sections, name = _OLD_NAMES.get(key, key).split(".")
         target = values
         for section in sections:
             target = target.setdefault(section, {})

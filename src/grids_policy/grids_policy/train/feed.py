@@ -99,15 +99,15 @@ class Feed:
         if not len(samples):
             raise CacheError("expected at least one usable frame, found none: every row is marked invalid")
         model = config.model
-        self.shards, self.samples, self.chunk = tuple(shards), samples, model.chunk
-        self.row_every = config.data.row_every
+        self.shards, self.samples, self.chunk_size = tuple(shards), samples, model.chunk_size
+        self.frame_stride = config.data.frame_stride
         self.relative = list(model.relative_actions)
         known = self.shards[0].spec.units
         # (J,) dataset units to one rad, without their sign; 1 where the data do not name their units.
         self.per_rad = np.ones(model.state_dim, np.float32) if known is None else np.abs(known.scale, dtype=np.float32)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
-        language = smolvla_language(model.language_tokens)
+        language = smolvla_language(model.tokenizer_max_length)
         self._words = [
             [encode(tokenizer, row.instruction, language) for row in shard.episodes] for shard in self.shards
         ]
@@ -125,7 +125,7 @@ class Feed:
         """state (J,), actions (S, J), pad (S,) of one sample."""
         s = self.samples
         shard, tick, end = int(s.shard[row]), int(s.tick[row]), int(s.end[row])
-        wanted = tick + self.row_every * np.arange(self.chunk)
+        wanted = tick + self.frame_stride * np.arange(self.chunk_size)
         ticks = np.minimum(wanted, end - 1)
         state, actions = self._state[shard][tick], self._action[shard][ticks].copy()
         actions[:, self.relative] -= state[self.relative]
@@ -180,7 +180,7 @@ class Feed:
         state = np.concatenate(self._state)
         actions, kept = np.stack([p[1] for p in parts]), ~np.stack([p[2] for p in parts])
         if mode == "step":
-            columns = [actions[kept[:, i], i] for i in range(self.chunk)]
+            columns = [actions[kept[:, i], i] for i in range(self.chunk_size)]
             action = {name: np.stack([getattr(c, name)(0) for c in columns]) for name in ("mean", "std", "min", "max")}
         elif mode == "joint":
             action = {name: getattr(actions[kept], name)(0) for name in ("mean", "std", "min", "max")}

@@ -318,7 +318,7 @@ class Run:
 
     def _sample(self, policy: Policy, batch, number: int) -> Tensor:
         config = policy.config
-        noise = torch.randn(len(batch.state), config.chunk, config.max_action_dim, generator=seeded(2, number))
+        noise = torch.randn(len(batch.state), config.chunk_size, config.max_action_dim, generator=seeded(2, number))
         chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])
         return chunk[..., : config.action_dim].float()
 
@@ -343,7 +343,7 @@ class Run:
     def trained_on(self) -> TrainedOn:
         """What the checkpoint says about its data: units, action steps per second, robot."""
         spec = self.feed.shards[0].spec
-        return TrainedOn(spec.units, spec.fps / self.config.data.row_every, spec.robot_type)
+        return TrainedOn(spec.units, spec.fps / self.config.data.frame_stride, spec.robot_type)
 
     def save(self) -> None:
         """State to go on from, and the averaged weights as a checkpoint."""
@@ -358,5 +358,5 @@ class Run:
         merge_lora(policy)
         policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
         statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
-        raw = {"n_action_steps": self.config.execute_rows or policy.config.chunk}
+        raw = {"n_action_steps": self.config.n_action_steps or policy.config.chunk_size}
         return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER, trained_on=self.trained_on)

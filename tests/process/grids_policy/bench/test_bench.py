@@ -20,7 +20,7 @@ from grids_policy.runtime.bundle import read_manifest  # noqa: E402
 @pytest.fixture
 def toy(monkeypatch):
     made = PolicyConfig(
-        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk=6, num_steps=3, language_tokens=8,
+        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=3, tokenizer_max_length=8,
         vision=VisionConfig(64, 8, 32, 2, 2, 64, shuffle=2),
         text=TextConfig(32, 2, 4, 2, 8, 64, vocab=320), expert=ExpertConfig(24, 2, 48),
     )  # fmt: skip
@@ -56,8 +56,8 @@ def test_every_variant_is_measured_and_reported(toy, tmp_path, capsys):
 
 def test_the_small_size_is_that_of_the_untrained_bundle_and_says_so(untrained, capsys):
     config, bundle = bench_variants.small_config(), read_manifest(untrained)
-    assert (config.chunk, config.num_steps, config.grid) == (
-        bundle.chunk, bundle.steps, (bundle.grid_height, bundle.grid_width),
+    assert (config.chunk_size, config.num_steps, config.grid) == (
+        bundle.chunk_size, bundle.num_steps, (bundle.grid_height, bundle.grid_width),
     )  # fmt: skip
     assert config.resize_hw == (bundle.input_height, bundle.input_width)
     demo = read_manifest(untrained.with_name("demo"))

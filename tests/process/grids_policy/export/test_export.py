@@ -65,7 +65,7 @@ def small():
     from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
 
     return PolicyConfig(
-        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk=6, num_steps=4, language_tokens=5,
+        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=4, tokenizer_max_length=5,
         vision=VisionConfig(64, 8, 32, 1, 2, 64, shuffle=2),
         text=TextConfig(32, 2, 4, 2, 8, 64, vocab=300), expert=ExpertConfig(24, 2, 48),
         sampler=SamplerConfig("grids", 4, hidden=32, coord_hidden=16),
@@ -81,7 +81,7 @@ def test_the_bundle_agrees_with_torch_in_actions_and_coordinates(exported):
 
 def test_the_manifest_says_what_the_robot_needs(exported):
     bundle = load_bundle(exported[1])
-    assert (bundle.dt, bundle.chunk, bundle.execute_rows, bundle.steps) == (0.05, 6, 4, 4)
+    assert (bundle.dt, bundle.chunk_size, bundle.n_action_steps, bundle.num_steps) == (0.05, 6, 4, 4)
     assert [(c.name, c.width, c.height) for c in bundle.cameras] == [("front", 80, 60), ("wrist", 64, 48)]
     assert (bundle.tokens, bundle.grid_height, bundle.vision_batch, bundle.max_committed) == (4, 4, 1, 2)
     assert (bundle.convention, bundle.noise_scale) == ("align_corners_false", 0.5)

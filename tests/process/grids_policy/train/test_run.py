@@ -217,7 +217,7 @@ def test_two_processes_stop_together_on_a_signal_with_their_state_saved(frames: 
     assert "stopped and saved" in rest
     step = json.loads((out / "state" / "progress.json").read_text())["step"]
     assert step >= 3
-    assert load_checkpoint(out / "checkpoint").config.chunk == 4
+    assert load_checkpoint(out / "checkpoint").config.chunk_size == 4
 
 
 def test_a_frozen_vision_tower_is_asked_once_per_image_and_gives_the_same_loss(frames: Path, tmp_path: Path) -> None:

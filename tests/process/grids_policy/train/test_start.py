@@ -87,8 +87,8 @@ def test_a_lerobot_checkpoint_with_other_camera_names_and_no_statistics_is_a_sta
     kept = [name for name in before if not name.startswith("sampler.")]
     assert kept
     assert all(torch.equal(before[name], after[name]) for name in kept)
-    with pytest.raises(ConfigError, match="differs from the config's model in chunk"):
-        started_from(replace(config, model=replace(model, chunk=model.chunk + 1)))
+    with pytest.raises(ConfigError, match="differs from the config's model in chunk_size"):
+        started_from(replace(config, model=replace(model, chunk_size=model.chunk_size + 1)))
 
 
 def test_cameras_in_another_order_are_refused_not_renamed(frames: Path, tmp_path: Path) -> None:

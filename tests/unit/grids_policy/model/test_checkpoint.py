@@ -66,7 +66,7 @@ def test_a_lerobot_folder_is_read_completely(tiny):
     config = loaded.config
     assert config.cameras == ("camera1", "camera2")
     assert config.image_hw == ((48, 64), (60, 45))
-    assert (config.grid, config.image_tokens, config.chunk) == ((8, 8), 64, 10)
+    assert (config.grid, config.image_tokens, config.chunk_size) == ((8, 8), 64, 10)
     assert (config.text.depth, config.expert.width, config.expert.mlp) == (4, 72, 256)
     assert loaded.tokenizer == tiny / "tokenizer.json"
     assert sum(p.numel() for p in loaded.policy.parameters()) + loaded.dead[LM_HEAD].numel() == 832944
@@ -104,7 +104,7 @@ def test_processors_made_from_scratch_equal_those_lerobot_saved(tiny):
 
 def test_a_shorter_chunk_never_executes_more_than_itself(tiny):
     loaded = load_checkpoint(tiny)
-    shorter = dataclasses.replace(loaded.config, chunk=7)
+    shorter = dataclasses.replace(loaded.config, chunk_size=7)
     assert lerobot.lerobot_config(shorter, loaded.lerobot)["n_action_steps"] == 7
 
 

@@ -26,7 +26,7 @@ from grids_policy.model.smolvla import Policy  # noqa: E402
 def config(tokens=4, after_layer=1, **sampler) -> PolicyConfig:
     """Two cameras, 8 x 8 patches, 4 x 4 cells, three vision layers."""
     return PolicyConfig(
-        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk=6, num_steps=4, language_tokens=5,
+        image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=4, tokenizer_max_length=5,
         vision=VisionConfig(64, 8, 32, 3, 2, 64, shuffle=2),
         text=TextConfig(32, 2, 4, 2, 8, 64, vocab=60), expert=ExpertConfig(24, 2, 48),
         sampler=SamplerConfig(

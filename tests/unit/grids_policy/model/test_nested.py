@@ -25,14 +25,14 @@ def batch(config, kept=None) -> TrainBatch:
     images = torch.rand(3, 2, 3, *config.resize_hw, generator=generator) * 2 - 1
     mask = torch.tensor([[True, True], [True, False], [True, True]])
     state = torch.randn(3, config.state_dim, generator=generator)
-    tokens = torch.randint(0, 50, (3, config.language_tokens), generator=generator)
-    actions = torch.zeros(3, config.chunk, config.action_dim)
+    tokens = torch.randint(0, 50, (3, config.tokenizer_max_length), generator=generator)
+    actions = torch.zeros(3, config.chunk_size, config.action_dim)
     return TrainBatch(images, mask, state, tokens, tokens > 10, actions, None, kept)
 
 
 def sampled_chunk(policy, given: TrainBatch) -> torch.Tensor:
     noise = torch.randn(
-        3, policy.config.chunk, policy.config.max_action_dim, generator=torch.Generator().manual_seed(1)
+        3, policy.config.chunk_size, policy.config.max_action_dim, generator=torch.Generator().manual_seed(1)
     )
     with torch.no_grad():
         return policy.sample(noise, encode(policy, given)[2])

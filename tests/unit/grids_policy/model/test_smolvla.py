@@ -28,15 +28,15 @@ def inputs(config, batch=2, cameras=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     cameras = len(config.image_keys) if cameras is None else cameras
     images = torch.rand(batch, cameras, 3, *config.resize_hw, generator=generator) * 2 - 1
-    tokens = torch.randint(0, config.text.vocab, (batch, config.language_tokens), generator=generator)
-    mask = torch.ones(batch, config.language_tokens, dtype=torch.bool)
-    mask[1:, config.language_tokens // 2 :] = False
+    tokens = torch.randint(0, config.text.vocab, (batch, config.tokenizer_max_length), generator=generator)
+    mask = torch.ones(batch, config.tokenizer_max_length, dtype=torch.bool)
+    mask[1:, config.tokenizer_max_length // 2 :] = False
     state = torch.randn(batch, config.state_dim, generator=generator)
     return [images, torch.ones(batch, cameras, dtype=torch.bool), state, tokens, mask]
 
 
 def noise(config, batch=2, seed=1):
-    return torch.randn(batch, config.chunk, A, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(batch, config.chunk_size, A, generator=torch.Generator().manual_seed(seed))
 
 
 def chunk(policy, given, *committed):
@@ -88,14 +88,14 @@ def test_patch_positions_are_the_identity_on_the_tables_own_grid():
 
 def test_zero_committed_rows_change_no_bit(trained):
     given = inputs(trained.config)
-    committed = torch.randn(2, trained.config.chunk, A)
+    committed = torch.randn(2, trained.config.chunk_size, A)
     plain = chunk(trained, given)
     assert torch.equal(chunk(trained, given, committed, torch.tensor([0, 0])), plain)
 
 
 def test_committed_rows_come_back_and_steer_the_rest_whatever_their_noise(trained):
     given, rows = inputs(trained.config), torch.tensor([3, 0])
-    committed = torch.randn(2, trained.config.chunk, A, generator=torch.Generator().manual_seed(4))
+    committed = torch.randn(2, trained.config.chunk_size, A, generator=torch.Generator().manual_seed(4))
     plain, result = chunk(trained, given), chunk(trained, given, committed, rows)
     assert torch.equal(result[0, :3], committed[0, :3])
     assert (result[0, 3:] - plain[0, 3:]).abs().max() > 1e-2
@@ -154,7 +154,7 @@ def test_every_camera_masked_still_gives_finite_actions(trained):
 
 def test_padding_of_the_sentence_takes_no_position(trained):
     given = inputs(trained.config)
-    half = trained.config.language_tokens // 2
+    half = trained.config.tokenizer_max_length // 2
     short = [t[1:] for t in given[:3]] + [t[1:, :half] for t in given[3:]]
     policy_noise = noise(trained.config)[1:]
     expected = trained.sample(policy_noise, trained.encode(*short))

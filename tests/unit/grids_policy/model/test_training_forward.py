@@ -29,9 +29,9 @@ def make_batch(config, batch=3, seed=0):
         images=torch.rand(batch, cameras, 3, *config.resize_hw, generator=g) * 2 - 1,
         image_mask=torch.ones(batch, cameras, dtype=torch.bool),
         state=torch.randn(batch, config.state_dim, generator=g),
-        tokens=torch.randint(0, config.text.vocab, (batch, config.language_tokens), generator=g),
-        token_mask=torch.ones(batch, config.language_tokens, dtype=torch.bool),
-        actions=torch.randn(batch, config.chunk, config.action_dim, generator=g),
+        tokens=torch.randint(0, config.text.vocab, (batch, config.tokenizer_max_length), generator=g),
+        token_mask=torch.ones(batch, config.tokenizer_max_length, dtype=torch.bool),
+        actions=torch.randn(batch, config.chunk_size, config.action_dim, generator=g),
     )
 
 

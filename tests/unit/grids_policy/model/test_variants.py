@@ -43,7 +43,7 @@ def variants(base: PolicyConfig) -> dict[str, PolicyConfig]:
         "16 tokens": change(vision=sized("vision", shuffle=4)),
         "9 tokens of 48 pixels": change(vision=small, resize_hw=(48, 48)),
         "image smaller than the position table": change(resize_hw=(32, 32)),
-        "5 steps of 7 actions": change(num_steps=5, chunk=7),
+        "5 steps of 7 actions": change(num_steps=5, chunk_size=7),
         "half the expert layers": change(expert=sized("expert", depth=2), self_attn_every=0),
     }
 
@@ -71,11 +71,11 @@ def inputs(config: PolicyConfig) -> tuple[list[torch.Tensor], torch.Tensor]:
     empty = torch.full((2, config.empty_cameras, 3, *config.resize_hw), -1.0)
     mask = torch.ones(2, 2 + config.empty_cameras, dtype=torch.bool)
     mask[:, 2:] = False
-    tokens = (draw("tokens", 2, config.language_tokens).abs() * 80).long().clamp(3, 250)
-    token_mask = torch.ones(2, config.language_tokens, dtype=torch.bool)
+    tokens = (draw("tokens", 2, config.tokenizer_max_length).abs() * 80).long().clamp(3, 250)
+    token_mask = torch.ones(2, config.tokenizer_max_length, dtype=torch.bool)
     token_mask[1, 16:] = False
     given = [torch.cat((images, empty), 1), mask, draw("state", 2, 6), tokens, token_mask]
-    return given, draw("noise", 2, config.chunk, 32)
+    return given, draw("noise", 2, config.chunk_size, 32)
 
 
 NAMES = [

@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
     with pytest.raises(BundleError, match="expected JSON"):
         load_bundle(tmp_path)
     (tmp_path / "policy.json").write_text('{"schema": "something/9"}')
-    with pytest.raises(BundleError, match="expected schema 'grids-policy-bundle/2', got 'something/9'"):
+    with pytest.raises(BundleError, match="expected schema 'grids-policy-bundle/3', got 'something/9'"):
         load_bundle(tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
         ({"extra": 1}, r"unknown \['extra'\]"),
         ({"position_low": [0.0] * 5}, "position_low: expected 6 finite numbers"),
         ({"dt": 0.0}, "expected dt > 0"),
-        ({"execute_rows": 0}, "execute_rows <= chunk"),
+        ({"n_action_steps": 0}, "n_action_steps <= chunk_size"),
         ({"noise_scale": 1.5}, "noise_scale: expected 0 to 1, got 1.5"),
         ({"parity": {"passed": False}}, "the parity gate did not pass"),
         ({"dt": "fast"}, "dt: expected float, got 'fast'"),
@@ -86,6 +86,21 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
 def test_a_manifest_that_does_not_make_sense_is_refused(folder, change, text):
     with pytest.raises(BundleError, match=text):
         seal(folder, manifest_without_seal(folder) | change)
+
+
+def test_a_bundle_of_the_schema_before_is_read_under_todays_names(folder):
+    """tests/data/policy_schema2.json is the policy.json that models/untrained had then, byte for byte."""
+    today, text = read_manifest(UNTRAINED), (ROOT / "tests" / "data" / "policy_schema2.json").read_text()
+    assert '"execute_rows": 40' in text
+    assert "n_action_steps" not in text
+    (folder / "policy.json").write_text(text)
+    old = load_bundle(folder)
+    changed = {"schema": "grids-policy-bundle/2", "digest": json.loads(text)["digest"]}
+    assert old == dataclasses.replace(today, **changed)
+    assert old.bundle_id == f"untrained-{changed['digest'][:12]}"
+    (folder / "policy.json").write_text(text.replace('"execute_rows": 40', '"execute_rows": 41'))
+    with pytest.raises(BundleError, match="its bytes changed since export"):
+        load_bundle(folder)
 
 
 def test_a_missing_field_is_named(folder):
@@ -130,7 +145,7 @@ def test_a_sentence_is_newline_ended_padded_and_masked(encoder):
     tokens, mask = encoder.encode("put the pen into the cup")
     ended, _ = encoder.encode("put the pen into the cup\n")
     np.testing.assert_array_equal(tokens, ended)
-    assert (tokens.dtype, tokens.shape, mask.dtype) == (np.int64, (language.max_tokens,), np.bool_)
+    assert (tokens.dtype, tokens.shape, mask.dtype) == (np.int64, (language.tokenizer_max_length,), np.bool_)
     assert (tokens[~mask] == language.pad_id).all()
     assert mask[: mask.sum()].all()
 

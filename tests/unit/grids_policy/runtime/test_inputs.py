@@ -121,7 +121,7 @@ def test_a_checkpoint_describes_itself_as_its_bundle_does(runtimes):
         instruction=bundle.language.instruction,
     )  # fmt: skip
     found = policy_spec(load_checkpoint(CHECKPOINT), options)
-    assert (found.cameras[0].resized_width, found.chunk, found.early) == (192, 10, False)
+    assert (found.cameras[0].resized_width, found.chunk_size, found.early) == (192, 10, False)
     for name in PolicySpec.__dataclass_fields__:
         expected = getattr(bundle, name)
         if name in ("normalisation", "position_low", "position_high", "sampler", "dt"):

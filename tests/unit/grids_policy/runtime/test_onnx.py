@@ -93,7 +93,7 @@ def test_a_masked_camera_changes_nothing_but_through_its_absence(runtime, inputs
 
 def test_committed_rows_come_back_as_they_are_and_the_rest_continues(runtime, inputs):
     bundle = runtime.bundle
-    committed = np.tile(np.asarray(bundle.normalisation["position"]["mean"], np.float32), (bundle.chunk, 1)) + 0.01
+    committed = np.tile(np.asarray(bundle.normalisation["position"]["mean"], np.float32), (bundle.chunk_size, 1)) + 0.01
     given = replace(inputs, committed=committed, committed_rows=4)
     actions = infer(runtime, given).actions
     np.testing.assert_allclose(actions[:4], committed[:4], atol=1e-5)

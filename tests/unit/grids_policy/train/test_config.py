@@ -40,7 +40,7 @@ def test_shipped_configs_load_and_survive_a_round_trip(path: Path) -> None:
 def test_there_is_a_full_size_config_with_the_papers_recipe() -> None:
     config = load_train_config(CONFIGS[0].parent / "smolvla.yaml")
     o = config.optimiser
-    assert (config.batch * config.processes, o.steps, config.model.chunk) == (16, 50_000, 50)
+    assert (config.batch * config.processes, o.steps, config.model.chunk_size) == (16, 50_000, 50)
     assert (o.lr, o.final_lr, o.warmup_steps, o.clip, o.weight_decay, o.betas) == (
         1e-4,
         2.5e-6,
@@ -50,6 +50,27 @@ def test_there_is_a_full_size_config_with_the_papers_recipe() -> None:
         (0.9, 0.95),
     )
     assert (config.model.resize_hw, config.model.sampler.kind, config.model.sampler.tokens) == ((512, 512), "grids", 16)
+
+
+def test_a_config_with_old_field_names_is_read_under_todays(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(
+        "execute_rows: 3\ndata: {frames: [x], row_every: 2}\nmodel: {chunk: 7, language_tokens: 9}\n", encoding="utf-8"
+    )
+    new.write_text(
+        "n_action_steps: 3\ndata: {frames: [x], frame_stride: 2}\nmodel: {chunk_size: 7, tokenizer_max_length: 9}\n",
+        encoding="utf-8",
+    )
+    config = load_train_config(old)
+    assert config == load_train_config(new)
+    assert (config.n_action_steps, config.data.frame_stride, config.model.chunk_size) == (3, 2, 7)
+    for path in (old, new):
+        assert load_train_config(path, ("data.row_every=4", "model.chunk_size=5")) == replace(
+            config, data=replace(config.data, frame_stride=4), model=replace(config.model, chunk_size=5)
+        )
+    new.write_text("data: {frames: [x], frame_stride: 2, row_every: 3}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"data\.row_every is the old name of data\.frame_stride: expected one"):
+        load_train_config(new)
 
 
 def test_an_unknown_field_is_named(tmp_path: Path) -> None:
