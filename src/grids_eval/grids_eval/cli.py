@@ -28,7 +28,7 @@ from grids_eval.rollout import (
 from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
 from grids_eval.through_ros import FailedRun, evaluate_through_ros
 
-# The issue's test of "both cameras are used" and "not a memorised path".
+# Shows that both cameras are used, and that no path was memorised.
 CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
 
 
@@ -53,11 +53,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
     parser.add_argument(
-        "--n-action-steps", type=int, default=0, help="action steps of a chunk to execute; 0: the bundle's"
-    )
-    parser.add_argument("--execute-rows", dest="n_action_steps", type=int, default=argparse.SUPPRESS,
-                        help=argparse.SUPPRESS)  # fmt: skip  # the old spelling
-    parser.add_argument(
         "--delay-ms", type=float, nargs="+", default=[0.0],
         help="inference delays to try, multiples of the policy's row (1000 / its rows per second)",
     )  # fmt: skip
@@ -68,6 +63,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=["blend"],
         help="how a new chunk takes over; controls and families use the first (default: blend, the driver's own)",
     )
+    _add_policy_options(parser)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")
+    parser.add_argument("--out", type=Path, help="folder for results.json, episodes.jsonl, table.md and plots")
+    parser.add_argument(
+        "--videos", type=int, default=0, metavar="N", help="write videos of the first N failures to --out"
+    )
+    parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    arguments = parser.parse_args(argv)
+    _refuse_nonsense(parser, arguments)
+    return arguments
+
+
+def _add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """How the policy is run, and what a checkpoint does not say about itself."""
+    parser.add_argument(
+        "--n-action-steps", type=int, default=0, help="action steps of a chunk to execute; 0: the bundle's"
+    )
+    parser.add_argument("--execute-rows", dest="n_action_steps", type=int, default=argparse.SUPPRESS,
+                        help=argparse.SUPPRESS)  # fmt: skip  # the old spelling
     parser.add_argument(
         "--fps", type=float, help="action steps per second of a checkpoint that does not say it (default: 10)"
     )
@@ -84,17 +100,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--reuse-threshold", type=float, default=0.0,
         help="keep a camera's tokens while no block of its image differs by this; the node's reuse_threshold",
     )  # fmt: skip
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--nice", type=int, default=0, help="added to the workers' niceness")
-    parser.add_argument("--out", type=Path, help="folder for results.json, episodes.jsonl, table.md and plots")
-    parser.add_argument(
-        "--videos", type=int, default=0, metavar="N", help="write videos of the first N failures to --out"
-    )
-    parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
-    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
-    arguments = parser.parse_args(argv)
-    _refuse_nonsense(parser, arguments)
-    return arguments
 
 
 def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

@@ -75,7 +75,7 @@ def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
     for config in episodes:
         if config.scenario is not None or config.control != "none" or config.delay_rows or config.n_action_steps:
             raise EvaluationError(
-                "--through-ros runs the standard scene only: no --ood, --scene all, controls, delays or --n-action-steps"
+                "--through-ros runs the standard scene: no --ood, --scene all, controls, delays or --n-action-steps"
             )
         run = run_folder(folder, config)
         if any((run / name).exists() for name in ("summary.json", "exits.jsonl")):

@@ -361,7 +361,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path: Path, capsys, m
 def test_what_the_graph_cannot_run_is_refused_before_the_first_run(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("grids_eval.through_ros.run_graph", lambda *_: pytest.fail("a run was started"))
     config = EpisodeConfig(seed=7)
-    with pytest.raises(EvaluationError, match="standard scene only"):
+    with pytest.raises(EvaluationError, match="runs the standard scene: no --ood"):
         evaluate_through_ros(tmp_path, [config, replace(config, seed=8, delay_rows=1)], tmp_path)
     (tmp_path / "pick_place_8").mkdir()
     (tmp_path / "pick_place_8" / "summary.json").write_text("{}")
