@@ -25,7 +25,7 @@ from grids_data.errors import DataError
 
 FIELDS = ("id", "drive_mode", "homing_offset", "range_min", "range_max")
 MAX_OFFSET = 2047  # sign-magnitude with sign bit 11
-MIN_RANGE_TICKS = 200  # narrower than 18 degrees is a sweep that was not made
+MIN_RANGE_TICKS = 200  # narrower than 18 degrees means that the joint was not moved through its range
 # LeRobot renamed these folders in v0.4.3; both are read, the newer is written.
 FOLDERS = {
     "follower": ("robots/so_follower", "robots/so100_follower", "robots/so101_follower"),
@@ -34,7 +34,7 @@ FOLDERS = {
 
 
 class CalibrationError(DataError):
-    """A calibration file that cannot be used, with every problem named."""
+    """A calibration file that cannot be used. The message lists every problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ Calibration = dict[str, JointCalibration]
 
 
 def lerobot_root() -> Path:
-    """LeRobot's calibration folder, honouring its environment variables."""
+    """LeRobot's calibration folder, from HF_LEROBOT_CALIBRATION, HF_LEROBOT_HOME or HF_HOME where set."""
     if root := os.environ.get("HF_LEROBOT_CALIBRATION"):
         return Path(root)
     home = os.environ.get("HF_LEROBOT_HOME")
@@ -61,7 +61,10 @@ def lerobot_root() -> Path:
 
 
 def find(arm: str, name: str, *, root: Path | None = None) -> Path:
-    """The file of arm "follower" or "leader" called `name`, in either of LeRobot's folder layouts."""
+    """The file of arm "follower" or "leader" called `name`, in any of LeRobot's folder layouts.
+
+    Raises CalibrationError when none exists.
+    """
     root = root or lerobot_root()
     tried = [root / folder / f"{name}.json" for folder in FOLDERS[arm]]
     for path in tried:
@@ -74,7 +77,7 @@ def find(arm: str, name: str, *, root: Path | None = None) -> Path:
 
 
 def problems(calibration: Calibration) -> list[str]:
-    """Everything wrong with a calibration, one sentence each."""
+    """Every problem of a calibration, one sentence each; empty when it can be used."""
     found: list[str] = []
     for name, expected_id in zip(JOINT_NAMES, SERVO_IDS, strict=True):
         joint = calibration.get(name)
@@ -100,7 +103,7 @@ def problems(calibration: Calibration) -> list[str]:
 
 
 def parse(text: str, where: str) -> Calibration:
-    """LeRobot JSON to a checked calibration; CalibrationError names every problem."""
+    """LeRobot JSON to a checked calibration; `where` begins the messages. CalibrationError lists every problem."""
     try:
         tree = json.loads(text)
     except ValueError as error:
@@ -123,12 +126,13 @@ def parse(text: str, where: str) -> Calibration:
 
 
 def load(path: Path) -> Calibration:
+    """Read and check a LeRobot calibration file. Raises CalibrationError."""
     try:
         return parse(Path(path).read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise CalibrationError(f"{path}: expected a readable calibration file: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path}: expected JSON, got bytes that are no text: {error}") from error
+        raise CalibrationError(f"{path}: expected JSON, got bytes that are not UTF-8 text: {error}") from error
 
 
 def dump(calibration: Calibration) -> str:
@@ -169,7 +173,7 @@ def mismatches(calibration: Calibration, eeprom: dict[str, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class JointMap:
-    """Ticks <-> radians for the joints in order. Arrays are (joints,)."""
+    """Converts ticks and radians of all joints, in the order of JOINT_NAMES. Arrays are (joints,)."""
 
     sign: np.ndarray
     low_rad: np.ndarray
@@ -177,6 +181,7 @@ class JointMap:
 
     @classmethod
     def of(cls, calibration: Calibration) -> "JointMap":
+        """The map of a checked calibration; drive_mode 1 gives a joint the sign -1."""
         joints = [calibration[name] for name in JOINT_NAMES]
         sign = np.array([-1.0 if j.drive_mode else 1.0 for j in joints])
         first = (np.array([j.range_min for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
@@ -184,11 +189,13 @@ class JointMap:
         return cls(sign, np.minimum(first, last), np.maximum(first, last))
 
     def to_rad(self, ticks: np.ndarray) -> np.ndarray:
+        """(..., joints) ticks to rad, float64; tick 2047 is 0 rad."""
         return (np.asarray(ticks, float) - ZERO_TICK) * RAD_PER_TICK * self.sign
 
     def velocity_rad_s(self, ticks_s: np.ndarray) -> np.ndarray:
+        """(..., joints) ticks/s to rad/s, float64."""
         return np.asarray(ticks_s, float) * RAD_PER_TICK * self.sign
 
     def to_ticks(self, rad: np.ndarray) -> np.ndarray:
-        """Nearest ticks, int; the caller has limited the range."""
+        """(..., joints) rad to the nearest ticks, int. Not clamped: the caller limits the range."""
         return np.rint(np.asarray(rad) * self.sign / RAD_PER_TICK).astype(int) + ZERO_TICK

@@ -4,4 +4,4 @@ from grids_common.errors import GridsError
 
 
 class DataError(GridsError):
-    """Says what was expected, what came and what to do."""
+    """Recorded data that cannot be used. The message states what was expected, what came and what to do."""

@@ -2,11 +2,11 @@
 
 LeRobot normalises servo ticks over the calibrated range (MotorsBus._normalize in lerobot/motors/motors_bus.py): the
 gripper always as 0..100 of it (0 = range_min), the other joints as degrees about the middle of the range or as
--100..100 of it. drive_mode 1 turns both ranges round, and leaves degrees as they are. LeRobot counts 4095 ticks to 360
+-100..100 of it. drive_mode 1 reverses both ranges and leaves degrees unchanged. LeRobot counts 4095 ticks to 360
 degrees where the servo has 4096; its datasets carry that factor, so it is kept here.
 
 In rad, drive_mode 1 turns the sign of a joint (see grids_data.calibration.JointMap), so its degrees fall as its rad
-rise. A dataset says its units in meta/info.json, a frame cache in shard.json, a checkpoint in grids_dataset.json (all
+rise. A dataset states its units in meta/info.json, a frame cache in shard.json, a checkpoint in grids_dataset.json (all
 as `Units.as_json`); a bundle keeps scale and offset in policy.json.
 """
 
@@ -37,8 +37,8 @@ class UnitsError(DataError):
 class Units:
     """An affine map per joint: dataset value = scale * rad + offset. Six numbers each, in the order of JOINT_NAMES.
 
-    `calibration` says where the map comes from; None where only the map is known (a bundle's) or none is needed (rad).
-    It does not count in a comparison.
+    `calibration` is the source of the map; None where only the map is known (a bundle's) or none is needed (rad).
+    It is ignored by ==.
     """
 
     system: str
@@ -47,7 +47,7 @@ class Units:
     calibration: Mapping[str, JointCalibration] | None = field(default=None, compare=False, repr=False)
 
     def from_rad(self, rad: np.ndarray) -> np.ndarray:
-        """(..., J) rad to dataset units, float32. Not clamped: what was measured stays visible."""
+        """(..., J) rad to dataset units, float32. Not clamped: values outside the range are kept."""
         return (np.asarray(rad, float) * np.asarray(self.scale) + np.asarray(self.offset)).astype(np.float32)
 
     def to_rad(self, value: np.ndarray) -> np.ndarray:
@@ -55,13 +55,13 @@ class Units:
         return (np.asarray(value, float) - np.asarray(self.offset)) / np.asarray(self.scale)
 
     def same_map(self, other: "Units") -> bool:
-        """Whether the same angle gives the same number in both, to a millionth."""
+        """Whether the same angle gives the same number in both, within 1e-6 (relative and absolute)."""
         if (self.system, len(self.scale)) != (other.system, len(other.scale)):
             return False
         return np.allclose((self.scale, self.offset), (other.scale, other.offset), rtol=1e-6, atol=1e-6)
 
     def as_json(self) -> dict[str, Any]:
-        """What a dataset says about its units; `units_from_json` reads it back."""
+        """The units as stored in meta/info.json of a dataset; `units_from_json` reads them back."""
         joints = {DEGREES: "deg", NORMALISED: "percent of half range", RAD: "rad"}[self.system]
         gripper = "rad" if self.system == RAD else "percent of range"
         calibration = self.calibration
@@ -76,7 +76,7 @@ class Units:
 
 
 def parse_system(text: str) -> str:
-    """rad, degrees or normalised from what a user or an older file writes; any other text as it is."""
+    """Translate older spellings (radians, normalized) to rad and normalised; other text is returned unchanged."""
     return _OTHER_SPELLINGS.get(text, text)
 
 
@@ -108,7 +108,7 @@ def units(system: str = DEGREES, calibration: Calibration | None = None) -> Unit
 
 
 def units_of_file(system: str, calibration: Path | None) -> Units:
-    """The map as the command line names it: a system and a LeRobot calibration file, which only rad can do without.
+    """The map for command-line arguments: a system and a LeRobot calibration file, which is optional only for rad.
 
     Raises UnitsError or CalibrationError.
     """

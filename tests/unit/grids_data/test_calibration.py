@@ -111,7 +111,7 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_reason(text, expected):
 def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path):
     path = tmp_path / "arm.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(cal.CalibrationError, match=r"arm\.json: expected JSON, got bytes that are no text"):
+    with pytest.raises(cal.CalibrationError, match=r"arm\.json: expected JSON, got bytes that are not UTF-8 text"):
         cal.load(path)
 
 

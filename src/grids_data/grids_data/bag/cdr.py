@@ -32,17 +32,18 @@ def typestore() -> Typestore:
 
 
 def has_header(type_name: str) -> bool:
+    """Whether messages of this recorded type begin with a std_msgs/Header."""
     return type_name not in _WITHOUT_HEADER
 
 
 def stamp_ns(raw: bytes) -> int:
-    """Header stamp of a serialized message that begins with a std_msgs/Header."""
+    """Header stamp in ns of a serialized (CDR) message that begins with a std_msgs/Header."""
     seconds, nanoseconds = _STAMP[raw[1] & 1].unpack_from(raw, 4)
     return seconds * 10**9 + nanoseconds
 
 
 def jpeg_message(raw: bytes, quality: int) -> bytes:
-    """A serialized Image as a serialized CompressedImage with the same header."""
+    """Convert a serialized Image to a serialized JPEG CompressedImage with the same header; `quality` 1..100."""
     store = typestore()
     image = store.deserialize_cdr(raw, IMAGE)
     data = rgb_to_jpeg(image_to_rgb(image), quality, subsampling="420")
@@ -52,5 +53,5 @@ def jpeg_message(raw: bytes, quality: int) -> bytes:
 
 
 def recorded_topics() -> tuple[topics.Topic, ...]:
-    """What an episode holds, from the topic table."""
+    """The topics that the recorder stores, from the topic table."""
     return tuple(topic for topic in topics.TOPICS if topic.recorded)

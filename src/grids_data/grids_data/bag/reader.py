@@ -1,4 +1,4 @@
-"""Bags read back: where they are, their messages in recorded order, decoded by the definitions stored in the bag."""
+"""Find and read bags: messages ordered by receive time, decoded with the definitions stored in the bag."""
 
 import json
 import struct
@@ -18,9 +18,9 @@ from grids_data.bag.cdr import IMAGE
 from grids_data.bag.writer import EPISODE_FILE, PARTIAL
 from grids_data.errors import DataError
 
-# What rosbags raises for bytes that are not what they should be; Bag makes one DataError of it.
+# What rosbags raises for damaged or unexpected bytes; Bag turns each of them into DataError.
 UNREADABLE = (ValueError, LookupError, struct.error, TypesysError, SerdeError, ReaderError)
-DISCARDED = "discarded"  # folder beside the episodes for those an operator threw away
+DISCARDED = "discarded"  # folder beside the episodes for those that the operator discarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class BagMessage:
 class Bag:
     """A recorded episode or run: a rosbag2 folder, or one .mcap file. `messages` may be called repeatedly.
 
-    Everything that cannot be read raises DataError: the bag, a message, an image, episode.json.
+    Raises DataError for whatever cannot be read: the bag, a message, an image, episode.json.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Bag:
 
     @property
     def episode(self) -> dict:
-        """What the recorder knew: task, operator, outcome, …; empty for a bag recorded by something else."""
+        """Contents of episode.json: task, operator, outcome, …; empty for a bag of another program."""
         path = self.folder / EPISODE_FILE
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -82,22 +82,23 @@ class Bag:
         except UNREADABLE as error:
             raise DataError(f"{self.folder}: the file is damaged: {error}") from error
 
-    def decode(self, record: BagMessage):
+    def decode(self, message: BagMessage):
         """The message with the fields of its ROS type; arrays are numpy views."""
         try:
-            return self._store.deserialize_cdr(record.raw, record.type)
+            return self._store.deserialize_cdr(message.raw, message.type)
         except UNREADABLE as error:
-            raise DataError(f"{record.topic}: expected a {record.type}, got bytes that are none: {error}") from error
+            raise DataError(f"{message.topic}: expected a {message.type}, got other bytes: {error}") from error
 
-    def image(self, record: BagMessage, *, least_px: int = 0) -> np.ndarray:
+    def image(self, message: BagMessage, *, least_px: int = 0) -> np.ndarray:
         """RGB uint8 (H, W, 3) of an Image or CompressedImage; `least_px` as in grids_common.images.jpeg_to_rgb."""
-        message = self.decode(record)
+        decoded = self.decode(message)
         try:
-            return image_to_rgb(message) if record.type == IMAGE else jpeg_to_rgb(message, least_px=least_px)
+            return image_to_rgb(decoded) if message.type == IMAGE else jpeg_to_rgb(decoded, least_px=least_px)
         except ValueError as error:
-            raise DataError(f"{record.topic}: {error}") from error
+            raise DataError(f"{message.topic}: {error}") from error
 
     def close(self) -> None:
+        """Close the file; the bag cannot be read after it."""
         self._reader.close()
 
     def __enter__(self) -> "Bag":
@@ -117,14 +118,14 @@ def _types_of(reader: Reader) -> Typestore:
 
 
 def _is_bag(path: Path) -> bool:
-    """A folder of messages without a metadata.yaml counts: opening it says what is wrong."""
+    """A folder of messages without a metadata.yaml counts: opening it reports what is wrong."""
     if path.is_file():
         return path.suffix == ".mcap"
     return (path / "metadata.yaml").exists() or any(path.glob("*.mcap"))
 
 
 def _bags_in(path: Path) -> list[Path]:
-    """`path` itself, or the bags anywhere below it but for the discarded and the unfinished."""
+    """`path` itself, or the bags anywhere below it, without discarded and unfinished ones."""
     if _is_bag(path):
         return [path]
     folders = sorted({file.parent for name in ("metadata.yaml", "*.mcap") for file in path.rglob(name)})
@@ -135,8 +136,8 @@ def _bags_in(path: Path) -> list[Path]:
 def find_bags(paths: Iterable[Path]) -> list[Path]:
     """Bags (rosbag2 folders, or .mcap files given by name) at or below each of `paths`, sorted, each once.
 
-    A folder of discarded episodes is passed over, as `recordings/*` names it too; DataError names every other path
-    that gave nothing.
+    Skips a folder of discarded episodes, because `recordings/*` includes it. Raises DataError that lists every other
+    path without a bag.
     """
     found, empty = [], []
     for path in (path for path in map(Path, paths) if path.name != DISCARDED):
@@ -147,7 +148,7 @@ def find_bags(paths: Iterable[Path]) -> list[Path]:
         if not bags:
             empty.append(path)
     if empty or not found:
-        where = ", ".join(map(str, empty)) or f"what was given besides {DISCARDED}/"
+        where = ", ".join(map(str, empty)) or f"the given paths besides {DISCARDED}/"
         raise DataError(f"expected at least one recorded episode in {where}, found none: make one with ./grids record")
     return list(dict.fromkeys(found))
 

@@ -1,4 +1,4 @@
-"""What judging, drawing and converting need of a bag: every stream as arrays over its capture stamps. One pass."""
+"""Read a bag in one pass into arrays: times, joints, commands and image properties, for check and convert."""
 
 import zlib
 from collections import defaultdict
@@ -16,11 +16,11 @@ from grids_data.errors import DataError
 JOINTS, TRACE, LEADER = "/follower/joint_states", "/follower/command_trace", "/leader/joint_states"
 CHUNKS = "/policy/action_chunk"
 STATUS, TASK_STATE = "/follower/status", "/twin/task_state"
-THUMBNAIL_PX = 60  # what brightness needs of an image: a JPEG is decoded much faster at that size
+THUMBNAIL_PX = 60  # enough to measure brightness; a JPEG is decoded much faster at that size
 
 
 def image_topics(camera: str) -> tuple[str, str]:
-    """Where a camera may be in a bag: raw, or as JPEG."""
+    """The two topics of a camera that a bag may hold: raw and JPEG."""
     raw = f"/{camera}/color/image_raw"
     return raw, raw + cdr.COMPRESSED_SUFFIX
 
@@ -50,7 +50,7 @@ class CameraStream:
 
 @dataclass(slots=True)
 class Series:
-    """Everything numeric about an episode.
+    """The numbers of one episode.
 
     Joint arrays are (n, 6) rad in JOINT_NAMES order; `limits_hit` is the bit mask of grids_msgs/DriverStatus.
     """
@@ -74,9 +74,9 @@ def brightness(image: np.ndarray) -> float:
     return float(image[::step, ::step].mean())
 
 
-def spread(count: int, wanted: int) -> set[int]:
-    """Indices of at most `wanted` of `count` items, evenly from the first to the last."""
-    return set(np.linspace(0, count - 1, wanted).round().astype(int).tolist()) if count and wanted else set()
+def spread(count: int, limit: int) -> set[int]:
+    """Indices of at most `limit` of `count` items, evenly from the first to the last."""
+    return set(np.linspace(0, count - 1, limit).round().astype(int).tolist()) if count and limit else set()
 
 
 class _Collector:

@@ -1,7 +1,7 @@
 """One episode as a rosbag2 (MCAP) that survives a crash: written in `<name>.partial/`, renamed when complete.
 
-Every FLUSH_S the pending chunk is closed and handed to the kernel, so a killed process loses less than that; a
-background fdatasync every SYNC_S bounds what a power cut can take. A lock file tells a live recording from a leftover.
+Every FLUSH_S the pending MCAP chunk is closed and written to the operating system, so a killed process loses less than
+that. A background fdatasync every SYNC_S limits the loss in a power cut. A lock file marks a recording in progress.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ _BAG_VERSION = 9
 
 
 def bag_qos(*, latched: bool, depth: int = 10) -> Qos:
-    """The QoS a player should offer: reliable, and kept for late joiners where the original was."""
+    """The QoS a player should offer: reliable, and transient local where the original was (`latched`)."""
     none = QosTime(0, 0)
     durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
     return Qos(
@@ -38,6 +38,7 @@ def bag_qos(*, latched: bool, depth: int = 10) -> Qos:
 
 
 def partial_folder(final: Path) -> Path:
+    """The folder in which the episode `final` is written until it is complete."""
     return final.with_name(final.name + PARTIAL)
 
 
@@ -53,7 +54,7 @@ def lock(folder: Path):
 
 
 def write_json(path: Path, tree: dict) -> None:
-    """Atomic: the old file stays until the new one is complete on disk."""
+    """Replace a JSON file atomically: the old one stays until the new one is on disk. Raises OSError."""
     new = path.with_suffix(".new")
     with new.open("w", encoding="utf-8") as file:
         json.dump(tree, file, indent=2)
@@ -63,10 +64,13 @@ def write_json(path: Path, tree: dict) -> None:
 
 
 class BagWriter:
-    """Opens `<final>.partial/`, takes serialized messages, `close` puts the bag in place. One thread only."""
+    """Writes serialized messages to `<final>.partial/`; `close` renames the bag to `final`. One thread only."""
 
     def __init__(self, final: Path, connections: Iterable[tuple[str, str, bool]], episode: dict) -> None:
-        """`connections` are (topic, type, latched); `episode` is stored at once and again, completed, on close."""
+        """`connections` are (topic, type, latched); `episode` is stored at once and again, completed, on close.
+
+        Raises DataError when the episode exists or the folder cannot be written.
+        """
         self.final = Path(final)
         self.partial = partial_folder(self.final)
         try:
@@ -96,7 +100,7 @@ class BagWriter:
         self.messages = 0
 
     def add_connection(self, topic: str, kind: str, *, latched: bool = False) -> None:
-        """Announce one topic; types come from the typestore."""
+        """Add one topic of type `kind`; its definition comes from the typestore. Call before its first message."""
         self._connections[topic] = self._writer.add_connection(
             topic, kind, typestore=typestore(), offered_qos_profiles=[bag_qos(latched=latched)]
         )
@@ -107,21 +111,21 @@ class BagWriter:
         return self._storage.bio.tell()
 
     def write(self, topic: str, time_ns: int, raw: bytes) -> None:
-        """One serialized message; OSError when the disk refuses."""
+        """Write one serialized message with its receive time. Raises OSError when the disk cannot be written."""
         self._writer.write(self._connections[topic], time_ns, raw)
         self.messages += 1
         self._pending = True
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
-        """Call at least every FLUSH_S even when nothing arrives."""
+        """Flush if FLUSH_S has passed. Call at least that often, even without messages. Raises OSError."""
         if self._sync_error is not None:
             raise self._sync_error
         if self._pending and time.monotonic() - self._flushed_s >= FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
-        """Everything written so far survives a kill of this process."""
+        """Write pending messages to the operating system: they survive a kill of this process."""
         if self._storage.chunk.msgs:
             self._storage.close_chunk()
         self._storage.bio.flush()
@@ -150,7 +154,7 @@ class BagWriter:
                     os.fsync(file.fileno())
             return put_in_place(self._writer.path, self.final, self.partial, self._lock)
         finally:
-            self._lock.close()  # what could not be finished is for recovery, at once
+            self._lock.close()  # an unfinished bag can be recovered at once
 
     def abandon(self) -> None:
         """Stop writing and leave the partial folder for recovery (after a disk error)."""
@@ -159,18 +163,18 @@ class BagWriter:
         try:
             self._writer.abort()
         except OSError as error:
-            # The disk refused the last buffer too; what recovery needs is what is already there.
+            # The last buffer cannot be written either; recovery uses what is already on disk.
             self.episode["abandoned"] = str(error)
         self._lock.close()
 
     def discard(self) -> None:
-        """Remove the episode."""
+        """Stop writing and delete the episode."""
         self.abandon()
         shutil.rmtree(self.partial)
 
 
 def put_in_place(bag: Path, final: Path, partial: Path, held) -> Path:
-    """Move a complete bag folder to its final name and drop what is left of the partial one."""
+    """Move a complete bag folder to its final name and remove the partial one. Raises DataError when `final` exists."""
     if final.exists():
         raise DataError(f"{final} appeared meanwhile and is left as it is; the recording is complete in {bag}")
     bag.rename(final)

@@ -20,7 +20,7 @@ def default_folder() -> Path:
 
 
 def fingerprint(dataset: Dataset, camera: str, size: tuple[int, int]) -> str:
-    """Changes with the videos, the list of episodes, the camera and the size."""
+    """A hash that changes with the videos, the list of episodes, the camera or the size (height, width)."""
     spans = sorted({span.path for episode in dataset.episodes for span in episode.videos.values()})
     spans = spans or sorted({episode.data for episode in dataset.episodes})
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in spans]

@@ -29,13 +29,13 @@ from grids_data.dataset.writer import column_array
 
 
 def open_dataset(folder: Path | str) -> "Dataset":
-    """The dataset in `folder`; DatasetError when it is none, incomplete or of another version."""
+    """The dataset in `folder`; DatasetError when there is none, files are missing or the version is not supported."""
     folder = Path(folder)
     info = read_json(folder / "meta" / "info.json")
     version = info.get("codebase_version")
     if version not in READABLE_VERSIONS:
-        wanted = " or ".join(READABLE_VERSIONS)
-        raise DatasetError(f"{folder}: expected a LeRobot dataset of version {wanted}, got {version}")
+        supported = " or ".join(READABLE_VERSIONS)
+        raise DatasetError(f"{folder}: expected a LeRobot dataset of version {supported}, got {version}")
     return Dataset(folder, info, _episodes_v2(folder, info) if version == "v2.1" else _episodes_v3(folder, info))
 
 
@@ -64,16 +64,16 @@ class Dataset:
 
     @cached_property
     def _table(self) -> pa.Table:
-        """Every column that is not a picture, of all episodes in order."""
+        """Every column without images, of all episodes in order."""
         paths = dict.fromkeys(episode.data for episode in self.episodes)
         names = [name for name, f in self.features.items() if not f.visual]
         table = pa.concat_tables([pq.read_table(path, columns=names) for path in paths], promote_options="permissive")
         if len(table) != len(self):
-            raise DatasetError(f"{self.folder}: expected {len(self)} rows by meta/, found {len(table)} in data/")
+            raise DatasetError(f"{self.folder}: expected {len(self)} frames from meta/, found {len(table)} in data/")
         return table
 
     def column(self, name: str) -> np.ndarray:
-        """One column of all frames, (n,) or (n, d)."""
+        """One column of all frames, (n,) or (n, d). Raises DatasetError for an unknown name or an image column."""
         if name not in self.features or self.features[name].visual:
             known = sorted(key for key, f in self.features.items() if not f.visual)
             raise DatasetError(f"{self.folder}: expected one of the columns {known}, got {name!r}")
@@ -81,7 +81,7 @@ class Dataset:
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """Sentences, by task_index."""
+        """Task sentences, indexed by task_index."""
         if self.version == "v2.1":
             rows = _jsonl(self.folder / "meta" / "tasks.jsonl")
             return tuple(row["task"] for row in sorted(rows, key=lambda row: row["task_index"]))
@@ -92,7 +92,7 @@ class Dataset:
 
     @cached_property
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
-        """meta/stats.json with arrays; v2.1 keeps them per episode, so there the columns are measured."""
+        """meta/stats.json with arrays; v2.1 keeps them per episode, so there they are computed from the columns."""
         path = self.folder / "meta" / "stats.json"
         if path.exists():
             tree = read_json(path)
@@ -111,7 +111,7 @@ class Dataset:
         return self.episodes[int(np.searchsorted(starts, index, side="right")) - 1]
 
     def frame(self, camera: str, index: int) -> np.ndarray:
-        """Picture of one camera at frame `index`, (height, width, 3) uint8."""
+        """Image of one camera at frame `index`, (height, width, 3) uint8."""
         key = self.camera_key(camera)
         episode = self.episode_of(index)
         if self.features[key].dtype == "image":
@@ -126,7 +126,7 @@ class Dataset:
         return np.stack([self.frame(camera, int(index)) for index in indices])
 
     def episode_frames(self, camera: str, episode: int) -> Iterator[np.ndarray]:
-        """Every picture of one episode, in order."""
+        """Every image of one episode, in order."""
         row = self.episodes[episode]
         return (self.frame(camera, index) for index in range(row.start, row.stop))
 
@@ -147,8 +147,8 @@ class Dataset:
     def _stored_image(self, key: str, index: int) -> np.ndarray:
         import av
 
-        with av.open(io.BytesIO(self._stored_images[key][index].as_py()["bytes"])) as picture:
-            return next(picture.decode(video=0)).to_ndarray(format="rgb24")
+        with av.open(io.BytesIO(self._stored_images[key][index].as_py()["bytes"])) as image:
+            return next(image.decode(video=0)).to_ndarray(format="rgb24")
 
     def close(self) -> None:
         """Close the videos."""

@@ -1,6 +1,6 @@
 """What a LeRobot dataset is: feature table, folder layout and the description a writer needs. No decoding here.
 
-Layout of v3.0: many episodes share one parquet file and one mp4 per camera; `meta/episodes` says where each episode
+Layout of v3.0: many episodes share one parquet file and one mp4 per camera; `meta/episodes` locates each episode
 lies. v2.1 has one file per episode. `open_dataset` reads both; `DatasetWriter` writes v3.0.
 """
 
@@ -34,18 +34,18 @@ _NUMBERS = ("float32", "float64", "int64", "int32", "bool")
 
 
 class DatasetError(DataError):
-    """A dataset that cannot be read or written; says what was expected, what came and what to do."""
+    """A dataset that cannot be read or written."""
 
 
 class DiskError(DatasetError):
-    """The disk refused while a dataset was being made; what is finished is kept."""
+    """A disk error while a dataset was written. Finished episodes are kept."""
 
     @classmethod
     def of(cls, error: OSError) -> "DiskError":
-        """A plain text, which a worker process can hand over; PyAV's errors cannot be."""
+        """A copy of the message only: PyAV's errors cannot be pickled from a worker process."""
         where = f"{error.filename}: " if error.filename else ""
         return cls(
-            f"{where}{error.strerror or error}; finished episodes are kept: mend that and run the same command to go on"
+            f"{where}{error.strerror or error}; finished episodes are kept: fix it and run the same command to continue"
         )
 
 
@@ -59,9 +59,11 @@ class Feature:
 
     @property
     def visual(self) -> bool:
+        """Whether the column holds images."""
         return self.dtype in ("video", "image")
 
     def as_json(self) -> dict:
+        """The feature as info.json stores it."""
         return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
 
     def arrow(self) -> pa.DataType:
@@ -131,10 +133,11 @@ class DatasetSpec:
 
     @property
     def columns(self) -> dict[str, Feature]:
-        """Columns a row must bring (without the five the writer fills)."""
+        """Columns that the caller gives for every frame (without the five that the writer fills)."""
         return {name: feature for name, feature in self.features.items() if not feature.visual}
 
     def as_json(self) -> dict:
+        """The spec as stored beside staged episodes, to compare on resume."""
         return {
             "fps": self.fps,
             "robot_type": self.robot_type,
@@ -145,7 +148,7 @@ class DatasetSpec:
 
 
 def feature_problem(name: str, feature: Feature) -> str | None:
-    """What the writer could not store about a feature, or None."""
+    """Why the writer cannot store a feature, or None."""
     if "/" in name or name in DEFAULT_FEATURES:
         return "expected a name without '/' that is not one of LeRobot's own columns"
     if feature.dtype == "video":
@@ -170,7 +173,7 @@ class VideoSpan:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode of an opened dataset; rows `start` to `stop` (exclusive) of the whole dataset."""
+    """One episode of an opened dataset; frames `start` to `stop` (exclusive) of the whole dataset."""
 
     index: int
     start: int
@@ -182,6 +185,7 @@ class Episode:
 
     @property
     def length(self) -> int:
+        """Number of frames."""
         return self.stop - self.start
 
 

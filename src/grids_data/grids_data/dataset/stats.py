@@ -1,6 +1,6 @@
 """Statistics of dataset columns as LeRobot stores them: min, max, mean, std, count and five quantiles, exact.
 
-LeRobot averages the quantiles of episodes; here a dataset's are those of all its frames. Pictures are counted in a
+LeRobot averages the quantiles of episodes; here they are those of all frames of the dataset. Images are counted in a
 histogram per channel (256 bins is exact for uint8) and reported in 0..1 with shape (3, 1, 1).
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-# LeRobot looks at about this many frames per episode for the statistics of pictures.
+# LeRobot samples about this many frames per episode for the statistics of images.
 MAX_SAMPLED_FRAMES = 100
 
 Stats = dict[str, list]
@@ -27,19 +27,19 @@ def of_rows(values: np.ndarray) -> Stats:
 
 
 def sample_positions(length: int) -> np.ndarray:
-    """Which frames of an episode count for the statistics of pictures: at most MAX_SAMPLED_FRAMES, spread evenly."""
+    """Which frames of an episode count for the statistics of images: at most MAX_SAMPLED_FRAMES, spread evenly."""
     return np.unique(np.linspace(0, length - 1, min(length, MAX_SAMPLED_FRAMES)).round().astype(int))
 
 
 def histogram(frame: np.ndarray) -> np.ndarray:
-    """(3, 256) int64 counts of one (height, width, 3) uint8 picture; large ones are thinned to every other pixel."""
+    """(3, 256) int64 counts of one (height, width, 3) uint8 image; of large ones every other pixel counts."""
     step = 2 if frame.shape[0] * frame.shape[1] > 150 * 150 else 1
     thin = frame[::step, ::step]
     return np.stack([np.bincount(thin[..., c].ravel(), minlength=256) for c in range(3)])
 
 
 def of_histogram(counts: np.ndarray, frames: int) -> Stats:
-    """Statistics of pictures from their summed histogram (3, 256); `frames` becomes the count, as in LeRobot."""
+    """Statistics of images from their summed histogram (3, 256); `frames` becomes the count, as in LeRobot."""
     levels = np.arange(256) / 255.0
     total = counts.sum(1)
     mean = counts @ levels / total
@@ -56,10 +56,10 @@ def of_histogram(counts: np.ndarray, frames: int) -> Stats:
     return {name: value.reshape(3, 1, 1).tolist() for name, value in table.items()} | {"count": [frames]}
 
 
-def of_episode(columns: Mapping[str, np.ndarray], pictures: Mapping[str, tuple[np.ndarray, int]]) -> dict[str, Stats]:
-    """Statistics of numeric columns and of pictures given as (histogram, frames)."""
+def of_episode(columns: Mapping[str, np.ndarray], images: Mapping[str, tuple[np.ndarray, int]]) -> dict[str, Stats]:
+    """Statistics of numeric columns and of images given as (histogram, frames)."""
     numbers = {name: of_rows(values) for name, values in columns.items() if np.asarray(values).dtype.kind in "fiub"}
-    return numbers | {name: of_histogram(counts, frames) for name, (counts, frames) in pictures.items()}
+    return numbers | {name: of_histogram(counts, frames) for name, (counts, frames) in images.items()}
 
 
 def merge_histograms(parts: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:

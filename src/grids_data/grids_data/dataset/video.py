@@ -1,4 +1,4 @@
-"""mp4 in and out through PyAV: encode a camera, join episodes without re-encoding, decode fast and by index.
+"""Write and read mp4 files with PyAV: encode a camera, join episodes without re-encoding, decode by frame number.
 
 Frame i of an episode has exactly the time i / fps: the stream's clock ticks a whole number of times per frame.
 """
@@ -44,21 +44,23 @@ class VideoWriter:
         self.frames = 0
 
     def write(self, frame: np.ndarray) -> None:
+        """Append one frame. Raises DatasetError for another shape or dtype."""
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise DatasetError(f"video: expected uint8 frames of shape {self._shape}, got {frame.dtype} {frame.shape}")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts = self.frames * self._ticks
-        picture.time_base = self._stream.time_base
-        self._container.mux(self._stream.encode(picture))
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        image.pts = self.frames * self._ticks
+        image.time_base = self._stream.time_base
+        self._container.mux(self._stream.encode(image))
         self.frames += 1
 
     def close(self) -> None:
+        """Write the end of the file."""
         self._container.mux(self._stream.encode())
         self._container.close()
 
 
 def join(parts: Sequence[Path], target: Path, fps: int) -> None:
-    """Put mp4 files made by VideoWriter behind each other without decoding; part k starts where k-1 ended."""
+    """Concatenate mp4 files of VideoWriter without decoding; part k starts where part k-1 ended."""
     ticks = ticks_per_frame(fps)
     tick = Fraction(1, fps * ticks)
     with av.open(str(target), "w", format="mp4") as output:
@@ -113,16 +115,16 @@ class VideoReader:
         self._next = 0
 
     def frame(self, number: int) -> np.ndarray:
-        """Frame `number` as (height, width, 3) uint8 RGB."""
+        """Frame `number` as (height, width, 3) uint8 RGB. Raises DatasetError when the video has no such frame."""
         if self._decoder is None or not self._next <= number <= self._next + AHEAD_FRAMES:
             self._seek(number)
-        for picture in self._decoder:
-            at = round(picture.pts * self._stream.time_base * self._fps)
+        for image in self._decoder:
+            at = round(image.pts * self._stream.time_base * self._fps)
             self._next = at + 1
             if at >= number:
                 if at > number:
                     break
-                return picture.to_ndarray(format="rgb24")
+                return image.to_ndarray(format="rgb24")
         self._decoder = None
         raise DatasetError(f"{self._path}: expected a frame {number}, but the video has none at {number / self._fps} s")
 
@@ -132,4 +134,5 @@ class VideoReader:
         self._next = -1
 
     def close(self) -> None:
+        """Close the file."""
         self._container.close()

@@ -1,4 +1,4 @@
-"""Writes a LeRobot dataset v3.0 in two steps, so that it can be parallel, stopped, resumed and never half there.
+"""Writes a LeRobot dataset v3.0 in two steps: parallel, resumable, and never half written under its final name.
 
 1. Any number of processes stage episodes: `<folder>.partial/episodes/<key>/` appears by one rename when complete.
 2. `finish` lays the staged episodes out as a dataset and renames it to `<folder>`. Until then `<folder>` does not
@@ -54,7 +54,7 @@ def _column(feature: Feature, values: Sequence) -> pa.Array:
 
 
 class EpisodeWriter:
-    """One episode: `add` frames in order, then `close`, or `discard`. Leaves nothing behind unless closed."""
+    """One episode: `add` frames in order, then `close` or `discard`. Without `close` nothing remains on disk."""
 
     def __init__(self, spec: DatasetSpec, staging: Path, key: str) -> None:
         self._spec = spec
@@ -81,10 +81,10 @@ class EpisodeWriter:
             self.discard()
 
     def add(self, frames: Mapping[str, np.ndarray], row: Mapping[str, object], task: str) -> None:
-        """One time step: a picture per camera key, a value per column, and the sentence in force."""
+        """Append one frame: an image per camera key, a value per column, and the task sentence. Raises DatasetError."""
         if set(frames) != set(self._videos) or set(row) != set(self._rows):
-            wanted, got = [*sorted(self._videos), *sorted(self._rows)], [*sorted(frames), *sorted(row)]
-            raise DatasetError(f"frame: expected {wanted}, got {got}")
+            expected, got = [*sorted(self._videos), *sorted(self._rows)], [*sorted(frames), *sorted(row)]
+            raise DatasetError(f"frame: expected {expected}, got {got}")
         for name, value in row.items():
             feature = self._spec.features[name]
             if feature.dtype == "string":
@@ -118,7 +118,7 @@ class EpisodeWriter:
         return self._final
 
     def discard(self) -> None:
-        """Forget the episode."""
+        """Delete the episode."""
         for writer in self._videos.values():
             with suppress(OSError, EOFError):  # on a full disk the end of a video cannot be written either
                 writer.close()
@@ -146,7 +146,10 @@ class _Staged:
 
 
 class DatasetWriter:
-    """See the module. Opening resumes what an earlier, interrupted run staged for the same spec."""
+    """Stages episodes and assembles the dataset. Opening resumes an interrupted run with the same spec.
+
+    Raises DatasetError when the dataset exists, another process writes it or the spec differs.
+    """
 
     def __init__(self, folder: Path, spec: DatasetSpec) -> None:
         self.folder = Path(folder).absolute()
@@ -200,7 +203,7 @@ class DatasetWriter:
         path.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
 
     def close(self) -> None:
-        """Let another process continue; staged episodes stay."""
+        """Release the lock for other processes; staged episodes stay."""
         self._lock.close()
 
     def staged(self) -> list[str]:
@@ -208,17 +211,17 @@ class DatasetWriter:
         return sorted(path.parent.name for path in self._staging.glob("*/episode.json") if path.parent.suffix != ".new")
 
     def episode(self, key: str) -> EpisodeWriter:
-        """A writer for a new episode; keys sort into the dataset's order unless `finish` is told another."""
+        """A writer for a new episode; the dataset is sorted by key unless `finish` gets an order."""
         if (self._staging / key).exists():
             raise DatasetError(f"episode {key} is staged already in {self._staging}")
         return EpisodeWriter(self.spec, self._staging, key)
 
     def staging(self) -> Path:
-        """Where other processes build an `EpisodeWriter`."""
+        """The folder in which other processes create an `EpisodeWriter`."""
         return self._staging
 
     def finish(self, order: Iterable[str] | None = None) -> Path:
-        """Lay out the staged episodes as a dataset and put it in place by one rename. Returns its folder."""
+        """Assemble the staged episodes into a dataset, then rename it into place. Returns its folder."""
         keys = self.staged() if order is None else list(order)
         if not keys:
             raise DatasetError(f"{self.partial}: expected at least one complete episode, found none")
@@ -237,12 +240,12 @@ class DatasetWriter:
 
 
 def assemble(episodes: list[_Staged], spec: DatasetSpec, target: Path) -> None:
-    """The files of a v3.0 dataset from staged episodes."""
+    """Write the files of a v3.0 dataset from staged episodes into `target`."""
     tasks = list(dict.fromkeys(task for episode in episodes for task in episode.tasks))
     data_places = _write_data(episodes, spec, tasks, target)
     video_places = {name: _write_videos(episodes, name, spec, target) for name in spec.cameras}
     columns = _read_columns(target)
-    pictures = {name: [(np.load(e.folder / f"{name}.npy"), e.sampled) for e in episodes] for name in spec.cameras}
+    images = {name: [(np.load(e.folder / f"{name}.npy"), e.sampled) for e in episodes] for name in spec.cameras}
     rows, start = [], 0
     for index, episode in enumerate(episodes):
         stop = start + episode.length
@@ -258,11 +261,11 @@ def assemble(episodes: list[_Staged], spec: DatasetSpec, target: Path) -> None:
             **{f"videos/{n}/{key}": value for n in spec.cameras for key, value in video_places[n][index].items()},
             **{f"extra/{key}": value for key, value in episode.extra.items()},
         }
-        found = stats.of_episode(part, {name: pictures[name][index] for name in spec.cameras})
+        found = stats.of_episode(part, {name: images[name][index] for name in spec.cameras})
         row |= {f"stats/{n}/{key}": value for n, entry in found.items() for key, value in entry.items()}
         rows.append(row)
         start = stop
-    total = stats.of_episode(columns, {name: stats.merge_histograms(parts) for name, parts in pictures.items()})
+    total = stats.of_episode(columns, {name: stats.merge_histograms(parts) for name, parts in images.items()})
     _write_meta(rows, tasks, total, spec, target)
 
 

@@ -256,7 +256,7 @@ def test_a_full_disk_ends_the_conversion_with_what_to_do_and_it_can_go_on(bags, 
     words = [sys.executable, "-c", FULL_DISK, str(bags[0].parent), str(tmp_path / "set")]  # two workers
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "File too large; finished episodes are kept: mend that and run the same command to go on" in done.stderr
+    assert "File too large; finished episodes are kept: fix it and run the same command to continue" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "set").exists()
     assert not list((tmp_path / "set.partial" / "episodes").iterdir())

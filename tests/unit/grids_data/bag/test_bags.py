@@ -295,7 +295,7 @@ def test_every_given_path_without_an_episode_is_named(tmp_path):
     with pytest.raises(DataError, match=r"live.partial was not finished: run ./grids recover"):
         find_bags([good, tmp_path / "live.partial"])
     (tmp_path / "discarded").mkdir()
-    with pytest.raises(DataError, match="in what was given besides discarded/, found none"):
+    with pytest.raises(DataError, match="in the given paths besides discarded/, found none"):
         find_bags([tmp_path / "discarded"])
 
 
