@@ -34,7 +34,7 @@ class ExpertActor(AbstractActor):
 
     def __init__(self, task: str = "pick_place", rows: int = 10) -> None:
         self.spec = ActorSpec("expert", ("front", "wrist"), (HW, HW), 0.05, rows, 1, 2)
-        self._expert = ScriptedExpert(task, 0, ScriptedExpertConfig(horizon=rows, dt_s=0.05))
+        self._expert = ScriptedExpert(task, 0, ScriptedExpertConfig(chunk_size=rows, dt_s=0.05))
         self.seen: list[Seen] = []
         self.world = None
 

@@ -1,1 +1,1 @@
-"""The scripted expert: plans from true poses, as a policy or as a person at the leader arm."""
+"""The scripted expert: plans from true poses, as a policy or as a teleoperator of the leader arm."""

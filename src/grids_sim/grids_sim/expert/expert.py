@@ -1,7 +1,7 @@
-"""Scripted expert: does the tasks from ground truth, closed loop, in the form of action chunks.
+"""Scripted expert: does the tasks from ground truth, in closed loop, and outputs action chunks like a policy.
 
-It follows a timed plan, waits at checkpoints until the arm has arrived, corrects what friction leaves over, and
-plans again from the truth when an object moved, a grasp missed or something was lost on the way.
+It follows a timed plan, waits at checkpoints until the arm has arrived, corrects the position error that friction
+leaves, and plans again when an object has moved, a grasp has missed or the object was lost.
 """
 
 import math
@@ -34,35 +34,42 @@ from grids_sim.physics.world import Truth
 from grids_sim.tasks.judge import RULES, axis_x
 
 _LOW, _HIGH = np.transpose(JOINT_LIMITS_RAD)
-# Phases whose end is a checkpoint: the plan's clock stops there until the arm has arrived, this long at most.
+# Phases that end at a checkpoint: the plan's clock waits there for the arm, at most this long in s.
 _CHECKPOINTS = {"descend": 0.9, "squeeze": 1.2, "lift": 1.2, "lower": 0.9, "open": 1.2}
-# Chunks do not look past these: moving on before the jaws have done their work loses the object.
+# Chunks end with these phases until their checkpoint is passed: moving on too early loses the object.
 _GATES = ("squeeze", "open")
 ARRIVED_RAD = 0.025
 MOVED_M = 0.010
-# The plan's clock leads the arm by at most this: latency of the whole loop plus the servos' own lag. An arm that
-# stays behind, or is this far off the path, makes a new plan.
+# The plan's clock leads the arm by at most LEAD_S (latency of the loop plus lag of the servos). A new plan is made when
+# the clock has waited STUCK_S for the arm, or when the arm is LOST_RAD off the path.
 LEAD_S, STUCK_S, LOST_RAD = 0.6, 2.0, 0.6
-_ROWS_BACK, _ROWS_AHEAD = round(1.5 / PLAN_DT_S), round(1.0 / PLAN_DT_S)
+_SAMPLES_BACK, _SAMPLES_AHEAD = round(1.5 / PLAN_DT_S), round(1.0 / PLAN_DT_S)
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedExpertConfig:
-    """Chunk shape and how much experts differ from each other. Spreads are drawn once per episode from the seed."""
+    """Shape of the chunks, and random variation between episodes, drawn from the seed at each reset.
 
-    horizon: int = 30
+    `chunk_size`: action steps in a chunk, `dt_s` apart; `speed`: factor on the expert's standard speeds.
+    """
+
+    chunk_size: int = 30
     dt_s: float = 1 / 30
     speed: float = 1.0
-    # Relative spread of speeds, absolute spread of the travelling height.
+    # Largest deviation of the speed (a fraction) and of the travelling height.
     speed_spread: float = 0.0
     height_spread_m: float = 0.0
-    # Share of first grasps that are made to miss by 26 to 36 mm, to show how to recover.
+    # Fraction of episodes whose first grasp misses by 26 to 36 mm on purpose, to demonstrate recovery.
     miss_share: float = 0.0
 
 
 @dataclass(slots=True)
 class _Progress:
-    """Mutable state of one episode."""
+    """Mutable state of one plan.
+
+    `command` (N, 6): the plan with gravity compensation; `clock_s`: time within the plan; `correction` (6,): added to
+    the command against friction; `object_m`, `goal_m` (3,): where the objects were when the plan was made.
+    """
 
     plan: MotionPlan | None = None
     command: np.ndarray = field(default_factory=lambda: np.zeros((1, 6)))
@@ -71,15 +78,19 @@ class _Progress:
     waited_s: float = 0.0
     correction: np.ndarray = field(default_factory=lambda: np.zeros(6))
     held: HeldObject | None = None
-    target: np.ndarray | None = None
-    goal: np.ndarray | None = None
+    object_m: np.ndarray | None = None
+    goal_m: np.ndarray | None = None
     last_s: float | None = None
     last_gripper_rad: float = math.inf
     stuck_s: float = 0.0
 
 
 class ScriptedExpert:
-    """One task, one seed. Pure apart from its own progress: no clock, no I/O. Not thread-safe."""
+    """Expert for one task. Deterministic: no clock, no I/O; times are seconds of one monotonic clock of the caller.
+
+    `attempts` counts grasps since reset, `phase` names the present phase. ValueError for an unknown task. Not
+    thread-safe.
+    """
 
     def __init__(self, task: str, seed: int = 0, config: ScriptedExpertConfig | None = None) -> None:
         if task not in TASKS:
@@ -92,7 +103,7 @@ class ScriptedExpert:
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
-        """Forget everything and draw a new style from the seed."""
+        """Start a new episode: forget the plan and draw the motion style from the seed."""
         rng = np.random.default_rng(seed)
         config = self.config
         pace = config.speed * (1 + config.speed_spread * rng.uniform(-1, 1))
@@ -114,31 +125,34 @@ class ScriptedExpert:
 
     # --- public ------------------------------------------------------------------------------------------------
     def take_over(self) -> None:
-        """Somebody else has moved the arm: forget the plan, begin the next one at the measured pose."""
+        """Call after another controller has moved the arm: the next plan starts at the measured pose."""
         self._progress = _Progress()
 
     def chunk(self, truth: Truth, position_rad: np.ndarray, now_s: float) -> tuple[np.ndarray, float]:
-        """Targets (horizon, 6) and their spacing: row i is meant for now_s + i * dt. Call at any rate above 2 Hz."""
+        """Action steps (chunk_size, 6) rad and their spacing dt in s; step i is meant for now_s + i * dt.
+
+        `position_rad` (6,): measured at `now_s`. Call at any rate above 2 Hz.
+        """
         self._advance(truth, np.asarray(position_rad, dtype=float), now_s)
-        rows = self._sample(np.arange(self.config.horizon) * self.config.dt_s)
-        return rows, self.config.dt_s
+        steps = self._sample(np.arange(self.config.chunk_size) * self.config.dt_s)
+        return steps, self.config.dt_s
 
     def action(self, truth: Truth, position_rad: np.ndarray, now_s: float) -> np.ndarray:
-        """The target for now, (6,): row 0 of `chunk` without computing the others."""
+        """The target for `now_s`, (6,) rad: step 0 of `chunk`, without computing the others."""
         self._advance(truth, np.asarray(position_rad, dtype=float), now_s)
         return self._sample(np.zeros(1))[0]
 
     def _sample(self, ahead_s: np.ndarray) -> np.ndarray:
         progress = self._progress
-        index = np.clip((progress.clock_s + ahead_s) / PLAN_DT_S, 0, self._last_row())
+        index = np.clip((progress.clock_s + ahead_s) / PLAN_DT_S, 0, self._last_index())
         low = index.astype(int)
         high = np.minimum(low + 1, len(progress.command) - 1)
         part = (index - low)[:, None]
-        rows = (1 - part) * progress.command[low] + part * progress.command[high]
-        return np.clip(rows + progress.correction, _LOW, _HIGH)
+        steps = (1 - part) * progress.command[low] + part * progress.command[high]
+        return np.clip(steps + progress.correction, _LOW, _HIGH)
 
-    def _last_row(self) -> int:
-        """Last row of the command a chunk may show: the next gate, or the end."""
+    def _last_index(self) -> int:
+        """Index of the last command a chunk may contain: the end of the next gate, or of the plan."""
         progress = self._progress
         for number, phase in enumerate(progress.plan.phases):
             if phase.name in _GATES and number not in progress.passed:
@@ -166,12 +180,12 @@ class ScriptedExpert:
         self.phase = self._phase_name()
 
     def _phase_name(self) -> str:
-        row = self._progress.clock_s / PLAN_DT_S
+        sample = self._progress.clock_s / PLAN_DT_S
         phases = self._progress.plan.phases
-        return next((phase.name for phase in phases if row < phase.stop), phases[-1].name)
+        return next((phase.name for phase in phases if sample < phase.stop), phases[-1].name)
 
     def _stop_at_checkpoint(self, truth: Truth, position: np.ndarray, elapsed_s: float) -> None:
-        """Hold the plan's clock at the first checkpoint not passed; correct the arm while it waits."""
+        """Stop the plan's clock at the first checkpoint not yet passed; correct the arm while it waits."""
         progress = self._progress
         for number, phase in enumerate(progress.plan.phases):
             end_s = (phase.stop - 1) * PLAN_DT_S
@@ -179,7 +193,7 @@ class ScriptedExpert:
                 continue
             if progress.clock_s < end_s:
                 return
-            error = progress.plan.rows[phase.stop - 1] - position
+            error = progress.plan.joints_rad[phase.stop - 1] - position
             if phase.name in ("descend", "lower"):
                 step = 2.0 * elapsed_s * error
                 step[5] = 0.0
@@ -196,7 +210,7 @@ class ScriptedExpert:
                 return
 
     def _arrived(self, name: str, error: np.ndarray, gripper: float, elapsed_s: float) -> bool:
-        """Has the phase done what it is for? Closing ends when the jaw has stopped, not after a time."""
+        """Whether the arm has reached the phase's end; squeezing ends when the jaw has stopped on the object."""
         progress = self._progress
         rate = abs(gripper - progress.last_gripper_rad) / max(elapsed_s, 1e-3)
         progress.last_gripper_rad = gripper
@@ -209,10 +223,10 @@ class ScriptedExpert:
                 return bool(np.abs(error[:5]).max() < ARRIVED_RAD)
 
     def _checkpoint_failed(self, name: str, truth: Truth, position: np.ndarray) -> bool:
-        """What must be true at the end of a phase; on success of a grasp the way to the goal is planned."""
+        """Whether a grasp or lift has failed; after a successful lift this also plans the way to the goal."""
         progress = self._progress
         if name == "squeeze":
-            if not self._in_hand(truth, position):
+            if not self._is_held(truth, position):
                 return True
             progress.held = self._measure_held(truth, position)
             return False
@@ -222,55 +236,55 @@ class ScriptedExpert:
             return True if not lifted else self._append_place(truth, position)
         return False
 
-    # --- what the world looks like -----------------------------------------------------------------------------
-    def _grip_distance(self, truth: Truth, position: np.ndarray) -> float:
-        """Distance of the object from where the jaws hold things."""
+    # --- state of the scene ------------------------------------------------------------------------------------
+    def _distance_to_jaws(self, truth: Truth, position: np.ndarray) -> float:
+        """Distance of the object's centre from where the jaws would hold it, m."""
         depth = grasp_depth_m(self._name)
         lateral = ik.fixed_pad_lateral_m(depth) - width_m(self._name) / 2
-        grip = ik.forward(position).point(lateral, depth)
-        return float(np.linalg.norm(truth.objects[self._name].position_m - grip))
+        between_jaws = ik.forward(position).point(lateral, depth)
+        return float(np.linalg.norm(truth.objects[self._name].position_m - between_jaws))
 
-    def _in_hand(self, truth: Truth, position: np.ndarray) -> bool:
-        """Object between jaws that are closed on its width."""
+    def _is_held(self, truth: Truth, position: np.ndarray) -> bool:
+        """Whether the object is between the jaws and they are closed to about its width."""
         gap = ik.jaw_gap_m(float(position[5]))
         width = width_m(self._name)
         closed_on_it = 0.55 * width < gap < width + 0.008
-        return closed_on_it and self._grip_distance(truth, position) < 0.030
+        return closed_on_it and self._distance_to_jaws(truth, position) < 0.030
 
     def _measure_held(self, truth: Truth, position: np.ndarray) -> HeldObject:
         pose = truth.objects[self._name]
-        hand = ik.forward(position)
+        gripper = ik.forward(position)
         axis = axis_x(pose.quaternion)
-        tip = hand.coordinates(hand.origin_m + axis)
-        return HeldObject(hand.coordinates(pose.position_m), tip)
+        tip = gripper.coordinates(gripper.origin_m + axis)
+        return HeldObject(gripper.coordinates(pose.position_m), tip)
 
     def _planned(self) -> np.ndarray:
-        """Joints (6,) the plan has for its clock."""
+        """Joints (6,) of the plan at its clock."""
         progress = self._progress
-        row = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
-        return progress.plan.rows[row]
+        sample = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.joints_rad) - 1)
+        return progress.plan.joints_rad[sample]
 
     def _reached(self, position: np.ndarray) -> tuple[float, float]:
-        """How far along the plan the arm is (s), maybe ahead of the clock as chunks are, and how far off (rad)."""
+        """Plan time, in s, of the sample nearest to the arm, which may be ahead of the clock; and its distance, rad."""
         progress = self._progress
-        now = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.rows) - 1)
-        first = max(0, now - _ROWS_BACK)
-        away = np.abs(progress.plan.rows[first : now + 1 + _ROWS_AHEAD, :5] - position[:5]).max(axis=1)
+        now = min(int(progress.clock_s / PLAN_DT_S), len(progress.plan.joints_rad) - 1)
+        first = max(0, now - _SAMPLES_BACK)
+        away = np.abs(progress.plan.joints_rad[first : now + 1 + _SAMPLES_AHEAD, :5] - position[:5]).max(axis=1)
         nearest = float(away.min())
-        # The last of the equally near rows: a hold must not look like a delay.
-        row = first + int(np.flatnonzero(away <= nearest + 0.02)[-1])
-        return row * PLAN_DT_S, nearest
+        # The last of equally near samples: while the plan holds still, the arm must not count as late.
+        sample = first + int(np.flatnonzero(away <= nearest + 0.02)[-1])
+        return sample * PLAN_DT_S, nearest
 
     def _disturbed(self, truth: Truth, position: np.ndarray) -> bool:
-        """Does the plan no longer fit the world: object moved or lost, goal moved, task not done at the end?"""
+        """Whether the plan is no longer valid: object moved or lost, goal moved, or task not done at the end."""
         progress, phase = self._progress, self._phase_name()
         pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
         if phase in ("rise", "reach", "descend"):
-            moved = np.linalg.norm(pose.position_m - progress.target) > MOVED_M
+            moved = np.linalg.norm(pose.position_m - progress.object_m) > MOVED_M
             return bool(moved and pose.speed_m_s < 0.05)
         if phase in ("carry", "lower"):
-            lost = self._grip_distance(truth, position) > 0.07
-            goal_moved = np.linalg.norm(goal.position_m - progress.goal) > MOVED_M
+            lost = self._distance_to_jaws(truth, position) > 0.07
+            goal_moved = np.linalg.norm(goal.position_m - progress.goal_m) > MOVED_M
             return bool(lost or (goal_moved and phase == "carry"))
         if phase in ("home", "wait"):
             finished = truth.success or self._rule(pose, goal)
@@ -280,14 +294,14 @@ class ScriptedExpert:
 
     # --- planning ----------------------------------------------------------------------------------------------
     def _replan(self, truth: Truth, position: np.ndarray) -> None:
-        """Plan from where arm and objects are now."""
+        """Make a new plan from the present arm and object poses."""
         start = self._start(position)
         pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
-        held = self._in_hand(truth, position) and pose.position_m[2] > 0.02
+        held = self._is_held(truth, position) and pose.position_m[2] > 0.02
         self._progress = _Progress(
             last_s=self._progress.last_s,
-            target=pose.position_m.copy(),
-            goal=goal.position_m.copy(),
+            object_m=pose.position_m.copy(),
+            goal_m=goal.position_m.copy(),
             correction=self._progress.correction * 0.5,
         )
         builder = PathBuilder(start, self._style)
@@ -317,7 +331,7 @@ class ScriptedExpert:
         self._adopt(builder.build(grasp))
 
     def _choose(self, truth: Truth) -> tuple[Grasp | None, Place | None]:
-        """The best grasp from which the goal can be reached; without one, the best grasp alone."""
+        """The best grasp from which the goal is reachable, else the best grasp and None."""
         pose, goal = truth.objects[self._name], truth.objects[self._goal_name]
         grasps = rank_grasps(self._name, pose, self._others(truth), self._style)
         for grasp in grasps:
@@ -328,7 +342,7 @@ class ScriptedExpert:
         return (grasps[0] if grasps else None), None
 
     def _start(self, position: np.ndarray) -> np.ndarray:
-        """Begin at the last commanded pose when the arm is near it (no jump back), else at the measured one."""
+        """Start of a new plan: the planned pose when the arm is near it (avoids a jump), else the measured one."""
         if self._progress.plan is None:
             return position.copy()
         planned = self._planned()
@@ -337,16 +351,16 @@ class ScriptedExpert:
     def _adopt(self, plan: MotionPlan) -> None:
         progress = self._progress
         progress.plan = plan
-        progress.command = plan.rows + self._statics.sag_rad(plan.rows)
+        progress.command = plan.joints_rad + self._statics.sag_rad(plan.joints_rad)
         self.phase = self._phase_name()
 
     def _append_place(self, truth: Truth, position: np.ndarray) -> bool:
-        """After the lift: replace the forecast by a plan with the object as it sits in the hand. True = give up."""
+        """After the lift: plan the placement again with the measured pose of the held object. True when impossible."""
         progress = self._progress
         goal = truth.objects[self._goal_name]
         number = next(i for i, phase in enumerate(progress.plan.phases) if phase.name == "lift")
         lift = progress.plan.phases[number]
-        builder = PathBuilder(progress.plan.rows[lift.stop - 1], self._style)
+        builder = PathBuilder(progress.plan.joints_rad[lift.stop - 1], self._style)
         held = progress.held if progress.held else self._measure_held(truth, position)
         place = find_place(self.task, held, goal, builder.last, self._style)
         if place is None:
@@ -358,14 +372,14 @@ class ScriptedExpert:
             clock_s=max(clock, 0.0),
             correction=correction,
             held=held,
-            target=progress.target,
-            goal=goal.position_m.copy(),
+            object_m=progress.object_m,
+            goal_m=goal.position_m.copy(),
         )
         self._adopt(builder.build())
         return False
 
     def _others(self, truth: Truth) -> tuple[tuple[np.ndarray, float], ...]:
-        """Positions and footprints of everything but the object to pick."""
+        """(position (3,) m, footprint radius m) of all objects except the one to pick."""
         return tuple(
             (pose.position_m, footprint_m(STANDARD_OBJECTS[name]) if name in STANDARD_OBJECTS else 0.03)
             for name, pose in truth.objects.items()

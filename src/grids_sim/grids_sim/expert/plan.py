@@ -1,4 +1,7 @@
-"""Motion plans of the scripted expert: from true poses to a timed joint path with named phases. Pure functions."""
+"""Motion plans of the scripted expert: timed joint paths with named phases, from true poses. Pure functions.
+
+Base frame, metres, radians. "Gripper target" is the input of inverse kinematics (`ik.GripperTarget`).
+"""
 
 import math
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from grids_sim.tasks.judge import ObjectPose, axis_x
 from grids_sim.tasks.layout import PAN_AXIS_X_M
 
 PLAN_DT_S = 1 / 60
-# Hand upright with the camera on its outer side; grips prefer to stay near it.
+# Wrist roll with the gripper upright and the camera on its outer side; grasps near it cost less.
 PREFERRED_ROLL_RAD = -math.pi / 2
 TILTS_RAD = tuple(math.radians(angle) for angle in (0, 10, 20, 30, 40, 50, -10))
 TRAVEL_HEIGHT_M = 0.125
@@ -25,7 +28,7 @@ SQUEEZE_RAD = 0.15
 
 @dataclass(frozen=True, slots=True)
 class MotionStyle:
-    """How an expert moves. Speeds are peaks; an error shifts the first grasp on purpose."""
+    """How an expert moves: peak speeds, and a deliberate (x, y) offset of the first grasp."""
 
     joint_speed_rad_s: float = 1.7
     joint_acceleration_rad_s2: float = 6.0
@@ -36,9 +39,12 @@ class MotionStyle:
 
 @dataclass(frozen=True, slots=True)
 class Grasp:
-    """A chosen way to pick: the grip at the object, the poses before it, and jaw angles."""
+    """One way to pick: target at the object, arm joints (5,) there and above it, and gripper angles.
 
-    grip: GripperTarget
+    `contact_rad`: gripper angle at which the jaws touch the object; `closed_rad` lies past it.
+    """
+
+    target: GripperTarget
     joints: np.ndarray
     hover: np.ndarray
     open_rad: float
@@ -48,7 +54,7 @@ class Grasp:
 
 @dataclass(frozen=True, slots=True)
 class HeldObject:
-    """The object in the hand: its centre as (lateral, depth, side) and, for the pen, its axis in the same frame."""
+    """The held object in the gripper's frame (lateral, depth, side): its centre in m and its x axis, a unit vector."""
 
     centre_m: tuple[float, float, float]
     axis: tuple[float, float, float]
@@ -56,15 +62,15 @@ class HeldObject:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Grips above, at and after setting down, and their joints (5,)."""
+    """Gripper targets above the goal, at release and after retreat, and their arm joints (5,)."""
 
-    grips: tuple[GripperTarget, GripperTarget, GripperTarget]
+    targets: tuple[GripperTarget, GripperTarget, GripperTarget]
     joints: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Rows [start, stop) of a plan."""
+    """Samples [start, stop) of a plan."""
 
     name: str
     start: int
@@ -73,37 +79,39 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class MotionPlan:
-    """Joint path (N, 6) at PLAN_DT_S, without sag compensation, and its phases."""
+    """Joint path (N, 6) sampled every PLAN_DT_S, without compensation of gravity, and its phases."""
 
-    rows: np.ndarray
+    joints_rad: np.ndarray
     phases: tuple[Phase, ...]
     grasp: Grasp | None = None
 
     @property
     def duration_s(self) -> float:
-        return (len(self.rows) - 1) * PLAN_DT_S
+        """Time from the first to the last sample."""
+        return (len(self.joints_rad) - 1) * PLAN_DT_S
 
 
 @dataclass(slots=True)
 class PathBuilder:
-    """Appends smooth moves to a path; every move starts and ends at rest."""
+    """Builds a path from minimum-jerk moves (Flash and Hogan 1985), each from rest to rest. Joints: (6,) rad."""
 
     start: np.ndarray
     style: MotionStyle
-    _rows: list[np.ndarray] = field(default_factory=list)
+    _segments: list[np.ndarray] = field(default_factory=list)
     _phases: list[Phase] = field(default_factory=list)
 
     @property
     def last(self) -> np.ndarray:
-        return self._rows[-1][-1] if self._rows else self.start
+        """End of the path so far, (6,) rad."""
+        return self._segments[-1][-1] if self._segments else self.start
 
-    def _append(self, name: str, rows: np.ndarray) -> None:
-        begin = sum(len(block) for block in self._rows)
-        self._rows.append(rows)
-        self._phases.append(Phase(name, begin, begin + len(rows)))
+    def _append(self, name: str, positions: np.ndarray) -> None:
+        begin = sum(len(segment) for segment in self._segments)
+        self._segments.append(positions)
+        self._phases.append(Phase(name, begin, begin + len(positions)))
 
     def joints(self, name: str, target: np.ndarray, *, least_s: float = 0.15) -> None:
-        """Straight move in joint space, minimum jerk, as fast as the style allows."""
+        """Straight move in joint space, as fast as the style allows but not shorter than `least_s`."""
         delta = np.abs(target - self.last).max()
         duration = max(
             1.875 * delta / self.style.joint_speed_rad_s,
@@ -129,24 +137,24 @@ class PathBuilder:
         self._append(name, (1 - s) ** 2 * self.last + 2 * s * (1 - s) * control + s**2 * target)
 
     def line(self, name: str, begin: GripperTarget, end: GripperTarget, goal: np.ndarray) -> None:
-        """Straight line of the grip point between two grips; joint move where the line leaves the reach."""
+        """Move the gripper point on a straight line; a joint move to `goal` when part of the line is out of reach."""
         length = float(np.linalg.norm(end.point_m - begin.point_m))
         duration = max(1.875 * length / self.style.line_speed_m_s, 0.25)
-        first, rows = self.last, []
+        first, samples = self.last, []
         for s in _minimum_jerk(duration):
             joints = ik.inverse(_between(begin, end, s))
             if joints is None:
                 self.joints(name, goal)
                 return
-            rows.append(np.append(joints, (1 - s) * first[5] + s * goal[5]))
-        path = np.array(rows)
-        # The line may start a little off the last commanded pose; fade that difference out.
+            samples.append(np.append(joints, (1 - s) * first[5] + s * goal[5]))
+        path = np.array(samples)
+        # The line may start slightly off the last pose of the path: blend that difference out.
         fade = np.linspace(1, 0, len(path))[:, None]
         path[:, :5] += fade * (first - path[0])[:5]
         self._append(name, path)
 
     def hold(self, name: str, duration_s: float, *, gripper_rad: float | None = None) -> None:
-        """Stay, moving at most the gripper."""
+        """Keep the arm still; move the gripper to `gripper_rad` when given."""
         target = self.last.copy()
         if gripper_rad is not None:
             target[5] = gripper_rad
@@ -154,7 +162,8 @@ class PathBuilder:
         self._append(name, (1 - s) * self.last + s * target)
 
     def build(self, grasp: Grasp | None = None) -> MotionPlan:
-        return MotionPlan(np.concatenate(self._rows), tuple(self._phases), grasp)
+        """The path as a plan."""
+        return MotionPlan(np.concatenate(self._segments), tuple(self._phases), grasp)
 
 
 def _minimum_jerk(duration_s: float) -> np.ndarray:
@@ -175,12 +184,12 @@ def _between(begin: GripperTarget, end: GripperTarget, s: float) -> GripperTarge
 
 # --- grasping --------------------------------------------------------------------------------------------------
 def width_m(name: str) -> float:
-    """Size of an object across the jaws."""
+    """Width of an object between the jaws, m."""
     return PEN_THICKNESS_M if name == "pen" else CUBE_EDGE_M
 
 
 def grasp_depth_m(name: str) -> float:
-    """How far from the hand's origin the object's centre is taken: thin things with the very fingertips."""
+    """Distance from the gripper's origin to the object's centre along the fingers, m; thin objects: at the tips."""
     return FINGERTIP_DEPTH_M - (0.0035 if name == "pen" else 0.0115)
 
 
@@ -202,80 +211,80 @@ def rank_grasps(
 
 
 def held_after(name: str, grasp: Grasp, pose: ObjectPose) -> HeldObject:
-    """Forecast of how an object will sit in the hand: pushed against the fixed jaw, turned as it lies now."""
-    hand = ik.forward(grasp.joints)
-    lateral = ik.fixed_pad_lateral_m(grasp.grip.depth_m) - width_m(name) / 2
-    axis = hand.coordinates(hand.origin_m + axis_x(pose.quaternion))
-    return HeldObject((lateral, grasp.grip.depth_m, 0.0), axis)
+    """Predict the held object after a grasp: pushed against the fixed jaw, in its present orientation."""
+    gripper = ik.forward(grasp.joints)
+    lateral = ik.fixed_pad_lateral_m(grasp.target.depth_m) - width_m(name) / 2
+    axis = gripper.coordinates(gripper.origin_m + axis_x(pose.quaternion))
+    return HeldObject((lateral, grasp.target.depth_m, 0.0), axis)
 
 
 def _grasp_at(name, pose: ObjectPose, azimuth: float, tilt: float, style: MotionStyle) -> Grasp | None:
     half, depth = width_m(name) / 2, grasp_depth_m(name)
     lateral = ik.fixed_pad_lateral_m(depth) - half - FIXED_JAW_CLEARANCE_M
     point = pose.position_m + np.array([*style.grasp_error_m, 0.0])
-    grip = GripperTarget(point, DOWN_RAD - tilt, None, azimuth, lateral, depth)
-    joints = ik.inverse(grip)
+    target = GripperTarget(point, DOWN_RAD - tilt, None, azimuth, lateral, depth)
+    joints = ik.inverse(target)
     if joints is None:
         return None
     lowest = _lowest_tip(joints)
     if lowest < 0.002:
-        grip = _raised(grip, 0.002 - lowest)
-        joints = ik.inverse(grip)
-    if joints is None or abs(grip.point_m[2] - point[2]) > 0.6 * half:
+        target = _raised(target, 0.002 - lowest)
+        joints = ik.inverse(target)
+    if joints is None or abs(target.point_m[2] - point[2]) > 0.6 * half:
         return None
-    hover = _reach(_raised(grip, 0.045), tilt)
+    hover = _reach(_raised(target, 0.045), tilt)
     if hover is None:
         return None
     contact = ik.gripper_for_gap_rad(2 * half)
     gap = 2 * half + (0.030 if name != "pen" else 0.024)
-    return Grasp(grip, joints, hover, ik.gripper_for_gap_rad(gap), max(contact - SQUEEZE_RAD, -0.97), contact)
+    return Grasp(target, joints, hover, ik.gripper_for_gap_rad(gap), max(contact - SQUEEZE_RAD, -0.97), contact)
 
 
 def _lowest_tip(joints: np.ndarray) -> float:
-    """Height of the lower fingertip corner, jaws open."""
-    hand = ik.forward(joints)
+    """Height of the lower of both fingertips above the table, with the jaws open, m."""
+    gripper = ik.forward(joints)
     laterals = (ik.fixed_pad_lateral_m(FINGERTIP_DEPTH_M) + 0.005, -0.035)
-    return min(float(hand.point(lateral, FINGERTIP_DEPTH_M)[2]) for lateral in laterals)
+    return min(float(gripper.point(lateral, FINGERTIP_DEPTH_M)[2]) for lateral in laterals)
 
 
-def _raised(grip: GripperTarget, height_m: float) -> GripperTarget:
+def _raised(target: GripperTarget, height_m: float) -> GripperTarget:
     return GripperTarget(
-        grip.point_m + np.array([0.0, 0.0, height_m]),
-        grip.pitch_rad,
-        grip.roll_rad,
-        grip.closing_azimuth_rad,
-        grip.lateral_m,
-        grip.depth_m,
+        target.point_m + np.array([0.0, 0.0, height_m]),
+        target.pitch_rad,
+        target.roll_rad,
+        target.closing_azimuth_rad,
+        target.lateral_m,
+        target.depth_m,
     )
 
 
-def _with_pitch(grip: GripperTarget, pitch_rad: float) -> GripperTarget:
+def _with_pitch(target: GripperTarget, pitch_rad: float) -> GripperTarget:
     return GripperTarget(
-        grip.point_m,
+        target.point_m,
         pitch_rad,
-        grip.roll_rad,
-        grip.closing_azimuth_rad,
-        grip.lateral_m,
-        grip.depth_m,
+        target.roll_rad,
+        target.closing_azimuth_rad,
+        target.lateral_m,
+        target.depth_m,
     )
 
 
-def _reach(grip: GripperTarget, tilt_rad: float) -> np.ndarray | None:
-    """Joints of a grip with the tilt nearest to the wished one that the arm can do there."""
+def _reach(target: GripperTarget, tilt_rad: float) -> np.ndarray | None:
+    """Arm joints (5,) for a target at the reachable tilt nearest to `tilt_rad`; its own pitch is ignored."""
     for tilt in sorted(np.radians(np.arange(-10, 61, 5)), key=lambda value: abs(value - tilt_rad)):
-        joints = ik.inverse(_with_pitch(grip, DOWN_RAD - tilt))
+        joints = ik.inverse(_with_pitch(target, DOWN_RAD - tilt))
         if joints is not None:
             return joints
     return None
 
 
 def _grasp_cost(grasp: Grasp, tilt: float, others) -> float:
-    hand = ik.forward(grasp.joints)
+    gripper = ik.forward(grasp.joints)
     cost = abs(tilt) + 0.5 * abs(grasp.joints[4] - PREFERRED_ROLL_RAD)
-    cost += 0.8 * abs(hand.closing[2])
+    cost += 0.8 * abs(gripper.closing[2])
     gap = ik.jaw_gap_m(grasp.open_rad)
     outer = ik.fixed_pad_lateral_m(FINGERTIP_DEPTH_M)
-    sides = (hand.point(outer + 0.008, 0.1), hand.point(outer - gap - 0.010, 0.1))
+    sides = (gripper.point(outer + 0.008, 0.1), gripper.point(outer - gap - 0.010, 0.1))
     for position, radius in others:
         for side in sides:
             room = math.hypot(*(side - position)[:2]) - radius - 0.012
@@ -285,45 +294,45 @@ def _grasp_cost(grasp: Grasp, tilt: float, others) -> float:
 
 # --- whole plans -----------------------------------------------------------------------------------------------
 def plan_pick(name: str, grasp: Grasp, start: np.ndarray, style: MotionStyle) -> PathBuilder:
-    """Rise if low, reach over the object, descend, close, lift."""
+    """Path: rise if the fingers are low, move above the object, descend, close, lift. `start`: (6,) rad."""
     builder = PathBuilder(start, style)
     _rise(builder, style)
-    high = _above(grasp.grip, grasp.hover, style)
+    high = _above(grasp.target, grasp.hover, style)
     hover = np.append(grasp.hover, grasp.open_rad)
     if high is not None:
         builder.via("reach", np.append(high, grasp.open_rad), hover)
     else:
         builder.joints("reach", hover)
-    hand_pitch = float(grasp.hover[1:4].sum())
-    begin = _with_pitch(_raised(grasp.grip, 0.045), hand_pitch)
-    builder.line("descend", begin, grasp.grip, np.append(grasp.joints, grasp.open_rad))
+    gripper_pitch = float(grasp.hover[1:4].sum())
+    begin = _with_pitch(_raised(grasp.target, 0.045), gripper_pitch)
+    builder.line("descend", begin, grasp.target, np.append(grasp.joints, grasp.open_rad))
     builder.hold("settle", 0.10)
     builder.hold("close", 0.40, gripper_rad=grasp.closed_rad)
     builder.hold("squeeze", 0.25)
-    builder.line("lift", grasp.grip, begin, np.append(grasp.hover, grasp.closed_rad))
+    builder.line("lift", grasp.target, begin, np.append(grasp.hover, grasp.closed_rad))
     return builder
 
 
-def _above(grip: GripperTarget, fallback: np.ndarray, style: MotionStyle) -> np.ndarray | None:
-    lift = max(style.travel_height_m - grip.point_m[2], 0.06)
-    return _reach(_raised(grip, lift), DOWN_RAD - float(fallback[1:4].sum()))
+def _above(target: GripperTarget, fallback: np.ndarray, style: MotionStyle) -> np.ndarray | None:
+    lift = max(style.travel_height_m - target.point_m[2], 0.06)
+    return _reach(_raised(target, lift), DOWN_RAD - float(fallback[1:4].sum()))
 
 
 def _rise(builder: PathBuilder, style: MotionStyle) -> None:
-    """Straight up first when the fingers are near the table, so that nothing is swept away."""
-    hand = ik.forward(builder.last)
-    point = hand.point(0.0, FINGERTIP_DEPTH_M)
+    """Add a vertical move when the fingers are near the table, so that they do not push objects sideways."""
+    gripper = ik.forward(builder.last)
+    point = gripper.point(0.0, FINGERTIP_DEPTH_M)
     if point[2] > 0.07:
         return
     pitch, roll = float(builder.last[1:4].sum()), float(builder.last[4])
-    grip = GripperTarget(point + np.array([0, 0, 0.08 - point[2]]), pitch, roll, None, 0.0, FINGERTIP_DEPTH_M)
-    joints = _reach(grip, DOWN_RAD - pitch)
+    target = GripperTarget(point + np.array([0, 0, 0.08 - point[2]]), pitch, roll, None, 0.0, FINGERTIP_DEPTH_M)
+    joints = _reach(target, DOWN_RAD - pitch)
     if joints is not None:
         builder.joints("rise", np.append(joints, builder.last[5]))
 
 
 def find_place(task: str, held: HeldObject, goal: ObjectPose, joints: np.ndarray, style: MotionStyle) -> Place | None:
-    """Best reachable way to set down what the hand holds; joints: the pose it was lifted with."""
+    """First reachable way to set the held object down, or None; `joints`: the arm's joints after the lift."""
     choose: Callable = _pen_places if task == "transfer_pen" else _cube_places
     for above, place, retreats in choose(task, held, goal, joints):
         first = (ik.inverse(above), ik.inverse(place))
@@ -337,7 +346,7 @@ def find_place(task: str, held: HeldObject, goal: ObjectPose, joints: np.ndarray
 
 
 def append_place(builder: PathBuilder, task: str, place: Place, style: MotionStyle) -> None:
-    """Carry, lower, open, retreat and go home."""
+    """Append: carry, lower, open, retreat and move home."""
     closed = float(builder.last[5])
     opened = min(closed + (0.75 if task != "transfer_pen" else 0.45), 0.2)
     above, down, retreat = place.joints
@@ -346,15 +355,15 @@ def append_place(builder: PathBuilder, task: str, place: Place, style: MotionSty
         builder.via("carry", np.append(high, closed), np.append(above, closed))
     else:
         builder.joints("carry", np.append(above, closed))
-    builder.line("lower", place.grips[0], place.grips[1], np.append(down, closed))
+    builder.line("lower", place.targets[0], place.targets[1], np.append(down, closed))
     builder.hold("rest", 0.12)
     builder.hold("open", 0.35, gripper_rad=opened)
-    builder.line("retreat", place.grips[1], place.grips[2], np.append(retreat, opened))
+    builder.line("retreat", place.targets[1], place.targets[2], np.append(retreat, opened))
     builder.joints("home", np.array(HOME_POSE_RAD))
 
 
 def _carry_height(joints: np.ndarray, style: MotionStyle) -> np.ndarray | None:
-    """The same place at travelling height."""
+    """Joints (5,) for the same horizontal position at travelling height, or None."""
     pitch, roll = float(joints[1:4].sum()), float(joints[4])
     point = ik.forward(joints).point(0.0, 0.095)
     raised = np.array([point[0], point[1], max(point[2], style.travel_height_m)])
@@ -362,7 +371,7 @@ def _carry_height(joints: np.ndarray, style: MotionStyle) -> np.ndarray | None:
 
 
 def _cube_places(task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
-    """Grips (above, place, retreats) for a cube, best first: the pitch and roll it was picked with keep it level."""
+    """Targets (above, place, retreats) for a cube, best first: the pitch and roll of the pick keep it level."""
     lateral, depth, _ = held.centre_m
     drop = 0.048 if task == "pick_place" else goal.position_m[2] + CUBE_EDGE_M + 0.0015
     base = 0.0 if task == "stack_cubes" else goal.position_m[2]
@@ -380,9 +389,9 @@ def _cube_places(task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
                 yield above, place, (retreat,)
 
 
-def _reachable_above(grip: GripperTarget, height_m: float) -> GripperTarget | None:
-    """The grip raised, tilted outwards as far as needed to be reachable."""
-    raised = _raised(grip, height_m)
+def _reachable_above(target: GripperTarget, height_m: float) -> GripperTarget | None:
+    """The raised target, with the smallest outward tilt that makes it reachable; None without one."""
+    raised = _raised(target, height_m)
     for extra in (0, 5, 10, 15, 20, 25, 30):
         candidate = _with_pitch(raised, raised.pitch_rad - math.radians(extra))
         if ik.inverse(candidate) is not None:
@@ -391,12 +400,12 @@ def _reachable_above(grip: GripperTarget, height_m: float) -> GripperTarget | No
 
 
 def _pen_places(_task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
-    """Grips that hold the pen upright over the cup, its lower end 3 cm inside, least lean first."""
+    """Targets with the pen above the cup, its lower end 3 cm inside: upright first, then leaning."""
     lateral, depth, side = held.centre_m
     roll = math.copysign(math.pi / 2, joints[4])
-    upright_side = -math.copysign(1.0, roll)  # which way the hand's side axis points when the hand is level
+    upright_side = -math.copysign(1.0, roll)  # sign of the gripper's side axis along z when the fingers are level
     axis = np.array(held.axis) * math.copysign(1.0, held.axis[2] * upright_side)
-    # Angle of the pen in the hand's (side, approach) plane, measured like pitch.
+    # Angle of the pen in the gripper's (side, approach) plane, measured like pitch.
     inclination = math.atan2(axis[1], abs(axis[2]))
     mouth = goal.position_m + np.array([0.0, 0.0, CUP_HEIGHT_M])
     radial = mouth[:2] - (PAN_AXIS_X_M, 0.0)
@@ -412,5 +421,5 @@ def _pen_places(_task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
         place = GripperTarget(point, pitch, roll, None, lateral, depth)
         above = _raised(place, 0.055)
         back = -math.cos(pitch) * ahead + math.sin(pitch) * up
-        ways = (0.05 * back + 0.01 * up, 0.03 * back + 0.04 * up, 0.065 * up)
-        yield above, place, [GripperTarget(point + way, pitch, roll, None, lateral, depth) for way in ways]
+        offsets = (0.05 * back + 0.01 * up, 0.03 * back + 0.04 * up, 0.065 * up)
+        yield above, place, [GripperTarget(point + offset, pitch, roll, None, lateral, depth) for offset in offsets]

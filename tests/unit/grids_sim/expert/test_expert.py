@@ -1,4 +1,4 @@
-"""The scripted expert in lock-step: it does the tasks, notices what goes wrong, and its chunks are what they claim."""
+"""The scripted expert in lock-step: it does the tasks, recovers from failures, and its chunks match their times."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ def worlds():
         world.close()
 
 
-def _episode(world, seed, expert, *, until_s=LIMIT_S, meddle=None):
+def _episode(world, seed, expert, *, until_s=LIMIT_S, disturb=None):
     env = LockstepEnv(world)
     env.reset(seed)
     while world.time_s < until_s and not world.success():
-        if meddle is not None:
-            meddle(world)
+        if disturb is not None:
+            disturb(world)
         env.step(expert.action(world.truth(), world.position_rad, world.time_s))
     return world.truth()
 
@@ -51,20 +51,20 @@ def test_expert_does_the_task_from_rest_with_late_chunks(worlds, task):
     while world.time_s < LIMIT_S and not world.success():
         now_s = world.time_s
         if now_s >= next_s:
-            rows, dt_s = expert.chunk(world.truth(), world.position_rad, now_s)
-            queue.append((now_s, rows))
+            steps, dt_s = expert.chunk(world.truth(), world.position_rad, now_s)
+            queue.append((now_s, steps))
             next_s = now_s + 0.25
         while queue and queue[0][0] + latency_s <= now_s:
             active = queue.pop(0)
         if active is not None:
-            row = np.clip((now_s - active[0]) / dt_s, 0, len(active[1]) - 1)
-            target = np.array([np.interp(row, np.arange(len(active[1])), column) for column in active[1].T])
+            index = np.clip((now_s - active[0]) / dt_s, 0, len(active[1]) - 1)
+            target = np.array([np.interp(index, np.arange(len(active[1])), column) for column in active[1].T])
             setpoint = setpoint + np.clip(target - setpoint, -0.0133, 0.0133)  # 4 rad/s
         world.step(setpoint, world.rated_torque_nm, ON)
     assert world.success()
 
 
-def test_a_missed_first_grasp_is_noticed_and_repeated(worlds):
+def test_a_missed_first_grasp_is_detected_and_repeated(worlds):
     for seed in (20, 21, 22):
         expert = ScriptedExpert("pick_place", seed, ScriptedExpertConfig(miss_share=1.0))
         truth = _episode(worlds["pick_place"], seed, expert)
@@ -72,7 +72,7 @@ def test_a_missed_first_grasp_is_noticed_and_repeated(worlds):
         assert expert.attempts > 1
 
 
-def test_a_cube_that_is_moved_while_the_hand_is_coming_is_followed(worlds):
+def test_a_cube_moved_during_the_approach_is_followed(worlds):
     world, moved = worlds["pick_place"], []
 
     def push(world):
@@ -82,11 +82,11 @@ def test_a_cube_that_is_moved_while_the_hand_is_coming_is_followed(worlds):
             moved.append(world.time_s)
 
     expert = ScriptedExpert("pick_place", 8)
-    assert _episode(world, 8, expert, meddle=push).success
+    assert _episode(world, 8, expert, disturb=push).success
     assert moved
 
 
-def test_a_cube_knocked_out_of_the_hand_is_picked_up_again(worlds):
+def test_a_cube_knocked_out_of_the_gripper_is_picked_up_again(worlds):
     world, dropped = worlds["stack_cubes"], []
 
     def knock(world):
@@ -102,33 +102,33 @@ def test_a_cube_knocked_out_of_the_hand_is_picked_up_again(worlds):
             dropped.append(world.time_s)
 
     expert = ScriptedExpert("stack_cubes", 30)
-    assert _episode(world, 30, expert, until_s=20.0, meddle=knock).success
+    assert _episode(world, 30, expert, until_s=20.0, disturb=knock).success
     assert dropped
     assert expert.attempts > 1
 
 
 def test_without_friction_on_the_jaws_nothing_is_lifted():
-    """The control of the physics: grip torque is limited, so holding needs pads that rub."""
+    """Control experiment: gripper torque is limited, so lifting needs friction on the pads."""
     world = World(WorldConfig("pick_place"))
-    hand = np.flatnonzero(world._jaw_of_geom)
-    world.model.geom_friction[hand] = (0.004, 1e-5, 1e-6)
-    world.model.geom_priority[hand] = 1
+    jaws = np.flatnonzero(world._jaw_of_geom)
+    world.model.geom_friction[jaws] = (0.004, 1e-5, 1e-6)
+    world.model.geom_priority[jaws] = 1
     truth = _episode(world, 11, ScriptedExpert("pick_place", 11), until_s=4.5)
     assert truth.objects["green_cube"].position_m[2] < 0.03
 
 
-def test_chunk_rows_are_the_actions_of_the_times_they_claim(worlds):
+def test_the_steps_of_a_chunk_are_the_actions_of_their_times(worlds):
     world = worlds["pick_place"]
-    config = ScriptedExpertConfig(horizon=20, dt_s=1 / 30)
+    config = ScriptedExpertConfig(chunk_size=20, dt_s=1 / 30)
     env = LockstepEnv(world)
     env.reset(2)
     planner, follower = ScriptedExpert("pick_place", 2, config), ScriptedExpert("pick_place", 2, config)
-    rows, dt_s = planner.chunk(world.truth(), world.position_rad, 0.0)
-    assert rows.shape == (20, 6)
+    steps, dt_s = planner.chunk(world.truth(), world.position_rad, 0.0)
+    assert steps.shape == (20, 6)
     assert dt_s == config.dt_s
-    for row in rows[:15]:
+    for step in steps[:15]:
         action = follower.action(world.truth(), world.position_rad, world.time_s)
-        np.testing.assert_allclose(action, row, atol=1e-6)
+        np.testing.assert_allclose(action, step, atol=1e-6)
         env.step(action)
 
 
@@ -148,7 +148,7 @@ def test_actions_stay_within_the_joint_limits_and_do_not_jump(worlds):
         env.step(action)
 
 
-def test_seeds_vary_the_style_only_where_asked(worlds):
+def test_seeds_vary_the_style_only_when_configured(worlds):
     world = worlds["pick_place"]
     world.reset(1)
     truth, position = world.truth(), world.position_rad
