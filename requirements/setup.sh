@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
-# Called by ./grids; every step is skipped when it is already done and repeated when it was left half-finished.
+# Called by ./grids. Completed steps are skipped; interrupted ones are repeated.
 #   setup.sh runtime|view|data|hardware|dev
 set -euo pipefail
 levels=("${@:-runtime}")
@@ -10,7 +10,7 @@ UV_VERSION=0.13.9
 STATE=$ROOT/.grids
 VENV=$ROOT/.venv
 started=$SECONDS
-if [[ $ROOT == *[[:space:]\'\":\;\$]* ]]; then  # PATH-like variables, and the first lines of the nodes' executables
+if [[ $ROOT == *[[:space:]\'\":\;\$]* ]]; then  # such a path breaks PATH-like variables and shebang lines
   echo "grids: expected a folder whose path has no blanks, quotes, colons, semicolons or dollar signs, got '$ROOT': move it" >&2
   exit 1
 fi
@@ -28,26 +28,26 @@ fi
 
 say() { printf 'grids: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
-step() {  # step "what" command…: runs quietly, shows the log's end when it fails
+step() {  # step "what" command…: runs quietly; on failure shows the end of the log
   local what=$1 begin=$SECONDS
   shift
   printf 'grids: %s … ' "$what" >&2
   if ! "$@" >>"$LOG" 2>&1; then
     printf 'failed\n' >&2
     tail -n 25 "$LOG" >&2
-    die "$what failed; the whole log is $LOG. Mend the cause and run the same command again: finished steps are kept."
+    die "$what failed; the whole log is $LOG. Fix the cause and run the same command again: completed steps are kept."
   fi
   printf '%d s\n' $((SECONDS - begin)) >&2
 }
 
-# ROS 2 Jazzy from apt when its setup.bash has been sourced, else the wheels.
+# ROS 2 Jazzy from apt if its setup.bash has been sourced, else the wheels.
 ros=wheels
 if [ -n "${ROS_DISTRO:-}" ]; then
   [ "$ROS_DISTRO" = jazzy ] || die "expected ROS 2 jazzy, got ROS_DISTRO=$ROS_DISTRO: open a shell without it (the wheels are used then) or source /opt/ros/jazzy/setup.bash"
   ros=jazzy
 fi
 
-# The interpreter of .venv: apt's ROS has modules for its own only, the ROS wheels exist for three versions.
+# The interpreter of .venv: ROS from apt supports only the system's Python, the ROS wheels support three versions.
 choose_python() {
   local name candidates=(python3)
   [ "$ros" = jazzy ] || candidates+=(python3.13 python3.12 python3.11)
@@ -77,7 +77,7 @@ check_system() {
   has_library libOSMesa.so || has_library libEGL.so || missing+=(libosmesa6)
   has_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
   if wants view; then
-    # What Qt loads for a window; the offscreen platform needs libGL and libxkbcommon only.
+    # Libraries that Qt loads for a window; the offscreen platform needs libGL and libxkbcommon only.
     has_library libGL.so.1 || missing+=(libgl1)
     has_library libxkbcommon.so.0 || missing+=(libxkbcommon0)
     has_library libfontconfig.so.1 || missing+=(libfontconfig1)
@@ -101,7 +101,7 @@ make_venv() {
   "$VENV/bin/python" -m pip install -q --disable-pip-version-check "uv==$UV_VERSION"
 }
 
-forget_half_installed() {  # uv takes a package whose files were not all linked for installed; INSTALLER is written last
+forget_half_installed() {  # uv counts a half-linked package as installed; the file INSTALLER is written last
   local info
   for info in "$VENV"/lib/python3*/site-packages/*.dist-info; do
     [ ! -d "$info" ] || [ -f "$info/INSTALLER" ] || rm -rf "$info"
@@ -110,12 +110,12 @@ forget_half_installed() {  # uv takes a package whose files were not all linked 
 
 install_locked() { forget_half_installed; VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
 
-use_gpu_runtime() {  # both packages share one import name, so the CPU build has to go
+use_gpu_runtime() {  # both packages have the same import name, so the CPU build must be removed
   VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip uninstall -q onnxruntime
   VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --no-deps -r requirements/gpu.txt
 }
 
-patch_wheels() {  # the wheels' CMake exports carry two paths of the machine that built them
+patch_wheels() {  # the wheels' CMake files contain two paths of the computer that built them
   local python_include numpy_include
   python_include=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
   numpy_include=$("$VENV/bin/python" -c 'import numpy; print(numpy.get_include())')
@@ -126,7 +126,7 @@ patch_wheels() {  # the wheels' CMake exports carry two paths of the machine tha
 
 build() {
   local prefix=${AMENT_PREFIX_PATH:-} python=$VENV/bin/python
-  # A build made elsewhere (the folder was moved or copied, perhaps in mid-build) holds absolute paths: start over.
+  # A build from another folder (moved or copied, perhaps during a build) contains absolute paths: build from scratch.
   if [ "$(cat "$STATE/build" 2>/dev/null || cat "$STATE/built" 2>/dev/null)" != "$ROOT $ros" ]; then rm -rf build install log; fi
   echo "$ROOT $ros" >"$STATE/build"
   [ "$ros" = wheels ] && prefix=$VENV
@@ -149,14 +149,14 @@ write_environment() {
         name=$(basename "$(dirname "$path")")
         ament+="$ROOT/install/$name:"
         if [ -f "$ROOT/src/$name/setup.py" ]; then
-          modules+="$ROOT/build/$name:" # links to the sources, and the metadata that the executables look up
+          modules+="$ROOT/build/$name:" # links to the sources, and the metadata that the executables read
         elif [ -d "$ROOT/src/$name/$name" ]; then
           modules+="$ROOT/src/$name:"
         else
           modules+="$ROOT/install/$name/lib/$version/site-packages:"
         fi
       done
-      # The wheels' bootstrapper would re-execute every Python once to set this; setting it here saves that.
+      # Without this the wheels' bootstrapper would start every Python process twice to set the variable.
       libraries=$(env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE -u LD_LIBRARY_PATH "$python" -c 'import os; print(os.environ.get("LD_LIBRARY_PATH", ""))')
       echo "export AMENT_PREFIX_PATH='$ament$VENV' CMAKE_PREFIX_PATH='$ament$VENV'"
       echo "export PYTHONPATH='$modules'\${PYTHONPATH:-} PATH='$VENV/bin':\$PATH"
