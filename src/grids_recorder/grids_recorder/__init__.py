@@ -1,1 +1,1 @@
-"""Episodes: recorded as bags, judged, converted to LeRobot datasets, replayed, and made by the scripted expert."""
+"""Episodes: recorded as bags, judged, converted to LeRobot datasets, and replayed."""

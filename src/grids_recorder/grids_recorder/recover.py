@@ -51,7 +51,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
-    """Messages of an MCAP file up to the first record that is torn."""
+    """Messages of an MCAP file up to the first damaged record."""
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
     with file.open("rb") as stream:
@@ -75,7 +75,7 @@ def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
 
 
 def recover(partial: Path) -> Recovered:
-    """Make the bag of one partial folder; DataError when it cannot be done now, with the leftover untouched."""
+    """Recover the bag of one partial folder. Raises DataError when that fails; the folder is then kept."""
     try:
         held = lock(partial)
         if held is None:
@@ -83,7 +83,7 @@ def recover(partial: Path) -> Recovered:
         with held:
             return _recover(partial, held)
     except OSError as error:
-        raise DataError(f"{partial}: {error.strerror or error}; nothing was changed, mend it and run again") from error
+        raise DataError(f"{partial}: {error.strerror or error}; nothing was changed; fix it and run again") from error
     except (WriterError, *UNREADABLE) as error:
         raise DataError(f"{partial}: what is left cannot be read ({error}); the folder is kept") from error
 
@@ -113,7 +113,7 @@ def _recover(partial: Path, held) -> Recovered:
 
 
 def _provenance(folder: Path) -> dict:
-    """What a finished recording says about its commands, from the messages that are left."""
+    """Who commanded, from the recovered messages; the keys are those of a finished recording."""
     found = Provenance()
     with Bag(folder) as bag:
         found.begin(next(bag.messages()).time_ns)
@@ -165,7 +165,7 @@ def _connection(writer: Writer, schema: Schema, channel: Channel):
 
 
 def recover_all(folder: Path) -> list[Recovered]:
-    """Recover every leftover in `folder` that nobody is writing; problems become notes."""
+    """Recover every leftover in `folder` that no recorder is writing; errors become notes."""
     results = []
     for partial in leftovers(folder):
         try:

@@ -164,7 +164,7 @@ def test_a_complete_bag_whose_name_is_taken_gets_another(tmp_path):
     (tmp_path / "episode" / "mine").write_text("keep")
     saved = save(recording, "success", {})
     assert saved.failed
-    assert re.search("episode appeared meanwhile .*; mend that, then run ./grids recover", saved.note)
+    assert re.search("episode appeared meanwhile .*; fix that, then run ./grids recover", saved.note)
     # In the same process, as an operator does it while the recorder waits.
     result = recover(tmp_path / "episode.partial")
     assert result.folder == tmp_path / "episode_2"
@@ -185,7 +185,7 @@ def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_ru
 
     monkeypatch.setattr("grids_data.bag.writer.write_json", refuse)
     saved = save(recording, "success", {})
-    assert saved.note == "the disk refused: No space left on device; mend that, then run ./grids recover"
+    assert saved.note == "disk error: No space left on device; fix that, then run ./grids recover"
     monkeypatch.undo()
     assert recover(tmp_path / "episode.partial").messages == len(list(samples(0.5)))
 
@@ -215,7 +215,7 @@ def test_a_leftover_in_a_read_only_folder_is_named_and_kept(public_folder):
     words = [sys.executable, "-c", READ_ONLY, str(public_folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "episode.partial: Permission denied; nothing was changed, mend it and run again" in done.stdout
+    assert "episode.partial: Permission denied; nothing was changed; fix it and run again" in done.stdout
     for path in left:
         path.chmod(0o755)
     assert recover(left[0]).messages > 100
@@ -277,7 +277,7 @@ def test_a_full_disk_ends_the_episode_and_keeps_what_was_written(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     folder, failure, lost = done.stdout.strip().split("|")
     assert folder == "None"
-    assert failure == "the disk refused: File too large"
+    assert failure == "disk error: File too large"
     assert lost == "True"
     result = recover(tmp_path / "full.partial")
     assert result.messages > 200

@@ -131,7 +131,7 @@ class Graph:
 def graph(folder, **parameters):
     one = Graph(folder, **parameters)
     try:
-        one.until(lambda: all(one.recorder.inputs.heard[name] > 3 for name in KINDS))
+        one.until(lambda: all(one.recorder.inputs.received[name] > 3 for name in KINDS))
         yield one
     finally:
         one.close()

@@ -1,4 +1,4 @@
-"""`./grids bench record`: does the recorder keep every message, at what cost, and what does kill -9 take?
+"""`./grids bench record`: does the recorder keep every message, at what cost, and how much does kill -9 lose?
 
 1. Two cameras of 640x480 at 30 fps and three states at 100 Hz from another process through the real recorder node:
    messages lost, CPU, write time. 2. The writer is killed at random moments and its bag recovered.
@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
 
 
 def noisy_frames(count: int) -> list[np.ndarray]:
-    """Pictures with sensor noise, so that JPEG has real work: (480, 640, 3) uint8."""
+    """Images with sensor noise, so that JPEG has real work: (480, 640, 3) uint8."""
     rng = np.random.default_rng(0)
     frames = []
     for index in range(count):

@@ -1,6 +1,6 @@
 """A made-up arm and made-up cameras as serialized messages, for the bench and for tests. No ROS graph.
 
-The arm swings slowly; each picture shows a bar whose column follows the frame's time, so frames can be told apart.
+The arm swings slowly; each image shows a bar whose column follows the frame's time, so frames can be told apart.
 """
 
 import math
@@ -46,18 +46,18 @@ def positions(time_s: float) -> np.ndarray:
 def frame(time_s: float, size: tuple[int, int], *, camera: str = CAMERAS[0]) -> np.ndarray:
     """(height, width, 3) uint8: a grey gradient and a bar at column 40 * time (modulo the width)."""
     height, width = size
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[:] = np.linspace(60, 160, width, dtype=np.uint8)[None, :, None]
+    image_rgb = np.empty((height, width, 3), np.uint8)
+    image_rgb[:] = np.linspace(60, 160, width, dtype=np.uint8)[None, :, None]
     column = int(40 * time_s) % width
-    picture[:, column : column + 3] = (220, 60, 40) if camera == CAMERAS[0] else (40, 60, 220)
-    return picture
+    image_rgb[:, column : column + 3] = (220, 60, 40) if camera == CAMERAS[0] else (40, 60, 220)
+    return image_rgb
 
 
-def image(stamp_ns: int, picture: np.ndarray) -> bytes:
-    height, width, _ = picture.shape
+def image(stamp_ns: int, image_rgb: np.ndarray) -> bytes:
+    height, width, _ = image_rgb.shape
     return _serialize(
         cdr.IMAGE, header=_header(stamp_ns), height=height, width=width, encoding="rgb8", is_bigendian=0,
-        step=3 * width, data=picture.reshape(-1),
+        step=3 * width, data=image_rgb.reshape(-1),
     )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def samples(
     for time_s, kind, camera in sorted(events):
         stamp = start_ns + round(time_s * 1e9)
         if kind == 0:
-            picture = frame(time_s, size, camera=camera)
-            yield Sample(f"/{camera}/color/image_raw", cdr.IMAGE, stamp, image(stamp, picture))
+            image_rgb = frame(time_s, size, camera=camera)
+            yield Sample(f"/{camera}/color/image_raw", cdr.IMAGE, stamp, image(stamp, image_rgb))
             continue
         rad = positions(time_s)
         yield Sample(JOINTS, JOINT_STATE, stamp, joint_state(stamp, rad))

@@ -1,4 +1,4 @@
-"""From streams with ticks of their own to rows at a fixed rate: nearest picture, interpolated joints, held command.
+"""Resample the streams of a bag to frames at a fixed rate: nearest image, interpolated joints, last command.
 
 Pure numpy; every time is a capture stamp in ns.
 """
@@ -17,7 +17,7 @@ COMMANDS = ("sent", "limited", "raw")
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """Rows of one episode. `frames` gives, per camera, which recorded picture belongs to a row; arrays are (n, …)."""
+    """The n frames of one episode. `frames`: per camera the index of the recorded image (n,); joints are (n, 6) rad."""
 
     time_ns: np.ndarray
     frames: dict[str, np.ndarray]
@@ -33,26 +33,26 @@ def _sorted(stamps: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def align(series: Series, fps: int, command: str = COMMANDS[0]) -> Aligned:
-    """Rows at `fps` over the time in which every needed stream is there; DataError when one is missing.
+    """Frames at `fps` over the time in which every needed stream is there; DataError when one is missing.
 
-    The action of a row is the last `command` at or before its time: "sent" is what the servos were given,
-    "limited" what was left of the wish after the safety limits, "raw" the wish itself.
+    The action of a frame is the last `command` at or before its time: "sent" is the goal written to the servos,
+    "limited" the request after the safety limits, "raw" the request itself.
     """
     missing = [name for name in (JOINTS, TRACE) if name not in series.streams]
-    missing += [f"pictures of the {camera} camera" for camera in CAMERAS if camera not in series.cameras]
+    missing += [f"images of the {camera} camera" for camera in CAMERAS if camera not in series.cameras]
     if missing:
         raise DataError(f"expected every stream of an episode, missing: {', '.join(missing)}")
     joint_ns, joints = _sorted(series.streams[JOINTS].stamp_ns, series.joints)
     trace_ns, goals, human = _sorted(series.streams[TRACE].stamp_ns, getattr(series, command), series.human)
-    pictures = {camera: series.streams[series.cameras[camera].topic].stamp_ns for camera in CAMERAS}
-    order = {camera: np.argsort(stamps, kind="stable") for camera, stamps in pictures.items()}
-    begin = max(joint_ns[0], trace_ns[0], *(stamps.min() for stamps in pictures.values()))
-    end = min(joint_ns[-1], trace_ns[-1], *(stamps.max() for stamps in pictures.values()))
+    images = {camera: series.streams[series.cameras[camera].topic].stamp_ns for camera in CAMERAS}
+    order = {camera: np.argsort(stamps, kind="stable") for camera, stamps in images.items()}
+    begin = max(joint_ns[0], trace_ns[0], *(stamps.min() for stamps in images.values()))
+    end = min(joint_ns[-1], trace_ns[-1], *(stamps.max() for stamps in images.values()))
     count = int((end - begin) * 1e-9 * fps) + 1 if end >= begin else 0
     if count < 2:
         raise DataError(f"expected all streams at the same time, they share {max(end - begin, 0) * 1e-9:.2f} s")
     times = begin + np.round(np.arange(count) * 1e9 / fps).astype(np.int64)
-    frames = {camera: order[camera][nearest(pictures[camera][order[camera]], times)] for camera in CAMERAS}
+    frames = {camera: order[camera][nearest(images[camera][order[camera]], times)] for camera in CAMERAS}
     relative, known = (times - begin) * 1e-9, (joint_ns - begin) * 1e-9
     state = np.stack([np.interp(relative, known, joints[:, j]) for j in range(joints.shape[1])], axis=1)
     last = np.searchsorted(trace_ns, times, side="right") - 1

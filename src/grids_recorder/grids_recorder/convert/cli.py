@@ -151,8 +151,8 @@ def write_episode(
     streams = [_images(bag, series.cameras[c].topic, rows.frames[c], levels[c]) for c in CAMERAS]
     state, action = joint_units.from_rad(rows.state_rad), joint_units.from_rad(rows.action_rad)
     last = len(rows.time_ns) - 1
-    for index, pictures in enumerate(zip(*streams, strict=True)):
-        frames = {image_key(camera): resized(picture, size) for camera, picture in zip(CAMERAS, pictures, strict=True)}
+    for index, images in enumerate(zip(*streams, strict=True)):
+        frames = {image_key(camera): resized(image, size) for camera, image in zip(CAMERAS, images, strict=True)}
         row = {
             STATE: state[index],
             ACTION: action[index],
@@ -209,7 +209,7 @@ def _convert_one(job: _Job) -> _Done:
         raise DataError(f"{job.path.name}: {error}") from error
     except OSError as error:
         raise DiskError.of(error) from error
-    return _Done(job.path, f"{job.path.name}: {count} rows")
+    return _Done(job.path, f"{job.path.name}: {count} frames")
 
 
 def rejection(path: Path) -> str:
@@ -284,8 +284,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")
     add("dataset", type=Path, metavar="DATASET_DIR", help="must not exist; run again to resume")
-    add("--fps", type=int, default=30, help="rows per second (default: 30)")
-    add("--size", type=parse_size, default=None, metavar="HxW", help="picture size (default: as recorded)")
+    add("--fps", type=int, default=30, help="frames per second (default: 30)")
+    add("--size", type=parse_size, default=None, metavar="HxW", help="image size (default: as recorded)")
     add("--action", choices=COMMANDS, default=COMMANDS[0], help="which stage of the command is the action")
     add("--task", default="", metavar="TEXT", help="task text of every episode (default: the recorded one)")
     add(
@@ -302,7 +302,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """0 done, 1 the disk refused, 2 refused, 130 interrupted (run again to resume)."""
+    """0 done, 1 disk error, 2 invalid input, 130 interrupted (run again to resume)."""
     arguments = build_parser().parse_args(argv)
     settings = ConvertSettings(
         arguments.fps, arguments.size, arguments.action, arguments.units, task=arguments.task.strip()
@@ -326,7 +326,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"grids convert: {error}\n")
         return 1 if isinstance(error, DiskError) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
+        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to continue\n")
         return 130
     sys.stdout.write(f"{folder}: {len(bags) - len(rejected)} episodes, {len(left_out) + len(rejected)} left out\n")
     return 0

@@ -115,7 +115,7 @@ def judge(series: Series, episode: Mapping, limits: JudgeLimits | None = None) -
         findings += found
     others = [topic for topic in series.streams if topic not in {count.topic for count in topics}]
     topics += [TopicCount(topic, -1, len(series.streams[topic].stamp_ns), 0.0, 0) for topic in sorted(others)]
-    findings += [*_pictures(series, limits), *_skew(series, limits), *_motion(series, limits), *_faults(series)]
+    findings += [*_images(series, limits), *_skew(series, limits), *_motion(series, limits), *_faults(series)]
     level = max((finding.level for finding in findings), key=_ORDER.index, default=OK)
     return EpisodeVerdict(level, tuple(findings), tuple(topics), duration)
 
@@ -127,7 +127,7 @@ def _required(series: Series, episode: Mapping, limits: JudgeLimits) -> dict[str
         raw, jpeg = image_topics(camera)
         rates[raw if raw in series.streams else jpeg] = limits.image_hz, REJECT
     rates |= {JOINTS: (limits.joint_hz, REJECT), TRACE: (limits.joint_hz, REJECT)}
-    # What the leader wished is also in the command trace, so that the episode is good without it.
+    # The leader's request is also in the command trace, so that the episode is good without it.
     return rates | ({LEADER: (limits.joint_hz, WARN)} if TELEOP in (episode.get("sources") or ()) else {})
 
 
@@ -202,7 +202,7 @@ def _longest(mask: np.ndarray, times_s: np.ndarray) -> tuple[float, float]:
     return best
 
 
-def _pictures(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
+def _images(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
     for name, camera in series.cameras.items():
         stamps = series.streams[camera.topic].stamp_ns
         times = (stamps - stamps[0]) * 1e-9
@@ -214,7 +214,7 @@ def _pictures(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
 
 
 def _frozen(series: Series, same: np.ndarray, stamps: np.ndarray, limits: JudgeLimits) -> tuple[float, float]:
-    """Longest time a picture stayed the same although the arm moved (a still scene gives equal pictures too)."""
+    """Longest time a image stayed the same although the arm moved (a still scene gives equal images too)."""
     joints, best = series.streams.get(JOINTS), (0.0, 0.0)
     begin = None
     for index, value in enumerate([*same, False]):
@@ -239,7 +239,7 @@ def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _skew(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
-    """How far from each front picture the nearest wrist picture and joint reading are (95th percentile)."""
+    """How far from each front image the nearest wrist image and joint reading are (95th percentile)."""
     if CAMERAS[0] not in series.cameras:
         return
     reference = series.streams[series.cameras[CAMERAS[0]].topic].stamp_ns
@@ -251,7 +251,7 @@ def _skew(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
             continue
         stamps = np.sort(series.streams[topic].stamp_ns)
         skew = float(np.percentile(np.abs(stamps[nearest(stamps, reference)] - reference), 95) * 1e-9)
-        yield from _graded(skew, bounds, f"{name}: {1000 * skew:.0f} ms away from the {CAMERAS[0]} picture (p95)")
+        yield from _graded(skew, bounds, f"{name}: {1000 * skew:.0f} ms away from the {CAMERAS[0]} image (p95)")
 
 
 def _motion(series: Series, limits: JudgeLimits) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What the recorder hears: one raw subscription per recorded topic, with the QoS its publisher really offers."""
+"""What the recorder receives: one raw subscription per recorded topic, with the QoS its publisher really offers."""
 
 import importlib
 import time
@@ -12,7 +12,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from grids_common.topics import Topic, relative
 from grids_data.bag import cdr
 
-# Enough for a writer that is held up for a moment; pictures are large, so fewer.
+# Enough for a writer that is delayed for a moment; images are large, so fewer.
 DEPTH, IMAGE_DEPTH = 400, 12
 RECENT_S = 1.0
 LONGEST_WAIT_NS = 10 * 10**9
@@ -30,16 +30,16 @@ class Inputs:
     def __init__(self, node: Node, take: Callable[[Topic, bytes, int], None]) -> None:
         """`take(topic, raw, monotonic_ns)` gets each message with the time at which it reached this process."""
         self.lost: Counter[str] = Counter()
-        self.heard: Counter[str] = Counter()
-        self._heard_s: dict[str, float] = {}
+        self.received: Counter[str] = Counter()
+        self._received_s: dict[str, float] = {}
         self._node, self._take = node, take
         self._waiting = {topic.name: topic for topic in cdr.recorded_topics()}
         self._subscriptions = {}
 
     def silent(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` that were not heard within the last second."""
+        """Those of `names` that were not received within the last second."""
         now_s = time.monotonic()
-        return [name for name in names if now_s - self._heard_s.get(name, -RECENT_S) > RECENT_S]
+        return [name for name in names if now_s - self._received_s.get(name, -RECENT_S) > RECENT_S]
 
     def discover(self) -> None:
         """Call now and then: subscribes to topics that have a publisher by now."""
@@ -61,9 +61,9 @@ class Inputs:
         )
 
         def on_message(raw: bytes, info: dict) -> None:
-            self.heard[topic.name] += 1
-            self._heard_s[topic.name] = time.monotonic()
-            # How long it waited for this callback; a clock set meanwhile must not turn into nonsense.
+            self.received[topic.name] += 1
+            self._received_s[topic.name] = time.monotonic()
+            # How long it waited for this callback; limited, because the wall clock may have been set meanwhile.
             waited_ns = min(max(time.time_ns() - info["received_timestamp"], 0), LONGEST_WAIT_NS)
             self._take(topic, raw, time.monotonic_ns() - waited_ns)
 

@@ -40,7 +40,7 @@ def calibration(path: str) -> dict | None:
 
 
 def pairs(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    """What a client wants to be noted; DataError when a key has no value or the other way round."""
+    """Metadata that a client sends with an episode; DataError when a key has no value or the other way round."""
     if len(keys) != len(values):
         raise DataError(
             f"expected as many metadata_values as metadata_keys, got {len(values)} for {', '.join(keys) or 'no key'}"

@@ -1,4 +1,4 @@
-"""Parameters of the other nodes of the graph, asked for in the background and stored with each episode."""
+"""Parameters of the other nodes of the graph, requested in the background and stored with each episode."""
 
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.node import Node
@@ -16,7 +16,7 @@ class NodeParameters:
         self._get = {name: node.create_client(GetParameters, f"{name}/get_parameters") for name in NODES}
 
     def refresh(self) -> None:
-        """Ask every node that is up."""
+        """Request the parameters of every node that is running. Does not wait."""
         for name, client in self._list.items():
             if client.service_is_ready():
                 future = client.call_async(ListParameters.Request())

@@ -1,4 +1,4 @@
-"""The recorder node: `recorder`. Hears every recorded topic raw, one bag per episode, services start and stop.
+"""The recorder node: `recorder`. Writes every recorded topic to one bag per episode; services start and stop it.
 
 Plain node in its own process, so that neither disk nor JPEG work can hold up the control loop. Callbacks only queue;
 the writer thread of `Recording` and a saving thread do the rest.
@@ -90,7 +90,7 @@ class RecorderNode(Node):
 
     @property
     def success(self) -> bool | None:
-        """What the twin's judge says of the scene on the table; None without a judge."""
+        """Whether the twin's judge reports success for the current scene; None without a judge."""
         state = self._task_state
         return bool(state.success) if self.params.twin and state is not None else None
 
@@ -194,13 +194,13 @@ class RecorderNode(Node):
         future.set_result(saved)
 
     def _fail(self, reason: str) -> None:
-        """The session cannot go on by itself; the status says so until somebody starts an episode."""
+        """The session cannot go on by itself; the status says so until a client starts an episode."""
         self._reason = reason
         self.session.failed()
         self.get_logger().error(reason)
 
     def _scene_is_new(self) -> bool:
-        """On an automatic twin: a scene nobody has touched, asked for as late as possible.
+        """On an automatic twin: a scene that nothing has moved yet, requested as late as possible.
 
         Whoever demonstrates begins at once when a scene appears, so recording has to begin with it.
         """

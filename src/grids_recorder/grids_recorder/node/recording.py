@@ -34,7 +34,7 @@ class Recording:
     """`put` from the callback thread, `finish` once; everything else happens in the writer thread."""
 
     def __init__(self, bag: BagWriter, *, jpeg_quality: int | None, queue_bytes: int, min_free_bytes: int) -> None:
-        """`jpeg_quality=None` stores pictures as they come."""
+        """`jpeg_quality=None` stores raw images."""
         self.lost: Counter[str] = Counter()
         self.failure = ""
         self.full = False
@@ -74,7 +74,7 @@ class Recording:
             self._loop()
         except OSError as error:
             with self._wake:
-                self.failure = f"the disk refused: {error.strerror or error}"
+                self.failure = f"disk error: {error.strerror or error}"
                 self.lost.update(topic for topic, *_ in self._queue)
             self._bag.abandon()
         except Exception as error:
@@ -115,7 +115,7 @@ class Recording:
         self._thread.join()
 
     def finish(self, **changes: object) -> Path | None:
-        """Write what is queued and put the bag in place; None when the disk had refused (see `failure`)."""
+        """Write what is queued and put the bag in place; None after a disk error (see `failure`)."""
         self._drain()
         if self.failure:
             return None
@@ -128,7 +128,7 @@ class Recording:
         try:
             return self._bag.close(**notes, **changes)
         except OSError as error:
-            self.failure = f"the disk refused: {error.strerror or error}"
-        except DataError as error:  # somebody took the episode's name
+            self.failure = f"disk error: {error.strerror or error}"
+        except DataError as error:  # another process took the name of the episode
             self.failure = str(error)
         return None

@@ -13,7 +13,7 @@ from grids_recorder.node.session import DISCARD, REDO
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """`level` is OK, WARN or REJECT; `note` says why. `failed`: the disk refused, the rest is for recovery."""
+    """`level` is OK, WARN or REJECT; `note` says why. `failed`: a disk error; recover the rest."""
 
     folder: Path | None
     level: str
@@ -25,7 +25,7 @@ def save(recording: Recording, outcome: str, changes: dict) -> Saved:
     """Finish an episode. Discarded ones are moved aside, not erased: keys are pressed by mistake."""
     folder = recording.finish(**changes)
     if folder is None:
-        return Saved(None, "REJECT", f"{recording.failure}; mend that, then run ./grids recover", failed=True)
+        return Saved(None, "REJECT", f"{recording.failure}; fix that, then run ./grids recover", failed=True)
     if outcome in (DISCARD, REDO):
         aside = folder.parent / DISCARDED
         aside.mkdir(exist_ok=True)

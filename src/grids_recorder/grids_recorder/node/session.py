@@ -5,7 +5,7 @@ from dataclasses import dataclass
 IDLE, RECORDING, SAVING, RESETTING, FAILED = "idle", "recording", "saving", "resetting", "failed"
 SUCCESS, FAIL, DISCARD, REDO, UNLABELLED = "success", "fail", "discard", "redo", ""
 OUTCOMES = (SUCCESS, FAIL, DISCARD, REDO, UNLABELLED)
-# The judge says success after one second of rest; a little more shows the arm leaving.
+# The judge reports success after one second of rest; a little more shows the arm leaving.
 AFTER_SUCCESS_S = 0.5
 # An automatic session whose episodes are all rejected has a fault that the next one would have too.
 REJECTS_IN_A_ROW = 5
@@ -13,7 +13,7 @@ REJECTS_IN_A_ROW = 5
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """Episodes wanted (0: open-ended), longest episode (0: none) and reset time in s; automatic needs no keys."""
+    """Episodes to record (0: open-ended), longest episode (0: none) and reset time in s; automatic needs no keys."""
 
     total: int = 0
     episode_s: float = 0.0
@@ -79,7 +79,7 @@ class Session:
 
     @property
     def hopeless(self) -> bool:
-        """Nobody watches, and every one of the last episodes was rejected."""
+        """The session is automatic, and every one of the last episodes was rejected."""
         last = self.verdicts[-REJECTS_IN_A_ROW:]
         return self.plan.automatic and len(last) == REJECTS_IN_A_ROW and set(last) == {"REJECT"}
 

@@ -6,7 +6,7 @@ from grids_common.so100 import JOINT_NAMES
 
 # Above the droop of a loaded arm, below what the driver calls a jump.
 ARRIVED_RAD = 0.1
-# Commands come a hundred times a second; over a longer break nobody knows the way.
+# Commands come a hundred times a second; the motion within a longer break is unknown.
 LONGEST_BREAK_S = 0.5
 # Chunks go out five times, the driver's status ten times a second.
 PATIENCE_S = 2.0

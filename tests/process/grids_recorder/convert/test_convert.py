@@ -171,7 +171,7 @@ def test_bags_with_different_calibrations_are_not_mixed(tmp_path):
 
 def test_a_bag_without_a_stream_is_refused_by_name(tmp_path):
     blind = record(tmp_path / "blind", keep=lambda s: not s.topic.startswith("/wrist"))
-    with pytest.raises(DataError, match=r"blind: expected every stream .*, missing: pictures of the wrist"):
+    with pytest.raises(DataError, match=r"blind: expected every stream .*, missing: images of the wrist"):
         convert([blind], tmp_path / "set", ConvertSettings())
 
 

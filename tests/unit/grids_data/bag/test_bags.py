@@ -191,7 +191,7 @@ FAULTS = {
     "still": (None, still, "WARN", "nothing moves in the first 3.5 s"),
     "pause": (None, paused, "WARN", "nothing moves for 3.9 s at 0.5 s"),
     "no leader": (None, teleoperated, "WARN", "/leader/joint_states: nothing was received"),
-    "skew": (rare_wrist, None, "REJECT", "wrist: 200 ms away from the front picture (p95)"),
+    "skew": (rare_wrist, None, "REJECT", "wrist: 200 ms away from the front image (p95)"),
 }  # fmt: skip
 
 

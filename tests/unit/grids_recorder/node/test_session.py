@@ -148,5 +148,5 @@ def test_alignment_names_every_missing_stream():
 
     none = np.empty((0, 6))
     empty = Series({}, {}, none, none, none, none, np.empty(0, bool), np.empty(0, np.uint32))
-    with pytest.raises(DataError, match="joint_states, /follower/command_trace, pictures of the front camera"):
+    with pytest.raises(DataError, match="joint_states, /follower/command_trace, images of the front camera"):
         align(empty, 30)
