@@ -12,7 +12,7 @@ from grids_rqt.views.panel import Panel
 POLL_MS = 100
 
 
-class Watch:
+class WindowMonitor:
     """A timer that checks for a stop signal and for the end of the demo run.
 
     Without a Python timer in Qt's event loop, Python would not run its signal handlers.
@@ -42,6 +42,6 @@ class Watch:
 
 def show(application, panel: Panel, stop: StopRequest, demo: DemoRun | None = None) -> int:
     """Show the panel until its window is closed or a stop signal arrives. Returns 1 if the demo failed, else 0."""
-    watch = Watch(application, panel, stop, demo)
+    monitor = WindowMonitor(application, panel, stop, demo)
     panel.show()
-    return int(application.exec()) or watch.code
+    return int(application.exec()) or monitor.code

@@ -1,4 +1,4 @@
-"""`./grids record` on the twin: real processes, from the first picture to a dataset."""
+"""`./grids record` on the twin: real processes, from the first image to a dataset."""
 
 import json
 import os

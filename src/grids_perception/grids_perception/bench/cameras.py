@@ -199,6 +199,7 @@ def playback_cpu(recording: Path, seconds: float) -> float:
 
 
 def camera_process(camera: str, recording: Path) -> Child:
+    """Start a camera node that plays the recording in a loop."""
     program = "from grids_perception.camera.node import main; main()"
     parameters = ("autostart:=true", f"camera:={camera}", "source:=file", f"device:={recording}", "loop:=true")
     words = [word for item in parameters for word in ("-p", item)]

@@ -17,7 +17,7 @@ from grids_perception.camera.source import AbstractSource, Intrinsics, SourceErr
 
 class ScriptedSource(AbstractSource):
     """Plays "frame", "same", "again", "silent", "unplug", "break" at about 200 Hz; after a loss opening fails `absent`
-    times. With `ill` every picture stands still, or none comes, until the device is reset."""
+    times. With `ill` every image stands still, or none comes, until the device is reset."""
 
     def __init__(self, script: list[str], absent: int = 0, ill: str = ""):
         self.script, self.absent, self.ill = list(script), absent, ill
@@ -191,7 +191,7 @@ def test_a_silent_camera_is_reopened(monkeypatch):
     run_until(source, lambda loop, frames: source.opened == 2 and len(frames) > 6, monkeypatch)
 
 
-def test_a_frozen_picture_is_a_lost_camera(monkeypatch):
+def test_a_frozen_image_is_a_lost_camera(monkeypatch):
     source = ScriptedSource(["frame"] * 3 + ["same"] * 100)
     _, said, _ = run_until(source, lambda loop, frames: source.opened >= 2, monkeypatch)
     assert any("frozen for 0.2" in text for text in said)

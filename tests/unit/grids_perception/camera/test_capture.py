@@ -117,18 +117,18 @@ def test_numbers_that_start_again_are_no_loss():
 @pytest.mark.parametrize("size", [(240, 320), (480, 640), (480, 848), (720, 1280)])
 @pytest.mark.parametrize("where", [np.s_[137], np.s_[:, 151]])
 def test_a_change_along_any_row_or_column_is_seen(size, where):
-    still, picture = StillDetector(), np.full((*size, 3), 90, np.uint8)
-    still.add(picture, 0)
-    picture[where] += 1
-    assert still.add(picture, 100 * MS) == 0
+    still, image = StillDetector(), np.full((*size, 3), 90, np.uint8)
+    still.add(image, 0)
+    image[where] += 1
+    assert still.add(image, 100 * MS) == 0
 
 
-def test_identical_pictures_are_timed_and_the_noise_of_a_sensor_ends_it():
-    still, picture = StillDetector(), np.full((48, 64, 3), 90, np.uint8)
-    still.add(picture, 0)
-    assert still.add(picture, 700 * MS) == 700 * MS
-    picture += np.random.default_rng(0).random(picture.shape) < 0.02
-    assert still.add(picture, 800 * MS) == 0
+def test_identical_images_are_timed_and_the_noise_of_a_sensor_ends_it():
+    still, image = StillDetector(), np.full((48, 64, 3), 90, np.uint8)
+    still.add(image, 0)
+    assert still.add(image, 700 * MS) == 700 * MS
+    image += np.random.default_rng(0).random(image.shape) < 0.02
+    assert still.add(image, 800 * MS) == 0
     assert not still.black
     still.add(np.zeros((48, 64, 3), np.uint8), 900 * MS)
     assert still.black

@@ -13,7 +13,7 @@ FPS, FRAMES = 10, 40
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of 4 s whose picture turns from black to white: the brightness tells the time."""
+    """A run of 4 s whose image turns from black to white: the brightness tells the time."""
     writer = Mp4Writer(tmp_path / "overlay.mp4", (320, 160), FPS)
     for i in range(FRAMES):
         writer.write(np.full((160, 320, 3), 16 + 220 * i // FRAMES, np.uint8), i)

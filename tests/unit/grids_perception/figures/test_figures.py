@@ -96,12 +96,12 @@ def test_all_figures_and_their_numbers_come_out_of_a_run_folder(run):
     assert 0.5 < row["self_similarity_sampled"] < 1.0  # mixtures of alike tokens are more alike
 
 
-def test_figures_are_pictures_with_something_on_them(run):
+def test_figures_are_images_with_something_on_them(run):
     import cv2
 
-    pictures = [cv2.imread(str(path)) for path in (run / "figures").glob("*.png")]
-    assert len(pictures) == 5
-    assert all(p.shape[0] > 300 and p.std() > 10 for p in pictures)
+    images = [cv2.imread(str(path)) for path in (run / "figures").glob("*.png")]
+    assert len(images) == 5
+    assert all(p.shape[0] > 300 and p.std() > 10 for p in images)
 
 
 def test_episodes_of_several_tasks_get_a_density_each_and_one_bar_each(store, tmp_path):

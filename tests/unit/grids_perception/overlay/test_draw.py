@@ -185,7 +185,7 @@ def test_a_label_goes_right_of_its_ring_and_elsewhere_only_when_that_is_taken():
     boxes = place_labels(centers, 7.0, sizes, (0, 24, 200, 200))
     assert boxes[1, 0] == 76.0  # free on the right
     assert boxes[0, 2] <= 43.0  # its right side is a ring's
-    assert boxes[2, 2] <= 188.0  # the picture ends there
+    assert boxes[2, 2] <= 188.0  # the image ends there
     assert boxes[3, 3] <= 200.0  # whole letters at the lower border
     rings = np.concatenate([centers - 7, centers + 7], 1)
     assert max(overlap(b, r) for b in boxes for r in rings) == 0

@@ -55,10 +55,10 @@ def make_panel(controls=None, size=(1280, 800)):
 
 
 def pixels(panel) -> np.ndarray:
-    picture = panel.grab().toImage().convertToFormat(4)  # RGB32
-    buffer = picture.constBits()
-    buffer.setsize(picture.sizeInBytes())
-    return np.frombuffer(buffer, np.uint8).reshape(picture.height(), picture.width(), 4).copy()
+    image = panel.grab().toImage().convertToFormat(4)  # RGB32
+    buffer = image.constBits()
+    buffer.setsize(image.sizeInBytes())
+    return np.frombuffer(buffer, np.uint8).reshape(image.height(), image.width(), 4).copy()
 
 
 @pytest.mark.parametrize("state", [ViewState(), example_state()], ids=["nothing yet", "everything"])
@@ -67,9 +67,9 @@ def test_every_state_is_painted(application, state, size):
     panel = make_panel(size=size)
     panel.show_state(state)
     application.processEvents()
-    picture = pixels(panel)
-    assert picture.shape[:2] == (size[1], size[0])
-    assert picture[..., :3].std() > 5
+    image = pixels(panel)
+    assert image.shape[:2] == (size[1], size[0])
+    assert image[..., :3].std() > 5
 
 
 def test_the_panel_fits_into_1280_by_800(application):
@@ -182,10 +182,10 @@ class FakeDemo:
 def test_the_end_of_a_demo_stands_in_the_header_and_on_stderr(application, capsys, ok, code):
     from grids_common.signals import StopRequest
     from grids_rqt.feeds.demo import DemoResult
-    from grids_rqt.window import Watch
+    from grids_rqt.window import WindowMonitor
 
     panel, demo = make_panel(Recorder()), FakeDemo()
-    watch = Watch(application, panel, StopRequest(), demo)
+    watch = WindowMonitor(application, panel, StopRequest(), demo)
     panel.show_state(example_state())
     watch.check()
     assert panel._header._reason.text() == "following"
