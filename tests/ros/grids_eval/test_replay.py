@@ -30,7 +30,7 @@ from grids_data.errors import DataError  # noqa: E402
 from grids_eval.replay.cli import main  # noqa: E402
 from grids_eval.replay.policy import INSTRUCTION, replay_policy  # noqa: E402
 from grids_policy.node.messages import chunk_message  # noqa: E402
-from grids_policy.node.observation import Frame, Joints, SyncLimits  # noqa: E402
+from grids_policy.node.observation import ImageFrame, Joints, SyncLimits  # noqa: E402
 from grids_policy.node.worker import PolicyWorker, WorkerOptions  # noqa: E402
 from grids_policy.runtime.language import SentenceEncoder  # noqa: E402
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime  # noqa: E402
@@ -53,7 +53,7 @@ def run_policy(samples):
         published.append((clock[0], serialize_message(chunk_message(result, bundle))))
 
     options = WorkerOptions(
-        SyncLimits(max_joint_gap_s=0.1), rows=8, dt_s=bundle.dt, seed=11, expected_latency_s=0.1,
+        SyncLimits(max_joint_gap_s=0.1), n_action_steps=8, dt_s=bundle.dt, seed=11, expected_latency_s=0.1,
         max_committed=bundle.max_committed,
     )  # fmt: skip
     encoder = SentenceEncoder(UNTRAINED, bundle.language)
@@ -68,10 +68,10 @@ def run_policy(samples):
             worker.add_joints(Joints(sample.stamp_ns, np.array(message.position, float)))
         elif sample.type == cdr.IMAGE:
             camera = sample.topic.split("/")[1]
-            worker.add_frame(camera, Frame(sample.stamp_ns, image_to_rgb(message).copy()))
+            worker.add_frame(camera, ImageFrame(sample.stamp_ns, image_to_rgb(message).copy()))
             time.sleep(0.02)
-    wait_for(lambda: worker.snapshot().busy_s == 0)
-    assert worker.snapshot().failure == ""
+    wait_for(lambda: worker.status().busy_s == 0)
+    assert worker.status().failure == ""
     worker.close()
     runtime.close()
     return published, bundle.bundle_id

@@ -76,7 +76,7 @@ def write_demo(demo: Demo, writer: EpisodeWriter, joint_units: Units, **extra: o
     writer.close(success=True, attempts=demo.attempts, noise_rad=demo.sigma_rad, **extra)
 
 
-class _Worker:
+class _DatasetWorker:
     """State of one worker process."""
 
     joint_units: Units
@@ -123,9 +123,11 @@ def generate(
         wanted = {f"ep-{i:06d}": (tasks[i % len(tasks)], seed, i) for i in range(episodes)}
         have = set(dataset.staged())
         missing = [job for key, job in wanted.items() if key not in have]
-        arguments = (spec, dataset.staging(), config, system)
+        start, arguments = _DatasetWorker.start, (spec, dataset.staging(), config, system)
         with Progress("demonstrations", episodes, done=episodes - len(missing)) as progress:
-            for one in run_jobs(_Worker.make, missing, workers=workers, start=_Worker.start, arguments=arguments):
+            for one in run_jobs(
+                _DatasetWorker.make, missing, workers=workers, start=_DatasetWorker.start, arguments=arguments
+            ):
                 made.append(one)
                 progress.advance(f"{sum(m.tries for m in made)} tried")
         return dataset.finish(list(wanted)), made

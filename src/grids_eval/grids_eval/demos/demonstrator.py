@@ -50,7 +50,7 @@ class DemoImages:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DemoStep:
     """One action step. Angles in rad, (6,); poses (14,) are those of POSE_NAMES in the base frame, m and wxyz."""
 
     state: np.ndarray
@@ -68,7 +68,7 @@ class Demo:
 
     task: str
     instruction: str
-    steps: list[Step]
+    steps: list[DemoStep]
     sigma_rad: float
     attempts: int
     misses: bool
@@ -177,10 +177,12 @@ class Demonstrator:
             miss_share=float(misses),
         )  # fmt: skip
 
-    def _run(self, world: World, expert: ScriptedExpert, noise: Noise, turns: Turns | None, looks: Looks) -> list[Step]:
+    def _run(
+        self, world: World, expert: ScriptedExpert, noise: Noise, turns: Turns | None, looks: Looks
+    ) -> list[DemoStep]:
         config, env = self.config, LockstepEnv(world, control_hz=self.config.fps)
         low, high = np.transpose(JOINT_LIMITS_RAD)
-        steps: list[Step] = []
+        steps: list[DemoStep] = []
         end_s = TASKS[expert.task].limit_s if config.limit_s is None else config.limit_s
         while world.time_s < end_s:
             truth, tick = world.truth(), len(steps)
@@ -196,7 +198,7 @@ class Demonstrator:
             else:
                 action = executed = turns.action(tick, world, truth.instruction)
             success = env.step(np.clip(executed, low, high) if config.as_servos else executed).success
-            steps.append(Step(state, action, poses, expert.attempts, by_expert, success, images))
+            steps.append(DemoStep(state, action, poses, expert.attempts, by_expert, success, images))
             if success:
                 end_s = min(end_s, world.time_s + _AFTER_SUCCESS_S)
         return steps

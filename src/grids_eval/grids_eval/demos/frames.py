@@ -67,7 +67,7 @@ def frames_of(demo: Demo, seed: int) -> EpisodeFrames:
     )
 
 
-class _Worker:
+class _FramesWorker:
     """State of one worker process."""
 
     demonstrator: Demonstrator
@@ -108,7 +108,7 @@ def make(
     missing = [part for part in parts if not part[0].exists()]
     tried, kept, total = 0, 0, sum(len(episodes) for _, episodes in missing)
     arguments = (config, policy)
-    jobs_done = run_jobs(_Worker.make, missing, workers=processes, start=_Worker.start, arguments=arguments)
+    jobs_done = run_jobs(_FramesWorker.make, missing, workers=processes, start=_FramesWorker.start, arguments=arguments)
     for each, good in jobs_done:
         tried, kept = tried + each, kept + good
         if say is not None:

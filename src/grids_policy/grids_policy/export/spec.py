@@ -15,7 +15,7 @@ from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
-from grids_policy.runtime.bundle import Camera, PolicySpec
+from grids_policy.runtime.bundle import BundleCamera, PolicySpec
 from grids_policy.runtime.language import smolvla_language
 
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
@@ -81,10 +81,10 @@ def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
         )
 
 
-def _camera(name: str, key: str, width: int, height: int, resize_hw: tuple[int, int]) -> Camera:
+def _camera(name: str, key: str, width: int, height: int, resize_hw: tuple[int, int]) -> BundleCamera:
     """The camera with where its images land in the network's input. Raises ValueError when they cannot."""
     box = fit((width, height), resize_hw[::-1])
-    return Camera(name, key, width, height, *box.resized, *box.pad)
+    return BundleCamera(name, key, width, height, *box.resized, *box.pad)
 
 
 def _mean_std(normalizer: Normalizer, dim: int) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Latency statistics that forget: percentiles over the last minute, so a slow start does not linger."""
+"""Latency percentiles over the last minute: older samples are dropped, so a slow start stops counting."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Seconds; NaN while there is no sample."""
+    """Median, 95th and 99th percentile in seconds; NaN while there is no sample. count: how many samples there are."""
 
     count: int
     p50: float
@@ -17,16 +17,18 @@ class Percentiles:
 
 
 class LatencyWindow:
-    """Samples of the last `window_s` seconds, at most `limit` of them. Time is handed in (monotonic ns)."""
+    """Samples of the last `window_s` seconds, at most `limit` of them. Times are monotonic ns, given by the caller."""
 
     def __init__(self, window_s: float = 60.0, limit: int = 4096) -> None:
         self._window_ns = round(window_s * 1e9)
         self._samples: deque[tuple[int, float]] = deque(maxlen=limit)
 
     def add(self, now_ns: int, seconds: float) -> None:
+        """Store one sample taken at `now_ns`."""
         self._samples.append((now_ns, seconds))
 
     def percentiles(self, now_ns: int) -> Percentiles:
+        """Percentiles of the samples younger than the window; older ones are dropped."""
         while self._samples and now_ns - self._samples[0][0] > self._window_ns:
             self._samples.popleft()
         if not self._samples:
@@ -36,15 +38,17 @@ class LatencyWindow:
 
 
 class StageLatencies:
-    """One window per stage name. Used under the owner's lock."""
+    """One window per stage name. Not thread-safe: the owner calls it under its own lock."""
 
     def __init__(self, window_s: float = 60.0) -> None:
         self._window_s = window_s
         self._windows: dict[str, LatencyWindow] = {}
 
     def add(self, now_ns: int, stages: dict[str, float]) -> None:
+        """Store the seconds of each stage of one inference."""
         for name, seconds in stages.items():
             self._windows.setdefault(name, LatencyWindow(self._window_s)).add(now_ns, seconds)
 
     def percentiles(self, now_ns: int) -> dict[str, Percentiles]:
+        """Percentiles by stage name."""
         return {name: window.percentiles(now_ns) for name, window in self._windows.items()}

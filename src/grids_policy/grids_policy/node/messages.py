@@ -1,4 +1,4 @@
-"""ROS messages to and from the policy's own data. Needs the built messages; no arithmetic beyond stamps."""
+"""Conversion between ROS messages and the policy's dataclasses. No arithmetic beyond stamps."""
 
 from array import array
 
@@ -11,34 +11,34 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from grids_common.images import image_to_rgb
 from grids_common.stamps import stamp_ns, to_stamp
-from grids_policy.node.observation import Frame, Joints
+from grids_policy.node.observation import ImageFrame, Joints
 from grids_policy.node.schedule import Arming
-from grids_policy.node.worker import Result, Snapshot
+from grids_policy.node.worker import Result, WorkerStatus
 from grids_policy.runtime.bundle import Bundle
 
 
 def _floats(kind: str, values: np.ndarray) -> array:
-    """An array.array by one copy of bytes; assigning a list or an ndarray is 300 times slower."""
+    """`values` as an array.array of type `kind`, copied as bytes: 300 times faster than assigning a list."""
     out = array(kind)
     out.frombytes(np.ascontiguousarray(values, {"f": np.float32, "d": np.float64}[kind]).tobytes())
     return out
 
 
-def frame_from(msg: Image, name: str, width: int, height: int) -> Frame | str:
-    """The image as RGB of exactly the bundle's size, or one sentence on what is wrong with it."""
+def frame_from(msg: Image, name: str, width: int, height: int) -> ImageFrame | str:
+    """The image as RGB of exactly width x height pixels, or one sentence that states what is wrong with it."""
     if (msg.width, msg.height) != (width, height):
         return (
             f"camera {name}: the bundle expects {width}x{height}, got {msg.width}x{msg.height}; "
             f"set the camera to that size or export with --cameras {name}={msg.width}x{msg.height}"
         )
     try:
-        return Frame(stamp_ns(msg.header.stamp), image_to_rgb(msg))
+        return ImageFrame(stamp_ns(msg.header.stamp), image_to_rgb(msg))
     except ValueError as error:
         return f"camera {name}: {error}"
 
 
 def joints_from(msg: JointState, names: tuple[str, ...]) -> Joints | str:
-    """Positions in the bundle's order, or one sentence on what is wrong. Extra joints are ignored."""
+    """Positions (rad) of `names` in that order, or one sentence that states what is wrong. Extra joints are ignored."""
     index = {name: i for i, name in enumerate(msg.name)}
     missing = [name for name in names if name not in index]
     if missing or len(msg.position) != len(msg.name):
@@ -51,6 +51,7 @@ def joints_from(msg: JointState, names: tuple[str, ...]) -> Joints | str:
 
 
 def chunk_message(result: Result, bundle: Bundle) -> ActionChunk:
+    """One inference as the driver takes it; stamped with the capture time of its observation."""
     msg = ActionChunk()
     msg.header.stamp = to_stamp(result.chunk.start_ns)
     msg.joint_names = list(bundle.joints)
@@ -58,7 +59,7 @@ def chunk_message(result: Result, bundle: Bundle) -> ActionChunk:
     msg.horizon = len(result.chunk.positions_rad)
     msg.positions = _floats("d", result.chunk.positions_rad)
     msg.sequence, msg.epoch = result.sequence, result.epoch
-    msg.committed_rows = result.committed_rows
+    msg.committed_rows = result.committed_steps
     msg.bundle_id, msg.noise_seed = bundle.bundle_id, result.seed
     msg.stage_names = list(result.stages)
     msg.stage_s = _floats("f", np.array(list(result.stages.values())))
@@ -66,9 +67,9 @@ def chunk_message(result: Result, bundle: Bundle) -> ActionChunk:
 
 
 def hold_message(joints: Joints, now_ns: int, epoch: int, bundle: Bundle) -> ActionChunk:
-    """Stay here: the measured pose as two equal action steps, in a raised epoch, which voids what was planned before.
+    """Hold the measured pose: two equal action steps. The higher epoch makes the driver drop all earlier chunks.
 
-    Two, because the driver refuses a chunk whose last step is past: one step would always arrive too late.
+    Two, because the driver refuses a chunk whose last step is in the past: a single step would always arrive too late.
     """
     msg = ActionChunk()
     msg.header.stamp = to_stamp(now_ns)
@@ -80,19 +81,19 @@ def hold_message(joints: Joints, now_ns: int, epoch: int, bundle: Bundle) -> Act
 
 
 def trajectory_message(chunk: ActionChunk) -> JointTrajectory:
-    """The same rows for a joint_trajectory_controller."""
+    """The same action steps for a joint_trajectory_controller."""
     msg = JointTrajectory(header=chunk.header, joint_names=chunk.joint_names)
     joints = len(chunk.joint_names)
-    for row in range(chunk.horizon):
-        seconds, rest = divmod(round(row * chunk.dt * 1e9), 1_000_000_000)
+    for step in range(chunk.horizon):
+        seconds, rest = divmod(round(step * chunk.dt * 1e9), 1_000_000_000)
         point = JointTrajectoryPoint(time_from_start=Duration(sec=seconds, nanosec=rest))
-        point.positions = chunk.positions[row * joints : (row + 1) * joints]
+        point.positions = chunk.positions[step * joints : (step + 1) * joints]
         msg.points.append(point)
     return msg
 
 
 def sample_messages(result: Result, bundle: Bundle, *, retention: bool, similarity: bool) -> list[SampledTokens]:
-    """One message per camera that was seen, stamped like its image."""
+    """One message per camera that had an image, with that image's stamp. retention, similarity: send these maps."""
     messages = []
     for i, (camera, frame) in enumerate(zip(bundle.cameras, result.observation.frames, strict=True)):
         if frame is None:
@@ -120,19 +121,19 @@ def sample_messages(result: Result, bundle: Bundle, *, retention: bool, similari
 
 
 def status_message(
-    snapshot: Snapshot, bundle: Bundle, provider: str, arming: Arming | None, now_ns: int
+    worker: WorkerStatus, bundle: Bundle, provider: str, arming: Arming | None, now_ns: int
 ) -> PolicyStatus:
-    """Everything but state, reason and instruction, which the node knows."""
-    counters = snapshot.counters
+    """The status without state, reason and instruction, which the node fills in."""
+    counters = worker.counters
     msg = PolicyStatus(bundle_id=bundle.bundle_id, provider=provider)
     msg.header.stamp = to_stamp(now_ns)
     msg.chunks, msg.inferences = counters.chunks, counters.inferences
     msg.dropped_observations = counters.dropped_observations
     msg.refused_outputs = counters.refused_outputs
     msg.frames_superseded = counters.frames_superseded
-    msg.stage_names = list(snapshot.stages)
+    msg.stage_names = list(worker.stages)
     for name in ("p50", "p95", "p99"):
-        values = np.array([getattr(stage, name) for stage in snapshot.stages.values()])
+        values = np.array([getattr(stage, name) for stage in worker.stages.values()])
         setattr(msg, f"stage_{name}", _floats("f", values))
     msg.observation_age = float(counters.observation_age_s)
     msg.camera_skew = float(counters.camera_skew_s)
@@ -142,7 +143,7 @@ def status_message(
 
 
 def diagnostics_message(status: PolicyStatus) -> DiagnosticArray:
-    """Level ERROR when refused or failed, WARN when nothing can be inferred or it became too slow."""
+    """Level ERROR when refused or failed, WARN when no inference can run or inference has become too slow."""
     total = dict(zip(status.stage_names, status.stage_p95, strict=True)).get("total", 0.0)
     late = 0.0 < status.arming_limit <= total
     level = DiagnosticStatus.OK

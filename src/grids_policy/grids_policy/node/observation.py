@@ -1,7 +1,7 @@
-"""One synchronised observation from what arrived: pure, with time handed in and a reason when there is none.
+"""Selects one synchronised observation from the images and joint states received. Pure functions; no clock.
 
-The reference is the newest frame of the first camera that is alive; every other camera gives the frame nearest to it;
-joints are interpolated to its stamp. All stamps are capture times of one clock, ns.
+The reference is the newest frame of the first camera that is alive. Of every other camera the frame nearest to it is
+used, and the joints are interpolated to its stamp. All stamps are capture times in ns, from one clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One rgb8 image. `stamp_ns`: capture."""
+class ImageFrame:
+    """One rgb8 image. stamp_ns: capture time."""
 
     stamp_ns: int
     image: np.ndarray  # (height, width, 3) uint8
@@ -29,7 +29,7 @@ class Joints:
 
 @dataclass(frozen=True, slots=True)
 class SyncLimits:
-    """What is still good enough to act on."""
+    """Largest age, skew and gap that an observation may have. lost_camera: what to do without one of the cameras."""
 
     max_age_s: float = 0.25
     max_skew_s: float = 0.05
@@ -53,16 +53,18 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
+    """Why there is no observation, and one sentence with the numbers."""
+
     reason: Reason
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one inference sees. Age is at the time of selection."""
+    """What one inference sees. age_s: of the reference frame when selected. skew_s: largest time between cameras."""
 
     stamp_ns: int
-    frames: tuple[Frame | None, ...]  # bundle order; None for a lost camera (send it black)
+    frames: tuple[ImageFrame | None, ...]  # bundle order; None for a lost camera (sent as black)
     present: tuple[bool, ...]  # False: mask the camera's tokens
     position_rad: np.ndarray  # (J,), interpolated to stamp_ns
     age_s: float
@@ -71,7 +73,10 @@ class Observation:
 
 
 def interpolate_joints(samples: Sequence[Joints], stamp_ns: int, max_gap_s: float) -> np.ndarray | Rejection:
-    """Position at `stamp_ns`: linear between the two neighbours, or the nearest end within `max_gap_s`."""
+    """Position at `stamp_ns`: linear between the two neighbouring samples, else the nearest one.
+
+    Rejected when a sample used is further than `max_gap_s` away, or when the position is not finite.
+    """
     if not samples:
         return Rejection(Reason.NO_JOINTS, "no joint state yet: expected one on follower/joint_states")
     after = next((i for i, s in enumerate(samples) if s.stamp_ns >= stamp_ns), len(samples))
@@ -93,18 +98,18 @@ def interpolate_joints(samples: Sequence[Joints], stamp_ns: int, max_gap_s: floa
     return position
 
 
-def _nearest(frames: Sequence[Frame], stamp_ns: int) -> Frame:
+def _nearest(frames: Sequence[ImageFrame], stamp_ns: int) -> ImageFrame:
     return min(frames, key=lambda frame: abs(frame.stamp_ns - stamp_ns))
 
 
-def _alive(history: Mapping[str, Sequence[Frame]], now_ns: int, limits: SyncLimits) -> tuple[str, ...]:
-    """Cameras whose newest frame is young enough."""
+def _alive(history: Mapping[str, Sequence[ImageFrame]], now_ns: int, limits: SyncLimits) -> tuple[str, ...]:
+    """Cameras whose newest frame is recent enough."""
     oldest = now_ns - round(limits.max_age_s * 1e9)
     return tuple(name for name, frames in history.items() if frames and frames[-1].stamp_ns >= oldest)
 
 
-def _why_lost(history: Mapping[str, Sequence[Frame]], lost: Sequence[str], now_ns: int) -> Rejection:
-    """The sentence for cameras that give no young frame."""
+def _why_lost(history: Mapping[str, Sequence[ImageFrame]], lost: Sequence[str], now_ns: int) -> Rejection:
+    """The rejection for cameras without a recent frame."""
     silent = [name for name in lost if not history[name]]
     if silent:
         text = f"no image from camera {' and '.join(silent)} yet"
@@ -115,7 +120,7 @@ def _why_lost(history: Mapping[str, Sequence[Frame]], lost: Sequence[str], now_n
 
 
 def select(
-    history: Mapping[str, Sequence[Frame]],
+    history: Mapping[str, Sequence[ImageFrame]],
     joints: Sequence[Joints],
     now_ns: int,
     limits: SyncLimits,

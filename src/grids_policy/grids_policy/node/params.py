@@ -7,20 +7,22 @@ from grids_common.params import param
 
 @dataclass(frozen=True)
 class PolicyParams:
+    """ROS parameters of the policy node. Read when the node is created."""
+
     bundle: str = param("", "folder of the policy bundle")
     instruction: str = param("", "sentence to follow; empty: the bundle's own")
     engine: str = param("auto", "ONNX Runtime engine", choices=("auto", "tensorrt", "cuda", "cpu"))
     threads: int = param(0, "CPU threads of one inference; 0: all cores but one", lo=0, hi=256)
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)
     engine_cache: str = param("~/.cache/grids/engines", "folder of built TensorRT engines")
-    n_action_steps: int = param(0, "action steps of a chunk to execute; 0: the bundle's own", lo=0, hi=1000)
+    n_action_steps: int = param(0, "action steps to execute per chunk; 0: the bundle's own", lo=0, hi=1000)
     switching: str = param(
         "blend",
-        "how a new chunk takes over: blend in the driver alone, or rtc: also conditioned on rows already under way",
+        "how a new chunk takes over: blend in the driver alone, or rtc: also conditioned on steps executed meanwhile",
         choices=("blend", "rtc"),
     )
     time_scale: float = param(1.0, "stretch of time: 2 moves at half speed", lo=1.0, hi=50.0)
-    arm_when_slow: bool = param(False, "arm although inference is too slow; the driver then stops between chunks")
+    arm_when_slow: bool = param(False, "activate although inference is too slow; the driver then holds between chunks")
     arming_runs: int = param(40, "inferences measured before arming", lo=3, hi=200)
     arming_budget_s: float = param(10.0, "stop measuring early after this", unit="s", lo=0.1, hi=600.0)
     run_on_activate: bool = param(True, "start at activation; false: wait for policy/run_task")
@@ -39,11 +41,11 @@ class PolicyParams:
     )
     hang_timeout_s: float = param(
         0.0,
-        "an inference longer than this is a hang; 0: 20 x the measured p95, at least 5 s",
+        "an inference longer than this counts as hung; 0: 20 x the measured p95, at least 5 s",
         unit="s",
         lo=0.0,
         hi=600.0,
     )
     publish_trajectory: bool = param(False, "also publish policy/joint_trajectory")
     publish_retention: bool = param(True, "send the retention map with the sample locations")
-    publish_self_similarity: bool = param(True, "send the similarity of all dense tokens to each other, too")
+    publish_self_similarity: bool = param(True, "also send the similarity of all dense tokens to each other")

@@ -1,8 +1,8 @@
 """Policy node: images and joints in, action chunks out. Wiring only; the work is in worker, runtime and schedule.
 
-Unconfigured: nothing loaded. Inactive: bundle verified, engine warm, latency measured, nothing published but status.
-Active: chunks flow while an instruction runs. Any failure of the engine ends the process with code 1; the driver
-holds on its own when chunks stop.
+Unconfigured: nothing is loaded. Inactive: the bundle is verified, the engine warm, the latency measured; only the
+status is published. Active: chunks are published while an instruction runs. Any failure of the engine ends the process
+with code 1; the driver holds on its own when chunks stop.
 """
 
 import os
@@ -23,17 +23,17 @@ from grids_common.topics import CAMERAS, publisher, subscription
 from grids_policy.node import messages
 from grids_policy.node.observation import SyncLimits
 from grids_policy.node.params import PolicyParams
-from grids_policy.node.run_task import Progress, TaskServer
+from grids_policy.node.run_task import TaskProgress, TaskServer
 from grids_policy.node.schedule import Arming, check_arming
-from grids_policy.node.worker import PolicyWorker, Result, Snapshot, WorkerOptions
+from grids_policy.node.worker import PolicyWorker, Result, WorkerOptions, WorkerStatus
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 from grids_policy.runtime.warmup import measure_latency
 
-# The driver holds when a policy that reported at 10 Hz or faster falls silent for 0.2 s: this is the heartbeat.
+# The heartbeat: the driver holds when a policy that reported at 10 Hz or faster publishes nothing for 0.2 s.
 _HEARTBEAT_PERIOD_S = 0.05
 _STATUS_EVERY = 10  # heartbeats per status with fresh latency percentiles and diagnostics
-_FAILURE_GRACE_S = 1.0  # status and diagnostics get out before the process ends
+_FAILURE_GRACE_S = 1.0  # time for status and diagnostics to be sent before the process ends
 _REMAP = "export it again with --cameras NAME:CHECKPOINT_CAMERA=WIDTHxHEIGHT"
 
 
@@ -51,7 +51,7 @@ class PolicyNode(ManagedNode):
         self._inputs: list = []
         self._timers: list = []
         self._instruction = ""
-        self._decided_ns = 0  # instructions written before this (wall clock) are past
+        self._decided_ns = 0  # wall clock; instructions published before this are ignored
         self._beats = 0
         self._last_status: PolicyStatus | None = None
         self._hang_s = float("inf")
@@ -60,7 +60,7 @@ class PolicyNode(ManagedNode):
         self._diagnostics = publisher(self, "/diagnostics", DiagnosticArray)
         self._chunks = publisher(self, "/policy/action_chunk", ActionChunk)
         self._samples = publisher(self, "/policy/sampled_tokens", SampledTokens)
-        self._spoken = publisher(self, "/policy/instruction", String)
+        self._echo = publisher(self, "/policy/instruction", String)
         self._trajectory = None
         if self._params.publish_trajectory:
             self._trajectory = publisher(self, "/policy/joint_trajectory", JointTrajectory)
@@ -68,30 +68,31 @@ class PolicyNode(ManagedNode):
     # Lifecycle.
 
     def configure(self) -> None:
+        """Load and verify the bundle, measure the latency. Raises SetupError or BundleError."""
         params = self._params
         if not params.bundle:
             raise SetupError("expected parameter 'bundle' to name a policy bundle folder, got none")
         os.nice(params.nice)
-        self._say("warming_up", f"loading {params.bundle}")
+        self._set_state("warming_up", f"loading {params.bundle}")
         options = EngineOptions(params.engine, params.threads, Path(params.engine_cache))
         self._runtime = OnnxRuntime(Path(params.bundle).expanduser(), options)
         self.get_logger().info(f"{self._runtime.bundle.bundle_id}: {self._runtime.note}")
         self._check_against_bundle()
         bundle = self._runtime.bundle
         latency_s = measure_latency(self._runtime, params.arming_runs, params.arming_budget_s)
-        rows = params.n_action_steps or bundle.n_action_steps
-        self._arming = check_arming(latency_s, rows, bundle.dt * params.time_scale)
+        n_action_steps = params.n_action_steps or bundle.n_action_steps
+        self._arming = check_arming(latency_s, n_action_steps, bundle.dt * params.time_scale)
         self._hang_s = params.hang_timeout_s or max(5.0, 20 * latency_s)
-        self._worker = self._make_worker(rows, latency_s)
+        self._worker = self._make_worker(n_action_steps, latency_s)
         self._tasks = TaskServer(self, self._begin, self._stop, self._progress, self._ready)
-        self._say("inactive", self._arming.text)
+        self._set_state("inactive", self._arming.text)
         self._timers = [self.create_timer(_HEARTBEAT_PERIOD_S, self._beat)]
 
     def _check_against_bundle(self) -> None:
-        """What the user asked for against what the checkpoint was trained for."""
+        """Refuse parameters that this bundle or this robot does not support. Raises SetupError."""
         params, bundle = self._params, self._runtime.bundle
         if unknown := [camera.name for camera in bundle.cameras if camera.name not in CAMERAS]:
-            raise SetupError(f"the bundle wants camera {unknown[0]!r}, this robot has {', '.join(CAMERAS)}: {_REMAP}")
+            raise SetupError(f"the bundle needs camera {unknown[0]!r}, this robot has {', '.join(CAMERAS)}: {_REMAP}")
         lost = params.lost_camera
         if lost != "hold" and lost not in bundle.missing_camera:
             raise SetupError(
@@ -108,10 +109,10 @@ class PolicyNode(ManagedNode):
             )
         if params.switching == "rtc" and bundle.max_committed == 0:
             raise SetupError(
-                "switching 'rtc': this bundle was trained without committed rows (max_committed 0); use 'blend'"
+                "switching 'rtc': this bundle was trained without committed action steps (max_committed 0); use 'blend'"
             )
 
-    def _make_worker(self, rows: int, latency_s: float) -> PolicyWorker:
+    def _make_worker(self, n_action_steps: int, latency_s: float) -> PolicyWorker:
         params, bundle = self._params, self._runtime.bundle
         encoder = SentenceEncoder(Path(params.bundle).expanduser(), bundle.language)
         limits = SyncLimits(
@@ -122,11 +123,11 @@ class PolicyNode(ManagedNode):
         )
         options = WorkerOptions(
             limits=limits,
-            rows=rows,
+            n_action_steps=n_action_steps,
             dt_s=bundle.dt * params.time_scale,
             seed=params.seed,
             expected_latency_s=latency_s,
-            # Larger than any epoch of an earlier process or activation: the driver takes smaller ones for old.
+            # Larger than any epoch of an earlier process or activation: the driver drops chunks of smaller epochs.
             epoch=max(self._now_ns() // 1_000_000_000, self._last_epoch + 1) % 2**32,
             reuse_threshold=params.reuse_threshold,
             max_committed=bundle.max_committed if params.switching == "rtc" else 0,
@@ -134,9 +135,10 @@ class PolicyNode(ManagedNode):
         return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns)
 
     def activate(self) -> None:
+        """Subscribe and start the inference thread. Raises SetupError when inference is too slow."""
         if not self._arming.allowed:
             if not self._params.arm_when_slow:
-                self._say("refused", self._arming.text)
+                self._set_state("refused", self._arming.text)
                 raise SetupError(self._arming.text)
             self.get_logger().warning(f"arm_when_slow: {self._arming.text}")
         bundle = self._runtime.bundle
@@ -150,11 +152,12 @@ class PolicyNode(ManagedNode):
         ]
         self._worker.start()
         self._decided_ns = time.time_ns()
-        self._say("armed", "")
+        self._set_state("armed", "")
         if self._params.run_on_activate:
             self._begin(self._params.instruction or bundle.language.instruction)
 
     def deactivate(self) -> None:
+        """Make the arm hold and end the inference thread. Raises SetupError when the engine hangs."""
         for entity in self._inputs:
             self.destroy_subscription(entity)
         self._inputs = []
@@ -162,15 +165,17 @@ class PolicyNode(ManagedNode):
         if not self._worker.close(min(self._hang_s, 4.5)):
             # A second worker on the same session would share its buffers with the one that hangs.
             raise SetupError("the engine is still busy with an inference: restart the policy process")
-        rows = self._params.n_action_steps or self._runtime.bundle.n_action_steps
-        self._worker = self._make_worker(rows, self._arming.latency_s)
-        self._say("inactive", "deactivated")
+        n_action_steps = self._params.n_action_steps or self._runtime.bundle.n_action_steps
+        self._worker = self._make_worker(n_action_steps, self._arming.latency_s)
+        self._set_state("inactive", "deactivated")
 
     def cleanup(self) -> None:
+        """Free the engine."""
         self.make_safe()
-        self._say("inactive", "not configured")
+        self._set_state("inactive", "not configured")
 
     def make_safe(self) -> None:
+        """Stop publishing and free everything; also called after a failed transition."""
         for timer in self._timers:
             self.destroy_timer(timer)
         for entity in self._inputs:
@@ -179,7 +184,7 @@ class PolicyNode(ManagedNode):
         if self._tasks is not None:
             self._tasks.close()
         if self._worker is not None and not self._worker.close():
-            self.get_logger().error("the engine does not come back; leaving its thread behind")
+            self.get_logger().error("the engine hangs; its thread is abandoned")
         if self._runtime is not None:
             self._runtime.close()
         self._tasks = self._worker = self._runtime = None
@@ -191,17 +196,17 @@ class PolicyNode(ManagedNode):
     def _begin(self, instruction: str) -> None:
         self._worker.run(instruction)
         self._instruction = instruction
-        self._spoken.publish(String(data=instruction))
+        self._echo.publish(String(data=instruction))
         self._decided_ns = time.time_ns()
-        self._say("running", "")
+        self._set_state("running", "")
         self.get_logger().info(f"running: {instruction.strip()!r}")
 
     def _stop(self) -> None:
-        """Void what was planned: a hold at the measured pose in a raised epoch."""
+        """Drop all earlier chunks: publish a hold at the measured pose in a higher epoch."""
         epoch, joints = self._worker.pause(), self._worker.newest_joints()
         self._last_epoch, self._decided_ns = epoch, time.time_ns()
         if self._state == "running":
-            self._say("armed", "waiting for an instruction")
+            self._set_state("armed", "waiting for an instruction")
         if joints is not None and np.isfinite(joints.position_rad).all():
             bundle = self._runtime.bundle
             self._chunks.publish(messages.hold_message(joints, self._now_ns(), epoch, bundle))
@@ -211,11 +216,11 @@ class PolicyNode(ManagedNode):
             return ""
         return f"the policy is {self._state}" + (f": {self._reason}" if self._reason else "")
 
-    def _progress(self) -> Progress:
-        snapshot = self._worker.snapshot()
-        total = snapshot.stages.get("total")
+    def _progress(self) -> TaskProgress:
+        worker = self._worker.status()
+        total = worker.stages.get("total")
         latency_s = total.p95 if total else self._arming.latency_s
-        return Progress(snapshot.counters.chunks, latency_s, self._state, snapshot.failure)
+        return TaskProgress(worker.counters.chunks, latency_s, self._state, worker.failure)
 
     # Callbacks.
 
@@ -236,10 +241,10 @@ class PolicyNode(ManagedNode):
         self._worker.add_joints(joints)
 
     def _on_instruction(self, msg: String, info: dict) -> None:
-        """A new sentence from outside starts or redirects the policy.
+        """A new sentence from another node starts the policy or changes its instruction.
 
-        The topic is latched and we speak on it ourselves: what was written before the last start, stop or activation
-        (our own echo, somebody's sentence of yesterday) must not move the arm.
+        The topic is latched and this node publishes on it too. So a sentence published before the last start, stop or
+        activation (our own echo, or one left from an earlier run) is ignored: it must not move the arm.
         """
         if self._state not in ("armed", "running") or 0 < info["source_timestamp"] <= self._decided_ns:
             return
@@ -257,8 +262,8 @@ class PolicyNode(ManagedNode):
         self._chunks.publish(chunk)
         if self._trajectory is not None:
             self._trajectory.publish(messages.trajectory_message(chunk))
-        wanted = {"retention": self._params.publish_retention, "similarity": self._params.publish_self_similarity}
-        for sample in messages.sample_messages(result, bundle, **wanted):
+        maps = {"retention": self._params.publish_retention, "similarity": self._params.publish_self_similarity}
+        for sample in messages.sample_messages(result, bundle, **maps):
             self._samples.publish(sample)
 
     # Status.
@@ -266,11 +271,11 @@ class PolicyNode(ManagedNode):
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def _say(self, state: str, reason: str) -> None:
+    def _set_state(self, state: str, reason: str) -> None:
         self._state, self._reason = state, reason
 
     def _beat(self) -> None:
-        """Twenty times a second; between full reports the last one again, under a new stamp."""
+        """Heartbeat, 20 Hz: every tenth is a full report, the others repeat the last report under a new stamp."""
         self._beats += 1
         if self._last_status is None or self._beats % _STATUS_EVERY == 0:
             self._report()
@@ -280,28 +285,28 @@ class PolicyNode(ManagedNode):
         self._status.publish(self._last_status)
 
     def _report(self) -> None:
-        snapshot = self._worker.snapshot()
-        self._watch(snapshot)
+        worker = self._worker.status()
+        self._watch(worker)
         status = messages.status_message(
-            snapshot, self._runtime.bundle, self._runtime.provider, self._arming, self._now_ns()
+            worker, self._runtime.bundle, self._runtime.provider, self._arming, self._now_ns()
         )
         status.state, status.instruction = self._state, self._instruction
-        status.reason = self._reason or snapshot.reason
+        status.reason = self._reason or worker.reason
         if self._state == "running":
-            self._reason = ""  # a complaint about one message is said once
+            self._reason = ""  # an error about one message is reported once
         self._last_status = status
         self._status.publish(status)
         self._diagnostics.publish(messages.diagnostics_message(status))
 
-    def _watch(self, snapshot: Snapshot) -> None:
-        """A crash or hang of the engine is said, then ends the process so that its manager sees it."""
+    def _watch(self, worker: WorkerStatus) -> None:
+        """Report a crash or hang of the engine, then end the process so that the supervisor notices it."""
         if self._state == "failed":
             return
-        problem = f"the engine failed: {snapshot.failure}" if snapshot.failure else ""
-        if snapshot.busy_s > self._hang_s:
-            problem = f"the engine hangs: {snapshot.busy_s:.1f} s in one inference, limit {self._hang_s:.1f} s"
+        problem = f"the engine failed: {worker.failure}" if worker.failure else ""
+        if worker.busy_s > self._hang_s:
+            problem = f"the engine hangs: {worker.busy_s:.1f} s in one inference, limit {self._hang_s:.1f} s"
         if problem:
-            self._say("failed", problem)
+            self._set_state("failed", problem)
             self.get_logger().fatal(problem)
             self._timers.append(self.create_timer(_FAILURE_GRACE_S, self._give_up))
 
@@ -310,6 +315,7 @@ class PolicyNode(ManagedNode):
 
 
 def main(args=None) -> int:
+    """Entry point of the node; returns its exit code."""
     code = run_node(PolicyNode, args)
     # A hung engine thread would keep the interpreter from ending.
     sys.stdout.flush()

@@ -17,8 +17,8 @@ _TICK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What the policy says about itself while a task runs."""
+class TaskProgress:
+    """The policy's state while a task runs. chunks: published since activation; failure: empty while the engine works."""
 
     chunks: int
     latency_p95_s: float
@@ -27,10 +27,11 @@ class Progress:
 
 
 class TaskServer:
-    """Runs in the node's executor thread: the action coroutine sleeps on a timer, never blocks.
+    """The action server of policy/run_task. Runs in the node's executor thread; the coroutine waits on a timer.
 
-    start(instruction) begins motion and may raise ValueError; stop() leaves the arm holding.
-    Success is only ever reported where a judge publishes twin/task_state.
+    start(instruction) begins motion and may raise ValueError; stop() makes the arm hold its pose. progress() is read
+    every tick. ready() returns why the policy cannot run, or "". Success is reported only where the twin publishes
+    twin/task_state: nothing judges the task on a real arm.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class TaskServer:
         node,
         start: Callable[[str], None],
         stop: Callable[[], None],
-        progress: Callable[[], Progress],
+        progress: Callable[[], TaskProgress],
         ready: Callable[[], str],
     ) -> None:
         self._node, self._start, self._stop = node, start, stop
@@ -55,7 +56,7 @@ class TaskServer:
 
     @property
     def busy(self) -> bool:
-        """A task was accepted and has not ended."""
+        """True while an accepted task has not ended."""
         return self._busy
 
     def _on_task_state(self, msg: TaskState) -> None:
@@ -84,7 +85,7 @@ class TaskServer:
             while True:
                 await self._tick()
                 progress, elapsed = self._progress(), time.monotonic() - began
-                chunks = max(0, progress.chunks - before)  # a deactivated policy counts from zero again
+                chunks = max(0, progress.chunks - before)  # deactivation resets the count
                 judged = self._judged
                 succeeded = judged is not judged_before and judged is not None and judged.success
                 if succeeded:
@@ -113,7 +114,7 @@ class TaskServer:
                 self._stop()
 
     async def _tick(self) -> None:
-        """Wait one tick without holding the executor."""
+        """Wait one tick without blocking the executor."""
         done = Future()
         self._timer = self._node.create_timer(_TICK_S, lambda: done.set_result(None))
         await done
@@ -121,7 +122,7 @@ class TaskServer:
         self._timer = None
 
     def close(self) -> None:
-        """A task under way is left asleep for good: what it would touch is about to be freed."""
+        """Destroy the action server. A running task never resumes, because what it uses is about to be freed."""
         self._closed = True
         if self._timer is not None:
             self._node.destroy_timer(self._timer)

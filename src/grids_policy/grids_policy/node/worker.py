@@ -1,7 +1,7 @@
-"""The inference thread: newest observation in, checked chunk out, while the last one is being executed. No ROS.
+"""The inference thread: it turns the newest observation into a checked chunk while the last chunk runs. No ROS.
 
-Callbacks of the node store frames and joints; the thread wakes on every new reference frame, and infers when half of
-the last chunk is used. It never queues: what arrives during an inference only replaces what was there.
+Callbacks of the node store frames and joints. The thread wakes on every new frame and infers when half of the last
+chunk is executed. Nothing is queued: after an inference, the thread continues with the newest frames.
 """
 
 import threading
@@ -15,7 +15,7 @@ import numpy as np
 
 from grids_common.chunk import Chunk, committed_actions
 from grids_policy.node.latency import Percentiles, StageLatencies
-from grids_policy.node.observation import Frame, Joints, Observation, Rejection, SyncLimits, select
+from grids_policy.node.observation import ImageFrame, Joints, Observation, Rejection, SyncLimits, select
 from grids_policy.node.schedule import due, refuse_output
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
@@ -30,34 +30,36 @@ _WAIT_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """How to run. rows: executed per chunk; dt_s: between rows as executed (the bundle's, stretched)."""
+    """How to run. n_action_steps: executed per chunk; dt_s: between steps as executed (the bundle's x time_scale)."""
 
     limits: SyncLimits
-    rows: int
+    n_action_steps: int
     dt_s: float
     seed: int
     expected_latency_s: float
     epoch: int = 0
     reuse_threshold: float = 0.0
-    max_committed: int = 0  # rows under way that a new chunk is conditioned on (real-time chunking); 0: none
+    max_committed: int = 0  # steps executed meanwhile that a new chunk is conditioned on (rtc); 0: none
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One published inference."""
+    """One published inference. outputs: the worker's own arrays, overwritten by the next inference."""
 
     chunk: Chunk
     observation: Observation
     epoch: int
     sequence: int
     seed: int
-    committed_rows: int
+    committed_steps: int
     stages: dict[str, float]
     outputs: PolicyOutputs
 
 
 @dataclass(slots=True)
-class Counters:
+class InferenceCounters:
+    """Counts since activation; age and skew are those of the last inference's observation."""
+
     chunks: int = 0
     inferences: int = 0
     dropped_observations: int = 0
@@ -69,20 +71,20 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the node publishes as its status."""
+class WorkerStatus:
+    """A copy of the worker's state, for the node's status message."""
 
-    counters: Counters
+    counters: InferenceCounters
     stages: dict[str, Percentiles]
-    reason: str  # why nothing is inferred, "" while all is well
-    failure: str  # the engine's end, "" while it lives
-    busy_s: float  # of the inference under way, 0 when idle
+    reason: str  # why no inference runs, "" when all is well
+    failure: str  # error that ended the inference thread, "" while it runs
+    busy_s: float  # duration of the current inference so far, 0 when idle
     last_chunk: Chunk | None
 
 
 @dataclass(slots=True)
 class _Inbox:
-    """Everything the callbacks write, under the worker's condition."""
+    """State shared by callbacks and inference thread, guarded by the worker's condition."""
 
     frames: dict[str, deque]
     joints: deque
@@ -94,13 +96,17 @@ class _Inbox:
     rejected: str = ""
     failure: str = ""
     busy_since_ns: int = 0
-    counters: Counters = field(default_factory=Counters)
+    counters: InferenceCounters = field(default_factory=InferenceCounters)
     stages: StageLatencies = field(default_factory=StageLatencies)
     last: Chunk | None = None
 
 
 class PolicyWorker:
-    """Owns the runtime while it runs. `publish` and `clock_ns` (stamps' clock) are called from the thread."""
+    """Runs inferences in its own thread, which alone uses `runtime` and `encoder` after `run`.
+
+    publish: called with every accepted result. clock_ns: now, on the clock of the stamps. Both are called from the
+    inference thread.
+    """
 
     def __init__(
         self,
@@ -129,25 +135,26 @@ class PolicyWorker:
     # Called from the node's thread.
 
     def start(self) -> None:
+        """Start the inference thread; it waits until `run` is called."""
         self._thread.start()
 
     def run(self, instruction: str) -> None:
-        """Begin (or go on with) an instruction. Raises ValueError for an empty one."""
+        """Start or continue to follow `instruction`. Raises ValueError for an empty one."""
         self._encoder.encode(instruction)
         with self._changed:
             self._inbox.instruction, self._inbox.running = instruction, True
             self._changed.notify()
 
     def pause(self) -> int:
-        """Publish nothing from now on, an inference under way is thrown away. Returns the raised epoch."""
+        """Publish nothing from now on; the result of a running inference is dropped. Returns the new, higher epoch."""
         with self._changed:
             self._inbox.running = False
             self._inbox.epoch += 1
             self._inbox.last = None
             return self._inbox.epoch
 
-    def add_frame(self, camera: str, frame: Frame) -> None:
-        """Newest wins; a stamp going backwards (a restarted source) forgets what was before."""
+    def add_frame(self, camera: str, frame: ImageFrame) -> None:
+        """Store a frame. A stamp more than 1 s older than the last (a restarted source) drops all earlier frames."""
         with self._changed:
             frames = self._inbox.frames[camera]
             if frames and frame.stamp_ns <= frames[-1].stamp_ns:
@@ -159,6 +166,7 @@ class PolicyWorker:
             self._changed.notify()
 
     def add_joints(self, joints: Joints) -> None:
+        """Store a joint state; stamps that go back are treated as in `add_frame`."""
         with self._changed:
             samples = self._inbox.joints
             if samples and joints.stamp_ns <= samples[-1].stamp_ns:
@@ -167,13 +175,14 @@ class PolicyWorker:
                 samples.clear()
             samples.append(joints)
 
-    def snapshot(self) -> Snapshot:
+    def status(self) -> WorkerStatus:
+        """A copy of counters, latencies and errors."""
         now_ns = time.monotonic_ns()
         with self._changed:
             box = self._inbox
             busy_s = (now_ns - box.busy_since_ns) * 1e-9 if box.busy_since_ns else 0.0
-            return Snapshot(
-                Counters(**{n: getattr(box.counters, n) for n in Counters.__slots__}),
+            return WorkerStatus(
+                InferenceCounters(**{n: getattr(box.counters, n) for n in InferenceCounters.__slots__}),
                 box.stages.percentiles(now_ns),
                 box.rejected,
                 box.failure,
@@ -182,11 +191,12 @@ class PolicyWorker:
             )
 
     def newest_joints(self) -> Joints | None:
+        """The last joint state received, None before the first."""
         with self._changed:
             return self._inbox.joints[-1] if self._inbox.joints else None
 
     def close(self, timeout_s: float = 2.0) -> bool:
-        """End the thread; False when it hangs inside the engine."""
+        """End the thread; False when it is still inside the engine after `timeout_s`."""
         with self._changed:
             self._inbox.closing = True
             self._changed.notify()
@@ -208,7 +218,7 @@ class PolicyWorker:
                 self._inbox.busy_since_ns = 0
 
     def _next(self) -> tuple[Observation, str, int, Chunk | None] | None:
-        """Wait for an observation worth an inference; None when closing."""
+        """Wait until an observation is due for an inference; None when closing."""
         box = self._inbox
         while True:
             with self._changed:
@@ -223,11 +233,11 @@ class PolicyWorker:
                 joints = tuple(box.joints)
                 instruction, epoch, last = box.instruction, box.epoch, box.last
             chosen = select(frames, joints, self._clock_ns(), self._options.limits)
-            if self._wanted(chosen, fresh, last):
+            if self._accept(chosen, fresh, last):
                 return chosen, instruction, epoch, last
 
-    def _wanted(self, chosen: Observation | Rejection, fresh: int, last: Chunk | None) -> bool:
-        """Book-keeping of one look at the inbox; True when `chosen` should be inferred."""
+    def _accept(self, chosen: Observation | Rejection, fresh: int, last: Chunk | None) -> bool:
+        """Update counters and reason for one selection; True when `chosen` starts an inference."""
         with self._changed:
             box = self._inbox
             if isinstance(chosen, Rejection):
@@ -235,14 +245,14 @@ class PolicyWorker:
                 box.counters.dropped_observations += fresh > 0
                 return False
             box.rejected = ""
-            if not due(chosen.stamp_ns, last, self._options.rows):
+            if not due(chosen.stamp_ns, last, self._options.n_action_steps):
                 box.counters.frames_superseded += fresh
                 return False
             box.busy_since_ns = time.monotonic_ns()
             return True
 
     def _inputs(self, seen: Observation, instruction: str, last: Chunk | None, seed: int) -> PolicyInputs:
-        """One observation for the runtime, conditioned on what the last chunk executes meanwhile."""
+        """One observation for the runtime, with the steps of the last chunk that are executed during the inference."""
         options = self._options
         delay_s = seen.age_s + options.expected_latency_s
         return prepare_inputs(
@@ -283,5 +293,5 @@ class PolicyWorker:
             box.last = chunk
             box.counters.chunks += 1
             sequence = box.counters.chunks
-        result = Result(chunk, seen, epoch, sequence, seed, inputs.committed_rows, stages, self._outputs)
+        result = Result(chunk, seen, epoch, sequence, seed, inputs.committed_steps, stages, self._outputs)
         self._publish(result)

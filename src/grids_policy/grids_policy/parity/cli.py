@@ -104,7 +104,7 @@ class StageProvider(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class StageDifference:
     """One compared stage. `error` is the max abs difference, `scale` the reference's max abs."""
 
     stage: str
@@ -253,7 +253,7 @@ def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndar
     return {name: np.stack(x) for name, x in zip(names, zip(*pairs, strict=True), strict=True)}
 
 
-def compare(reference: Reference, found: dict[str, np.ndarray]) -> tuple[list[Row], list[str]]:
+def compare(reference: Reference, found: dict[str, np.ndarray]) -> tuple[list[StageDifference], list[str]]:
     """Rows for every stage both sides know, in the file's order, and the stages left over."""
     expected = {n: a for n, a in reference.arrays.items() if not n.startswith(NOT_STAGES)}
     norms = reference.grad_norms.items()
@@ -267,10 +267,10 @@ def compare(reference: Reference, found: dict[str, np.ndarray]) -> tuple[list[Ro
     return rows, skipped
 
 
-def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference) -> Row:
+def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference) -> StageDifference:
     """A difference in shape or a value that is not finite counts as an infinite error."""
     if got.shape != expected.shape:
-        return Row(name, math.inf, math.nan)
+        return StageDifference(name, math.inf, math.nan)
     wide, other = expected.astype(np.float64), got.astype(np.float64)
     if name == DATASET_UNITS and "stats/action/std" in reference.arrays:
         wide, other = (x / reference["stats/action/std"] for x in (wide, other))
@@ -280,20 +280,20 @@ def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference)
         valid = reference["prefix/pad_masks"].astype(bool)
         wide, other = wide[valid], other[valid]
     error = float(np.abs(wide - other).max(initial=0.0))
-    return Row(name, error if math.isfinite(error) else math.inf, float(np.abs(wide).max(initial=0)))
+    return StageDifference(name, error if math.isfinite(error) else math.inf, float(np.abs(wide).max(initial=0)))
 
 
-def group_norms(rows: list[Row]) -> list[Row]:
+def group_norms(rows: list[StageDifference]) -> list[StageDifference]:
     """One row instead of a hundred for the gradient norms, the worst of them."""
     norms = [row for row in rows if row.stage.startswith("grad_norm/")]
     rest = [row for row in rows if not row.stage.startswith("grad_norm/")]
     if norms:
         worst = max(norms, key=lambda row: row.error)
-        rest.append(Row(f"grad norms ({len(norms)})", worst.error, worst.scale))
+        rest.append(StageDifference(f"grad norms ({len(norms)})", worst.error, worst.scale))
     return rest
 
 
-def report(name: str, tolerance: float, rows: list[Row], skipped: list[str]) -> str:
+def report(name: str, tolerance: float, rows: list[StageDifference], skipped: list[str]) -> str:
     """The table people read."""
     width = max([len(row.stage) for row in rows] + [24])
     lines = [f"{'stage (' + name + ')':{width}}  max abs error  max abs value"]

@@ -1,1 +1,1 @@
-"""Runtimes behind one interface: ONNX on the robot, torch before an export; and the preparation of their inputs."""
+"""Runtimes with one interface (ONNX on the robot, torch before an export) and the preparation of their inputs."""

@@ -1,7 +1,8 @@
-"""Whether two runtimes of a policy give the same chunk: the export's gate used CPU kernels, a GPU brings its own.
+"""Compares the chunks of two runtimes of one policy.
 
-Actions are compared in standard deviations of the training data (so that a joint with a small range counts as much as
-a large one), coordinates in fractions of the image. numpy only: the robot checks its own engine.
+The export's parity gate runs CPU kernels. A GPU has kernels of its own, so the robot compares its engine again.
+Actions are compared in standard deviations of the training data, so that a joint with a small range counts as much as
+one with a large range; coordinates in fractions of the image. Needs numpy only.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs, draw_noise
 from grids_policy.runtime.bundle import BundleError, PolicySpec
 
-# precision -> largest allowed error of (actions, coordinates)
+# precision -> largest allowed error of (actions in standard deviations, coordinates in fractions of the image)
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 5e-3), "int8": (3e-1, 2e-2)}
 
 
@@ -24,12 +25,12 @@ class Errors:
     coordinates_max: float
 
     def within(self, actions_std: float, coordinates: float) -> bool:
-        """False for NaN, too."""
+        """True when both largest errors are within these tolerances; False when one is NaN."""
         return self.actions_max_std <= actions_std and self.coordinates_max <= coordinates
 
 
 def random_inputs(spec: PolicySpec, vocabulary: int, seed: int) -> PolicyInputs:
-    """One plausible observation: smooth frames, a state from the statistics, a sentence of random words."""
+    """One plausible observation: coarse random images, a state drawn from the statistics, random token ids."""
     random = np.random.default_rng(seed)
     frames: list[np.ndarray] = []
     for camera in spec.cameras:
@@ -42,7 +43,7 @@ def random_inputs(spec: PolicySpec, vocabulary: int, seed: int) -> PolicyInputs:
         (np.array(spec.normalisation[name][key]) for key in ("mean", "std")) for name in ("state", "position")
     )
     state = state_mean + state_std * random.standard_normal(joints)
-    rows = mean + std * random.standard_normal((spec.chunk_size, joints))
+    committed = mean + std * random.standard_normal((spec.chunk_size, joints))
     length = spec.language.tokenizer_max_length
     present = np.ones(len(spec.cameras), bool)
     present[seed % len(present)] = seed % 3 != 1 or len(present) == 1
@@ -52,9 +53,9 @@ def random_inputs(spec: PolicySpec, vocabulary: int, seed: int) -> PolicyInputs:
         state.astype(np.float32),
         random.integers(3, vocabulary, length),
         np.arange(length) < random.integers(2, length + 1),
-        draw_noise(seed, replace(spec, noise_scale=1.0)),  # a zero would hide what the graph does with noise
-        rows.astype(np.float32),
-        committed_rows=min(seed % 3, spec.max_committed),
+        draw_noise(seed, replace(spec, noise_scale=1.0)),  # scale 0 would hide errors in how the graph uses noise
+        committed.astype(np.float32),
+        committed_steps=min(seed % 3, spec.max_committed),
     )
 
 
@@ -65,7 +66,10 @@ def disagreement(spec: PolicySpec, got: PolicyOutputs, expected: PolicyOutputs) 
 
 
 def compare(engine: AbstractRuntime, reference: AbstractRuntime, cases: int, vocabulary: int) -> Errors:
-    """Both runtimes on `cases` random observations (one of them with a masked camera, where there are two)."""
+    """Errors of `engine` against `reference` over `cases` random observations.
+
+    With two cameras, every third observation has a masked camera. vocabulary: token ids are drawn below this.
+    """
     spec = engine.spec
     got, expected = PolicyOutputs.empty(spec), PolicyOutputs.empty(spec)
     found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -75,17 +79,18 @@ def compare(engine: AbstractRuntime, reference: AbstractRuntime, cases: int, voc
         reference.infer(inputs, expected)
         found.append(disagreement(spec, got, expected))
     actions, coordinates = (np.array(part) for part in zip(*found, strict=True))
-    # np.max, not max(): a NaN stays.
+    # np.max keeps a NaN, max() may drop it.
     return Errors(float(np.max(actions)), float(np.sqrt(np.mean(np.square(actions)))), float(np.max(coordinates)))
 
 
 def require_agreement(engine: AbstractRuntime, reference: AbstractRuntime, precision: str, cases: int = 2) -> str:
-    """One sentence on how well `engine` agrees with the gated CPU graphs. Raises BundleError when it does not.
+    """Compare `engine` with the CPU runtime that passed the parity gate; returns the errors as one sentence.
 
-    A GPU multiplies with a mantissa of ten bits even in fp32 (TF32), so fp16's tolerance is the least it is given;
-    what this finds are overflows, wrong kernels and engines of something else.
+    Raises BundleError when they exceed the tolerance. In fp32, GPUs multiply with a mantissa of ten bits (TF32), so
+    every precision gets at least the tolerance of fp16. This finds overflows, wrong kernels and engines built from
+    another bundle.
     """
-    errors = compare(engine, reference, cases, 4)  # every vocabulary has a fourth word
+    errors = compare(engine, reference, cases, 4)  # vocabulary 4: ids that every tokenizer has
     allowed = np.maximum(TOLERANCES[precision], TOLERANCES["fp16"])
     found = f"actions {errors.actions_max_std:.1e} std, coordinates {errors.coordinates_max:.1e} off the CPU engine"
     if not errors.within(*allowed):

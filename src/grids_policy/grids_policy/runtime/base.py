@@ -1,4 +1,4 @@
-"""What any runtime of a policy takes, gives and promises. numpy only."""
+"""The interface of every runtime of a policy: its inputs, its outputs, its methods. Needs numpy only."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class PolicyInputs:
     tokens: np.ndarray  # (L,) int64
     token_mask: np.ndarray  # (L,) bool
     noise: np.ndarray  # (S, D) float32
-    committed: np.ndarray  # (S, J) float32, of which the first committed_rows are already decided
-    committed_rows: int = 0
+    committed: np.ndarray  # (S, J) float32; only the first committed_steps of them are used
+    committed_steps: int = 0  # steps executed during this inference; the chunk begins with them
     refresh: tuple[bool, ...] | None = None  # False: reuse the camera's last vision tokens
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutputs:
-    """Caller-owned arrays a runtime writes into."""
+    """Arrays that the caller owns and a runtime writes into. N cameras, K tokens, S action steps, J joints."""
 
     actions: np.ndarray  # (S, J) float32, the spec's units
     coordinates: np.ndarray  # (N, K, 2) float32, (x, y) in [0, 1]
@@ -69,21 +69,22 @@ def draw_noise(seed: int, spec: PolicySpec) -> np.ndarray:
 
 
 class AbstractRuntime(ABC):
-    """A policy loaded once, then asked for one chunk after the other. One thread at a time."""
+    """A loaded policy that computes one chunk per call. Not thread-safe."""
 
     @property
     @abstractmethod
     def spec(self) -> PolicySpec:
-        """Shapes, units and names of what goes in and out."""
+        """Shapes, units and names of inputs and outputs."""
 
     @property
     @abstractmethod
     def provider(self) -> str:
-        """The engine that runs: ONNX Runtime's name for it, or "torch"."""
+        """Name of the ONNX Runtime execution provider in use, or "torch"."""
 
     @abstractmethod
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
         """Fill `outputs` and return seconds per stage (STAGES). Raises RuntimeError when the engine fails."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the engine; `infer` must not be called afterwards."""

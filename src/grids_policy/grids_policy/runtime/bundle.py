@@ -1,6 +1,6 @@
-"""A policy bundle: one folder with everything the deployed node needs, refused whole when one byte is off.
+"""A policy bundle: one folder with everything the policy node needs. One changed byte makes the node refuse it.
 
-    policy.json                what goes in and out, in which units, made from what, with the sha256 of every file
+    policy.json                inputs, outputs, units, provenance, and the sha256 of every file
     tokenizer.json             of the language model
     preprocess.onnx            raw frames -> network images
     vision.onnx                network images -> dense tokens
@@ -29,7 +29,7 @@ from grids_data.units import SYSTEMS, Units, parse_system
 SCHEMA = "grids-policy-bundle/3"
 _SCHEMA_2 = "grids-policy-bundle/2"
 MANIFEST = "policy.json"
-CARD = "README.md"  # beside the bundle, for people; not one of its files
+CARD = "README.md"  # description for people; not covered by the digest
 TOKENIZER = "tokenizer.json"
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
 _DIGEST_KEY = '"digest": "'
@@ -37,12 +37,12 @@ _BLOCK_BYTES = 1 << 22
 
 
 class BundleError(ValueError):
-    """The bundle cannot be used; one sentence naming the culprit, what was expected and what came."""
+    """The bundle cannot be used; one sentence that names the file or field, what was expected and what was found."""
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
-    """One camera as the graph takes it: rgb8 frames of exactly this size, and where they land in the input."""
+class BundleCamera:
+    """One camera: rgb8 frames of exactly this size (pixels), and where they lie in the network's input."""
 
     name: str
     key: str  # the checkpoint's feature name
@@ -56,7 +56,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class StoredUnits:
-    """Units as policy.json has them: value = rad * scale + offset, per joint; `name` is their system."""
+    """Units as stored in policy.json: value = rad * scale + offset, per joint; `name` is their system."""
 
     name: str
     scale: tuple[float, ...]
@@ -64,31 +64,38 @@ class StoredUnits:
 
     @classmethod
     def of(cls, units: Units) -> "StoredUnits":
+        """`units` in the form of policy.json."""
         return cls(units.system, units.scale, units.offset)
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
+class LanguageSettings:
     """How a sentence becomes token ids: a newline at its end, cut on the `truncation` side, padded on the right."""
 
     tokenizer_max_length: int
     pad_id: int
     truncation: str  # "left" or "right": the side that is lost
-    instruction: str  # what the policy was trained on, used when nobody says otherwise
+    instruction: str  # what the policy was trained on, used when no other is given
 
 
 @dataclass(frozen=True, slots=True)
 class File:
+    """Size and hash of one file of the bundle, as stored in policy.json."""
+
     sha256: str
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """What a policy takes and gives, on any runtime. Arrays of numbers are tuples; angles of limits are rad."""
+    """Inputs, outputs and units of a policy, on any runtime.
+
+    dt: seconds between action steps. position_low, position_high: (J,) rad, limits beyond which an output is refused.
+    normalisation: "mean" and "std" of "state", "action" and "position", in the dataset's units.
+    """
 
     name: str
-    cameras: tuple[Camera, ...]
+    cameras: tuple[BundleCamera, ...]
     input_width: int
     input_height: int
     grid_height: int
@@ -107,22 +114,22 @@ class PolicySpec:
     max_committed: int  # 0: trained without real-time chunking
     position_low: tuple[float, ...]
     position_high: tuple[float, ...]
-    language: Language
+    language: LanguageSettings
     normalisation: dict[str, dict[str, list[float]]]
     sampler: dict[str, object]
 
     @property
     def early(self) -> bool:
-        """Tokens are sampled inside the vision tower: there are no dense ones to compare with."""
+        """True when tokens are sampled inside the vision tower, so that there are no dense tokens to compare with."""
         layer = self.sampler.get("after_layer", -1)
         return isinstance(layer, int) and layer >= 0
 
     @property
     def reusable(self) -> bool:
-        """Each camera has its own vision call, so its tokens can be kept from one inference to the next."""
+        """True when each camera has its own vision call, so that its tokens can be kept for the next inference."""
         return self.vision_batch == 1
 
-    def letterbox(self, camera: Camera) -> Letterbox:
+    def letterbox(self, camera: BundleCamera) -> Letterbox:
         """Where the camera's image lies in the network's input."""
         return Letterbox(
             (camera.width, camera.height),
@@ -134,12 +141,12 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class Bundle(PolicySpec):
-    """policy.json as typed data: the policy's spec, flat in the file, and how this folder holds it."""
+    """policy.json as typed data: the fields of the policy's spec, followed by those about the files of this folder."""
 
     schema: str
     precision: str
     num_steps: int
-    missing_camera: tuple[str, ...]  # what training allows: "mask", "black"
+    missing_camera: tuple[str, ...]  # how a missing camera may be replaced: "mask", "black"
     cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
     parity: dict[str, object]
     provenance: dict[str, object]
@@ -148,11 +155,12 @@ class Bundle(PolicySpec):
 
     @property
     def bundle_id(self) -> str:
+        """The name and the first 12 digits of the digest: different for any two bundles."""
         return f"{self.name}-{self.digest[:12]}"
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
-    """`value` from JSON as `kind`; unknown, missing and mistyped fields are named."""
+    """`value` from JSON as `kind`. Raises BundleError that names the unknown, missing or mistyped field."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _parse_object(kind, value, where)
@@ -189,12 +197,13 @@ def _parse_object(kind: Any, value: Any, where: str) -> Any:
     hints, fields = typing.get_type_hints(kind), cast("dict[str, Any]", value)
     if set(hints) != set(fields):
         missing, unknown = sorted(set(hints) - set(fields)), sorted(set(fields) - set(hints))
-        said = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
-        raise BundleError(f"{where}: {' and '.join(said)}; re-export the bundle")
+        problems = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
+        raise BundleError(f"{where}: {' and '.join(problems)}; export the bundle again")
     return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in fields.items()})
 
 
 def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
@@ -254,7 +263,7 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
-    """policy.json parsed and checked in itself; no other file is opened. Raises BundleError.
+    """policy.json, parsed and checked; no other file is opened. Raises BundleError.
 
     gated: refuse a bundle whose parity gate has not passed. Only the gate itself reads one before that.
     """
@@ -270,7 +279,7 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
         raise BundleError(f"{path}: expected JSON: {error}") from error
     schema = cast("dict[str, Any]", values).get("schema") if isinstance(values, dict) else type(values).__name__
     if schema not in (SCHEMA, _SCHEMA_2):
-        raise BundleError(f"{path}: expected schema {SCHEMA!r}, got {schema!r}; re-export the bundle")
+        raise BundleError(f"{path}: expected schema {SCHEMA!r}, got {schema!r}; export the bundle again")
     written, computed = _manifest_digest(text)
     if written != computed:
         raise BundleError(
@@ -285,7 +294,7 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
 
 
 def verify_files(folder: Path, bundle: Bundle) -> None:
-    """Size and sha256 of every file against policy.json; raises BundleError naming the first culprit."""
+    """Size and sha256 of every file against policy.json; raises BundleError that names the first wrong file."""
 
     def check(item: tuple[str, File]) -> None:
         name, expected = item
@@ -314,7 +323,10 @@ def load_bundle(folder: Path, *, gated: bool = True) -> Bundle:
 
 
 def seal(folder: Path, manifest: dict[str, object], *, gated: bool = True) -> Bundle:
-    """Write policy.json over the files already in `folder` and read the bundle back, as `load_bundle` does."""
+    """Write policy.json for the files in `folder`, then load and verify the bundle as `load_bundle` does.
+
+    manifest: the fields of policy.json without schema, files and digest.
+    """
     files = {
         path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
         for path in sorted(Path(folder).iterdir())

@@ -1,4 +1,4 @@
-"""One observation as a runtime takes it: the only place where a policy's inputs are made. numpy only.
+"""Prepares one observation for a runtime: the only place where a policy's inputs are built. Needs numpy only.
 
 The robot's node, the evaluator and the replay of a recording call the same function, so they cannot differ in units,
 padding or noise.
@@ -22,7 +22,7 @@ def prepare_inputs(
     committed_rad: np.ndarray,
     reuse: FrameReuse | None = None,
 ) -> PolicyInputs:
-    """Arrays in the policy's own units.
+    """The arrays of one inference, in the policy's own units.
 
     frames: (height, width, 3) uint8 rgb per camera of the spec; None, a camera without an image, becomes black.
     present: False masks a camera's tokens.
@@ -30,7 +30,7 @@ def prepare_inputs(
     words: ids and mask, (L,) each, from `SentenceEncoder.encode`.
     committed_rad: (n, J) rad, the action steps that are executed during this inference. At most `spec.max_committed`
         are used; the rest is dropped.
-    reuse: decides which cameras keep their vision tokens; None, or a spec that cannot reuse any: all are computed.
+    reuse: decides which cameras keep their vision tokens. None, or a spec that is not `reusable`: all are computed.
     """
     images = tuple(
         np.zeros((camera.height, camera.width, 3), np.uint8) if frame is None else frame

@@ -1,23 +1,23 @@
-"""A sentence to token ids, the same for training, evaluation and robot."""
+"""Converts a sentence to token ids: the same code for training, evaluation and robot."""
 
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from grids_policy.runtime.bundle import TOKENIZER, BundleError, Language
+from grids_policy.runtime.bundle import TOKENIZER, BundleError, LanguageSettings
 
 _PAD_ID = 2  # <|im_end|> of SmolVLM2
 
 
-def smolvla_language(tokenizer_max_length: int, instruction: str = "") -> Language:
-    """How SmolVLA and every policy trained here reads sentences; `instruction` is used when nobody gives another."""
-    return Language(tokenizer_max_length, _PAD_ID, "left", instruction)
+def smolvla_language(tokenizer_max_length: int, instruction: str = "") -> LanguageSettings:
+    """How SmolVLA and every policy trained here reads sentences; `instruction` is used when no other is given."""
+    return LanguageSettings(tokenizer_max_length, _PAD_ID, "left", instruction)
 
 
-def encode(tokenizer: Tokenizer, sentence: str, language: Language) -> tuple[np.ndarray, np.ndarray]:
-    """ids (L,) int64 and mask (L,) bool, True where a token is real."""
-    # A file saved after use keeps its padding and truncation; ours are those of the checkpoint.
+def encode(tokenizer: Tokenizer, sentence: str, language: LanguageSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids (L,) int64, and a mask (L,) bool that is False where they are padding. L: `tokenizer_max_length`."""
+    # tokenizer.json may contain padding and truncation; those of `language` apply instead.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     text = sentence if sentence.endswith("\n") else sentence + "\n"
@@ -32,7 +32,7 @@ def encode(tokenizer: Tokenizer, sentence: str, language: Language) -> tuple[np.
 class SentenceEncoder:
     """Wraps the tokenizer.json of a bundle or checkpoint. Not thread-safe; used by the thread that prepares inputs."""
 
-    def __init__(self, folder: Path, language: Language) -> None:
+    def __init__(self, folder: Path, language: LanguageSettings) -> None:
         path = Path(folder) / TOKENIZER
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -41,7 +41,7 @@ class SentenceEncoder:
         self._language = language
 
     def encode(self, sentence: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode` above. Raises ValueError on an empty sentence."""
+        """Ids and mask as the function `encode` returns them. Raises ValueError on an empty sentence."""
         if not sentence.strip():
             raise ValueError("expected an instruction of at least one word, got an empty one")
         return encode(self._tokenizer, sentence, self._language)

@@ -17,21 +17,21 @@ from grids_policy.runtime.agreement import require_agreement
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import GRAPHS, Bundle, BundleError, load_bundle
 
-_HOST_INPUTS = ("present", "state", "tokens", "token_mask", "committed", "committed_rows")
+_HOST_INPUTS = ("present", "state", "tokens", "token_mask", "committed")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to run. engine: "auto", "tensorrt", "cuda" or "cpu"."""
+    """How to run. engine: "auto", "tensorrt", "cuda" or "cpu". cache: folder of built TensorRT engines."""
 
     engine: str = "auto"
     threads: int = 0  # 0: one on machines of up to two cores, so that the driver keeps its core
     cache: Path = Path("~/.cache/grids/engines")
-    spin: bool = False  # worker threads burn their core while waiting; only for benches
+    spin: bool = False  # threads wait in a busy loop; only for benchmarks
 
 
 class Buffers:
-    """Named tensors at fixed addresses: a numpy array on the host and, on a GPU, its twin on the device."""
+    """Named tensors at fixed addresses: a numpy array on the host and, on a GPU, a copy on the device."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -39,6 +39,7 @@ class Buffers:
         self.values: dict[str, ort.OrtValue] = {}
 
     def add(self, name: str, shape: tuple[int, ...], dtype) -> None:
+        """Allocate a tensor of zeros."""
         self.host[name] = np.zeros(shape, dtype)
         if self._device == "cpu":
             self.values[name] = ort.OrtValue.ortvalue_from_numpy(self.host[name])
@@ -46,7 +47,7 @@ class Buffers:
             self.values[name] = ort.OrtValue.ortvalue_from_numpy(self.host[name], self._device, 0)
 
     def put(self, name: str, value: np.ndarray) -> None:
-        """Copy in. Raises ValueError on another shape."""
+        """Copy `value` into the buffer. Raises ValueError when its shape differs."""
         host = self.host[name]
         if np.shape(value) != host.shape:
             raise ValueError(f"{name}: expected shape {host.shape}, got {np.shape(value)}")
@@ -55,7 +56,7 @@ class Buffers:
             self.values[name].update_inplace(host)
 
     def get(self, name: str, out: np.ndarray) -> None:
-        """Copy out into the caller's array."""
+        """Copy the buffer into the caller's array `out`."""
         source = self.host[name] if self._device == "cpu" else self.values[name].numpy()
         np.copyto(out, source.reshape(out.shape))
 
@@ -66,7 +67,7 @@ def default_threads(cores: int) -> int:
 
 
 def open_sessions(folder: Path, provider_list: list, options: EngineOptions) -> dict[str, ort.InferenceSession]:
-    """One session per graph. Raises BundleError naming the graph that cannot be loaded."""
+    """One session per graph. Raises BundleError that names the graph which cannot be loaded."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
@@ -79,12 +80,12 @@ def open_sessions(folder: Path, provider_list: list, options: EngineOptions) -> 
         path = Path(folder) / f"{graph}.onnx"
         try:
             return ort.InferenceSession(str(path), settings, providers=provider_list)
-        except Exception as error:  # onnxruntime raises its own classes, all of them Exception
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
 
     # The first session of a process sets how its thread treats denormals, so it is made here, where inference runs.
     sessions = {GRAPHS[0]: load(GRAPHS[0])}
-    # Packing the weights for the CPU is most of a load, and needs no lock; a GPU's engines are built one by one.
+    # Loading on the CPU is mostly packing weights, which runs in parallel; GPU engines are built one after another.
     workers = len(GRAPHS) if provider_list == [providers.NAMES["cpu"]] else 1
     with ThreadPoolExecutor(workers) as pool:
         return sessions | dict(zip(GRAPHS[1:], pool.map(load, GRAPHS[1:]), strict=True))
@@ -100,7 +101,7 @@ _NUMPY = {
 
 
 def _tensor_types(sessions: dict[str, ort.InferenceSession]) -> dict[str, tuple[tuple, type]]:
-    """Shape and numpy type of everything the graphs exchange, from what prefix.onnx and vision.onnx declare."""
+    """Shape and numpy type of every tensor the graphs exchange, as declared in prefix.onnx and vision.onnx."""
     nodes = [
         *sessions["vision"].get_inputs(),
         *sessions["prefix"].get_inputs(),
@@ -110,7 +111,10 @@ def _tensor_types(sessions: dict[str, ort.InferenceSession]) -> dict[str, tuple[
 
 
 class OnnxRuntime(AbstractRuntime):
-    """All four graphs on one engine. `note` says which engine was chosen and why not a better one."""
+    """All four graphs of a bundle on one engine.
+
+    note: the engine in use and why no faster one is. Raises BundleError when the bundle or the engine cannot be used.
+    """
 
     def __init__(self, folder: Path, options: EngineOptions = EngineOptions(), *, gated: bool = True) -> None:
         import os
@@ -127,7 +131,7 @@ class OnnxRuntime(AbstractRuntime):
                 built = self._start(folder, engine, options, gpu, trt)
                 break
             except BundleError as error:
-                # A driver without its CUDA libraries is found out only now.
+                # Missing CUDA libraries show only now.
                 if options.engine != "auto" or engine == engines[-1]:
                     raise
                 reasons.append(f"{engine}: {error}")
@@ -136,7 +140,7 @@ class OnnxRuntime(AbstractRuntime):
         self.note += f"; {built}" if built else ""
 
     def _start(self, folder: Path, engine: str, options: EngineOptions, gpu, trt) -> str:
-        """Sessions and buffers on one engine; returns what is to be said about its cache."""
+        """Open sessions and buffers on one engine; returns a note on its engine cache and agreement, may be empty."""
         provider_list, fingerprint, cache, note = self._provider_list(engine, gpu, trt, options.cache.expanduser())
         if engine != "cpu" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from their wheels, where they are installed
@@ -148,14 +152,14 @@ class OnnxRuntime(AbstractRuntime):
         self._bind()
         if engine == "cpu":
             return note
-        # Engines are built by the first run; only then can they be compared, and their files be recorded.
+        # The first run builds the TensorRT engines; only after it can they be compared and their files recorded.
         agreed = self._compare_with_cpu(folder, options)
         if fingerprint is not None:
             providers.seal_cache(cache, fingerprint)
         return f"{note}; {agreed}" if note else agreed
 
     def _compare_with_cpu(self, folder: Path, options: EngineOptions) -> str:
-        """The gate's verdict holds for CPU kernels: this engine has to agree with them, on this very machine."""
+        """The parity gate ran on CPU kernels, so this engine is compared with them on this machine."""
         reference = OnnxRuntime(folder, replace(options, engine="cpu"))
         try:
             return require_agreement(self, reference, self._bundle.precision)
@@ -184,29 +188,31 @@ class OnnxRuntime(AbstractRuntime):
         return chain, fingerprint, cache, note
 
     def _check_engine(self, engine: str) -> None:
-        """onnxruntime falls back to the CPU in silence; refuse instead."""
+        """onnxruntime falls back to the CPU without an error. Raises BundleError instead."""
         for graph, session in self._sessions.items():
             if providers.NAMES[engine] not in session.get_providers():
                 raise BundleError(
                     f"{graph}: expected engine {engine!r}, but onnxruntime fell back to "
-                    f"{session.get_providers()}; check its CUDA and TensorRT libraries or ask for engine cpu"
+                    f"{session.get_providers()}; check its CUDA and TensorRT libraries or choose engine cpu"
                 )
 
     @property
     def spec(self) -> Bundle:
+        """The bundle, which is the policy's spec."""
         return self._bundle
 
     @property
     def bundle(self) -> Bundle:
-        """The spec, with what the folder says about itself."""
+        """The loaded bundle; the same object as `spec`."""
         return self._bundle
 
     @property
     def provider(self) -> str:
+        """Name of the ONNX Runtime execution provider in use."""
         return self._provider
 
     def _plan(self) -> None:
-        """Every tensor, once."""
+        """Allocate every tensor once."""
         b, add = self._bundle, self._buffers.add
         cameras, joints = len(b.cameras), len(b.joints)
         for camera in b.cameras:
@@ -275,6 +281,7 @@ class OnnxRuntime(AbstractRuntime):
             put(f"image_{camera.name}", frame)
         for name in _HOST_INPUTS:
             put(name, np.asarray(getattr(inputs, name)))
+        put("committed_rows", np.asarray(inputs.committed_steps))  # the input's name in bundles
         put("x_0", inputs.noise)
         self._run("preprocess", self._preprocess)
         preprocessed = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which ONNX Runtime engine runs a bundle: TensorRT, else CUDA, else CPU, and why not a better one."""
+"""Selects the ONNX Runtime engine of a bundle (TensorRT, else CUDA, else CPU) and caches TensorRT engines."""
 
 import ctypes
 import ctypes.util
@@ -24,7 +24,7 @@ _FINGERPRINT = "fingerprint.json"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What nvidia-smi says about the first GPU."""
+    """The first GPU as nvidia-smi reports it."""
 
     name: str
     driver: str
@@ -33,7 +33,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The engine to use and one reason per better one that is absent."""
+    """The engine to use, and for each faster engine one sentence on why it is not used."""
 
     engine: str
     reasons: tuple[str, ...]
@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A TensorRT engine is valid for exactly this combination."""
+    """What a TensorRT engine was built for; it is valid for exactly this combination."""
 
     gpu: str
     driver: str
@@ -52,6 +52,7 @@ class Fingerprint:
 
     @property
     def key(self) -> str:
+        """16 hexadecimal digits: the name of the cache folder."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
@@ -80,8 +81,11 @@ def tensorrt_version() -> str | None:
     return None
 
 
-def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | None, precision: str) -> Choice:
-    """The best usable engine. `wanted` is "auto" or one of PREFERENCE; a wanted one that is absent raises."""
+def choose(requested: str, available: list[str], gpu: Gpu | str, tensorrt: str | None, precision: str) -> Choice:
+    """The fastest usable engine. requested: "auto" or one of PREFERENCE. available: onnxruntime's provider names.
+
+    tensorrt: version of libnvinfer or None. Raises BundleError when the requested engine cannot run here.
+    """
     missing = {}
     for engine in ("tensorrt", "cuda"):
         if precision == "int8":
@@ -95,10 +99,10 @@ def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | No
             missing[engine] = f"{engine}: {gpu}"
         elif engine == "tensorrt" and tensorrt is None:
             missing[engine] = "tensorrt: libnvinfer.so.10 not found (.venv/bin/pip install tensorrt-cu12)"
-    if wanted != "auto":
-        if wanted in missing:
-            raise BundleError(f"expected engine {wanted!r}, but it cannot run here: {missing[wanted]}")
-        return Choice(wanted, ())
+    if requested != "auto":
+        if requested in missing:
+            raise BundleError(f"expected engine {requested!r}, but it cannot run here: {missing[requested]}")
+        return Choice(requested, ())
     engine = next(e for e in PREFERENCE if e not in missing)
     better = PREFERENCE[: PREFERENCE.index(engine)]
     return Choice(engine, tuple(missing[e] for e in better if e in missing))
@@ -107,25 +111,25 @@ def choose(wanted: str, available: list[str], gpu: Gpu | str, tensorrt: str | No
 def engine_cache(root: Path, fingerprint: Fingerprint) -> tuple[Path, str]:
     """The folder for engines of this fingerprint, emptied when anything in it does not match.
 
-    Returns (folder, one sentence on what was found). A cache is used only if its fingerprint file says the same,
-    every engine file still has the sha256 recorded after it was built, and nothing else lies beside them: TensorRT
-    picks engines by file name.
+    Returns (folder, one sentence on what was found). A cache is used only if its recorded fingerprint is equal, every
+    engine file still has the sha256 recorded after it was built, and there are no other files: TensorRT selects
+    engines by file name.
     """
     folder = Path(root) / fingerprint.key
     record = folder / _FINGERPRINT
-    said = f"no TensorRT engine for this GPU and bundle yet, building one in {folder}"
+    note = f"no TensorRT engine for this GPU and bundle yet, building one in {folder}"
     if record.is_file():
         problem = _cache_problem(folder, record, fingerprint)
         if problem is None:
             return folder, f"TensorRT engines from {folder}"
-        said = f"TensorRT engines in {folder} are refused ({problem}), building new ones"
+        note = f"TensorRT engines in {folder} are refused ({problem}), building new ones"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
         if stale.is_dir() and not stale.is_symlink():
             shutil.rmtree(stale)
         else:
             stale.unlink()
-    return folder, said
+    return folder, note
 
 
 def _cache_problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str | None:
@@ -134,8 +138,9 @@ def _cache_problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str 
         if saved["fingerprint"] != asdict(fingerprint):
             return f"built for {saved['fingerprint']}, this is {asdict(fingerprint)}"
         present = {path.name for path in folder.iterdir()} - {_FINGERPRINT}
-        if unlike := sorted(present ^ set(saved["files"])):
-            return f"{unlike[0]} {'is missing' if unlike[0] in saved['files'] else 'was not there when it was built'}"
+        if differing := sorted(present ^ set(saved["files"])):
+            missing = differing[0] in saved["files"]
+            return f"{differing[0]} {'is missing' if missing else 'was not there when it was built'}"
         if not present:
             return "it holds no engine"
         for name, digest in saved["files"].items():
@@ -147,11 +152,12 @@ def _cache_problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str 
 
 
 def seal_cache(folder: Path, fingerprint: Fingerprint) -> None:
-    """Record fingerprint and hashes of the engines just built; without this file they are not used again."""
+    """Record fingerprint and hashes of the engines just built; without this record they are never reused."""
     files = {p.name: file_sha256(p) for p in folder.iterdir() if p.name != _FINGERPRINT}
     text = json.dumps({"fingerprint": asdict(fingerprint), "files": files}, indent=1)
     (folder / _FINGERPRINT).write_text(text, encoding="utf-8")
 
 
 def fingerprint_of(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Fingerprint:
+    """The fingerprint of `bundle` on this machine. tensorrt: version of libnvinfer."""
     return Fingerprint(gpu.name, gpu.driver, gpu.compute_capability, tensorrt, ort.__version__, bundle.digest)

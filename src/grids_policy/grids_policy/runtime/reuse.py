@@ -1,4 +1,4 @@
-"""Which cameras need the vision tower again: a camera whose image hardly changed keeps its tokens."""
+"""Decides which cameras need a new run of the vision tower: one whose image hardly changed keeps its tokens."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ _BLOCK = 5  # of those pixels, so a block is 40 x 40 pixels of the image
 
 
 class FrameReuse:
-    """Remembers the image behind each camera's tokens.
+    """Stores the image from which each camera's tokens were computed.
 
     threshold: an image is new when, in any block of 40 x 40 pixels, the mean absolute difference to the remembered
-    image (over every eighth pixel and the three colours, 0..255) reaches it. 0: every image is new.
+    image (over every eighth pixel and the three colours, 0..255) reaches it. 0: every image counts as new.
     """
 
     def __init__(self, cameras: int, threshold: float) -> None:
@@ -18,9 +18,9 @@ class FrameReuse:
         self._kept: list[np.ndarray | None] = [None] * cameras
 
     def refresh(self, frames: tuple[np.ndarray, ...]) -> tuple[bool, ...]:
-        """True for each of the (height, width, 3) uint8 images whose tokens must be computed anew.
+        """True for each of the (height, width, 3) uint8 images whose tokens must be computed again.
 
-        Those images become the reference.
+        Those images are stored for the next comparison.
         """
         return tuple(self._changed(i, frame) for i, frame in enumerate(frames))
 

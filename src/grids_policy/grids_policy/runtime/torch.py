@@ -1,6 +1,6 @@
-"""A checkpoint in torch behind the runtime's interface: before any export, and what an export is compared with.
+"""A checkpoint in torch as a runtime: to evaluate it before an export, and as the reference of the parity gate.
 
-The only module of the runtime that imports torch; the deployed node does without.
+The only module of the runtime that imports torch; the policy node does not need it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def _batched(values: np.ndarray) -> Tensor:
 class TorchRuntime(AbstractRuntime):
     """The model itself, float32 on the CPU, in as many threads as torch is set to.
 
-    spec: `export.spec.policy_spec` of the checkpoint, or the bundle made from it. The images may be of any size; they
-    should be of the spec's, as everybody else's are.
+    spec: `export.spec.policy_spec` of the checkpoint, or the bundle made from it. Images of any size are accepted;
+    the other runtimes accept the spec's only.
     """
 
     def __init__(self, checkpoint: Checkpoint, spec: PolicySpec) -> None:
@@ -42,10 +42,12 @@ class TorchRuntime(AbstractRuntime):
 
     @property
     def spec(self) -> PolicySpec:
+        """The spec given at construction."""
         return self._spec
 
     @property
     def provider(self) -> str:
+        """Always "torch"."""
         return "torch"
 
     @torch.no_grad()
@@ -53,7 +55,7 @@ class TorchRuntime(AbstractRuntime):
         marks = [time.perf_counter()]
         images = self._policy.preprocess([_batched(frame) for frame in inputs.frames])
         marks.append(time.perf_counter())
-        self._dense = self._see(images, inputs.refresh)
+        self._dense = self._vision(images, inputs.refresh)
         marks.append(time.perf_counter())
         cache = self._encode(self._dense, inputs)
         marks.append(time.perf_counter())
@@ -65,13 +67,13 @@ class TorchRuntime(AbstractRuntime):
         marks.append(time.perf_counter())
         return {stage: after - before for stage, before, after in zip(STAGES, marks, marks[1:], strict=False)}
 
-    def _see(self, images: Tensor, refresh: tuple[bool, ...] | None) -> Tensor:
+    def _vision(self, images: Tensor, refresh: tuple[bool, ...] | None) -> Tensor:
         """(1, N, 3, H, W) -> (1, N, T, C); cameras that are not to be refreshed keep their last tokens."""
         if refresh is None or self._dense is None or all(refresh):
             return self._policy.dense_tokens(images)
-        dense, anew = self._dense.clone(), [i for i, fresh in enumerate(refresh) if fresh]
-        if anew:
-            dense[:, anew] = self._policy.dense_tokens(images[:, anew])
+        dense, changed = self._dense.clone(), [i for i, fresh in enumerate(refresh) if fresh]
+        if changed:
+            dense[:, changed] = self._policy.dense_tokens(images[:, changed])
         return dense
 
     def _encode(self, dense: Tensor, inputs: PolicyInputs) -> PrefixCache:
@@ -85,7 +87,7 @@ class TorchRuntime(AbstractRuntime):
         clean = to_relative(_batched(inputs.committed), state, self._relative)
         clean = self._action.apply(clean).to(torch.float32)
         clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
-        count = torch.tensor([inputs.committed_rows])
+        count = torch.tensor([inputs.committed_steps])
         sampled = self._policy.sample(_batched(inputs.noise), cache, clean, count)[..., : config.action_dim]
         return from_relative(self._action.invert(sampled), state, self._relative)[0]
 

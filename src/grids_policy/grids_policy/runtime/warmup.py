@@ -1,4 +1,4 @@
-"""Latency of one inference on this machine, measured before arming; warm-up runs do not count."""
+"""Measures the latency of one inference on this machine before activation; warm-up runs do not count."""
 
 import time
 
@@ -10,7 +10,7 @@ _WARMUP_RUNS = 2
 
 
 def measure_latency(runtime: AbstractRuntime, runs: int, budget_s: float) -> float:
-    """p95 in seconds of up to `runs` inferences, at least three, fewer than `runs` when `budget_s` is used up."""
+    """The 95th percentile, in seconds, of `runs` inferences; of fewer, but at least three, after `budget_s`."""
     inputs, outputs = blank_inputs(runtime.spec), PolicyOutputs.empty(runtime.spec)
     began = time.perf_counter()
     for _ in range(_WARMUP_RUNS):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from repository import ROOT
 
-from grids_policy.node.observation import Frame, Joints, SyncLimits
+from grids_policy.node.observation import ImageFrame, Joints, SyncLimits
 from grids_policy.node.worker import PolicyWorker, WorkerOptions
 from grids_policy.runtime.base import AbstractRuntime
 from grids_policy.runtime.language import SentenceEncoder
@@ -53,7 +53,7 @@ def engine():
 @contextmanager
 def running(runtime, **changes):
     options = WorkerOptions(
-        **{"limits": LIMITS, "rows": 40, "dt_s": 1 / 30, "seed": 100,
+        **{"limits": LIMITS, "n_action_steps": 40, "dt_s": 1 / 30, "seed": 100,
            "expected_latency_s": 0.02, "epoch": 7} | changes
     )  # fmt: skip
     results = []
@@ -72,7 +72,7 @@ def feed(worker, bundle, stamp_ns=None, cameras=("front", "wrist")) -> int:
     mean = np.array(bundle.normalisation["state"]["mean"])
     worker.add_joints(Joints(stamp_ns, mean))
     for camera in cameras:
-        worker.add_frame(camera, Frame(stamp_ns, np.full((240, 320, 3), 80, np.uint8)))
+        worker.add_frame(camera, ImageFrame(stamp_ns, np.full((240, 320, 3), 80, np.uint8)))
     return stamp_ns
 
 
@@ -88,7 +88,7 @@ def test_one_inference_per_half_chunk_with_counted_sequence_and_seed(engine):
         start = feed(worker, engine.bundle)
         until(lambda: len(results) == 1)
         feed(worker, engine.bundle, start + 300_000_000)
-        until(lambda: worker.snapshot().counters.frames_superseded > 0)
+        until(lambda: worker.status().counters.frames_superseded > 0)
         assert len(results) == 1, "less than half of the chunk is used"
         feed(worker, engine.bundle, start + 700_000_000)
         until(lambda: len(results) == 2)
@@ -96,7 +96,7 @@ def test_one_inference_per_half_chunk_with_counted_sequence_and_seed(engine):
     assert results[1].chunk.start_ns == start + 700_000_000
 
 
-def test_committed_rows_are_those_of_the_chunk_being_executed(engine):
+def test_committed_steps_are_those_of_the_chunk_being_executed(engine):
     runtime = Wrapped(engine)
     limit = engine.bundle.max_committed
     with running(runtime, expected_latency_s=0.1, max_committed=limit) as (worker, results):
@@ -104,8 +104,8 @@ def test_committed_rows_are_those_of_the_chunk_being_executed(engine):
         until(lambda: len(results) == 1)
         feed(worker, engine.bundle, start + 700_000_000)
         until(lambda: len(results) == 2)
-    assert results[0].committed_rows == 0
-    rows = results[1].committed_rows
+    assert results[0].committed_steps == 0
+    rows = results[1].committed_steps
     assert 0 < rows <= engine.bundle.max_committed
     expected = results[0].chunk.at(start + 700_000_000 + (np.arange(rows) / 30 * 1e9).astype(np.int64))
     np.testing.assert_allclose(results[1].chunk.positions_rad[:rows], expected, atol=1e-5)
@@ -117,7 +117,7 @@ def test_unless_asked_for_no_row_is_committed_and_the_driver_alone_blends(engine
         until(lambda: len(results) == 1)
         feed(worker, engine.bundle, start + 700_000_000)
         until(lambda: len(results) == 2)
-    assert [r.committed_rows for r in results] == [0, 0]
+    assert [r.committed_steps for r in results] == [0, 0]
 
 
 def test_a_result_that_is_not_finite_is_counted_and_never_published(engine):
@@ -126,8 +126,8 @@ def test_a_result_that_is_not_finite_is_counted_and_never_published(engine):
 
     with running(Wrapped(engine, spoil)) as (worker, results):
         feed(worker, engine.bundle)
-        until(lambda: worker.snapshot().counters.refused_outputs > 0)
-        assert "not finite at elbow_flex" in worker.snapshot().reason
+        until(lambda: worker.status().counters.refused_outputs > 0)
+        assert "not finite at elbow_flex" in worker.status().reason
         assert not results
 
 
@@ -137,8 +137,8 @@ def test_a_crash_of_the_engine_is_said_and_nothing_is_published(engine):
 
     with running(Wrapped(engine, spoil)) as (worker, results):
         feed(worker, engine.bundle)
-        until(lambda: worker.snapshot().failure)
-        assert worker.snapshot().failure == "out of memory"
+        until(lambda: worker.status().failure)
+        assert worker.status().failure == "out of memory"
         assert not results
 
 
@@ -146,7 +146,7 @@ def test_a_hang_is_seen_from_outside_while_the_callbacks_go_on(engine):
     release = threading.Event()
     with running(Wrapped(engine, lambda _: release.wait(60))) as (worker, results):
         feed(worker, engine.bundle)
-        until(lambda: worker.snapshot().busy_s > 0.2)
+        until(lambda: worker.status().busy_s > 0.2)
         feed(worker, engine.bundle)
         assert not worker.close(0.1), "a hung thread does not end"
         assert not results
@@ -165,7 +165,7 @@ def test_pausing_throws_the_inference_under_way_away_and_raises_the_epoch(engine
         assert entered.wait(60)
         assert worker.pause() == 8
         release.set()
-        until(lambda: worker.snapshot().counters.inferences == 1)
+        until(lambda: worker.status().counters.inferences == 1)
         assert not results
         worker.run("again")
         feed(worker, engine.bundle)

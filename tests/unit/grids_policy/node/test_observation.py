@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grids_policy.node.observation import (
-    Frame,
+    ImageFrame,
     Joints,
     Observation,
     Reason,
@@ -19,8 +19,8 @@ IMAGE = np.zeros((2, 2, 3), np.uint8)
 NOW = 10_000 * MS
 
 
-def frames(*stamps_ms: float) -> list[Frame]:
-    return [Frame(round(ms * MS), IMAGE) for ms in stamps_ms]
+def frames(*stamps_ms: float) -> list[ImageFrame]:
+    return [ImageFrame(round(ms * MS), IMAGE) for ms in stamps_ms]
 
 
 def joints(*pairs: tuple[float, float]) -> list[Joints]:

@@ -23,7 +23,7 @@ def test_arming_needs_a_latency_below_half_of_what_is_executed():
     assert check_arming(1.25, 30, 3 / 30).allowed, "the advice works"
 
 
-def test_the_next_inference_starts_when_half_of_the_rows_are_used():
+def test_the_next_inference_starts_when_half_of_the_action_steps_are_executed():
     assert due(0, None, 10)
     assert not due(10 * S + 499_999_999, RAMP, 10)
     assert due(10 * S + 500_000_000, RAMP, 10)
@@ -36,7 +36,7 @@ def test_outputs_that_are_not_finite_or_out_of_range_are_refused_by_name():
     assert refuse_output(good, names, low, high) is None
     assert "lift" in refuse_output(np.array([[0.0, np.nan]]), names, low, high)
     assert "pan" in refuse_output(np.array([[np.inf, 0.0]]), names, low, high)
-    assert "pan at row 1 is 1.20 rad, outside -1.00 to 1.00" in refuse_output(
+    assert "pan at action step 1 is 1.20 rad, outside -1.00 to 1.00" in refuse_output(
         np.array([[0.0, 0.0], [1.2, 0.0]]), names, low, high
     )
 

@@ -36,16 +36,16 @@ def test_position_and_committed_steps_arrive_in_the_policys_units(spec):
     inputs = given(spec, committed_rad=np.full((1, 6), -0.2))
     np.testing.assert_allclose(inputs.state, 0.5 * 57.3 + 1.0, rtol=1e-6)
     np.testing.assert_allclose(inputs.committed[0], -0.2 * 57.3 + 1.0, rtol=1e-6)
-    assert inputs.committed_rows == 1
+    assert inputs.committed_steps == 1
     assert not inputs.committed[1:].any()
     assert (inputs.state.dtype, inputs.committed.dtype, inputs.present.dtype) == (np.float32, np.float32, np.bool_)
     np.testing.assert_array_equal(inputs.noise, draw_noise(3, spec))
 
 
 def test_no_more_steps_are_committed_than_the_policy_was_trained_for(spec):
-    assert given(spec, committed_rad=np.zeros((5, 6))).committed_rows == 2
-    assert given(replace(spec, max_committed=0), committed_rad=np.zeros((5, 6))).committed_rows == 0
-    assert given(spec, committed_rad=np.zeros((0, 0))).committed_rows == 0
+    assert given(spec, committed_rad=np.zeros((5, 6))).committed_steps == 2
+    assert given(replace(spec, max_committed=0), committed_rad=np.zeros((5, 6))).committed_steps == 0
+    assert given(spec, committed_rad=np.zeros((0, 0))).committed_steps == 0
 
 
 def test_a_camera_without_an_image_is_black(spec):

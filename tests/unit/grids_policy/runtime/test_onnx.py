@@ -91,14 +91,14 @@ def test_a_masked_camera_changes_nothing_but_through_its_absence(runtime, inputs
     assert np.abs(infer(runtime, masked).actions - infer(runtime, inputs).actions).max() > 1e-6
 
 
-def test_committed_rows_come_back_as_they_are_and_the_rest_continues(runtime, inputs):
+def test_committed_steps_come_back_as_they_are_and_the_rest_continues(runtime, inputs):
     bundle = runtime.bundle
     committed = np.tile(np.asarray(bundle.normalisation["position"]["mean"], np.float32), (bundle.chunk_size, 1)) + 0.01
-    given = replace(inputs, committed=committed, committed_rows=4)
+    given = replace(inputs, committed=committed, committed_steps=4)
     actions = infer(runtime, given).actions
     np.testing.assert_allclose(actions[:4], committed[:4], atol=1e-5)
     assert np.abs(actions[4:] - infer(runtime, inputs).actions[4:]).max() > 1e-4
-    none = replace(inputs, committed=committed, committed_rows=0)
+    none = replace(inputs, committed=committed, committed_steps=0)
     np.testing.assert_array_equal(infer(runtime, none).actions, infer(runtime, inputs).actions)
 
 
