@@ -123,7 +123,7 @@ def generate(
         wanted = {f"ep-{i:06d}": (tasks[i % len(tasks)], seed, i) for i in range(episodes)}
         have = set(dataset.staged())
         missing = [job for key, job in wanted.items() if key not in have]
-        start, arguments = _DatasetWorker.start, (spec, dataset.staging(), config, system)
+        arguments = (spec, dataset.staging(), config, system)
         with Progress("demonstrations", episodes, done=episodes - len(missing)) as progress:
             for one in run_jobs(
                 _DatasetWorker.make, missing, workers=workers, start=_DatasetWorker.start, arguments=arguments

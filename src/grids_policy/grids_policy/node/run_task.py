@@ -18,7 +18,7 @@ _TICK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """The policy's state while a task runs. chunks: published since activation; failure: empty while the engine works."""
+    """The policy's state while a task runs. chunks: published since activation; failure: "" when there is none."""
 
     chunks: int
     latency_p95_s: float

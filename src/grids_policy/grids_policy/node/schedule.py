@@ -26,8 +26,8 @@ def check_arming(latency_s: float, n_action_steps: int, dt_s: float) -> Arming:
         return Arming(True, latency_s, limit_s, text)
     text = (
         f"refusing to arm: one inference takes {latency_s:.2f} s (p95) on this machine, but {n_action_steps} "
-        f"action steps of {dt_s * 1e3:.0f} ms allow {limit_s:.2f} s: {latency_s / limit_s:.1f} times too slow; "
-        f"use a faster engine, an int8 bundle, time_scale:={math.ceil(latency_s / limit_s * 1.2)}, or arm_when_slow:=true"
+        f"action steps of {dt_s * 1e3:.0f} ms allow {limit_s:.2f} s: {latency_s / limit_s:.1f} times too slow; use "
+        f"a faster engine, an int8 bundle, time_scale:={math.ceil(latency_s / limit_s * 1.2)}, or arm_when_slow:=true"
     )
     return Arming(False, latency_s, limit_s, text)
 
