@@ -23,6 +23,7 @@ from grids_policy.model.config import PolicyConfig, SamplerConfig
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.smolvla import Policy
+from grids_policy.runtime.bundle import read_manifest
 
 DEMO = ROOT / "models" / "demo-checkpoint"
 STATS = "policy_preprocessor_step_5_normalizer_processor.safetensors"
@@ -426,3 +427,9 @@ def test_finer_pictures_refuse_another_token_grid():
     odd = finer(coarse.config, 3 * kernel // 2, 3 * stride // 2, (3 * rows // 2, 3 * columns // 2))
     with pytest.raises(ValueError, match="an even number apart"):
         with_finer_pictures(coarse, odd)
+
+
+def test_the_shipped_checkpoint_states_units_and_rate_of_the_bundle_made_from_it():
+    found, bundle = load_checkpoint(DEMO).trained_on, read_manifest(ROOT / "models" / "demo")
+    assert found.units == bundle.action_units == bundle.state_units
+    assert (1 / found.fps, found.robot_type) == (bundle.dt, "so100")
