@@ -1,4 +1,4 @@
-"""What the evaluator asks for actions: a bundle on ONNX Runtime, as on the robot, or a checkpoint in torch."""
+"""Policies as the evaluator runs them: a bundle on ONNX Runtime, as on the robot, or a checkpoint in torch."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class ActorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One observation. present False masks a camera; committed (n, J) rad are the rows that will run meanwhile."""
+    """One observation. present False masks a camera; committed_rad (n, J): action steps executed meanwhile."""
 
     frames: tuple[np.ndarray, ...]
     present: tuple[bool, ...]
@@ -46,8 +46,8 @@ class ActorOptions:
     fps, system, calibration: action steps per second and units (grids_data.units) of a checkpoint that does not say
         them; one that does, and a bundle, need none.
     noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
-    reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: every image is
-        seen anew.
+    reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: no
+        tokens are reused.
     """
 
     fps: float | None = None
@@ -67,7 +67,8 @@ class AbstractActor(ABC):
         """A new episode: forget what was seen before."""
 
     @abstractmethod
-    def act(self, seen: Seen) -> np.ndarray: ...
+    def act(self, seen: Seen) -> np.ndarray:
+        """The chunk for one observation: (S, J) rad."""
 
     @abstractmethod
     def sampled(self) -> tuple[np.ndarray, np.ndarray]:

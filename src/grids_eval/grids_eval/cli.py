@@ -23,7 +23,7 @@ from grids_eval.rollout import (
     EpisodeConfig,
     EpisodeResult,
     check_delay,
-    whole_rows,
+    whole_steps,
 )
 from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
 from grids_eval.through_ros import FailedRun, evaluate_through_ros
@@ -33,6 +33,7 @@ CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The options; ends the program with a sentence when they contradict each other."""
     from grids_sim.tasks.perturb import ALL_FAMILIES
 
     parser = argparse.ArgumentParser(prog="grids eval", description=__doc__.splitlines()[0])
@@ -54,7 +55,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
     parser.add_argument(
         "--delay-ms", type=float, nargs="+", default=[0.0],
-        help="inference delays to try, multiples of the policy's row (1000 / its rows per second)",
+        help="inference delays to try, multiples of the policy's action step (1000 / its steps per second)",
     )  # fmt: skip
     parser.add_argument(
         "--switching",
@@ -154,7 +155,7 @@ def _refuse_in_real_time(parser: argparse.ArgumentParser, arguments: argparse.Na
 def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, str], list[EpisodeConfig]]:
     """Episodes by (condition, task), in the order of the table; dt_s: the policy's row.
 
-    Raises ValueError when a delay is no whole number of rows.
+    Raises ValueError when a delay is not a whole number of action steps.
     """
     from grids_sim.physics.scene import standard_scene
     from grids_sim.tasks.perturb import COMPOUND_COUNT, FAMILIES, OodScenario, scenario
@@ -174,8 +175,8 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
             for switching in arguments.switching:
                 plain = len(arguments.delay_ms) == len(arguments.switching) == 1 and not delay_ms
                 name = "in_distribution" if plain else f"delay_{delay_ms:g}ms_{switching}"
-                rows = whole_rows("--delay-ms", delay_ms / 1000, dt_s)
-                found[name, task] = [replace(base, seed=s, delay_rows=rows, switching=switching) for s in seeds]
+                steps = whole_steps("--delay-ms", delay_ms / 1000, dt_s)
+                found[name, task] = [replace(base, seed=s, delay_steps=steps, switching=switching) for s in seeds]
         if arguments.controls:
             for control in CONTROL_SET[1:]:
                 found[control, task] = [replace(base, seed=s, control=control) for s in seeds]
@@ -184,7 +185,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
             found[f"ood_{family}", task] = [
                 replace(base, seed=s, scenario=scenario(family, task, (s - arguments.seed) % fixed)) for s in seeds
             ]
-            whole_rows(f"--ood {family}", found[f"ood_{family}", task][0].scenario.effects.delay_s, dt_s)
+            whole_steps(f"--ood {family}", found[f"ood_{family}", task][0].scenario.effects.delay_s, dt_s)
     return found
 
 
@@ -206,11 +207,11 @@ def _chunk_and_committed(folder: Path) -> tuple[int, int]:
 
 def check_delays(folder: Path, episodes: list[EpisodeConfig]) -> None:
     """Raises ValueError when the policy in `folder` cannot run with the delay of one of the episodes."""
-    if not any(config.delay_rows for config in episodes):
+    if not any(config.delay_steps for config in episodes):
         return
     chunk, committed = _chunk_and_committed(folder)
-    for rows, switching in {(config.delay_rows, config.switching) for config in episodes}:
-        check_delay(rows, switching, chunk, committed)
+    for steps, switching in {(config.delay_steps, config.switching) for config in episodes}:
+        check_delay(steps, switching, chunk, committed)
 
 
 def _speed(results, seconds: float) -> float:
@@ -218,6 +219,7 @@ def _speed(results, seconds: float) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """0 done, 1 refused or a run failed."""
     arguments = parse_arguments(argv)
     try:
         return _evaluate(arguments)
@@ -226,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _row_seconds(arguments: argparse.Namespace) -> float:
+def _step_seconds(arguments: argparse.Namespace) -> float:
     from grids_policy.runtime.bundle import read_manifest
 
     if (arguments.policy / "policy.json").is_file():
@@ -264,7 +266,7 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    wanted = conditions(arguments, _row_seconds(arguments))
+    wanted = conditions(arguments, _step_seconds(arguments))
     named = [(name, config) for (name, _), configs in wanted.items() for config in configs]
     episodes = [config for _, config in named]
     check_delays(arguments.policy, episodes)

@@ -51,7 +51,7 @@ def write_videos(
 ) -> list[Path]:
     """Run the episodes, (condition, config), again; one MP4 each, named after its condition.
 
-    Every picture is what the policy saw at one inference, the cameras side by side with the sample locations; a masked
+    Every image is what the policy saw at one inference, the cameras side by side with the sample locations; a masked
     camera is black. `options` as load_actor takes them.
     """
     import av
@@ -64,19 +64,19 @@ def write_videos(
     folder.mkdir(parents=True, exist_ok=True)
     rollouts, paths = Rollouts(load_actor(policy, **options)), []
     for condition, config in episodes:
-        pictures: list[np.ndarray] = []
+        images: list[np.ndarray] = []
 
-        def watch(_world, frames, actor, pictures=pictures) -> None:
+        def watch(_world, frames, actor, images=images) -> None:
             coordinates, _ = actor.sampled()
-            pictures.append(side_by_side([mark(*pair) for pair in zip(frames, coordinates, strict=True)]))
+            images.append(side_by_side([mark(*pair) for pair in zip(frames, coordinates, strict=True)]))
 
         result = rollouts.run(config, watch)
         path = folder / f"{condition}_{config.task}_{config.seed}_{result.failure or 'success'}.mp4"
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=5)
-            stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
-            for picture in pictures:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
+            for image in images:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
             container.mux(stream.encode())
         paths.append(path)
     return paths

@@ -1,6 +1,6 @@
-"""One evaluation episode in the lock-step twin: observe, ask the actor, execute rows, judge, say how it failed.
+"""Runs one evaluation episode in the lock-step twin: observe, infer, execute action steps, judge, name the failure.
 
-Simulated time only: `delay_rows` is the inference delay in steps of the policy. During a delay the previous chunk runs
+Simulated time only: `delay_steps` is the inference delay in steps of the policy. During a delay the previous chunk runs
 on; `switching` says how the new one takes over: "naive" (at once), "blend" (joined as the driver does) or "rtc"
 (joined, and the actions that run meanwhile are given to the policy, which continues them: as the policy node does).
 """
@@ -27,7 +27,7 @@ GREY = 127
 # A demonstration made in lock-step stores, with each observation, the target reached at the end of that control period.
 # So step 0 is due one step after its observation here; on the robot it is due at the observation.
 DUE_STEPS = 1
-ROW_TOLERANCE = 0.01  # of a row, for delays given in rounded ms
+STEP_TOLERANCE = 0.01  # of an action step, for delays given in rounded ms
 
 CONTROLS = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "black_front", "black_wrist",
             "other_episode", "frozen_state")  # fmt: skip
@@ -43,7 +43,7 @@ class EpisodeConfig:
     scenario: OodScenario | None = None
     control: str = "none"
     n_action_steps: int = 0
-    delay_rows: int = 0
+    delay_steps: int = 0
     switching: str = "blend"
     limit_s: float = 0.0
 
@@ -52,8 +52,8 @@ class EpisodeConfig:
             raise ValueError(f"control: expected one of {CONTROLS}, got {self.control!r}")
         if self.switching not in SWITCHING:
             raise ValueError(f"switching: expected one of {SWITCHING}, got {self.switching!r}")
-        if self.delay_rows < 0 or self.n_action_steps < 0:
-            raise ValueError("delay_rows and n_action_steps must not be negative")
+        if self.delay_steps < 0 or self.n_action_steps < 0:
+            raise ValueError("delay_steps and n_action_steps must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ class _History:
     path: list[np.ndarray] = field(default_factory=list)
 
     def look(self, truth) -> None:
+        """Update the flags from the truth after one action step."""
         moved, goal = TASKS[truth.task].objects
         height = truth.objects[moved].position_m[2] - rest_height_m(STANDARD_OBJECTS[moved])
         self.touched |= truth.held == moved
@@ -100,6 +101,7 @@ class _Tokens:
     reused: int = 0
 
     def add(self, actor: AbstractActor) -> None:
+        """Store what the actor's last inference sampled."""
         coordinates, retention = actor.sampled()
         self.coordinates.append(coordinates)
         self.retention.append(float(retention.mean()))
@@ -131,26 +133,28 @@ def rms_jerk(path: list[np.ndarray], dt_s: float) -> float:
     return float(np.sqrt(np.mean(third**2)))
 
 
-def whole_rows(what: str, delay_s: float, dt_s: float) -> int:
-    """A delay in rows of dt_s. Raises ValueError, which begins with `what`, when it is no multiple of a row."""
-    rows = round(delay_s / dt_s)
-    if abs(delay_s / dt_s - rows) > ROW_TOLERANCE:
-        row, below = 1000 * dt_s, int(delay_s / dt_s)
+def whole_steps(what: str, delay_s: float, dt_s: float) -> int:
+    """A delay in action steps of dt_s. Raises ValueError, beginning with `what`, when it is not a whole number."""
+    steps = round(delay_s / dt_s)
+    if abs(delay_s / dt_s - steps) > STEP_TOLERANCE:
+        step, below = 1000 * dt_s, int(delay_s / dt_s)
         raise ValueError(
-            f"{what}: expected a multiple of the policy's row of {row:g} ms, got {1000 * delay_s:g} ms; "
-            f"the nearest are {below * row:g} and {(below + 1) * row:g} ms"
+            f"{what}: expected a multiple of the policy's action step of {step:g} ms, got {1000 * delay_s:g} ms; "
+            f"the nearest are {below * step:g} and {(below + 1) * step:g} ms"
         )
-    return rows
+    return steps
 
 
-def check_delay(delay_rows: int, switching: str, chunk_size: int, max_committed: int) -> None:
+def check_delay(delay_steps: int, switching: str, chunk_size: int, max_committed: int) -> None:
     """Raises ValueError when a policy with chunks of `chunk_size` steps cannot run with this delay."""
-    if delay_rows >= chunk_size:
-        raise ValueError(f"delay: expected less than the policy's chunk of {chunk_size} rows, got {delay_rows} rows")
-    if switching == "rtc" and delay_rows > max_committed:
+    if delay_steps >= chunk_size:
         raise ValueError(
-            f"switching rtc: expected a delay of at most the {max_committed} committed rows that the policy was "
-            f"trained with, got {delay_rows} rows; use a shorter delay, naive or blend"
+            f"delay: expected less than the policy's chunk of {chunk_size} action steps, got {delay_steps}"
+        )
+    if switching == "rtc" and delay_steps > max_committed:
+        raise ValueError(
+            f"switching rtc: expected a delay of at most the {max_committed} committed action steps that the policy "
+            f"was trained with, got {delay_steps}; use a shorter delay, naive or blend"
         )
 
 
@@ -163,24 +167,24 @@ class Cameras:
         self._lost, self._kind = (name, kind) if kind in ("grey", "mask", "black") else ("", "")
         self._effects = config.scenario.effects if config.scenario is not None else ImageEffects()
         self._rng = np.random.default_rng([config.seed, 9])
-        self.age_rows = whole_rows("the frames' delay", self._effects.delay_s, actor.spec.dt_s)
-        self._kept: deque[tuple[int, tuple[np.ndarray, ...]]] = deque(maxlen=self.age_rows + 1)
+        self.age_steps = whole_steps("the frames' delay", self._effects.delay_s, actor.spec.dt_s)
+        self._kept: deque[tuple[int, tuple[np.ndarray, ...]]] = deque(maxlen=self.age_steps + 1)
         masked = {*self._effects.masked, self._lost if self._kind == "mask" else ""}
         self.present = tuple(camera not in masked for camera in self._spec.cameras)
 
     def keep(self, tick: int) -> None:
-        """Takes the pictures of this tick, for a look at them up to `age_rows` ticks later. Ticks must ascend."""
+        """Render and store the images of this tick, which `look` returns `age_steps` ticks later. Ticks must ascend."""
         if not self._kept or self._kept[-1][0] != tick:
             self._kept.append((tick, self._take()))
 
     def look(self, tick: int) -> tuple[np.ndarray, ...]:
-        """Frames of `age_rows` ticks ago; of the first tick when the episode is younger.
+        """Frames of `age_steps` ticks ago; of the first tick when the episode is younger.
 
-        With an age, every tick from `age_rows` before this one must have been kept.
+        With an age, every tick from `age_steps` before this one must have been kept.
         """
-        if not self._kept or not self.age_rows:
+        if not self._kept or not self.age_steps:
             self.keep(tick)
-        return next((frames for at, frames in reversed(self._kept) if at <= tick - self.age_rows), self._kept[0][1])
+        return next((frames for at, frames in reversed(self._kept) if at <= tick - self.age_steps), self._kept[0][1])
 
     def shown(self, frames: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """The frames for a reader: what the policy does not see is black."""
@@ -216,7 +220,7 @@ class Rollouts:
         Its frames are those the policy saw; a masked camera's is black. Raises ValueError when the policy cannot run
         with the episode's delay.
         """
-        check_delay(config.delay_rows, config.switching, self.actor.spec.chunk_size, self.actor.spec.max_committed)
+        check_delay(config.delay_steps, config.switching, self.actor.spec.chunk_size, self.actor.spec.max_committed)
         scenario = config.scenario
         plain = WorldConfig(task=config.task)
         setup = plain if scenario is None else scenario.world_config(config.task)
@@ -243,15 +247,15 @@ class Rollouts:
         cameras = Cameras(world, self.actor, config, other)
         tokens = _Tokens()
         history = _History({name: pose.position_m.copy() for name, pose in truth.objects.items()})
-        rows = min(config.n_action_steps or spec.n_action_steps, spec.chunk_size - config.delay_rows)
+        executed = min(config.n_action_steps or spec.n_action_steps, spec.chunk_size - config.delay_steps)
         first = world.position_rad
         executor = Executor(first, config.switching)
         self.actor.begin()
         pending: tuple[int, Chunk] | None = None
-        asked = -rows
+        asked = -executed
         for tick in range(round((config.limit_s or TASKS[config.task].limit_s) / spec.dt_s)):
-            if pending is None and tick - asked >= rows:
-                delay = config.delay_rows if tick else 0
+            if pending is None and tick - asked >= executed:
+                delay = config.delay_steps if tick else 0
                 frames = cameras.look(tick)
                 state = first if config.control == "frozen_state" else world.position_rad
                 limit = spec.max_committed if config.switching == "rtc" else 0
@@ -263,7 +267,7 @@ class Rollouts:
                 pending, asked = (tick + delay, Chunk(start_ns, dt_s, actions)), tick
                 if watch is not None:
                     watch(world, cameras.shown(frames), self.actor)
-            if cameras.age_rows and tick + cameras.age_rows >= asked + rows:
+            if cameras.age_steps and tick + cameras.age_steps >= asked + executed:
                 cameras.keep(tick)
             if pending is not None and tick >= pending[0]:
                 executor.take(pending[1])

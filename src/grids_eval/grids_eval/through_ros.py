@@ -73,7 +73,7 @@ def run_folder(folder: Path, config: EpisodeConfig) -> Path:
 def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
     """Raises EvaluationError for what the graph cannot run, and where an earlier run would be taken for a new one."""
     for config in episodes:
-        if config.scenario is not None or config.control != "none" or config.delay_rows or config.n_action_steps:
+        if config.scenario is not None or config.control != "none" or config.delay_steps or config.n_action_steps:
             raise EvaluationError(
                 "--through-ros runs the standard scene: no --ood, --scene all, controls, delays or --n-action-steps"
             )

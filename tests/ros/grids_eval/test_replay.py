@@ -111,7 +111,7 @@ def test_jpeg_pictures_give_a_table_of_differences(tmp_path, capsys):
     folder = record_policy_episode(tmp_path / "episode", 90)
     assert replay_policy(folder, UNTRAINED, "cpu") == 1
     out = capsys.readouterr().out
-    assert "pictures were recorded as JPEG" in out
+    assert "images were recorded as JPEG" in out
     assert "mrad" in out
 
 

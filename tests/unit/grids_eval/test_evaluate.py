@@ -116,9 +116,9 @@ def test_frozen_state_and_other_episodes_reach_the_policy_too() -> None:
     assert np.abs(other.seen[0].frames[0].astype(int) - plain.seen[0].frames[0]).max() > 50
 
 
-def test_with_a_delay_the_committed_rows_are_those_that_run_meanwhile() -> None:
+def test_with_a_delay_the_committed_steps_are_those_that_run_meanwhile() -> None:
     actor = ExpertActor()
-    play(actor, EpisodeConfig(seed=3, delay_rows=2, n_action_steps=4, switching="rtc", limit_s=1.0))
+    play(actor, EpisodeConfig(seed=3, delay_steps=2, n_action_steps=4, switching="rtc", limit_s=1.0))
     assert len(actor.seen[0].committed_rad) == 0  # nothing runs yet
     assert all(len(seen.committed_rad) == 2 for seen in actor.seen[1:])
 
@@ -158,7 +158,7 @@ def test_late_pictures_and_a_slow_policy_do_not_lose_each_other(monkeypatch) -> 
     )
     actor = StillActor()
     late = scenario("latency_100ms", "pick_place", 0)
-    play(actor, EpisodeConfig(seed=3, n_action_steps=2, delay_rows=5, scenario=late, limit_s=1.2))
+    play(actor, EpisodeConfig(seed=3, n_action_steps=2, delay_steps=5, scenario=late, limit_s=1.2))
     asked = [seen.noise_seed - (3 << 16) for seen in actor.seen]
     assert asked == [0, 2, 8, 14, 20]
     assert [seen.frames[1][0, 0, 0] for seen in actor.seen] == [0, 0, 6, 12, 18]
@@ -221,13 +221,13 @@ def test_conditions_share_their_seeds_and_the_compound_family_is_fixed() -> None
     assert names[0] == names[21]
 
 
-def test_delays_become_whole_rows_of_the_policy() -> None:
+def test_delays_become_whole_steps_of_the_policy() -> None:
     arguments = parse_arguments(["x", "--delay-ms", "0", "200", "--switching", "naive", "rtc", "--episodes", "1"])
     found = conditions(arguments, 0.1)
     assert [key[0] for key in found] == ["delay_0ms_naive", "delay_0ms_rtc", "delay_200ms_naive", "delay_200ms_rtc"]
-    assert found["delay_200ms_rtc", "pick_place"][0].delay_rows == 2
+    assert found["delay_200ms_rtc", "pick_place"][0].delay_steps == 2
     third = parse_arguments(["x", "--delay-ms", "33.3", "--episodes", "1"])
-    assert conditions(third, 1 / 30)["delay_33.3ms_blend", "pick_place"][0].delay_rows == 1
+    assert conditions(third, 1 / 30)["delay_33.3ms_blend", "pick_place"][0].delay_steps == 1
     for words, message in (
         (["--delay-ms", "50"], r"--delay-ms: expected a multiple of .* 100 ms, got 50 ms; the nearest are 0 and 100"),
         (["--delay-ms", "0", "250"], "got 250 ms; the nearest are 200 and 300 ms"),
@@ -236,7 +236,9 @@ def test_delays_become_whole_rows_of_the_policy() -> None:
             conditions(parse_arguments(["x", *words]), 0.1)
     late = parse_arguments(["x", "--ood", "latency_100ms", "--episodes", "1"])
     assert len(conditions(late, 1 / 30)) == 2
-    with pytest.raises(ValueError, match="--ood latency_100ms: expected a multiple of the policy's row of 40 ms"):
+    with pytest.raises(
+        ValueError, match="--ood latency_100ms: expected a multiple of the policy's action step of 40 ms"
+    ):
         conditions(late, 0.04)
 
 
@@ -248,15 +250,18 @@ def test_a_delay_that_the_policy_cannot_have_is_refused_before_anything_runs(fol
     monkeypatch.setattr("grids_eval.cli.evaluate", evaluate)
     models = ROOT / "models"
     for words, message in (
-        (["1000"], "expected less than the policy's chunk of 10 rows, got 10 rows"),
-        (["0", "500", "--switching", "naive", "rtc"], "at most the 4 committed rows that the policy was trained with"),
+        (["1000"], "expected below the policy's chunk of 10 action steps, got 10"),
+        (
+            ["0", "500", "--switching", "naive", "rtc"],
+            "at most the 4 committed action steps that the policy was trained with",
+        ),
     ):
         assert main([str(models / folder), "--episodes", "1", "--delay-ms", *words]) == 1
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected less than the policy's chunk"):
-        play(StillActor(), EpisodeConfig(delay_rows=10))
-    with pytest.raises(ValueError, match="at most the 2 committed rows"):
-        play(StillActor(), EpisodeConfig(delay_rows=3, switching="rtc"))
+        play(StillActor(), EpisodeConfig(delay_steps=10))
+    with pytest.raises(ValueError, match="at most the 2 committed action steps"):
+        play(StillActor(), EpisodeConfig(delay_steps=3, switching="rtc"))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +367,7 @@ def test_what_the_graph_cannot_run_is_refused_before_the_first_run(tmp_path: Pat
     monkeypatch.setattr("grids_eval.through_ros.run_graph", lambda *_: pytest.fail("a run was started"))
     config = EpisodeConfig(seed=7)
     with pytest.raises(EvaluationError, match="runs the standard scene: no --ood"):
-        evaluate_through_ros(tmp_path, [config, replace(config, seed=8, delay_rows=1)], tmp_path)
+        evaluate_through_ros(tmp_path, [config, replace(config, seed=8, delay_steps=1)], tmp_path)
     (tmp_path / "pick_place_8").mkdir()
     (tmp_path / "pick_place_8" / "summary.json").write_text("{}")
     with pytest.raises(EvaluationError, match="expected no earlier run, found one"):

@@ -1,6 +1,6 @@
 """Gives a bundle the recorded observations and noise seeds again and compares its chunks with the recorded ones.
 
-On the same engine, with pictures recorded raw, they are equal bit for bit. JPEG pictures, another engine or another
+On the same engine, with images recorded raw, they are equal bit for bit. JPEG images, another engine or another
 bundle show as a table of differences. A bag does not say which of two messages of the same instant the policy had
 when it began, so the few observations it may have had are tried in turn.
 """
@@ -45,9 +45,9 @@ class Compared:
 
 @dataclass(slots=True)
 class Recorded:
-    """What a policy heard, with everything but the pictures decoded."""
+    """What a policy heard, with everything but the images decoded."""
 
-    frames: dict[str, tuple[np.ndarray, list[BagMessage]]]  # camera: stamps in ns, pictures
+    frames: dict[str, tuple[np.ndarray, list[BagMessage]]]  # camera: stamps in ns, images
     joints: tuple[Joints, ...]
     instructions: list[tuple[int, str]]
     chunks: list[tuple[int, object]]
@@ -60,7 +60,7 @@ def read_recorded(bag: Bag, cameras: tuple[str, ...]) -> Recorded:
     for camera in cameras:
         topic = next((name for name in image_topics(camera) if bag.counts.get(name)), None)
         if topic is None:
-            raise DataError(f"{bag.folder}: the bundle needs the {camera} camera, but no picture of it is recorded")
+            raise DataError(f"{bag.folder}: the bundle needs the {camera} camera, but no image of it is recorded")
         records = list(bag.messages([topic]))
         raw = raw and records[0].type == cdr.IMAGE
         frames[camera] = (np.array([cdr.stamp_ns(one.raw) for one in records]), records)
@@ -82,8 +82,8 @@ class Replayer:
         self.recorded = read_recorded(bag, tuple(camera.name for camera in self.bundle.cameras))
         self._outputs = PolicyOutputs.empty(self.bundle)
 
-    def _picture(self, camera: str, stamp: int, *, earlier: bool) -> np.ndarray:
-        """The picture nearest to `stamp`, or the one before it: the nearest may have come too late."""
+    def _image(self, camera: str, stamp: int, *, earlier: bool) -> np.ndarray:
+        """The image nearest to `stamp`, or the one before it: the nearest may have come too late."""
         stamps, records = self.recorded.frames[camera]
         index = int(nearest(stamps, np.array([stamp]))[0])
         record = records[max(index - earlier, 0)]
@@ -105,7 +105,7 @@ class Replayer:
         return spoken[-1] if spoken else self.bundle.language.instruction
 
     def _variants(self) -> list[tuple[bool, int]]:
-        """(earlier picture of the other cameras, joint samples left out), likeliest first."""
+        """(earlier image of the other cameras, joint samples left out), likeliest first."""
         comparable = self.recorded.raw and self.bundle.bundle_id in self._bag.episode.get("bundle_ids", [])
         return [(False, 0), (False, 1), (True, 0), (True, 1), (False, 2), (True, 2)] if comparable else [(False, 0)]
 
@@ -118,7 +118,7 @@ class Replayer:
             committed = _as_chunk(previous).at(times)
         return prepare_inputs(
             bundle,
-            frames=tuple(self._picture(c.name, stamp, earlier=earlier and i > 0) for i, c in enumerate(bundle.cameras)),
+            frames=tuple(self._image(c.name, stamp, earlier=earlier and i > 0) for i, c in enumerate(bundle.cameras)),
             present=(True,) * len(bundle.cameras),
             position_rad=self._position(message, stamp, known),
             words=self._encoder.encode(self._instruction(time_ns)),
@@ -194,8 +194,8 @@ def report(rows: list[Compared], bundle_id: str, recorded_ids: list[str], *, raw
     if recorded_ids and bundle_id not in recorded_ids:
         write(f"the episode was made by {', '.join(recorded_ids)}, compared is {bundle_id}\n")
     if not raw:
-        write("pictures were recorded as JPEG, so small differences are expected; record with images: raw for bits\n")
+        write("images were recorded as JPEG, so small differences are expected; record with images: raw for bits\n")
     write("chunk  largest difference\n")
     for row in sorted(rows, key=lambda row: -row.difference_rad)[:20]:
-        write(f"{row.sequence:5d}  {1000 * row.difference_rad:8.3f} mrad  {row.joint}, row {row.row}\n")
+        write(f"{row.sequence:5d}  {1000 * row.difference_rad:8.3f} mrad  {row.joint}, action step {row.row}\n")
     return 1
