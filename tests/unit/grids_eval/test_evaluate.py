@@ -250,7 +250,7 @@ def test_a_delay_that_the_policy_cannot_have_is_refused_before_anything_runs(fol
     monkeypatch.setattr("grids_eval.cli.evaluate", evaluate)
     models = ROOT / "models"
     for words, message in (
-        (["1000"], "expected below the policy's chunk of 10 action steps, got 10"),
+        (["1000"], "expected less than the policy's chunk of 10 action steps, got 10"),
         (
             ["0", "500", "--switching", "naive", "rtc"],
             "at most the 4 committed action steps that the policy was trained with",
