@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
+from grids_policy.model.config import ActionExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
 from grids_policy.train.cache import CacheSpec, EpisodeFrames
 from grids_policy.train.config import DataConfig, OptimiserConfig, TrainConfig
-from grids_policy.train.distributed import World
-from grids_policy.train.run import Run
-from grids_policy.train.state import Progress
+from grids_policy.train.distributed import TrainingProcess
+from grids_policy.train.run import TrainingRun
+from grids_policy.train.state import TrainProgress
 
 SPEC = CacheSpec(20, 2, (8, 8), ("front", "wrist"), ("a", "b", "c"), ("x", "y"), ("object",))
 
@@ -32,7 +32,7 @@ def tiny_run(**changes) -> TrainConfig:
         image_hw=((8, 8), (8, 8)), resize_hw=(8, 8), state_dim=3, action_dim=3, max_state_dim=3, max_action_dim=3,
         chunk_size=4, num_steps=2, tokenizer_max_length=6, relative_actions=(0, 1),
         vision=VisionConfig(8, 2, 8, 1, 2, 16, activation="relu", shuffle=2),
-        text=TextConfig(16, 2, 2, 1, 8, 32, vocab=300), expert=ExpertConfig(16, 2, 32),
+        text=TextConfig(16, 2, 2, 1, 8, 32, vocab=300), expert=ActionExpertConfig(16, 2, 32),
         sampler=SamplerConfig("grids", 2, hidden=8, coord_hidden=4),
     )  # fmt: skip
     return TrainConfig(
@@ -60,10 +60,10 @@ def configured(frames: Path, **changes):
     )
 
 
-def run_steps(config, folder: Path, count: int) -> Run:
+def run_steps(config, folder: Path, count: int) -> TrainingRun:
     folder.mkdir(exist_ok=True)
-    run = Run(config, folder, World())
+    run = TrainingRun(config, folder, TrainingProcess())
     for _ in range(count):
         run.step(run.raw_batch(run.progress.step))
-        run.progress = Progress(run.progress.step + 1)
+        run.progress = TrainProgress(run.progress.step + 1)
     return run

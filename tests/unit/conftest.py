@@ -29,7 +29,7 @@ def oracle() -> Path:
 def small_config():
     """A policy with a convolutional stem and 8 x 8 tokens per camera, a few ten thousand weights."""
     from grids_policy.model.config import (
-        ExpertConfig,
+        ActionExpertConfig,
         PolicyConfig,
         SamplerConfig,
         TextConfig,
@@ -47,7 +47,7 @@ def small_config():
             stem=((8, 4, 2), (16, 4, 2)), shuffle=1,
         ),
         text=TextConfig(width=32, depth=2, heads=4, kv_heads=2, head_dim=8, mlp=64, vocab=40),
-        expert=ExpertConfig(width=24, depth=2, mlp=48),
+        expert=ActionExpertConfig(width=24, depth=2, mlp=48),
         sampler=SamplerConfig(kind="grids", tokens=4, lattice_init=True, hidden=32, coord_hidden=16),
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ from grids_policy.bench.variants import (
 )
 from grids_policy.export.cli import PRECISIONS
 from grids_policy.model.config import PolicyConfig, SamplerConfig
-from grids_policy.model.smolvla import Expert, Policy
+from grids_policy.model.smolvla import ActionExpert, SmolVLA
 from grids_policy.runtime.onnx import EngineOptions
 
 
@@ -67,7 +67,7 @@ def _samplers(text: str) -> list[SamplerConfig]:
     return [parse_sampler(word) for word in text.split(",") if word]
 
 
-def _that_fit(policy: Policy, batch: int, device: str, say) -> list[Variant]:
+def _that_fit(policy: SmolVLA, batch: int, device: str, say) -> list[Variant]:
     """Eager and, on a GPU, captured; what does not fit into the memory is said and left out."""
     found: list[Variant] = []
     for captured in (False, True) if device == "cuda" else (False,):
@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "steps": config.num_steps,
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "peaks": dataclasses.asdict(peaks),
-        "expert_bytes_per_step": 4 * sum(p.numel() for p in Expert(config).parameters()),
+        "expert_bytes_per_step": 4 * sum(p.numel() for p in ActionExpert(config).parameters()),
         "rss_gb": psutil.Process().memory_info().rss / 1e9,
         "bundles": notes,
         "rows": rows,

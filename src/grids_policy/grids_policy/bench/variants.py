@@ -25,7 +25,7 @@ from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig, SamplerConfig, part_from_dict
 from grids_policy.model.grids import build_sampler
 from grids_policy.model.initialise import init_sampler, init_weights
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.base import STAGES, PolicyOutputs
@@ -54,9 +54,9 @@ def small_config() -> PolicyConfig:
     return dataclasses.replace(demo_config(), sampler=SamplerConfig(), max_committed=0)
 
 
-def random_policy(config: PolicyConfig) -> Policy:
+def random_policy(config: PolicyConfig) -> SmolVLA:
     """Random weights with an output that depends on everything; for speed only."""
-    policy = Policy(config)
+    policy = SmolVLA(config)
     init_weights(policy, 0)
     # Seeded: a kept bundle must be the one this very policy would give.
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +83,7 @@ def sampler_name(sampler: SamplerConfig) -> str:
     return f"{sampler.tokens}" + (f"@{sampler.after_layer}" if sampler.after_layer >= 0 else "")
 
 
-def with_sampler(policy: Policy, sampler: SamplerConfig) -> Policy:
+def with_sampler(policy: SmolVLA, sampler: SamplerConfig) -> SmolVLA:
     """The same weights behind another sampler; nothing large is copied."""
     other = copy.copy(policy)
     other._modules = dict(policy._modules)  # noqa: SLF001 - copy.copy shares the dict of children
@@ -93,7 +93,7 @@ def with_sampler(policy: Policy, sampler: SamplerConfig) -> Policy:
     return other.eval().requires_grad_(False)
 
 
-def random_checkpoint(policy: Policy, folder: Path) -> Checkpoint:
+def random_checkpoint(policy: SmolVLA, folder: Path) -> Checkpoint:
     """`policy` with unit statistics and a tokenizer, enough to export it."""
     folder.mkdir(parents=True, exist_ok=True)
     demo_tokenizer(320, folder / "tokenizer.json")
@@ -106,7 +106,7 @@ def random_checkpoint(policy: Policy, folder: Path) -> Checkpoint:
 class TorchVariant:
     """The torch model itself, eager; on a GPU also captured in CUDA graphs, one per stage."""
 
-    def __init__(self, policy: Policy, batch: int, *, device: str = "cpu", captured: bool = False) -> None:
+    def __init__(self, policy: SmolVLA, batch: int, *, device: str = "cpu", captured: bool = False) -> None:
         self.config, self.batch = policy.config, batch
         self.sampler = policy.config.sampler
         self.label = "torch CUDA graph" if captured else "torch eager"
@@ -198,7 +198,7 @@ class OnnxVariant:
         return self._runtime.infer(self._inputs, self._outputs)
 
 
-def cached_bundle(policy: Policy, precision: str, root: Path, say: Callable[[str], None]) -> tuple[Path, float]:
+def cached_bundle(policy: SmolVLA, precision: str, root: Path, say: Callable[[str], None]) -> tuple[Path, float]:
     """The exported bundle of `policy` (random weights), made once per code version; and the seconds it took."""
     code = "".join(Path(module.__file__).read_text() for module in (graphs, fused, early, bundles))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
@@ -258,7 +258,7 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def training_step_s(policy: Policy, batch: int, repeats: int, device: str = "cpu") -> list[float]:
+def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: str = "cpu") -> list[float]:
     """Seconds of forward and backward of the whole policy, random data; the optimiser is left out."""
     from grids_policy.model.flow import FlowDraw, TrainBatch, draw, flow_loss
 

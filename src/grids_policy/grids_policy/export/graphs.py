@@ -28,7 +28,7 @@ from grids_policy.model.config import PolicyConfig
 from grids_policy.model.grids import retention_map, self_similarity
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
-from grids_policy.model.smolvla import Policy, Prefix, rope_angles
+from grids_policy.model.smolvla import Prefix, SmolVLA, rope_angles
 
 OPSET = 20
 _INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
@@ -38,7 +38,7 @@ MASKED = torch.finfo(torch.float32).min
 class PreprocessGraph(nn.Module):
     """Raw frames to network images: the function training uses, nothing else."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: SmolVLA) -> None:
         super().__init__()
         self.policy = policy
 
@@ -49,7 +49,7 @@ class PreprocessGraph(nn.Module):
 class VisionGraph(nn.Module):
     """Vision tower and connector."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: SmolVLA) -> None:
         super().__init__()
         vision = policy.vision
         self.stem, self.patches, self.connector = vision.stem, vision.patch_embedding, policy.connector
@@ -72,7 +72,7 @@ class VisionGraph(nn.Module):
 class PrefixGraph(nn.Module):
     """Sampler, sentence, state and language model: everything one observation is worth to the expert."""
 
-    def __init__(self, policy: Policy, state: Normalizer) -> None:
+    def __init__(self, policy: SmolVLA, state: Normalizer) -> None:
         super().__init__()
         self.policy, self.state, config = policy, state, policy.config
         last = config.expert_layers[-1]  # of it only keys and values are read
@@ -149,7 +149,7 @@ def seen_names(config: PolicyConfig) -> list[str]:
 class StepGraph(nn.Module):
     """One Euler step, and the chunk in the bundle's units (meaningful after the last step)."""
 
-    def __init__(self, policy: Policy, action: Normalizer) -> None:
+    def __init__(self, policy: SmolVLA, action: Normalizer) -> None:
         super().__init__()
         self.action, self.config = action, policy.config
         config, width = policy.config, policy.config.expert.width

@@ -21,10 +21,10 @@ from grids_common.so100 import HOME_POSE_RAD
 from grids_policy.export.cli import export_bundle
 from grids_policy.export.spec import ExportOptions
 from grids_policy.model.checkpoint import Checkpoint
-from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
+from grids_policy.model.config import ActionExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
 from grids_policy.model.flow import TrainBatch, draw, flow_loss
 from grids_policy.model.initialise import init_weights
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime.bundle import Bundle
 
 SENTENCES = (
@@ -54,7 +54,7 @@ def demo_config() -> PolicyConfig:
         relative_actions=(0, 1, 2, 3, 4, 5),
         vision=VisionConfig(128, 16, 64, 2, 2, 128, activation="relu", shuffle=1),
         text=TextConfig(96, 4, 4, 2, 24, 192, vocab=320),
-        expert=ExpertConfig(72, 4, 192),
+        expert=ActionExpertConfig(72, 4, 192),
         sampler=SamplerConfig("grids", 16, hidden=64, coord_hidden=32, input_norm=True, lattice_init=True),
     )
 
@@ -85,7 +85,7 @@ def sway(state_rad: Tensor, rows: int, generator: torch.Generator) -> Tensor:
     return home + (state_rad[:, None] - home) * torch.exp(-seconds / HOMING_S) + swing
 
 
-def train_sway(policy: Policy, stats: dict[str, Tensor], steps: int, seed: int) -> float:
+def train_sway(policy: SmolVLA, stats: dict[str, Tensor], steps: int, seed: int) -> float:
     """Fit the flow to `sway`; returns the mean loss of the last tenth."""
     config, generator = policy.config, torch.Generator().manual_seed(seed)
     batch, mean, std = 12, stats["action.mean"], stats["action.std"]
@@ -124,7 +124,7 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
     """Train and export. `tokenizer` is where the fitted tokenizer.json is written."""
     config = demo_config()
     demo_tokenizer(config.text.vocab, tokenizer)
-    policy = Policy(config)
+    policy = SmolVLA(config)
     init_weights(policy, seed)
     home = torch.tensor(HOME_POSE_RAD)
     spread = torch.full((6,), STATE_STD_RAD)

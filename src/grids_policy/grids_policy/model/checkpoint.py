@@ -30,7 +30,7 @@ from grids_policy.model import lerobot, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
 from grids_policy.model.initialise import init_sampler
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn
 
 WEIGHTS = "model.safetensors"
@@ -60,7 +60,7 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A policy and all that its folder says. Units of state and action are the dataset's."""
 
-    policy: Policy
+    policy: SmolVLA
     statistics: dict[str, Tensor]  # "<feature>.<statistic>" as stored
     lerobot: dict[str, Any] = dataclasses.field(default_factory=dict)  # config.json as read
     processors: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -74,7 +74,7 @@ class Checkpoint:
 
     def rebuilt(self, config: PolicyConfig, weights: dict[str, Tensor]) -> Checkpoint:
         """The same checkpoint with the policy `config` describes, holding exactly `weights`."""
-        policy = Policy(config).eval()
+        policy = SmolVLA(config).eval()
         policy.load_state_dict(weights)
         return dataclasses.replace(self, policy=policy)
 
@@ -102,10 +102,10 @@ class _NoInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def build_empty(config: PolicyConfig) -> Policy:
+def build_empty(config: PolicyConfig) -> SmolVLA:
     """A policy whose weights are uninitialised memory: load something into it."""
     with _NoInit():
-        return Policy(config).eval()
+        return SmolVLA(config).eval()
 
 
 def lerobot_key(name: str) -> str:
@@ -192,7 +192,7 @@ def _some(names: Iterable[str]) -> str:
     return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
-def _load_weights(policy: Policy, weights: dict[str, Tensor], dead: set[str], source: Path) -> None:
+def _load_weights(policy: SmolVLA, weights: dict[str, Tensor], dead: set[str], source: Path) -> None:
     """Fill `policy`, in float32, or raise CheckpointError naming the first key that does not fit."""
     own = {lerobot_key(name): (name, tensor) for name, tensor in policy.state_dict().items()}
     if missing := (set(own) | dead) - set(weights):
@@ -315,14 +315,14 @@ def meaning_of(
 def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 0) -> Checkpoint:
     """The same weights behind another sampler, freshly initialised: how GridS fine-tuning starts."""
     config = dataclasses.replace(checkpoint.config, sampler=sampler)
-    policy = Policy(config).eval()
+    policy = SmolVLA(config).eval()
     kept = {n: t for n, t in checkpoint.policy.state_dict().items() if not n.startswith("sampler.")}
     policy.load_state_dict(kept, strict=False)
     init_sampler(policy, seed)
     return dataclasses.replace(checkpoint, policy=policy)
 
 
-def with_finer_pictures(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpoint:
+def with_finer_images(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpoint:
     """The same weights for larger pictures of the same token grid: the first stem filter is stretched.
 
     Of `config` the picture's size is taken and, larger by the same factor, kernel and stride of the first stem

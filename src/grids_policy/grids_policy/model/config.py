@@ -147,7 +147,7 @@ def expert_mlp_width(width: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ExpertConfig:
+class ActionExpertConfig:
     """Action expert: same heads as the language model, its own width."""
 
     width: int = 720
@@ -186,7 +186,7 @@ class PolicyConfig:
     relative_actions: tuple[int, ...] = ()  # action dims that are differences from the state's same dim
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
-    expert: ExpertConfig = ExpertConfig()
+    expert: ActionExpertConfig = ActionExpertConfig()
     sampler: SamplerConfig = SamplerConfig()
 
     def __post_init__(self) -> None:
@@ -283,7 +283,7 @@ class PolicyConfig:
 
 
 _PARTS = {
-    "vision": VisionConfig, "text": TextConfig, "expert": ExpertConfig, "sampler": SamplerConfig,
+    "vision": VisionConfig, "text": TextConfig, "expert": ActionExpertConfig, "sampler": SamplerConfig,
 }  # fmt: skip
 
 

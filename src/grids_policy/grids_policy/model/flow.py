@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from grids_policy.model.smolvla import Policy, PrefixCache
+from grids_policy.model.smolvla import PrefixCache, SmolVLA
 
 REDUCTIONS = ("all_dims", "action_dims")
 
@@ -45,7 +45,7 @@ def sample_time(count: int, generator: torch.Generator | None = None) -> Tensor:
     return 0.999 * torch.rand(count, generator=generator) ** (1 / 1.5) + 0.001
 
 
-def draw(policy: Policy, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
+def draw(policy: SmolVLA, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
     """Noise, time and (where the config has max_committed > 0) a uniform delay 0..max_committed."""
     config, count = policy.config, batch * repeats
     noise = torch.randn(count, config.chunk_size, config.max_action_dim, generator=generator)
@@ -62,7 +62,7 @@ def repeat_cache(cache: PrefixCache, repeats: int) -> PrefixCache:
     return PrefixCache(*stacked, *(t.repeat_interleave(repeats, 0) for t in cache[2:]))
 
 
-def flow_errors(policy: Policy, batch: TrainBatch, random: FlowDraw) -> Tensor:
+def flow_errors(policy: SmolVLA, batch: TrainBatch, random: FlowDraw) -> Tensor:
     """Squared velocity errors (R*B, S, A), before any reduction."""
     if batch.kept is not None:
         raise ValueError("flow_errors reads all tokens; nested ones are trained through train_loss")
@@ -80,7 +80,7 @@ def flow_errors(policy: Policy, batch: TrainBatch, random: FlowDraw) -> Tensor:
     return (random.noise - clean - velocity).square()
 
 
-def reduce_errors(policy: Policy, errors: Tensor, batch: TrainBatch, random: FlowDraw, reduction: str) -> Tensor:
+def reduce_errors(policy: SmolVLA, errors: Tensor, batch: TrainBatch, random: FlowDraw, reduction: str) -> Tensor:
     """Scalar loss. all_dims: LeRobot <= 0.4.4, every dim and step, padding included. action_dims:
     LeRobot main, real action dims of real steps only. Committed rows never count.
     """
@@ -88,7 +88,7 @@ def reduce_errors(policy: Policy, errors: Tensor, batch: TrainBatch, random: Flo
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     keep = torch.ones(errors.shape[:2], dtype=torch.bool, device=errors.device)  # (R*B, S)
     if random.n_committed is not None:
-        keep = keep & ~policy.committed_rows(random.n_committed).squeeze(-1)
+        keep = keep & ~policy.committed_mask(random.n_committed).squeeze(-1)
     if reduction == "action_dims":
         errors = errors[..., : policy.config.action_dim]
         if batch.action_is_pad is not None:
@@ -100,6 +100,6 @@ def reduce_errors(policy: Policy, errors: Tensor, batch: TrainBatch, random: Flo
     return kept / (keep.sum() * errors.shape[-1]).clamp(min=1)
 
 
-def flow_loss(policy: Policy, batch: TrainBatch, random: FlowDraw, reduction: str = "action_dims") -> Tensor:
+def flow_loss(policy: SmolVLA, batch: TrainBatch, random: FlowDraw, reduction: str = "action_dims") -> Tensor:
     """The training loss of one batch."""
     return reduce_errors(policy, flow_errors(policy, batch, random), batch, random, reduction)

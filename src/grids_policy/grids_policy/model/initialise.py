@@ -9,12 +9,12 @@ from torch import nn
 
 from grids_policy.model.early import EarlySampler
 from grids_policy.model.grids import GridSampler
-from grids_policy.model.smolvla import Policy, RmsNorm
+from grids_policy.model.smolvla import RmsNorm, SmolVLA
 
 _RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")
 
 
-def init_weights(policy: Policy, seed: int = 0) -> None:
+def init_weights(policy: SmolVLA, seed: int = 0) -> None:
     """From scratch: unit gain per layer, residual outputs divided by sqrt(2 depth), velocity 0."""
     generator = torch.Generator().manual_seed(seed)
     depths = {"vision": policy.config.vision.depth, "language": policy.config.text.depth}
@@ -42,7 +42,7 @@ def _init_module(module: nn.Module, scale: float, generator: torch.Generator) ->
             nn.init.zeros_(module.bias)
 
 
-def init_sampler(policy: Policy, seed: int = 0) -> None:
+def init_sampler(policy: SmolVLA, seed: int = 0) -> None:
     """The sampler alone: torch's default ranges, then the lattice where the config asks for it."""
     generator = torch.Generator().manual_seed(seed)
     for module in policy.sampler.modules():

@@ -10,8 +10,8 @@ import dataclasses
 from typing import Any
 
 from grids_policy.model.config import (
+    ActionExpertConfig,
     ConfigError,
-    ExpertConfig,
     PolicyConfig,
     SamplerConfig,
     TextConfig,
@@ -95,7 +95,7 @@ def _derived_parts(config: dict[str, Any], oracle: dict[str, Any] | None) -> dic
     text = dataclasses.replace(text, depth=layers if layers > 0 else text.depth)
     depth = config.get("num_expert_layers", -1)
     width = int(text.width * config.get("expert_width_multiplier", 0.75))
-    expert = ExpertConfig(width, depth if depth > 0 else text.depth, expert_mlp_width(width))
+    expert = ActionExpertConfig(width, depth if depth > 0 else text.depth, expert_mlp_width(width))
     return {"vision": vision, "text": text, "expert": expert, "sampler": _sampler(config)}
 
 
@@ -155,7 +155,7 @@ def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
         what = f"unknown field {unknown[0]!r}" if unknown else f"schema {grids.get('schema')!r}"
         raise ConfigError(f"grids_config.json has {what}; expected schema {SCHEMA}")
     kinds = {
-        "vision": VisionConfig, "text": TextConfig, "expert": ExpertConfig, "sampler": SamplerConfig,
+        "vision": VisionConfig, "text": TextConfig, "expert": ActionExpertConfig, "sampler": SamplerConfig,
     }  # fmt: skip
     parts = {
         name: part_from_dict(cls, grids[name], f"grids_config.json: {name}")

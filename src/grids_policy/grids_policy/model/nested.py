@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.grids import CameraGrids, GridSampler
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 
 
 def spread_order(points: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def spread_order(points: Tensor) -> Tensor:
     return torch.tensor(taken)
 
 
-def spread_tokens(policy: Policy, images: Tensor) -> None:
+def spread_tokens(policy: SmolVLA, images: Tensor) -> None:
     """Reorder the predicted points, in place, by where they lie in the mean of `images` (B, N, 3, H, W)."""
     with torch.no_grad():
         coords = policy.sampler(policy.dense_tokens(images)).coords.mean(0)  # (N, K, 2)

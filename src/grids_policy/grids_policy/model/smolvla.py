@@ -1,6 +1,6 @@
 """SmolVLA with a pluggable token sampler, in plain PyTorch: LeRobot's weights, LeRobot's numbers.
 
-Read bottom-up: `Policy` is the whole policy, the blocks above it are its parts.
+Read bottom-up: `SmolVLA` is the whole policy, the blocks above it are its parts.
 
     cache = policy.encode(images, image_mask, state, tokens, token_mask)  # once per observation
     actions = policy.sample(noise, cache)                                 # num_steps denoise_step
@@ -172,7 +172,7 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Language(nn.Module):
+class LanguageModel(nn.Module):
     def __init__(self, text: TextConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(text.vocab, text.width)
@@ -180,7 +180,7 @@ class Language(nn.Module):
         self.norm = RmsNorm(text.width, text.eps)  # dead weight: only the hidden output needs it
 
 
-class Expert(nn.Module):
+class ActionExpert(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         expert, text = config.expert, config.text
@@ -282,7 +282,7 @@ class Connector(nn.Module):
         return self.proj(x)  # (B, T, C)
 
 
-class Policy(nn.Module):
+class SmolVLA(nn.Module):
     """The whole policy. Weights are named as in LeRobot up to a prefix (see checkpoint.py)."""
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -292,8 +292,8 @@ class Policy(nn.Module):
         self.vision = Vision(config.vision, config.patch_grid)
         self.connector = Connector(config)
         self.sampler = build_sampler(config)
-        self.language = Language(config.text)
-        self.expert = Expert(config)
+        self.language = LanguageModel(config.text)
+        self.expert = ActionExpert(config)
         self.state_proj = nn.Linear(config.max_state_dim, config.text.width)
         self.action_in_proj = nn.Linear(config.max_action_dim, width)
         self.action_time_mlp_in = nn.Linear(2 * width, width)
@@ -444,7 +444,7 @@ class Policy(nn.Module):
         hidden = self.action_time_mlp_in(torch.cat((action, time_row.expand_as(action)), -1))
         return self.action_time_mlp_out(F.silu(hidden))
 
-    def committed_rows(self, n_committed: Tensor) -> Tensor:
+    def committed_mask(self, n_committed: Tensor) -> Tensor:
         """(B,) counts -> (B, S, 1) bool, True for rows that are already decided."""
         rows = torch.arange(self.config.chunk_size, device=n_committed.device)
         return (rows < n_committed[:, None]).unsqueeze(-1)
@@ -459,7 +459,7 @@ class Policy(nn.Module):
         the velocity of those rows means nothing.
         """
         if committed is not None:
-            fixed = self.committed_rows(n_committed)
+            fixed = self.committed_mask(n_committed)
             x_t = torch.where(fixed, committed, x_t)
             time_row = torch.where(fixed, self.time_table[-1], time_row)
         return self.velocity(self.embed_suffix(x_t, time_row), cache)
@@ -493,4 +493,4 @@ class Policy(nn.Module):
         x = noise
         for i in range(self.config.num_steps):
             x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
-        return x if committed is None else torch.where(self.committed_rows(n_committed), committed, x)
+        return x if committed is None else torch.where(self.committed_mask(n_committed), committed, x)

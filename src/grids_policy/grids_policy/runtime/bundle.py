@@ -286,7 +286,9 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
             f"{path}: its bytes changed since export: expected digest {written[:12]}…, got "
             f"{computed[:12]}…; restore the bundle or export again"
         )
-    bundle: Bundle = _parse(Bundle, _renamed(values) if schema == _SCHEMA_2 else values, MANIFEST)
+    bundle: Bundle = _parse(
+        Bundle, _renamed(cast("dict[str, Any]", values)) if schema == _SCHEMA_2 else values, MANIFEST
+    )
     _check(bundle)
     if gated and not bundle.parity.get("passed"):
         raise BundleError(f"{path}: the parity gate did not pass: {bundle.parity}; export the checkpoint again")

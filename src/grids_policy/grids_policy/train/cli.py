@@ -35,36 +35,36 @@ def _process(rank: int, config: TrainConfig, out: str, port: int, evaluate: Call
 
     from grids_policy.train.distributed import join
     from grids_policy.train.log import Log
-    from grids_policy.train.run import Run
+    from grids_policy.train.run import TrainingRun
 
-    world = join(rank, config.processes, port, config.device)
+    process = join(rank, config.processes, port, config.device)
     folder, began = Path(out), time.monotonic()
 
     def say(text: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - began:7.1f} s] {text}\n")
         sys.stderr.flush()
 
-    run = Run(config, folder, world, evaluate)
+    run = TrainingRun(config, folder, process, evaluate)
 
     def stop(_signal, _frame) -> None:
         run.stopping = True
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
-    if world.first:
+    if process.first:
         trained = sum(p.numel() for p in run.module.parameters() if p.requires_grad)
         where = f"{run.device}, {run.precision}"
         say(f"{len(run.feed.samples)} frames, {trained / 1e6:.2f} M parameters, step {run.progress.step}, {where}")
         if run.held_out is None and config.data.held_out_share > 0:
             say(f"no validation: too few episodes to hold out {config.data.held_out_share:g} of them")
-    log = Log(folder, config, say) if world.first else None
+    log = Log(folder, config, say) if process.first else None
     try:
         run.train(log)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if world.first and run.stopping:
+    if process.first and run.stopping:
         say(f"stopped and saved at step {run.progress.step}; run the same command to go on")
-    if world.size > 1 and torch.distributed.is_initialized():
+    if process.size > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

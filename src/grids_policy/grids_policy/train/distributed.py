@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 
 @dataclass(frozen=True)
-class World:
+class TrainingProcess:
     """Which process this is, of how many."""
 
     rank: int = 0
@@ -39,7 +39,7 @@ def choose_backend(device: str, on_this_machine: int) -> str:
     return "nccl" if gpus >= on_this_machine else "gloo"
 
 
-def join(rank: int, size: int, port: int, device: str = "auto") -> World:
+def join(rank: int, size: int, port: int, device: str = "auto") -> TrainingProcess:
     """Enter the group of `size` processes that meet at `port` here. torchrun's environment wins over the arguments."""
     size = int(os.environ.get("WORLD_SIZE", size))
     if size > 1:
@@ -47,4 +47,4 @@ def join(rank: int, size: int, port: int, device: str = "auto") -> World:
         os.environ.setdefault("MASTER_PORT", str(port))
         here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         dist.init_process_group(choose_backend(device, here), rank=rank, world_size=size)
-    return World(rank, size)
+    return TrainingProcess(rank, size)

@@ -20,7 +20,7 @@ _STATISTICS_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class SampleIndex:
     """Everything that can be drawn: one row per usable image. All int64 but `weight`."""
 
     shard: np.ndarray
@@ -30,8 +30,8 @@ class Samples:
     episode: np.ndarray  # running number over all shards
     weight: np.ndarray
 
-    def take(self, keep: np.ndarray) -> "Samples":
-        return Samples(*(getattr(self, name)[keep] for name in self.__slots__))
+    def take(self, keep: np.ndarray) -> "SampleIndex":
+        return SampleIndex(*(getattr(self, name)[keep] for name in self.__slots__))
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -62,7 +62,7 @@ def parse_weights(items: Sequence[str]) -> dict[str, float]:
         raise CacheError(f"data.task_weights: expected task=factor, got {list(items)}") from None
 
 
-def list_samples(shards: Sequence[Shard], task_weights: Sequence[str] = ()) -> Samples:
+def list_samples(shards: Sequence[Shard], task_weights: Sequence[str] = ()) -> SampleIndex:
     """Every image whose own tick is a valid target."""
     factors = parse_weights(task_weights)
     columns: list[np.ndarray] = []
@@ -79,10 +79,10 @@ def list_samples(shards: Sequence[Shard], task_weights: Sequence[str] = ()) -> S
             columns.append(np.stack([full[0], image[good], tick[good], full[1], full[2], drawn]))
             number += 1
     table = np.concatenate(columns, axis=1)
-    return Samples(*(table[i].astype(np.int64) for i in range(5)), table[5])
+    return SampleIndex(*(table[i].astype(np.int64) for i in range(5)), table[5])
 
 
-def split_held_out(samples: Samples, shards: Sequence[Shard], share: float) -> tuple[Samples, Samples]:
+def split_held_out(samples: SampleIndex, shards: Sequence[Shard], share: float) -> tuple[SampleIndex, SampleIndex]:
     """(training, held out): whole episodes, evenly spread; one that is there twice is wholly on one side."""
     rows = [row for shard in shards for row in shard.episodes]
     first: dict[tuple, int] = {}
@@ -95,7 +95,9 @@ def split_held_out(samples: Samples, shards: Sequence[Shard], share: float) -> t
 class Feed:
     """Assembles batches. Threads: one producer; `batch` itself is thread-safe."""
 
-    def __init__(self, shards: Sequence[Shard], samples: Samples, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], samples: SampleIndex, config: TrainConfig, tokenizer: Tokenizer
+    ) -> None:
         if not len(samples):
             raise CacheError("expected at least one usable frame, found none: every row is marked invalid")
         model = config.model
@@ -140,7 +142,7 @@ class Feed:
         shifts = np.zeros((len(rows), len(self.shards[0].spec.cameras), 2), int)
         if rng is not None and augment.shift_px:
             shifts = rng.integers(-augment.shift_px, augment.shift_px + 1, shifts.shape)
-        images = self._pictures(rows, shifts) if self.features is None else self._tokens(rows)
+        images = self._images(rows, shifts) if self.features is None else self._tokens(rows)
         size = np.array(self.shards[0].spec.image_hw)
         pixels = np.stack([np.asarray(self.shards[s.shard[r]].pixels[s.image[r]]) for r in rows])
         pixels = pixels - (shifts / size)[:, :, None, ::-1].astype(np.float32)  # (down, right) to (x, y)
@@ -159,7 +161,7 @@ class Feed:
             pixels,
         )
 
-    def _pictures(self, rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    def _images(self, rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
         """(B, N, h, w, 3); shifts (B, N, 2) in pixels, down and right."""
         s, spec = self.samples, self.shards[0].spec
         images = np.empty((len(rows), len(spec.cameras), *spec.image_hw, 3), np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 
 from grids_policy.train.config import TrainConfig, train_config_to_dict
 from grids_policy.train.loss import Losses
-from grids_policy.train.state import Progress, share_done
+from grids_policy.train.state import TrainProgress, share_done
 
 
 class Log:
@@ -27,7 +27,7 @@ class Log:
             say("TensorBoard is not installed (pip install tensorboard): curves go to log.jsonl only")
         (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
 
-    def step(self, progress: Progress, losses: Losses, *, norm: float, lr: float) -> None:
+    def step(self, progress: TrainProgress, losses: Losses, *, norm: float, lr: float) -> None:
         """After every step; writes the means since the last line when `log_every_s` have passed."""
         self._recent.append((losses.flow, losses.auxiliary, norm))
         now = time.monotonic()
@@ -45,7 +45,7 @@ class Log:
         self.say(f"step {progress.step}  flow {flow:.4f}  aux {auxiliary:.4f}  {rate:.0f}/s  ETA {left / 60:.0f} min")
         self._last, self._last_samples, self._recent = now, progress.samples, []
 
-    def write(self, kind: str, progress: Progress, values: dict) -> None:
+    def write(self, kind: str, progress: TrainProgress, values: dict) -> None:
         """One line of log.jsonl; its numbers also as TensorBoard curves."""
         line = {"kind": kind, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **values}
         with self._path.open("a", encoding="utf-8") as stream:

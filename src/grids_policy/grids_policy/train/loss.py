@@ -10,7 +10,7 @@ from grids_policy.model.config import PolicyConfig
 from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, repeat_cache
 from grids_policy.model.grids import cell_coords
 from grids_policy.model.normalize import Normalizer
-from grids_policy.model.smolvla import Policy, PrefixCache
+from grids_policy.model.smolvla import PrefixCache, SmolVLA
 from grids_policy.train.config import AugmentConfig, LossConfig
 from grids_policy.train.features import black_tokens
 from grids_policy.train.feed import RawBatch
@@ -25,7 +25,7 @@ class Losses(NamedTuple):
     labels: Tensor
 
 
-def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCache]:
+def encode(policy: SmolVLA, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCache]:
     """Dense tokens (B, N, T, C), hidden prefix (B, P, C) and the cache. `images` may already be dense tokens."""
     dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
     sampled = policy.sampler(dense)
@@ -91,9 +91,9 @@ class SlotHead(nn.Module):
 
 
 class PolicyLoss(nn.Module):
-    """Policy and, where labels are learned too, a linear head on the state token, which reads all others."""
+    """SmolVLA and, where labels are learned too, a linear head on the state token, which reads all others."""
 
-    def __init__(self, policy: Policy, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
+    def __init__(self, policy: SmolVLA, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
         super().__init__()
         self.policy, self.loss = policy, loss
         labels = statistics.get("labels.mean", torch.zeros(0))
@@ -129,7 +129,7 @@ class PolicyLoss(nn.Module):
         return Losses(total, flow.detach(), auxiliary.detach(), metric)
 
 
-def velocity_errors(policy: Policy, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
+def velocity_errors(policy: SmolVLA, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
     """Squared velocity errors (R*B, S, A) for an observation that has been encoded."""
     clean = F.pad(batch.actions, (0, policy.config.max_action_dim - batch.actions.shape[-1]))
     repeats = len(random.time) // len(clean)
@@ -147,7 +147,7 @@ class BatchMaker:
     """Raw arrays to network units. Torch's random numbers come from a generator seeded by (seed, process, step)."""
 
     def __init__(
-        self, policy: Policy, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
+        self, policy: SmolVLA, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
     ) -> None:
         self.policy, self.state, self.action = policy, state, action
         self.augment, self.loss = augment, loss

@@ -20,19 +20,19 @@ from grids_policy.model.config import ConfigError
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.nested import spread_tokens
 from grids_policy.model.normalize import build_normalizer
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn
 from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other_units
 from grids_policy.train.config import TrainConfig
 from grids_policy.train.dataset import open_lerobot
-from grids_policy.train.distributed import World
+from grids_policy.train.distributed import TrainingProcess
 from grids_policy.train.features import open_features, refuse_image_changes
 from grids_policy.train.feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
 from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora, merge_lora
 from grids_policy.train.loss import BatchMaker, Losses, PolicyLoss, encode
 from grids_policy.train.start import TOKENIZER, settle_tokenizer, started_from
-from grids_policy.train.state import Average, Progress, learning_rate, load_state, save_state, share_done
+from grids_policy.train.state import Average, TrainProgress, learning_rate, load_state, save_state, share_done
 
 _VALIDATION_BATCHES = 8
 _ALIKE = ("fps", "joints", "labels", "points", "image_hw")  # of all data of one run
@@ -93,21 +93,23 @@ def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
     return shards
 
 
-class Run:
+class TrainingRun:
     """Everything of one process. `train` returns when the schedule is over."""
 
-    def __init__(self, config: TrainConfig, folder: Path, world: World, evaluate: ClosedLoop | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, process: TrainingProcess, evaluate: ClosedLoop | None = None
+    ) -> None:
         """`evaluate` measures success of a saved checkpoint while training; None: `closed_loop_every_s` must be 0."""
         if config.closed_loop_every_s and evaluate is None:
             raise ConfigError(
                 f"closed_loop_every_s: expected 0 without an evaluator, got {config.closed_loop_every_s:g}: "
                 "start the training with ./grids train"
             )
-        self.config, self.folder, self.world, self.evaluate = config, folder, world, evaluate
+        self.config, self.folder, self.process, self.evaluate = config, folder, process, evaluate
         self.stopping = False  # set by a signal; the step that runs is finished and saved
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = choose_device(config.device, world.rank)
+        self.device = choose_device(config.device, process.rank)
         self.precision = choose_precision(config.precision, self.device)
         self._open_data()
         self.statistics = self._statistics()
@@ -119,7 +121,7 @@ class Run:
         self._continue()
         if config.compile:
             self.module.compile(dynamic=False)  # names and copies stay those of the plain module
-        self.wrapped = DistributedDataParallel(self.module) if world.size > 1 else self.module
+        self.wrapped = DistributedDataParallel(self.module) if process.size > 1 else self.module
 
     # --- parts -------------------------------------------------------------------------------------------------
     def _open_data(self) -> None:
@@ -133,25 +135,25 @@ class Run:
         self.held_out = Feed(shards, held_out, config, self.tokenizer) if len(held_out) else None
 
     def _tokenizer(self, shards) -> Tokenizer:
-        if self.world.first:
+        if self.process.first:
             settle_tokenizer(self.config, self.folder, {row.instruction for s in shards for row in s.episodes})
-        self.world.wait()
+        self.process.wait()
         return Tokenizer.from_file(str(self.folder / TOKENIZER))
 
     def _statistics(self) -> dict[str, Tensor]:
         """From the first session of this run, so that more data later does not change what the numbers mean."""
         path = self.folder / STATISTICS
-        if not path.exists() and self.world.first:
+        if not path.exists() and self.process.first:
             values = self.feed.statistics(self.config.data.action_statistics)
             save_file({n: torch.from_numpy(v).contiguous() for n, v in values.items()}, path)
-        self.world.wait()
+        self.process.wait()
         return load_file(path)
 
-    def _policy(self) -> Policy:
+    def _policy(self) -> SmolVLA:
         if self.config.start_from:
             policy = self._started()
         else:
-            policy = Policy(self.config.model).train()
+            policy = SmolVLA(self.config.model).train()
             init_weights(policy, self.config.seed)
             if self.config.model.sampler.nested:
                 self._spread(policy)
@@ -159,14 +161,14 @@ class Run:
             add_lora(policy, self.config.lora, skip=("vision.",) if self.config.freeze_vision else ())
         return policy
 
-    def _started(self) -> Policy:
+    def _started(self) -> SmolVLA:
         """The weights to fine-tune, behind this run's sampler when the checkpoint has another one."""
         loaded, nested = started_from(self.config)
         if self.config.model.sampler.nested and not nested:  # an order that was trained with is kept
             self._spread(loaded.policy)
         return loaded.policy.train()
 
-    def _spread(self, policy: Policy) -> None:
+    def _spread(self, policy: SmolVLA) -> None:
         raw = self.feed.batch(np.arange(min(64, len(self.feed.samples))), None, self.config.augment)
         images = torch.from_numpy(raw.images)
         spread_tokens(policy, policy.preprocess([images[:, n] for n in range(images.shape[1])]))
@@ -195,12 +197,12 @@ class Run:
         refuse_image_changes(self.config.augment)
         policy.vision.requires_grad_(requires_grad=False)
         policy.connector.requires_grad_(requires_grad=False)
-        folder, build = self.folder / "features", self.world.first
+        folder, build = self.folder / "features", self.process.first
         if not build:
-            self.world.wait()
+            self.process.wait()
         features = open_features(policy, self.feed.shards, folder, build=build)
         if build:
-            self.world.wait()
+            self.process.wait()
         self.feed.features = features
         if self.held_out is not None:
             self.held_out.features = features
@@ -220,8 +222,8 @@ class Run:
         self.optimiser = self._optimiser()
         # fp16 gradients of a plain loss underflow; for other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.average = Average(self.module, config.ema) if config.ema and self.world.first else None
-        self.progress = Progress()
+        self.average = Average(self.module, config.ema) if config.ema and self.process.first else None
+        self.progress = TrainProgress()
         if (self.folder / "state").exists():
             self.progress = load_state(self.folder / "state", self.module, self.optimiser, self.average, self.scaler)
 
@@ -231,13 +233,13 @@ class Run:
 
     # --- stepping ----------------------------------------------------------------------------------------------
     def raw_batch(self, step: int) -> RawBatch:
-        rng = np.random.default_rng([self.config.seed, self.world.rank, step, 1])
+        rng = np.random.default_rng([self.config.seed, self.process.rank, step, 1])
         return self.feed.batch(self.feed.draw(rng, self.config.batch), rng, self.config.augment)
 
     def step(self, raw: RawBatch) -> tuple[Losses, float]:
         """One update; returns losses and the gradient's norm."""
         config, number = self.config, self.progress.step
-        batch = self.make(raw, seeded(config.seed, self.world.rank, number, 2), training=True)
+        batch = self.make(raw, seeded(config.seed, self.process.rank, number, 2), training=True)
         rate = learning_rate(number, share_done(self.progress, config.optimiser), config.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -263,13 +265,13 @@ class Run:
                 begin = time.monotonic()
                 losses, norm = self.step(prefetch.get())
                 elapsed_s = self.progress.elapsed_s + time.monotonic() - begin
-                elapsed_s, stop = self.world.agree(elapsed_s, stop=self.stopping, device=self.device)
-                done = config.batch * self.world.size
-                self.progress = Progress(self.progress.step + 1, elapsed_s, self.progress.samples + done)
-                if self.world.first:
+                elapsed_s, stop = self.process.agree(elapsed_s, stop=self.stopping, device=self.device)
+                done = config.batch * self.process.size
+                self.progress = TrainProgress(self.progress.step + 1, elapsed_s, self.progress.samples + done)
+                if self.process.first:
                     log.step(self.progress, losses, norm=norm, lr=self.optimiser.param_groups[0]["lr"])
                     self._do_what_is_due(log)
-            if self.world.first:
+            if self.process.first:
                 if self.held_out is not None and not stop and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
                 self.save()
@@ -316,7 +318,7 @@ class Run:
         named = dict(zip(self.feed.shards[0].spec.labels, torch.stack(labels).mean(0).tolist(), strict=False))
         return {"flow": float(np.mean(flow)), "action_mae_rad": float(np.mean(action)), "labels": named}
 
-    def _sample(self, policy: Policy, batch, number: int) -> Tensor:
+    def _sample(self, policy: SmolVLA, batch, number: int) -> Tensor:
         config = policy.config
         noise = torch.randn(len(batch.state), config.chunk_size, config.max_action_dim, generator=seeded(2, number))
         chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])

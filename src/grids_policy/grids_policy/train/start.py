@@ -8,7 +8,7 @@ from pathlib import Path
 from grids_policy.model.checkpoint import (
     Checkpoint,
     load_checkpoint,
-    with_finer_pictures,
+    with_finer_images,
     with_sampler,
 )
 from grids_policy.model.config import ConfigError, PolicyConfig
@@ -60,7 +60,7 @@ def started_from(config: TrainConfig) -> tuple[Checkpoint, bool]:
         )
     if loaded.config.vision.stem[:1] != wanted.vision.stem[:1]:
         try:
-            loaded = with_finer_pictures(loaded, wanted)
+            loaded = with_finer_images(loaded, wanted)
         except ValueError as error:
             raise ConfigError(f"start_from: {error}") from error
     before = loaded.config.sampler

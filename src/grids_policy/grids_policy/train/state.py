@@ -24,7 +24,7 @@ class ResumeError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainProgress:
     """step: updates done. elapsed_s: time spent training, over all sessions."""
 
     step: int = 0
@@ -32,7 +32,7 @@ class Progress:
     samples: int = 0
 
 
-def share_done(progress: Progress, config: OptimiserConfig) -> float:
+def share_done(progress: TrainProgress, config: OptimiserConfig) -> float:
     """0 at the start, 1 at the end, by wall clock or by steps."""
     if config.minutes > 0:
         return min(1.0, progress.elapsed_s / (60 * config.minutes))
@@ -95,7 +95,7 @@ def save_state(
     optimiser: torch.optim.Optimizer,
     average: Average | None,
     *,
-    progress: Progress,
+    progress: TrainProgress,
     scaler: torch.amp.GradScaler,
 ) -> None:
     """Whole or not at all; an existing state is replaced."""
@@ -124,12 +124,12 @@ def load_state(
     optimiser: torch.optim.Optimizer,
     average: Average | None,
     scaler: torch.amp.GradScaler,
-) -> Progress:
+) -> TrainProgress:
     """Fill everything in place. Raises ResumeError when the state is of another model."""
     try:
         weights = load_file(folder / "weights.safetensors")
         moments = load_file(folder / "optimiser.safetensors")
-        progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+        progress = TrainProgress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ResumeError(f"{folder}: expected a saved training state: {error}") from error
     own = dict(module.named_parameters())

@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 from grids_policy.bench import cli as bench  # noqa: E402
 from grids_policy.bench import report as bench_report  # noqa: E402
 from grids_policy.bench import variants as bench_variants  # noqa: E402
-from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig  # noqa: E402
+from grids_policy.model.config import ActionExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig  # noqa: E402
 from grids_policy.runtime.base import STAGES  # noqa: E402
 from grids_policy.runtime.bundle import read_manifest  # noqa: E402
 
@@ -22,7 +22,7 @@ def toy(monkeypatch):
     made = PolicyConfig(
         image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=3, tokenizer_max_length=8,
         vision=VisionConfig(64, 8, 32, 2, 2, 64, shuffle=2),
-        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=320), expert=ExpertConfig(24, 2, 48),
+        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=320), expert=ActionExpertConfig(24, 2, 48),
     )  # fmt: skip
     monkeypatch.setattr(bench, "small_config", lambda: made)
     return made

@@ -27,7 +27,7 @@ from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.preprocess import fit_image  # noqa: E402
-from grids_policy.model.smolvla import Policy  # noqa: E402
+from grids_policy.model.smolvla import SmolVLA  # noqa: E402
 from grids_policy.runtime.bundle import BundleError, load_bundle, seal  # noqa: E402
 
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
@@ -37,7 +37,7 @@ UNWELCOME = {"Loop", "If", "Scan", "SequenceAt", "SplitToSequence", "NonZero", "
 
 def checkpoint(config, tmp_path) -> Checkpoint:
     """Random weights whose output and coordinates depend on the inputs."""
-    policy = Policy(config)
+    policy = SmolVLA(config)
     init_weights(policy, 3)
     torch.manual_seed(0)
     torch.nn.init.normal_(policy.action_out_proj.weight, std=0.2)
@@ -62,12 +62,12 @@ def exported(tmp_path_factory):
 
 
 def small():
-    from grids_policy.model.config import ExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
+    from grids_policy.model.config import ActionExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
 
     return PolicyConfig(
         image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=4, tokenizer_max_length=5,
         vision=VisionConfig(64, 8, 32, 1, 2, 64, shuffle=2),
-        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=300), expert=ExpertConfig(24, 2, 48),
+        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=300), expert=ActionExpertConfig(24, 2, 48),
         sampler=SamplerConfig("grids", 4, hidden=32, coord_hidden=16),
     )  # fmt: skip
 

@@ -23,11 +23,11 @@ from grids_policy.train.config import (
     LoraConfig,
     train_config_to_dict,
 )
-from grids_policy.train.distributed import World
+from grids_policy.train.distributed import TrainingProcess
 from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora
 from grids_policy.train.loss import BatchMaker
-from grids_policy.train.run import Run
+from grids_policy.train.run import TrainingRun
 from grids_policy.train.state import ResumeError, load_state
 
 
@@ -48,7 +48,7 @@ def test_a_run_builds_its_batches_in_one_place(frames: Path, tmp_path: Path, mon
         return built[-1]
 
     monkeypatch.setattr("grids_policy.train.run.BatchMaker", count)
-    run = Run(configured(frames), tmp_path, World())
+    run = TrainingRun(configured(frames), tmp_path, TrainingProcess())
     assert built == [run.make]
 
 
@@ -105,7 +105,7 @@ def test_the_state_of_another_model_is_refused(frames: Path, tmp_path: Path) -> 
     config = configured(frames)
     smaller = replace(config, model=replace(config.model, expert=replace(config.model.expert, mlp=16)))
     with pytest.raises(ResumeError, match="another model"):
-        Run(smaller, tmp_path / "run", World())
+        TrainingRun(smaller, tmp_path / "run", TrainingProcess())
     optimiser, scaler = torch.optim.AdamW([torch.zeros(1)]), torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(ResumeError, match="saved training state"):
         load_state(tmp_path / "nothing", torch.nn.Linear(1, 1), optimiser, None, scaler)

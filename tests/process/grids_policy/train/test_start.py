@@ -15,9 +15,9 @@ from grids_policy.model.config import ConfigError, SamplerConfig
 from grids_policy.runtime.language import encode, smolvla_language
 from grids_policy.train import run as train_run
 from grids_policy.train.cache import CacheError, ShardWriter, open_cache
-from grids_policy.train.distributed import World, choose_backend
+from grids_policy.train.distributed import TrainingProcess, choose_backend
 from grids_policy.train.log import Log
-from grids_policy.train.run import Run
+from grids_policy.train.run import TrainingRun
 from grids_policy.train.start import started_from
 from grids_policy.train.state import restore_optimiser
 from grids_policy.train.tokenizer import fit_tokenizer
@@ -125,7 +125,7 @@ def test_half_precision_scales_the_loss_and_goes_on_with_the_same_scale(frames: 
     assert all(torch.isfinite(p).all() for p in run.module.parameters())
     run.scaler.update(1024.0)
     run.save()
-    assert Run(config, tmp_path / "run", World()).scaler.get_scale() == 1024.0
+    assert TrainingRun(config, tmp_path / "run", TrainingProcess()).scaler.get_scale() == 1024.0
     assert not run_steps(configured(frames), tmp_path / "plain", 0).scaler.is_enabled()
 
 
@@ -145,7 +145,7 @@ def test_a_closed_loop_that_cannot_run_does_not_end_the_training(frames: Path, t
 
     config = replace(configured(frames), closed_loop_every_s=1e-6, validate_every_s=1e9)
     (tmp_path / "run").mkdir()
-    run, said = Run(config, tmp_path / "run", World(), fails), []
+    run, said = TrainingRun(config, tmp_path / "run", TrainingProcess(), fails), []
     run.train(Log(tmp_path / "run", config, said.append))
     assert run.progress.step == config.optimiser.steps
     assert any("closed loop: no EGL here; training goes on" in text for text in said)
@@ -154,4 +154,4 @@ def test_a_closed_loop_that_cannot_run_does_not_end_the_training(frames: Path, t
 def test_a_closed_loop_without_an_evaluator_is_refused(frames: Path, tmp_path: Path) -> None:
     config = replace(configured(frames), closed_loop_every_s=60.0)
     with pytest.raises(ConfigError, match=r"start the training with \./grids train"):
-        Run(config, tmp_path / "run", World())
+        TrainingRun(config, tmp_path / "run", TrainingProcess())

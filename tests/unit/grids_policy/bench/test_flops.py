@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grids_policy.bench.flops import count_flops
 from grids_policy.model.config import PolicyConfig, SamplerConfig
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_our_count_leaves_out_the_dead_layer_and_the_repeated_cross_projections(
 def test_the_count_equals_torchs_own(small_config, kind):
     sampler = dataclasses.replace(small_config.sampler, kind=kind, pooling="conv")
     config = dataclasses.replace(small_config, sampler=sampler, image_special_tokens=False)
-    policy = Policy(config)
+    policy = SmolVLA(config)
     images = torch.zeros(1, 2, 3, 64, 64)
     given = [
         images,

@@ -16,13 +16,13 @@ from grids_policy.model.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
-    with_finer_pictures,
+    with_finer_images,
     with_sampler,
 )
 from grids_policy.model.config import PolicyConfig, SamplerConfig
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.normalize import Normalizer
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime.bundle import read_manifest
 
 DEMO = ROOT / "models" / "demo-checkpoint"
@@ -44,7 +44,7 @@ def edit_json(folder, change, name="config.json"):
     (folder / name).write_text(json.dumps(values))
 
 
-def same_weights(first: Policy, second: Policy) -> bool:
+def same_weights(first: SmolVLA, second: SmolVLA) -> bool:
     pair = first.state_dict(), second.state_dict()
     return pair[0].keys() == pair[1].keys() and all(
         torch.equal(tensor, pair[1][name]) for name, tensor in pair[0].items()
@@ -52,7 +52,7 @@ def same_weights(first: Policy, second: Policy) -> bool:
 
 
 def small_checkpoint(config, seed=0):
-    policy = Policy(config)
+    policy = SmolVLA(config)
     init_weights(policy, seed)
     stats = {
         f"{feature}.{name}": torch.rand(6) + 0.5
@@ -407,7 +407,7 @@ def test_with_finer_pictures_the_tower_sees_what_it_saw():
     coarse = load_checkpoint(DEMO)
     kernel, stride = (2 * side for side in coarse.config.vision.stem[0][1:])
     size = tuple(2 * side for side in coarse.config.resize_hw)
-    fine = with_finer_pictures(coarse, finer(coarse.config, kernel, stride, size))
+    fine = with_finer_images(coarse, finer(coarse.config, kernel, stride, size))
     rough = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     small, large = (
         torch.nn.functional.interpolate(rough, size=hw, mode="bilinear") for hw in (coarse.config.resize_hw, size)
@@ -423,10 +423,10 @@ def test_finer_pictures_refuse_another_token_grid():
     _, kernel, stride = coarse.config.vision.stem[0]
     rows, columns = coarse.config.resize_hw
     with pytest.raises(ValueError, match="same token grid"):
-        with_finer_pictures(coarse, finer(coarse.config, kernel, stride, (2 * rows, 2 * columns)))
+        with_finer_images(coarse, finer(coarse.config, kernel, stride, (2 * rows, 2 * columns)))
     odd = finer(coarse.config, 3 * kernel // 2, 3 * stride // 2, (3 * rows // 2, 3 * columns // 2))
     with pytest.raises(ValueError, match="an even number apart"):
-        with_finer_pictures(coarse, odd)
+        with_finer_images(coarse, odd)
 
 
 def test_the_shipped_checkpoint_states_units_and_rate_of_the_bundle_made_from_it():

@@ -10,8 +10,8 @@ from grids_policy.bench.flops import count_flops  # noqa: E402
 from grids_policy.export.graphs import PrefixGraph, StepGraph, VisionGraph  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from grids_policy.model.config import (  # noqa: E402
+    ActionExpertConfig,
     ConfigError,
-    ExpertConfig,
     PolicyConfig,
     SamplerConfig,
     TextConfig,
@@ -20,7 +20,7 @@ from grids_policy.model.config import (  # noqa: E402
 from grids_policy.model.early import EarlySampler, block_weights  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.normalize import Normalizer  # noqa: E402
-from grids_policy.model.smolvla import Policy  # noqa: E402
+from grids_policy.model.smolvla import SmolVLA  # noqa: E402
 
 
 def config(tokens=4, after_layer=1, **sampler) -> PolicyConfig:
@@ -28,15 +28,15 @@ def config(tokens=4, after_layer=1, **sampler) -> PolicyConfig:
     return PolicyConfig(
         image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=4, tokenizer_max_length=5,
         vision=VisionConfig(64, 8, 32, 3, 2, 64, shuffle=2),
-        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=60), expert=ExpertConfig(24, 2, 48),
+        text=TextConfig(32, 2, 4, 2, 8, 64, vocab=60), expert=ActionExpertConfig(24, 2, 48),
         sampler=SamplerConfig(
             "grids", tokens, hidden=32, coord_hidden=16, lattice_init=True, after_layer=after_layer, **sampler
         ),
     )  # fmt: skip
 
 
-def policy(made: PolicyConfig) -> Policy:
-    built = Policy(made)
+def policy(made: PolicyConfig) -> SmolVLA:
+    built = SmolVLA(made)
     init_weights(built, 0)
     torch.nn.init.normal_(built.action_out_proj.weight, std=0.2)
     return built.eval()

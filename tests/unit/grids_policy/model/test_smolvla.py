@@ -9,14 +9,14 @@ from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import ConfigError, PolicyConfig, config_from_dict, config_to_dict
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.preprocess import preprocess_image
-from grids_policy.model.smolvla import Policy, attend, patch_positions
+from grids_policy.model.smolvla import SmolVLA, attend, patch_positions
 
 A = 32  # max_action_dim
 
 
 def build(config, seed=0):
     """A policy with a velocity that is not zero."""
-    policy = Policy(config).eval()
+    policy = SmolVLA(config).eval()
     init_weights(policy, seed)
     generator = torch.Generator().manual_seed(seed)
     torch.nn.init.normal_(policy.action_out_proj.weight, std=0.2, generator=generator)
@@ -163,7 +163,7 @@ def test_padding_of_the_sentence_takes_no_position(trained):
 
 def test_prefix_padding_after_the_state_changes_nothing(trained):
     given = inputs(trained.config)
-    longer = Policy(dataclasses.replace(trained.config, prefix_length=200)).eval()
+    longer = SmolVLA(dataclasses.replace(trained.config, prefix_length=200)).eval()
     longer.load_state_dict(trained.state_dict())
     cache = longer.encode(*given)
     assert cache.pad.shape == (2, 200)
@@ -173,7 +173,7 @@ def test_prefix_padding_after_the_state_changes_nothing(trained):
 
 def test_special_tokens_surround_each_camera_unscaled(trained):
     text = trained.config.text
-    marked = Policy(dataclasses.replace(trained.config, image_special_tokens=True)).eval()
+    marked = SmolVLA(dataclasses.replace(trained.config, image_special_tokens=True)).eval()
     marked.load_state_dict(trained.state_dict())
     given = inputs(trained.config)
     sampled = marked.dense_tokens(given[0])
@@ -190,7 +190,7 @@ def test_special_tokens_surround_each_camera_unscaled(trained):
 
 def test_the_markers_of_an_absent_camera_stay(trained):
     config = dataclasses.replace(trained.config, image_special_tokens=True, empty_cameras=1)
-    marked = Policy(config).eval()
+    marked = SmolVLA(config).eval()
     marked.load_state_dict(trained.state_dict())
     given = inputs(trained.config)
     black = torch.full_like(given[0][:, :1], -1.0)
@@ -328,7 +328,7 @@ def test_impossible_configs_name_every_problem():
 
 def test_full_size_defaults_have_the_published_number_of_weights():
     with torch.device("meta"):
-        policy = Policy(PolicyConfig())
+        policy = SmolVLA(PolicyConfig())
     count = sum(p.numel() for p in policy.parameters())
     lm_head = 49280 * 960
     assert count + lm_head == 450_046_176

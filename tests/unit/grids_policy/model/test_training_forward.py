@@ -15,7 +15,7 @@ from grids_policy.model.flow import (
     sample_time,
 )
 from grids_policy.model.initialise import init_weights
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 
 
 def generator(seed=0):
@@ -37,7 +37,7 @@ def make_batch(config, batch=3, seed=0):
 
 @pytest.fixture
 def policy(small_config):
-    built = Policy(dataclasses.replace(small_config, max_committed=3))
+    built = SmolVLA(dataclasses.replace(small_config, max_committed=3))
     init_weights(built, 0)
     torch.nn.init.normal_(built.action_out_proj.weight, std=0.2, generator=generator())
     return built
@@ -112,7 +112,7 @@ def test_drawn_times_follow_the_beta_and_delays_cover_their_range(policy):
 
 
 def test_a_config_without_committed_actions_draws_none(small_config):
-    assert draw(Policy(small_config), 4).n_committed is None
+    assert draw(SmolVLA(small_config), 4).n_committed is None
 
 
 def test_gradients_reach_the_coordinate_predictor_and_every_live_weight(policy):
@@ -125,7 +125,7 @@ def test_gradients_reach_the_coordinate_predictor_and_every_live_weight(policy):
 
 
 def test_a_small_policy_learns_one_batch(small_config):
-    policy = Policy(small_config)
+    policy = SmolVLA(small_config)
     init_weights(policy, 0)
     batch = make_batch(small_config, batch=4)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
@@ -143,7 +143,7 @@ def test_a_small_policy_learns_one_batch(small_config):
 
 
 def test_initialisation_is_reproducible_and_starts_at_zero_velocity(small_config):
-    first, second = Policy(small_config), Policy(small_config)
+    first, second = SmolVLA(small_config), SmolVLA(small_config)
     for policy in (first, second):
         init_weights(policy, 7)
     for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):

@@ -15,7 +15,7 @@ from repository import ROOT
 
 from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import PolicyConfig
-from grids_policy.model.smolvla import Policy
+from grids_policy.model.smolvla import SmolVLA
 
 DATA = ROOT / "tests" / "data"
 
@@ -52,9 +52,9 @@ def draw(name: str, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
 
 
-def build(config: PolicyConfig) -> Policy:
+def build(config: PolicyConfig) -> SmolVLA:
     """Weights harsh enough that a wrong mask, position or order moves the actions by more than 0.1."""
-    policy = Policy(config).eval().requires_grad_(False)
+    policy = SmolVLA(config).eval().requires_grad_(False)
     for name, weight in policy.named_parameters():
         if weight.ndim == 1:
             centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0

@@ -16,7 +16,7 @@ from grids_policy.train.config import (
     train_config_from_dict,
     train_config_to_dict,
 )
-from grids_policy.train.state import Progress, learning_rate, share_done
+from grids_policy.train.state import TrainProgress, learning_rate, share_done
 
 CONFIGS = sorted((ROOT / "config" / "train").glob("*.yaml"))
 
@@ -27,8 +27,8 @@ def test_the_rate_warms_up_then_falls_along_a_cosine() -> None:
     assert learning_rate(10, 0.0, config) == pytest.approx(1.0)
     assert learning_rate(50, 0.5, config) == pytest.approx(0.55)
     assert learning_rate(100, 1.0, config) == pytest.approx(0.1)
-    assert share_done(Progress(step=25), config) == 0.25
-    assert share_done(Progress(step=25, elapsed_s=30), replace(config, minutes=1)) == 0.5
+    assert share_done(TrainProgress(step=25), config) == 0.25
+    assert share_done(TrainProgress(step=25, elapsed_s=30), replace(config, minutes=1)) == 0.5
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
