@@ -156,8 +156,9 @@ class Client:
 
     def close(self) -> None:
         self._stop = True
-        self._thread.join(2)
-        self._mover.join(2)
+        self._thread.join()  # a node that is destroyed while it spins or publishes ends the process
+        self._mover.join()
+        self._executor.shutdown()
         self.node.destroy_node()
         if self._own_context:
             rclpy.try_shutdown()

@@ -1,5 +1,6 @@
 """The driver node on the twin's serial line: life cycle and set-up errors."""
 
+import gc
 import os
 import time
 
@@ -93,6 +94,8 @@ def test_an_unforeseen_error_in_configure_leaves_the_port_free(make_node, free_t
     finally:
         node.destroy_node()
         rclpy.shutdown()
+        del node
+        gc.collect()  # its services live as long as the object, and the next test would take them for its driver's
 
 
 def test_a_leader_node_on_another_arms_port_leaves_its_torque_alone(free_twin, tmp_path):
