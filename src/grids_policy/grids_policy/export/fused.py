@@ -12,7 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import VisionConfig
-from grids_policy.model.smolvla import Block, RmsNorm, VisionBlock
+from grids_policy.model.layers import Block, RmsNorm
+from grids_policy.model.vision import VisionBlock
 
 
 def rms(norm: RmsNorm, x: Tensor) -> Tensor:

@@ -63,10 +63,14 @@ def repeat_cache(cache: PrefixCache, repeats: int) -> PrefixCache:
 
 
 def flow_errors(policy: SmolVLA, batch: TrainBatch, random: FlowDraw) -> Tensor:
-    """Squared velocity errors (R*B, S, A), before any reduction."""
+    """As `velocity_errors`, from the observation itself. Raises ValueError where `batch` limits the tokens."""
     if batch.kept is not None:
-        raise ValueError("flow_errors reads all tokens; nested ones are trained through train_loss")
-    cache = policy.encode(*batch[:5])
+        raise ValueError("flow_errors reads all tokens of a camera; expected batch.kept None")
+    return velocity_errors(policy, policy.encode(*batch[:5]), batch, random)
+
+
+def velocity_errors(policy: SmolVLA, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
+    """Squared velocity errors (R*B, S, A) of an encoded observation, before any reduction."""
     extra = policy.config.max_action_dim - batch.actions.shape[-1]
     clean = F.pad(batch.actions, (0, extra))  # (B, S, A)
     repeats = len(random.time) // len(clean)

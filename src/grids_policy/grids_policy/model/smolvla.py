@@ -30,23 +30,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from grids_policy.model.config import PolicyConfig, TextConfig, VisionConfig
+from grids_policy.model.config import PolicyConfig, TextConfig
 from grids_policy.model.grids import Sampled, build_sampler, retention_map
+from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotate, split_heads, time_embedding
 from grids_policy.model.preprocess import preprocess_image
-
-ROPE_BASE = 10000.0
-ACTIVATIONS = {
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "gelu": F.gelu,
-    "relu": F.relu,
-}
+from grids_policy.model.vision import Connector, Vision
 
 
 class Prefix(NamedTuple):
@@ -70,108 +64,6 @@ class PrefixCache(NamedTuple):
     retention: Tensor  # (B, N, T) eq. 5
 
 
-def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
-    """Flow times (..,) -> (.., width): sines, cosines; float64 because angles reach 1571 rad."""
-    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
-    period = min_period * (max_period / min_period) ** fraction
-    angle = time.to(torch.float64).unsqueeze(-1) * (2 * math.pi / period)
-    return torch.cat((angle.sin(), angle.cos()), -1).to(torch.float32)
-
-
-def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (.., D/2) of integer positions (..,), in float32."""
-    half = head_dim // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
-    angle = positions.to(torch.float32).unsqueeze(-1) / ROPE_BASE**exponent
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary embedding of (B, heads, tokens, D); computed in float32, cast back."""
-    first, second = x.to(torch.float32).chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
-
-
-def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-    """Grouped attention: (B, H, q, D) on (B, G, k, D) under (B, q, k) -> (B, q, H*D).
-
-    Written out: the backward of torch's fused kernel is ten times slower on a CPU, and a fully
-    masked row must stay finite. Query head h uses key head h // (H / G); nothing is repeated.
-    """
-    batch, heads, rows, dim = query.shape
-    groups = keys.shape[1]
-    folded = query.reshape(batch, groups, heads // groups * rows, dim)
-    scores = (folded @ keys.transpose(-1, -2)).to(torch.float32) * dim**-0.5
-    scores = scores.reshape(batch, groups, heads // groups, rows, -1)  # (B, G, H/G, q, k)
-    scores = torch.where(visible[:, None, None], scores, torch.finfo(torch.float32).min)
-    weights = scores.softmax(-1).to(values.dtype).flatten(2, 3)  # (B, G, H/G*q, k)
-    out = (weights @ values).reshape(batch, heads, rows, dim)
-    return out.transpose(1, 2).flatten(2)  # (B, q, H*D)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, tokens, heads*D) -> (B, heads, tokens, D)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-class RmsNorm(nn.Module):
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.float32)
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (wide * scale).to(x.dtype)
-
-
-class GatedMlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Attention(nn.Module):
-    """The four projections of a language or expert layer; who reads whom is decided outside."""
-
-    def __init__(self, width: int, kv_input: int, text: TextConfig) -> None:
-        super().__init__()
-        self.heads, self.kv_heads = text.heads, text.kv_heads
-        self.q_proj = nn.Linear(width, text.heads * text.head_dim, bias=False)
-        self.k_proj = nn.Linear(kv_input, text.kv_heads * text.head_dim, bias=False)
-        self.v_proj = nn.Linear(kv_input, text.kv_heads * text.head_dim, bias=False)
-        self.o_proj = nn.Linear(text.heads * text.head_dim, width, bias=False)
-
-    def query(self, x: Tensor) -> Tensor:
-        return split_heads(self.q_proj(x), self.heads)  # (B, H, tokens, D)
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        heads = self.kv_heads
-        return split_heads(self.k_proj(x), heads), split_heads(self.v_proj(x), heads)
-
-
-class Block(nn.Module):
-    """Pre-norm layer; `kv_input` is the width the keys and values are projected from."""
-
-    def __init__(self, width: int, mlp: int, kv_input: int, text: TextConfig) -> None:
-        super().__init__()
-        self.input_layernorm = RmsNorm(width, text.eps)
-        self.self_attn = Attention(width, kv_input, text)
-        self.post_attention_layernorm = RmsNorm(width, text.eps)
-        self.mlp = GatedMlp(width, mlp)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual of the attention output, then of the MLP."""
-        x = x + self.self_attn.o_proj(attended)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
 class LanguageModel(nn.Module):
     def __init__(self, text: TextConfig) -> None:
         super().__init__()
@@ -188,98 +80,6 @@ class ActionExpert(nn.Module):
         inputs = [expert.width if config.is_self_layer(i) else cross for i in config.expert_layers]
         self.layers = nn.ModuleList(Block(expert.width, expert.mlp, i, text) for i in inputs)
         self.norm = RmsNorm(expert.width, text.eps)
-
-
-class VisionAttention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(p(x), self.heads) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if torch.is_grad_enabled() and not x.is_cuda:
-            weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-            out = weights @ v  # fused attention has a slow backward on a CPU
-        else:
-            out = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  # (B, patches, W)
-
-
-class VisionBlock(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.width, config.eps)
-        self.self_attn = VisionAttention(config.width, config.heads)
-        self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
-        fc1, fc2 = nn.Linear(config.width, config.mlp), nn.Linear(config.mlp, config.width)
-        self.mlp = nn.ModuleDict({"fc1": fc1, "fc2": fc2})
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
-        hidden = self.activation(self.mlp["fc1"](self.layer_norm2(x)))
-        return x + self.mlp["fc2"](hidden)
-
-
-def patch_positions(grid: tuple[int, int], side: int) -> Tensor:
-    """Rows of the side x side position table that a grid of patches uses, row-major.
-
-    The identity where the grid is the table's own; other grids spread evenly over it.
-    """
-    rows = torch.arange(grid[0]) * side // grid[0]
-    columns = torch.arange(grid[1]) * side // grid[1]
-    return (rows[:, None] * side + columns).flatten()
-
-
-class Vision(nn.Module):
-    """Patch (or stem) convolution, position table, pre-norm blocks, final norm."""
-
-    def __init__(self, config: VisionConfig, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
-        channels = [3, *(out for out, _, _ in config.stem)]
-        self.stem = nn.ModuleList(
-            nn.Conv2d(i, o, kernel, stride, padding=(kernel - stride) // 2)
-            for i, (o, kernel, stride) in zip(channels, config.stem, strict=False)
-        )
-        self.patch_embedding = nn.Conv2d(channels[-1], config.width, config.patch, config.patch)
-        side = config.image_size // config.stride
-        self.position_embedding = nn.Embedding(side * side, config.width)
-        self.register_buffer("positions", patch_positions(grid, side), persistent=False)
-        self.layers = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
-        self.post_layernorm = nn.LayerNorm(config.width, config.eps)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, patches, W), before the first block."""
-        for conv in self.stem:
-            images = self.activation(conv(images))
-        x = self.patch_embedding(images).flatten(2).transpose(1, 2)
-        return x + self.position_embedding(self.positions)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images)
-        for layer in self.layers:
-            x = layer(x)
-        return self.post_layernorm(x)
-
-
-class Connector(nn.Module):
-    """Pixel shuffle: each f x f block of patches becomes one token, then one linear layer."""
-
-    def __init__(self, config: PolicyConfig) -> None:
-        super().__init__()
-        self.factor, self.grid = config.vision.shuffle, config.grid
-        self.proj = nn.Linear(config.vision.width * self.factor**2, config.text.width, bias=False)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        f, (rows, columns) = self.factor, self.grid
-        x = patches.reshape(-1, rows, f, columns, f, patches.shape[-1])
-        x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, f * f * patches.shape[-1])
-        return self.proj(x)  # (B, T, C)
 
 
 class SmolVLA(nn.Module):

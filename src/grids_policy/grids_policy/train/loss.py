@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig
-from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, repeat_cache
+from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, velocity_errors
 from grids_policy.model.grids import cell_coords
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.smolvla import PrefixCache, SmolVLA
@@ -127,20 +127,6 @@ class PolicyLoss(nn.Module):
         total = flow + self.loss.auxiliary * auxiliary
         metric = (seen.detach().abs() * self.label_std).mean(0)  # the state token knows where the arm points
         return Losses(total, flow.detach(), auxiliary.detach(), metric)
-
-
-def velocity_errors(policy: SmolVLA, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
-    """Squared velocity errors (R*B, S, A) for an observation that has been encoded."""
-    clean = F.pad(batch.actions, (0, policy.config.max_action_dim - batch.actions.shape[-1]))
-    repeats = len(random.time) // len(clean)
-    if repeats > 1:
-        cache, clean = repeat_cache(cache, repeats), clean.repeat_interleave(repeats, 0)
-    time = random.time[:, None, None]
-    x_t = time * random.noise + (1 - time) * clean
-    time_row = policy.embed_time(random.time).unsqueeze(1)
-    committed = None if random.n_committed is None else clean
-    velocity = policy.denoise_step(x_t, time_row, cache, committed, random.n_committed)
-    return (random.noise - clean - velocity).square()
 
 
 class BatchMaker:

@@ -8,8 +8,10 @@ import torch
 from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import ConfigError, PolicyConfig, config_from_dict, config_to_dict
 from grids_policy.model.initialise import init_weights
+from grids_policy.model.layers import attend
 from grids_policy.model.preprocess import preprocess_image
-from grids_policy.model.smolvla import SmolVLA, attend, patch_positions
+from grids_policy.model.smolvla import SmolVLA
+from grids_policy.model.vision import patch_positions
 
 A = 32  # max_action_dim
 

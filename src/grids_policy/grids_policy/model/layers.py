@@ -1,0 +1,120 @@
+"""Layers of SmolVLA's language model and action expert, and the embeddings of positions and flow times.
+
+The numbers are those of LeRobot's modeling_smolvla.py and smolvlm_with_expert.py.
+
+Dims: B batch, H query heads, G key/value heads, D head dim, q queries, k keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from grids_policy.model.config import TextConfig
+
+ROPE_BASE = 10000.0
+
+
+def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
+    """Flow times (..,) -> (.., width): sines, cosines; float64 because angles reach 1571 rad."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
+    period = min_period * (max_period / min_period) ** fraction
+    angle = time.to(torch.float64).unsqueeze(-1) * (2 * math.pi / period)
+    return torch.cat((angle.sin(), angle.cos()), -1).to(torch.float32)
+
+
+def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (.., D/2) of integer positions (..,), in float32."""
+    half = head_dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
+    angle = positions.to(torch.float32).unsqueeze(-1) / ROPE_BASE**exponent
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary embedding of (B, heads, tokens, D); computed in float32, cast back."""
+    first, second = x.to(torch.float32).chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """Grouped attention: (B, H, q, D) on (B, G, k, D) under (B, q, k) -> (B, q, H*D).
+
+    Written out: the backward of torch's fused kernel is ten times slower on a CPU, and a fully
+    masked row must stay finite. Query head h uses key head h // (H / G); nothing is repeated.
+    """
+    batch, heads, rows, dim = query.shape
+    groups = keys.shape[1]
+    folded = query.reshape(batch, groups, heads // groups * rows, dim)
+    scores = (folded @ keys.transpose(-1, -2)).to(torch.float32) * dim**-0.5
+    scores = scores.reshape(batch, groups, heads // groups, rows, -1)  # (B, G, H/G, q, k)
+    scores = torch.where(visible[:, None, None], scores, torch.finfo(torch.float32).min)
+    weights = scores.softmax(-1).to(values.dtype).flatten(2, 3)  # (B, G, H/G*q, k)
+    out = (weights @ values).reshape(batch, heads, rows, dim)
+    return out.transpose(1, 2).flatten(2)  # (B, q, H*D)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, tokens, heads*D) -> (B, heads, tokens, D)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.float32)
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class GatedMlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nn.Module):
+    """The four projections of a language or expert layer; who reads whom is decided outside."""
+
+    def __init__(self, width: int, kv_input: int, text: TextConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = text.heads, text.kv_heads
+        self.q_proj = nn.Linear(width, text.heads * text.head_dim, bias=False)
+        self.k_proj = nn.Linear(kv_input, text.kv_heads * text.head_dim, bias=False)
+        self.v_proj = nn.Linear(kv_input, text.kv_heads * text.head_dim, bias=False)
+        self.o_proj = nn.Linear(text.heads * text.head_dim, width, bias=False)
+
+    def query(self, x: Tensor) -> Tensor:
+        return split_heads(self.q_proj(x), self.heads)  # (B, H, tokens, D)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        heads = self.kv_heads
+        return split_heads(self.k_proj(x), heads), split_heads(self.v_proj(x), heads)
+
+
+class Block(nn.Module):
+    """Pre-norm layer; `kv_input` is the width the keys and values are projected from."""
+
+    def __init__(self, width: int, mlp: int, kv_input: int, text: TextConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(width, text.eps)
+        self.self_attn = Attention(width, kv_input, text)
+        self.post_attention_layernorm = RmsNorm(width, text.eps)
+        self.mlp = GatedMlp(width, mlp)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual of the attention output, then of the MLP."""
+        x = x + self.self_attn.o_proj(attended)
+        return x + self.mlp(self.post_attention_layernorm(x))
