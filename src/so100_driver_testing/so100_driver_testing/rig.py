@@ -131,8 +131,16 @@ class Client:
         self._estop.publish(Bool(data=True))
 
     def call(self, name: str, timeout_s: float = 5.0):
-        """One of the driver's Trigger services; None without an answer in time."""
-        return self._wait(self._services[name], Trigger.Request(), timeout_s)
+        """One of the driver's Trigger services; None without an answer in time.
+
+        Asked again every 2 s: a request goes astray while DDS still knows a driver of the same name that was killed.
+        """
+        end = time.monotonic() + timeout_s
+        while (left_s := end - time.monotonic()) > 0:
+            answer = self._wait(self._services[name], Trigger.Request(), min(2.0, left_s))
+            if answer is not None:
+                return answer
+        return None
 
     def set_mode(self, mode: str, timeout_s: float = 5.0):
         return self._wait(self._mode, SetMode.Request(mode=mode), timeout_s)
