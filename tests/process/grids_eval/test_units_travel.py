@@ -170,7 +170,7 @@ def test_a_checkpoint_without_units_whose_numbers_cannot_be_rad_is_refused(unsai
         assert export.main([str(unsaid), str(tmp_path / "bundle"), *flags]) == 1
         refusal = capsys.readouterr().err
         assert "--units rad: shoulder_pan has mean" in refusal
-        assert "they look like degrees or normalised: give --units and --calibration" in refusal
+        assert "they seem to be degrees or normalised: give --units and --calibration" in refusal
         assert "Traceback" not in refusal
     with pytest.raises(UnitsError, match="--units rad: shoulder_pan has mean"):
         load_actor(unsaid)

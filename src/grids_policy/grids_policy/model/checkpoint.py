@@ -1,11 +1,12 @@
-"""A LeRobot SmolVLA checkpoint folder, read and written; anything off is refused in one sentence.
+"""Read and write LeRobot SmolVLA checkpoint folders. A folder with a problem is refused in one sentence.
 
-Accepted: the layout of LeRobot >= 0.4 (config.json, model.safetensors, processor JSON + statistics),
-weights saved from a compiled model (`model._orig_mod.`), statistics kept as buffers inside
-model.safetensors (before 0.4), and the GridS authors' fork (`model.token_sampler.`). Written: the
-same layout, plus grids_config.json where LeRobot's fields cannot say what the policy is, plus
-grids_dataset.json where units and rate of the training data are known. A dense
-policy of SmolVLA's own sizes is written with LeRobot's fields only, so LeRobot reads it back.
+Read: the layout of LeRobot >= 0.4 (config.json, model.safetensors, processor JSON and statistics); weights saved from a
+compiled model (`model._orig_mod.`); statistics stored as buffers in model.safetensors (LeRobot < 0.4); and the GridS
+authors' fork (`model.token_sampler.`).
+
+Written: the layout of LeRobot >= 0.4; also grids_config.json where the policy has properties that LeRobot's config.json
+has no fields for, and grids_dataset.json where units and rate of the training data are known. LeRobot can load a dense
+policy of SmolVLA's own sizes.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from grids_policy.model.trained_on import TrainedOn
 
 WEIGHTS = "model.safetensors"
 _VLM = "model.vlm_with_expert.vlm."
-LM_HEAD = f"{_VLM}lm_head.weight"  # in every LeRobot file, used by nothing
-# Our module prefix -> LeRobot's; the first that fits wins, the last is every glue layer.
+LM_HEAD = f"{_VLM}lm_head.weight"  # in every LeRobot checkpoint, but not used
+# Prefixes of parameter names here and in LeRobot. The first that matches counts; the last one matches the rest.
 _PREFIXES = (
     ("vision.layers.", f"{_VLM}model.vision_model.encoder.layers."),
     ("vision.post_layernorm.", f"{_VLM}model.vision_model.post_layernorm."),
@@ -53,33 +54,35 @@ _FEATURES = {"observation_state": lerobot.STATE, "action": lerobot.ACTION}
 
 
 class CheckpointError(ValueError):
-    """A folder that cannot be used; one sentence naming the culprit, what was expected, what came."""
+    """A folder that cannot be used; the text names the file, what was expected and what came."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A policy and all that its folder says. Units of state and action are the dataset's."""
+    """A policy and everything else in its folder. State and action are in the units of the training data."""
 
     policy: SmolVLA
     statistics: dict[str, Tensor]  # "<feature>.<statistic>" as stored
-    lerobot: dict[str, Any] = dataclasses.field(default_factory=dict)  # config.json as read
+    lerobot: dict[str, Any] = dataclasses.field(default_factory=dict)  # content of config.json
     processors: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    dead: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # kept only to be saved again
+    dead: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # unused tensors, kept only to be saved again
     tokenizer: Path | None = None  # tokenizer.json, where the folder has one
     trained_on: TrainedOn = dataclasses.field(default_factory=TrainedOn)
 
     @property
     def config(self) -> PolicyConfig:
+        """The policy's configuration."""
         return self.policy.config
 
     def rebuilt(self, config: PolicyConfig, weights: dict[str, Tensor]) -> Checkpoint:
-        """The same checkpoint with the policy `config` describes, holding exactly `weights`."""
+        """A copy whose policy has configuration `config` and exactly `weights`, by parameter name."""
         policy = SmolVLA(config).eval()
         policy.load_state_dict(weights)
         return dataclasses.replace(self, policy=policy)
 
     @property
     def norm_modes(self) -> dict[str, str]:
+        """LeRobot's normalisation mode (MEAN_STD, MIN_MAX, IDENTITY) of VISUAL, STATE and ACTION."""
         default = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
         return {**default, **self.lerobot.get("normalization_mapping", {})}
 
@@ -103,13 +106,13 @@ class _NoInit(TorchFunctionMode):
 
 
 def build_empty(config: PolicyConfig) -> SmolVLA:
-    """A policy whose weights are uninitialised memory: load something into it."""
+    """A policy with uninitialised weights, to be loaded next. Much faster than initialising them first."""
     with _NoInit():
         return SmolVLA(config).eval()
 
 
 def lerobot_key(name: str) -> str:
-    """Our parameter name -> LeRobot's."""
+    """LeRobot's name of the parameter called `name` here."""
     ours, theirs = next(pair for pair in _PREFIXES if name.startswith(pair[0]))
     return theirs + name.removeprefix(ours)
 
@@ -131,7 +134,7 @@ def _optional_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_trained_on(folder: Path) -> TrainedOn:
-    """Units and rate of a checkpoint folder; a folder that does not say them has none. Raises CheckpointError."""
+    """Units and rate from grids_dataset.json of a checkpoint folder, if it has one. Raises CheckpointError."""
     path = Path(folder) / trained_on.FILE
     values = _optional_json(path)
     try:
@@ -155,7 +158,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a safetensors file, from its header: a little-endian length, then JSON."""
+    """What is wrong with a safetensors file, found from its header: a little-endian length, then JSON."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(8)
@@ -174,7 +177,7 @@ def _damage(path: Path) -> str:
 
 
 def _split_legacy(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under today's names, and statistics that older versions stored beside them."""
+    """Weights under the names of LeRobot >= 0.4, and the statistics that older versions stored beside them."""
     weights, statistics = {}, {}
     for name, tensor in tensors.items():
         key = name.replace("model._orig_mod.", "model.", 1)
@@ -198,7 +201,7 @@ def _load_weights(policy: SmolVLA, weights: dict[str, Tensor], dead: set[str], s
     if missing := (set(own) | dead) - set(weights):
         raise CheckpointError(f"{source} lacks {_some(missing)}; expected {len(own) + len(dead)} tensors")
     if extra := set(weights) - set(own) - dead:
-        raise CheckpointError(f"{source} has {_some(extra)}, which this policy's config has no place for")
+        raise CheckpointError(f"{source} has {_some(extra)}, which a policy of this configuration does not have")
     for key, (_, tensor) in own.items():
         if weights[key].shape != tensor.shape:
             raise CheckpointError(
@@ -211,8 +214,8 @@ def _load_weights(policy: SmolVLA, weights: dict[str, Tensor], dead: set[str], s
     policy.load_state_dict(state, assign=True)
 
 
-def _check_cameras(folder: Path, config: PolicyConfig, before: dict[str, Any], wanted: Iterable[str] | None) -> None:
-    """Camera names of config.json against the pre-processor's and the caller's. Order matters."""
+def _check_cameras(folder: Path, config: PolicyConfig, before: dict[str, Any], given: Iterable[str] | None) -> None:
+    """Compare the cameras of config.json with those of the pre-processor and, in order, with the caller's."""
     for step in before.get("steps", []):
         features = step.get("config", {}).get("features", {})
         seen = [
@@ -224,10 +227,10 @@ def _check_cameras(folder: Path, config: PolicyConfig, before: dict[str, Any], w
             raise CheckpointError(
                 f"{folder}: config.json has cameras {list(config.image_keys)} but policy_preprocessor.json has {seen}"
             )
-    if wanted is not None:
-        wanted = list(wanted)
-        if wanted not in (list(config.cameras), list(config.image_keys)):
-            raise CheckpointError(f"{folder}: the checkpoint's cameras are {list(config.cameras)}, asked for {wanted}")
+    if given is not None:
+        given = list(given)
+        if given not in (list(config.cameras), list(config.image_keys)):
+            raise CheckpointError(f"{folder}: expected the checkpoint's cameras {list(config.cameras)}, got {given}")
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
@@ -236,7 +239,7 @@ def _equal(first: Tensor, second: Tensor) -> bool:
 
 
 def _statistics(folder: Path, processors: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """All statistics files that the processors name. Raises CheckpointError."""
+    """Statistics of all files that the processors name. Raises CheckpointError."""
     found: dict[str, Tensor] = {}
     for name, processor in processors.items():
         for step in processor.get("steps", []):
@@ -255,12 +258,12 @@ def load_checkpoint(
     identity_stats: bool = False,
     overrides: dict[str, Any] | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint folder into float32. Raises CheckpointError.
+    """Read a checkpoint folder; weights become float32. Raises CheckpointError.
 
-    `cameras`: names (or full keys) the caller will send, in order; refused when they differ.
-    `identity_stats`: accept missing statistics as "already normalised" (smolvla_base needs this: its
-    own are keyed by robot and match no feature).
-    `overrides`: config.json fields to read differently, e.g. {"num_steps": 5}.
+    cameras: names or full keys of the cameras the caller has, in order; other ones are refused.
+    identity_stats: do not normalise, so that statistics may be missing. smolvla_base needs this: its statistics are
+        keyed by robot and match no feature.
+    overrides: values that replace fields of config.json, e.g. {"num_steps": 5}.
     """
     folder = Path(folder)
     raw = {**_read_json(folder / "config.json"), **(overrides or {})}
@@ -274,7 +277,7 @@ def load_checkpoint(
     _check_cameras(folder, config, processors.get(names[0], {}), cameras)
     weights, statistics = _split_legacy(_read_tensors(folder / WEIGHTS))
     statistics = {**statistics, **_statistics(folder, processors)}
-    # Only a folder of our own may leave out the language head that nothing uses.
+    # Only a folder with grids_config.json may lack the language head, which is not used.
     dead = {LM_HEAD} if grids is None or LM_HEAD in weights else set()
     policy = build_empty(config)
     _load_weights(policy, weights, dead, folder / WEIGHTS)
@@ -302,9 +305,9 @@ def load_checkpoint(
 def meaning_of(
     checkpoint: Checkpoint, system: str = "", calibration: Path | None = None, fps: float | None = None
 ) -> TrainedOn:
-    """Units and rate of state and action: the checkpoint's own, else those that the user names, else rad.
+    """Units and rate of state and action: the checkpoint's own, else those the user gives, else rad.
 
-    Raises UnitsError or CalibrationError where the two contradict each other or the statistics cannot be rad.
+    Raises UnitsError or CalibrationError where the two contradict each other or where the statistics cannot be in rad.
     """
     chosen = trained_on.with_choices(checkpoint.trained_on, system, calibration, fps)
     features = (checkpoint.normalizer(feature) for feature in (lerobot.STATE, lerobot.ACTION))
@@ -313,7 +316,7 @@ def meaning_of(
 
 
 def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 0) -> Checkpoint:
-    """The same weights behind another sampler, freshly initialised: how GridS fine-tuning starts."""
+    """A copy with another, newly initialised sampler and otherwise the same weights: the start of fine-tuning."""
     config = dataclasses.replace(checkpoint.config, sampler=sampler)
     policy = SmolVLA(config).eval()
     kept = {n: t for n, t in checkpoint.policy.state_dict().items() if not n.startswith("sampler.")}
@@ -323,23 +326,21 @@ def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 
 
 
 def with_finer_images(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpoint:
-    """The same weights for larger pictures of the same token grid: the first stem filter is stretched.
+    """A copy for larger images with the same token grid: the filters of the first stem convolution are enlarged.
 
-    Of `config` the picture's size is taken and, larger by the same factor, kernel and stride of the first stem
-    convolution. A stretched filter divided by the factor squared sees in the larger picture what it saw in the
-    smaller one; what is finer is left to training. ValueError where the token grids differ.
+    `config` gives the image size and the kernel and stride of the first stem convolution, all larger by one factor.
+    The filters are interpolated and divided by that factor squared, so that their response to an enlarged image stays
+    the same; training then learns the finer detail. Raises ValueError where the token grids differ.
     """
     before, after = checkpoint.config, config
     if not before.vision.stem or not after.vision.stem:
-        raise ValueError("finer pictures need a convolutional stem")
+        raise ValueError("larger images: expected vision.stem in both configurations, found none")
     (channels, kernel, stride), (channels2, kernel2, stride2) = before.vision.stem[0], after.vision.stem[0]
     same = (channels, kernel * stride2) == (channels2, kernel2 * stride) and before.grid == after.grid
     if kernel2 <= kernel or not same:
-        raise ValueError("finer pictures: expected the same token grid, first kernel and stride scaled alike")
+        raise ValueError("larger images: expected the same token grid, and first kernel and stride scaled alike")
     if (kernel2 - stride2) % 2:  # the stem pads by half the difference
-        raise ValueError(
-            f"finer pictures: expected kernel and stride an even number apart, got {kernel2} and {stride2}"
-        )
+        raise ValueError(f"larger images: expected kernel and stride an even number apart, got {kernel2} and {stride2}")
     stem = (after.vision.stem[0], *before.vision.stem[1:])
     vision = dataclasses.replace(before.vision, image_size=after.vision.image_size, stem=stem)
     sizes = {"image_hw": after.image_hw, "resize_hw": after.resize_hw, "vision": vision}
@@ -351,9 +352,10 @@ def with_finer_images(checkpoint: Checkpoint, config: PolicyConfig) -> Checkpoin
 
 
 def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` so that LeRobot (dense) and `load_checkpoint` read it back.
+    """Write a checkpoint folder that `load_checkpoint` and, for a dense policy, LeRobot can read.
 
-    The folder appears whole or not at all; an existing checkpoint is replaced, anything else refused.
+    The folder is written beside its place and renamed, so it is never incomplete. An existing checkpoint is replaced.
+    Raises CheckpointError where the folder contains anything else.
     """
     folder = Path(folder).resolve()
     empty = folder.is_dir() and not any(folder.iterdir())
@@ -370,7 +372,7 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     files.update({f"{name}.json": values for name, values in processors.items()})
     weights = {lerobot_key(n): t.contiguous() for n, t in checkpoint.policy.state_dict().items()}
     tensors = {WEIGHTS: {**weights, **checkpoint.dead}}
-    if grids is None and not checkpoint.dead:  # LeRobot expects the key, though nothing reads it
+    if grids is None and not checkpoint.dead:  # LeRobot expects the key but does not use it
         tensors[WEIGHTS][LM_HEAD] = torch.zeros(config.text.vocab, config.text.width)
     for processor in processors.values():
         for step in processor["steps"]:

@@ -1,7 +1,7 @@
-"""Frozen description of one policy: sizes, cameras, attention pattern, sampler. No torch here.
+"""Configuration of a policy as frozen dataclasses: sizes, cameras, attention pattern, token sampler. No torch here.
 
-Defaults are SmolVLA as LeRobot ships it (SmolVLM2-500M cut to 16 layers, expert width 0.75). A
-small policy is the same dataclass with other numbers; model.py does not know which one it builds.
+The defaults are SmolVLA as LeRobot publishes it: SmolVLM2-500M cut to 16 layers, expert_width_multiplier 0.75. A small
+policy is the same dataclass with other numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LANGUAGE_PADDINGS = ("max_length", "longest")
 
 
 class ConfigError(ValueError):
-    """A configuration nobody can build; the text names the field, what came, what was expected."""
+    """A configuration that cannot be used; the text names the field, what was expected and what came."""
 
 
 def _one_of(name: str, got: object, allowed: tuple) -> None:
@@ -32,27 +32,27 @@ def _positive(owner: str, **fields: float) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    """How dense image tokens become K per camera: GridS (arXiv 2605.11817) and its baselines."""
+    """How K tokens per camera are made from the dense image tokens: GridS (arXiv 2605.11817) or a baseline."""
 
     kind: str = "dense"
     tokens: int = 16  # K per camera; ignored by dense
-    shared: bool = True  # one predictor for all cameras (the authors' SmolVLA code) or one each
+    shared: bool = True  # one predictor for all cameras, as in the authors' SmolVLA code; False: one per camera
     pooling: str = "mean"  # mean | max | conv
-    hidden: int = 512
-    predictor_scale: int = 1  # the paper's x1 / x10 / x100 multiplies the hidden width
+    hidden: int = 512  # hidden width of the predictor
+    predictor_scale: int = 1  # multiplies `hidden`: the paper's x1, x10 and x100
     coord_embedding: bool = True
     coord_hidden: int = 256
     interpolation: str = "bilinear"  # bilinear | nearest
-    align_corners: bool = False  # False: cell centres at (i + 0.5) / n; True: at i / (n - 1)
-    padding: str = "zeros"  # zeros | border; matters only within half a cell of the border
+    align_corners: bool = False  # centre of cell i: False (i + 0.5) / n, True i / (n - 1)
+    padding: str = "zeros"  # zeros | border; differs only within half a cell of the border
     input_norm: bool = False  # LayerNorm before the predictor
-    margin: float = 0.0  # coordinates squeezed into [margin, 1 - margin]
-    lattice_init: bool = False  # the K points start on a uniform lattice instead of the centre
-    after_layer: int = -1  # grids only: sample inside the vision tower after this many layers; -1: behind the connector
-    kernel: str = "matmul"  # matmul (tent weights) | grid_sample: same numbers, other operators
-    seed: int = 0  # which fixed cells kind=random keeps at inference
-    # grids only: trained to do with the first so many tokens of each camera, for each of these numbers (nested dropout,
-    # Rippel et al. 2014; Matryoshka query transformers, Hu et al. 2024); `./grids export --tokens` takes one of them.
+    margin: float = 0.0  # coordinates are scaled into [margin, 1 - margin]
+    lattice_init: bool = False  # initialise the K points on a uniform lattice instead of at the centre
+    after_layer: int = -1  # grids only: sample in the vision tower after this many layers; -1: after the connector
+    kernel: str = "matmul"  # matmul | grid_sample: the same numbers by other operators
+    seed: int = 0  # chooses the cells that kind=random keeps at inference
+    # grids only: numbers of tokens per camera that the policy is trained for, always the first ones (nested dropout,
+    # Rippel et al. 2014; Matryoshka query transformers, Hu et al. 2024). `./grids export --tokens` takes one of them.
     nested: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -61,8 +61,8 @@ class SamplerConfig:
             or max(self.nested) > self.tokens
         ):  # fmt: skip
             raise ConfigError(
-                f"sampler.nested: expected numbers from 1 to sampler.tokens ({self.tokens}), that one among them, with "
-                f"kind 'grids' behind the connector; got {list(self.nested)}, {self.kind!r}, after_layer "
+                f"sampler.nested: expected numbers from 1 to sampler.tokens ({self.tokens}), including that one, with "
+                f"kind 'grids' and after_layer -1; got {list(self.nested)}, {self.kind!r}, after_layer "
                 f"{self.after_layer}"
             )
         _one_of("sampler.kind", self.kind, SAMPLER_KINDS)
@@ -74,7 +74,7 @@ class SamplerConfig:
         if not 0.0 <= self.margin < 0.5:
             raise ConfigError(f"sampler.margin must be in [0, 0.5); got {self.margin}")
         if self.after_layer >= 0:
-            # What early.py does is fixed; an option that changed nothing would be a lie in the config.
+            # early.py has no choice here, so any other value would be silently ignored.
             fixed = {"kind": "grids", "shared": True, "pooling": "mean", "interpolation": "bilinear",
                      "align_corners": False, "kernel": "matmul"}  # fmt: skip
             for name, value in fixed.items():
@@ -85,17 +85,17 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """Vision transformer plus the pixel-shuffle connector that ends it."""
+    """Sizes of the vision transformer and of the pixel-shuffle connector after it."""
 
-    image_size: int = 512  # side the position table was made for, in pixels
-    patch: int = 16
+    image_size: int = 512  # pixels per side of the square image that the position table belongs to
+    patch: int = 16  # kernel and stride of the patch convolution
     width: int = 768
     depth: int = 12
     heads: int = 12
     mlp: int = 3072
     eps: float = 1e-6
-    activation: str = "gelu_tanh"  # gelu_tanh | gelu | relu (relu is 9x faster on a CPU)
-    stem: tuple[tuple[int, int, int], ...] = ()  # (channels, kernel, stride) before the patch conv
+    activation: str = "gelu_tanh"  # gelu_tanh | gelu | relu ; relu is 9 times faster on a CPU
+    stem: tuple[tuple[int, int, int], ...] = ()  # (channels, kernel, stride) of convolutions before the patches
     shuffle: int = 4  # connector: shuffle x shuffle patches become one token
 
     def __post_init__(self) -> None:
@@ -111,13 +111,13 @@ class VisionConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels per patch side: the patch convolution times the strides of the stem before it."""
+        """Image pixels per side of a patch, the stem's strides included."""
         return self.patch * math.prod(stride for _, _, stride in self.stem)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TextConfig:
-    """Language model: Llama blocks without biases."""
+    """Sizes of the language model: Llama layers without biases."""
 
     width: int = 960
     depth: int = 16  # layers kept, LeRobot's num_vlm_layers
@@ -148,7 +148,7 @@ def expert_mlp_width(width: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActionExpertConfig:
-    """Action expert: same heads as the language model, its own width."""
+    """Sizes of the action expert. Its attention heads are those of the language model."""
 
     width: int = 720
     depth: int = 16
@@ -162,28 +162,29 @@ class ActionExpertConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """One policy. `image_keys` are LeRobot feature keys in prefix order, without empty cameras."""
+    """Configuration of one policy. Names are those of LeRobot's SmolVLAConfig where it has them."""
 
+    # LeRobot feature keys, in the order in which the model reads the cameras, without empty cameras.
     image_keys: tuple[str, ...] = ("observation.images.front", "observation.images.wrist")
-    image_hw: tuple[tuple[int, int], ...] = ((480, 640), (480, 640))  # raw frame sizes, pixels
-    resize_hw: tuple[int, int] = (512, 512)
+    image_hw: tuple[tuple[int, int], ...] = ((480, 640), (480, 640))  # (height, width) of raw frames, pixels
+    resize_hw: tuple[int, int] = (512, 512)  # (height, width) of network images, pixels
     empty_cameras: int = 0
     state_dim: int = 6
     action_dim: int = 6
     max_state_dim: int = 32
     max_action_dim: int = 32
-    chunk_size: int = 50
-    num_steps: int = 10
+    chunk_size: int = 50  # action steps per chunk
+    num_steps: int = 10  # denoising steps
     tokenizer_max_length: int = 48
-    language_padding: str = "longest"
-    prefix_length: int = -1  # pad the prefix to this many tokens; <= 0: never
+    language_padding: str = "longest"  # longest | max_length
+    prefix_length: int = -1  # pad the prefix to this many tokens; <= 0: do not pad
     image_special_tokens: bool = False
     cross_attention: bool = True
-    self_attn_every: int = 2  # every n-th layer is a self layer; <= 0 with cross_attention: none
-    min_period: float = 4e-3
+    self_attn_every: int = 2  # every n-th layer is a self-attention layer; <= 0: none (without cross_attention: all)
+    min_period: float = 4e-3  # of the flow time embedding, in units of flow time
     max_period: float = 4.0
-    max_committed: int = 0  # largest delay the checkpoint was trained with; 0: plain flow matching
-    relative_actions: tuple[int, ...] = ()  # action dims that are differences from the state's same dim
+    max_committed: int = 0  # largest number of committed action steps in training; 0: plain flow matching
+    relative_actions: tuple[int, ...] = ()  # action dims that are differences from the same dim of the state
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     expert: ActionExpertConfig = ActionExpertConfig()
@@ -248,16 +249,17 @@ class PolicyConfig:
 
     @property
     def dense_tokens(self) -> int:
+        """Dense tokens of one camera, after the connector."""
         return self.grid[0] * self.grid[1]
 
     @property
     def early(self) -> bool:
-        """Whether images are sampled inside the vision tower (early.py)."""
+        """Whether tokens are sampled inside the vision tower (early.py)."""
         return self.sampler.kind == "grids" and self.sampler.after_layer >= 0
 
     @property
     def vision_shape(self) -> tuple[int, int]:
-        """What the vision side hands over per camera: dense tokens (T, C), or sampled ones with their (x, y)."""
+        """Shape of one camera's result of the vision side: dense (T, C), or (K, C + 2) with (x, y), see early.py."""
         width = self.text.width
         return (self.sampler.tokens, width + 2) if self.early else (self.dense_tokens, width)
 
@@ -267,18 +269,18 @@ class PolicyConfig:
         return self.dense_tokens if self.sampler.kind == "dense" else self.sampler.tokens
 
     def expert_index(self, layer: int) -> int | None:
-        """The expert layer that runs beside language layer `layer`, or None where there is none."""
+        """Index of the expert layer that reads language layer `layer`, or None where no expert layer does."""
         every = self.text.depth // self.expert.depth
         return layer // every if layer % every == 0 else None
 
     def is_self_layer(self, layer: int) -> bool:
-        """Whether action tokens attend to each other in language layer `layer`."""
+        """Whether the expert layer of language layer `layer` lets action tokens attend to each other."""
         every = self.self_attn_every
         return not self.cross_attention or (every > 0 and layer % every == 0)
 
     @property
     def expert_layers(self) -> tuple[int, ...]:
-        """Language layers that have an expert layer, in order."""
+        """Indices of the language layers that have an expert layer, in order."""
         return tuple(i for i in range(self.text.depth) if self.expert_index(i) is not None)
 
 
@@ -291,33 +293,39 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _typed(wanted: Any, value: Any, where: str) -> Any:
-    """`value` as the field's type, lists as tuples. YAML 1.1 reads 1e-4 as a string: a float here. NaN is refused."""
-    if get_origin(wanted) is tuple:
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the field's type `kind`, lists as tuples. Raises ConfigError, also on NaN and infinity.
+
+    YAML 1.1 reads 1e-4 as a string, so a float field also accepts a string that is a number.
+    """
+    if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {value!r}")
-        kinds = get_args(wanted)
+        kinds = get_args(kind)
         if kinds[-1] is Ellipsis:
             kinds = kinds[:1] * len(value)
         if len(kinds) != len(value):
             raise ConfigError(f"{where}: expected {len(kinds)} values, got {value!r}")
         return tuple(_typed(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if wanted not in (bool, int, float, str):
+    if kind not in (bool, int, float, str):
         return _tuples(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if wanted is float and (number or isinstance(value, str)):
+    if kind is float and (number or isinstance(value, str)):
         with suppress(ValueError):
             if math.isfinite(float(value)):
                 return float(value)
-    elif wanted is int and number and value % 1 == 0:
+    elif kind is int and number and value % 1 == 0:
         return int(value)
-    elif wanted in (bool, str) and isinstance(value, wanted):
+    elif kind in (bool, str) and isinstance(value, kind):
         return value
-    raise ConfigError(f"{where}: expected {wanted.__name__}, got {value!r}")
+    raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
 
 
 def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
-    """One dataclass from JSON or YAML values; unknown fields and wrong types are errors, missing ones defaults."""
+    """Dataclass `cls` from JSON or YAML values; missing fields take their defaults.
+
+    Raises ConfigError on an unknown field or a wrong type. `owner` names the section in its text.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{owner}: expected a mapping, got {values!r}")
     known = {field.name for field in dataclasses.fields(cls)}
@@ -329,7 +337,7 @@ def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
 
 
 def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
-    """Inverse of `config_to_dict`. Raises ConfigError naming the field."""
+    """The inverse of `config_to_dict`. Raises ConfigError naming the field."""
     if not isinstance(values, dict):
         raise ConfigError(f"model: expected a mapping, got {values!r}")
     parts = {name: part_from_dict(cls, values[name], name) for name, cls in _PARTS.items() if name in values}
@@ -337,5 +345,5 @@ def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
 
 
 def config_to_dict(config: PolicyConfig) -> dict[str, Any]:
-    """Plain JSON values of every field."""
+    """Every field as plain values for JSON or YAML."""
     return dataclasses.asdict(config)

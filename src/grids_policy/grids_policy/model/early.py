@@ -1,12 +1,13 @@
-"""Sampling inside the vision tower: GridS moved from behind the connector to behind vision layer m.
+"""GridS inside the vision tower: tokens are sampled after vision layer m instead of after the connector.
 
-The K points are predicted from the pooled patches of layer m. At each point one f x f block of patches is read
-(bilinearly, so a point may lie between patches), and only those K*f*f patches go through the remaining layers; the
-connector then turns each block into one token, as it does with the blocks of its own grid. Points on the connector's
-cell centres read exactly the connector's blocks, so all cells on the lattice give the plain tower, number for number.
+Not in the paper; switched on by sampler.after_layer. The K points are predicted from the pooled patches after layer m.
+At each point one f x f block of patches is read by bilinear interpolation, and only those K*f*f patches go through the
+remaining layers. The connector then turns each block into one token, as it does with the blocks of its own grid. A
+point at the centre of a connector cell reads exactly the block of that cell: sampling all cell centres gives the same
+numbers as the plain tower.
 
-Of SmolVLA's 12 layers m then cost what they did, the others a quarter of the products and a sixteenth of the attention
-with K = 16. There are no dense tokens at the end, hence no retention map. Switched on by sampler.after_layer.
+The first m layers cost the same as before. With K = 16 the remaining layers of SmolVLA need a quarter of the linear
+products and a sixteenth of the attention. There are no dense tokens at the end, so there is no retention map.
 
 Dims: B images, P patches, K points, f connector factor, W vision width, C language width.
 """
@@ -23,7 +24,10 @@ from grids_policy.model.grids import Sampled, lattice
 
 
 def block_weights(position: Tensor, factor: int, count: int) -> Tensor:
-    """Bilinear weights (.., f, count) of the f patches around continuous positions (..,), kept inside the image."""
+    """Bilinear weights (.., f, count) of f patches centred on positions (..,) along one axis of `count` patches.
+
+    Positions are in patches, 0 at the centre of the first one; they are clamped so that the block stays in the image.
+    """
     half = (factor - 1) / 2
     centre = position.clamp(half, count - 1 - half).unsqueeze(-1)  # (.., 1)
     where = centre + torch.arange(factor, device=position.device) - half  # (.., f)
@@ -32,7 +36,7 @@ def block_weights(position: Tensor, factor: int, count: int) -> Tensor:
 
 
 class EarlySampler(nn.Module):
-    """`see` runs inside the tower; `forward` unpacks what it found, in the place of any other sampler."""
+    """Sampler whose method `see` runs inside the vision tower; `forward` unpacks its result like any other sampler."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -46,19 +50,19 @@ class EarlySampler(nn.Module):
             self.coord_encoder = nn.Sequential(nn.Linear(2, inner), nn.ReLU(), nn.Linear(inner, config.text.width))
 
     def start_on_lattice(self, gain: float = 0.01) -> None:
-        """The K points begin near a uniform lattice; gain 0: exactly on it."""
+        """Initialise the predictor so that the K points are near a uniform lattice; gain 0: exactly on it."""
         last = self.scout_mlp[2]
         with torch.no_grad():
             last.weight.mul_(gain)
             last.bias.copy_(torch.logit(lattice(self.config.tokens).clamp(0.01, 0.99)).flatten())
 
     def predict(self, patches: Tensor) -> Tensor:
-        """Coordinates (B, K, 2) from patches (B, P, W)."""
+        """Coordinates (B, K, 2), (x, y) in [0, 1], from patches (B, P, W)."""
         points = torch.sigmoid(self.scout_mlp(self.input_norm(patches).mean(1))).unflatten(-1, (-1, 2))
         return self.config.margin + (1 - 2 * self.config.margin) * points
 
     def read(self, patches: Tensor, coords: Tensor) -> Tensor:
-        """(B, P, W) at (B, K, 2) -> (B, K*f*f, W): points in order, each block row-major."""
+        """Blocks (B, K*f*f, W) of patches (B, P, W) at coords (B, K, 2): point by point, each block row-major."""
         rows, columns = self.patch_grid
         across = block_weights(coords[..., 0] * columns - 0.5, self.factor, columns)  # (B, K, f, columns)
         down = block_weights(coords[..., 1] * rows - 0.5, self.factor, rows)  # (B, K, f, rows)
@@ -66,7 +70,10 @@ class EarlySampler(nn.Module):
         return weights.flatten(4).flatten(1, 3) @ patches
 
     def see(self, patches: Tensor, layers: Iterable[Callable], norm: Callable, proj: Callable) -> Tensor:
-        """Embedded patches (B, P, W) -> (B, K, C + 2): one feature per point, then its coordinates."""
+        """Run the tower on embedded patches (B, P, W) and sample after layer m: (B, K, C + 2), features then (x, y).
+
+        layers, norm and proj are those of the vision tower and the connector.
+        """
         coords = None
         for i, layer in enumerate([*layers, None]):
             if i == self.config.after_layer:
@@ -77,7 +84,7 @@ class EarlySampler(nn.Module):
         return torch.cat((proj(blocks), coords), -1)
 
     def forward(self, found: Tensor) -> Sampled:
-        """(B, N, K, C + 2) as `see` made it."""
+        """Split the result of `see` (B, N, K, C + 2) and add the coordinate embedding."""
         features, coords = found[..., :-2], found[..., -2:]
         tokens = features + self.coord_encoder(coords) if self.config.coord_embedding else features
         return Sampled(tokens, features, coords)

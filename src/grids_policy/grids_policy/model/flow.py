@@ -1,9 +1,13 @@
-"""Flow-matching training: the loss in both of LeRobot's versions, and conditioning on committed actions.
+"""The flow-matching loss, as in two versions of LeRobot, with training-time real-time chunking.
 
-Flow time 1 is noise, 0 is data: x_t = t * noise + (1 - t) * action, and the target velocity is
-noise - action, over all A dims (padded ones have action 0). Training-time real-time chunking: the
-first d rows of a chunk are given as clean actions at flow time 0 and leave the loss, so that at run
-time the chunk can continue what is already being executed. d = 0 is plain flow matching bit for bit.
+Flow time 1 is noise, 0 is data: x_t = t * noise + (1 - t) * action. The target velocity is noise - action, over all A
+dims (padded dims have action 0).
+
+Training-time real-time chunking (arXiv 2512.05964): the first d steps of a chunk are given as clean actions at flow
+time 0 and are excluded from the loss. At run time a new chunk can then continue the actions that are already being
+executed. d = 0 is plain flow matching, bit for bit.
+
+Dims: B batch, R draws per observation, S chunk_size, A max_action_dim; the rest as in smolvla.py.
 """
 
 from __future__ import annotations
@@ -20,20 +24,20 @@ REDUCTIONS = ("all_dims", "action_dims")
 
 
 class TrainBatch(NamedTuple):
-    """Network units. images (B, N, 3, H, W) in [-1, 1]; masks True = real, pad True = padding."""
+    """One batch in network units (normalised). Masks are True where something is real, pad where it is padding."""
 
-    images: Tensor
+    images: Tensor  # (B, N, 3, H, W) in [-1, 1], or dense tokens (B, N, T, C)
     image_mask: Tensor  # (B, N)
     state: Tensor  # (B, state_dim)
     tokens: Tensor  # (B, L)
     token_mask: Tensor  # (B, L)
     actions: Tensor  # (B, S, action_dim)
     action_is_pad: Tensor | None = None  # (B, S)
-    kept: Tensor | None = None  # (B,) how many sampled tokens per camera the language model may read; None: all
+    kept: Tensor | None = None  # (B,) number of sampled tokens per camera that the language model may read; None: all
 
 
 class FlowDraw(NamedTuple):
-    """What is random in one loss: R draws per observation, R*B rows, observation-major."""
+    """The random numbers of one loss: R draws per observation, those of one observation next to each other."""
 
     noise: Tensor  # (R*B, S, A)
     time: Tensor  # (R*B,)
@@ -41,12 +45,12 @@ class FlowDraw(NamedTuple):
 
 
 def sample_time(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Flow times (count,): 0.999 * Beta(1.5, 1) + 0.001; the Beta by inverting its CDF u^1.5."""
+    """Draw flow times (count,) as LeRobot does: 0.999 * Beta(1.5, 1) + 0.001, by inverting the CDF u^1.5."""
     return 0.999 * torch.rand(count, generator=generator) ** (1 / 1.5) + 0.001
 
 
 def draw(policy: SmolVLA, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
-    """Noise, time and (where the config has max_committed > 0) a uniform delay 0..max_committed."""
+    """Draw noise, time and, where the config has max_committed > 0, a number of committed steps 0..max_committed."""
     config, count = policy.config, batch * repeats
     noise = torch.randn(count, config.chunk_size, config.max_action_dim, generator=generator)
     time = sample_time(count, generator)
@@ -57,7 +61,7 @@ def draw(policy: SmolVLA, batch: int, *, repeats: int = 1, generator: torch.Gene
 
 
 def repeat_cache(cache: PrefixCache, repeats: int) -> PrefixCache:
-    """Each observation `repeats` times in a row: encode once, draw several noises."""
+    """Repeat each observation `repeats` times along the batch, so that one encoding serves several draws."""
     stacked = [t.repeat_interleave(repeats, 1) for t in (cache.keys, cache.values)]
     return PrefixCache(*stacked, *(t.repeat_interleave(repeats, 0) for t in cache[2:]))
 
@@ -85,8 +89,10 @@ def velocity_errors(policy: SmolVLA, cache: PrefixCache, batch: TrainBatch, rand
 
 
 def reduce_errors(policy: SmolVLA, errors: Tensor, batch: TrainBatch, random: FlowDraw, reduction: str) -> Tensor:
-    """Scalar loss. all_dims: LeRobot <= 0.4.4, every dim and step, padding included. action_dims:
-    LeRobot main, real action dims of real steps only. Committed rows never count.
+    """Mean of the squared velocity errors (R*B, S, A): a scalar. Committed steps never count.
+
+    all_dims: every dim and step, padding included (LeRobot <= 0.4.4). action_dims: only the real action dims of real
+    steps (LeRobot main). Raises ValueError on another reduction.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
@@ -105,5 +111,5 @@ def reduce_errors(policy: SmolVLA, errors: Tensor, batch: TrainBatch, random: Fl
 
 
 def flow_loss(policy: SmolVLA, batch: TrainBatch, random: FlowDraw, reduction: str = "action_dims") -> Tensor:
-    """The training loss of one batch."""
+    """The training loss of one batch, a scalar. `reduction` as in `reduce_errors`."""
     return reduce_errors(policy, flow_errors(policy, batch, random), batch, random, reduction)

@@ -1,14 +1,14 @@
-"""GridS: K image tokens read at predicted coordinates of the dense token grid, and its baselines.
+"""GridS (arXiv 2605.11817, sections 3.2 and 3.3): K image tokens sampled from the dense token grid; and its baselines.
 
-Every sampler is called the same way, `sampler(dense) -> Sampled`, on the connector's output before
-the multiplication by sqrt(width). Coordinates are (x, y) in [0, 1] over the padded image; they are
-sample locations, predicted from pooled image features only, and say nothing about attention.
+Every sampler is called as `sampler(dense) -> Sampled` on the connector's output, before the multiplication by
+sqrt(width). Coordinates are (x, y) in [0, 1] over the padded image. They are sample locations, predicted from pooled
+image features only; they are not attention weights.
 
-Conventions. align_corners=False puts cell i's centre at (i + 0.5) / n, True at i / (n - 1).
-padding=zeros fades a sample towards zero within half a cell of the border (False only), border does
-not. The authors' SmolVLA checkpoints use False and zeros.
+With align_corners=False the centre of cell i is at (i + 0.5) / n, with True at i / (n - 1). With padding=zeros and
+align_corners=False a sample fades to zero within half a cell of the border; with padding=border it does not. The
+authors' SmolVLA checkpoints use False and zeros.
 
-Dims: B batch, N cameras, T dense tokens, K kept, C width; GridSampler folds N into B.
+Dims: B batch, N cameras, T dense tokens, K sampled tokens, C width. In GridSampler B is batch times cameras.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from grids_policy.model.config import PolicyConfig, SamplerConfig
 
 
 class Sampled(NamedTuple):
-    """What a sampler hands to the language model, and what an operator may look at."""
+    """Result of a sampler: the tokens of the language model, and what displays show of them."""
 
     tokens: Tensor  # (B, N, K, C) with the coordinate embedding
-    features: Tensor  # (B, N, K, C) as read from the grid, before the coordinate embedding
+    features: Tensor  # (B, N, K, C) sampled from the grid, without the coordinate embedding
     coords: Tensor  # (B, N, K, 2) as (x, y)
 
 
 def retention_map(dense: Tensor, features: Tensor) -> Tensor:
-    """Eq. 5: best cosine similarity of each dense token (.., T, C) to any kept one (.., K, C).
+    """Largest cosine similarity (.., T) of each dense token (.., T, C) to a sampled one (.., K, C).
 
-    `features` are those before the coordinate embedding, so that keeping all gives 1. (.., T)
+    Eq. 5 of the paper (appendix I). `features` are without the coordinate embedding: sampling every cell then gives 1.
     """
     similarity = F.normalize(dense, dim=-1) @ F.normalize(features, dim=-1).transpose(-1, -2)
     return similarity.amax(-1)
 
 
 def self_similarity(dense: Tensor) -> Tensor:
-    """Cosine similarity of every dense token (.., T, C) to every other: (.., T, T). The paper's Fig. 7, left."""
+    """Cosine similarity (.., T, T) of every dense token (.., T, C) to every other; the paper's figure 7, right."""
     unit = F.normalize(dense, dim=-1)
     return unit @ unit.transpose(-1, -2)
 
 
 def cell_positions(coords: Tensor, grid: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Coordinates (x, y) in [0, 1] to continuous (column, row) cell positions."""
+    """Coordinates (.., 2), (x, y) in [0, 1], as positions (column, row) in cells, 0 at the centre of the first cell."""
     rows, columns = grid
     size = coords.new_tensor([columns, rows])
     return coords * (size - 1) if align_corners else coords * size - 0.5
@@ -78,15 +78,15 @@ def _axis_weights(position: Tensor, count: int, config: SamplerConfig) -> Tensor
 
 
 def sample_matmul(dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig) -> Tensor:
-    """Read (B, T, C) at (B, K, 2) as a product with tent weights (B, K, T): fast on a CPU."""
+    """Sample dense (B, T, C) at coords (B, K, 2): (B, K, C), eqs. 2 and 3 as one matrix product. Fast on a CPU."""
     position = cell_positions(coords, grid, align_corners=config.align_corners)
     across = _axis_weights(position[..., 0], grid[1], config)  # (B, K, columns)
     down = _axis_weights(position[..., 1], grid[0], config)  # (B, K, rows)
-    return (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2) @ dense  # (B, K, C)
+    return (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2) @ dense  # (B, K, T) @ (B, T, C)
 
 
 def sample_grid(dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig) -> Tensor:
-    """The same reading through torch's grid_sample (ONNX GridSample)."""
+    """As `sample_matmul`, by torch's grid_sample (ONNX GridSample)."""
     planes = dense.unflatten(1, grid).movedim(-1, 1)  # (B, C, rows, columns)
     read = F.grid_sample(
         planes,
@@ -99,7 +99,7 @@ def sample_grid(dense: Tensor, coords: Tensor, grid: tuple[int, int], config: Sa
 
 
 def lattice(count: int) -> Tensor:
-    """`count` points (x, y) spread evenly over the unit square: square-ish rows, row-major."""
+    """Points (count, 2), (x, y), spread evenly over the unit square, row by row, about as many rows as columns."""
     rows = max(1, round(math.sqrt(count)))
     points = []
     for row in range(rows):
@@ -109,7 +109,7 @@ def lattice(count: int) -> Tensor:
 
 
 class ConvPool(nn.Module):
-    """The paper's parameterised pooling: two strided convolutions, then one linear layer."""
+    """The paper's convolutional pooling (appendix H): two strided convolutions, then one linear layer."""
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -121,14 +121,15 @@ class ConvPool(nn.Module):
         self.out = nn.Linear(inner * cells, width)
 
     def forward(self, dense: Tensor) -> Tensor:
+        """Pooled features (B, C) of dense tokens (B, T, C)."""
         planes = dense.unflatten(1, self.grid).movedim(-1, 1)  # (B, C, rows, columns)
-        return self.out(F.relu(self.down2(F.relu(self.down(planes)))).flatten(1))  # (B, C)
+        return self.out(F.relu(self.down2(F.relu(self.down(planes)))).flatten(1))
 
 
 class GridSampler(nn.Module):
-    """Eqs. 1-4 for one set of weights: pool, predict K points, read there, add their embedding.
+    """GridS with one set of weights: pool (eq. 1), predict K points, sample there (eqs. 2, 3), add their embedding.
 
-    The names scout_mlp and coord_encoder are those of the authors' checkpoints.
+    The parameter names scout_mlp and coord_encoder are those of the authors' checkpoints.
     """
 
     def __init__(self, width: int, grid: tuple[int, int], config: SamplerConfig) -> None:
@@ -145,7 +146,7 @@ class GridSampler(nn.Module):
             )
 
     def predict(self, dense: Tensor) -> Tensor:
-        """Coordinates (B, K, 2) of (B, T, C)."""
+        """Coordinates (B, K, 2), (x, y) in [0, 1], for dense tokens (B, T, C)."""
         match self.config.pooling:
             case "mean":
                 pooled = dense.mean(1)
@@ -157,7 +158,7 @@ class GridSampler(nn.Module):
         return self.config.margin + (1 - 2 * self.config.margin) * points
 
     def forward(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, C) -> tokens (B, K, C), features (B, K, C), coordinates (B, K, 2)."""
+        """Tokens (B, K, C), features (B, K, C) and coordinates (B, K, 2) from dense tokens (B, T, C)."""
         coords = self.predict(dense)
         read = sample_grid if self.config.kernel == "grid_sample" else sample_matmul
         features = read(dense, coords, self.grid, self.config)
@@ -165,7 +166,7 @@ class GridSampler(nn.Module):
         return tokens, features, coords
 
     def start_on_lattice(self) -> None:
-        """Set the last layer so that the K points begin near a uniform lattice."""
+        """Initialise the predictor so that the K points are near a uniform lattice."""
         last = self.scout_mlp[2]
         margin = self.config.margin
         inside = ((lattice(self.config.tokens) - margin) / (1 - 2 * margin)).clamp(0.01, 0.99)
@@ -182,18 +183,20 @@ class SharedGrids(nn.Module):
         self.grids = GridSampler(width, grid, config)
 
     def forward(self, dense: Tensor) -> Sampled:
+        """Sample dense tokens (B, N, T, C)."""
         batch = dense.shape[:2]
         return Sampled(*(part.unflatten(0, batch) for part in self.grids(dense.flatten(0, 1))))
 
 
 class CameraGrids(nn.Module):
-    """One GridSampler per camera, in camera order; extra (masked) slots use the last one."""
+    """One GridSampler per camera, in camera order; cameras beyond those configured use the last one."""
 
     def __init__(self, width: int, grid: tuple[int, int], config: SamplerConfig, cameras: int) -> None:
         super().__init__()
         self.grids = nn.ModuleList(GridSampler(width, grid, config) for _ in range(cameras))
 
     def forward(self, dense: Tensor) -> Sampled:
+        """Sample dense tokens (B, N, T, C)."""
         last = len(self.grids) - 1
         each = [self.grids[min(i, last)](dense[:, i]) for i in range(dense.shape[1])]
         return Sampled(*(torch.stack(parts, 1) for parts in zip(*each, strict=True)))
@@ -208,14 +211,15 @@ class DenseSampler(nn.Module):
         self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, dense: Tensor) -> Sampled:
+        """Return dense tokens (B, N, T, C) with the coordinates of their cells."""
         return Sampled(dense, dense, self.cells.expand(*dense.shape[:2], -1, -1))
 
 
 class CellSampler(nn.Module):
-    """Baselines that keep K whole cells in row-major order: random, or largest L2 norm (Table 10).
+    """Baselines that keep K whole cells in row-major order: random ones, or those of largest L2 norm (table 10).
 
-    Random draws anew for every image while training and keeps one seeded choice in eval mode, so
-    that an exported graph is deterministic.
+    kind=random draws other cells for every image in training mode and keeps one seeded choice in eval mode, so that an
+    exported graph is deterministic.
     """
 
     def __init__(self, grid: tuple[int, int], config: SamplerConfig) -> None:
@@ -238,6 +242,7 @@ class CellSampler(nn.Module):
         return score.topk(self.config.tokens, dim=-1).indices.sort(-1).values
 
     def forward(self, dense: Tensor) -> Sampled:
+        """Keep K of the dense tokens (B, N, T, C)."""
         index = self.choose(dense)
         spread = index.unsqueeze(-1).expand(*index.shape, dense.shape[-1])
         features = dense.gather(2, spread)  # (B, N, K, C)
@@ -245,7 +250,7 @@ class CellSampler(nn.Module):
 
 
 def build_sampler(config: PolicyConfig) -> nn.Module:
-    """The sampler a config asks for. All of them map (B, N, T, C) to `Sampled`."""
+    """The sampler of a configuration. Each maps dense tokens (B, N, T, C) to `Sampled`; for early.py see there."""
     width, grid, sampler = config.text.width, config.grid, config.sampler
     match sampler.kind:
         case "dense":

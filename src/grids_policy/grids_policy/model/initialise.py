@@ -1,4 +1,4 @@
-"""Weights to start training from. Everything random here comes from one seed."""
+"""Initial weights of a policy. They depend only on the configuration and a seed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")
 
 
 def init_weights(policy: SmolVLA, seed: int = 0) -> None:
-    """From scratch: unit gain per layer, residual outputs divided by sqrt(2 depth), velocity 0."""
+    """Initialise all weights, in place: unit gain per layer, residual outputs divided by sqrt(2 depth), velocity 0."""
     generator = torch.Generator().manual_seed(seed)
     depths = {"vision": policy.config.vision.depth, "language": policy.config.text.depth}
     for name, module in policy.named_modules():
         depth = depths.get(name.split(".")[0], policy.config.expert.depth)
         scale = (2 * max(depth, 1)) ** -0.5 if name.endswith(_RESIDUAL) else 1.0
         _init_module(module, scale, generator)
-    # Beside patches of unit gain 0.02 is next to nothing: cube position 57 instead of 41 mm off after 150 steps.
+    # A std of 0.02 is too small beside patches of unit gain: after 150 steps the cube's position was 57 mm off, not 41.
     nn.init.normal_(policy.vision.position_embedding.weight, std=0.2, generator=generator)
     nn.init.zeros_(policy.action_out_proj.weight)
     init_sampler(policy, seed)
@@ -44,7 +44,7 @@ def _init_module(module: nn.Module, scale: float, generator: torch.Generator) ->
 
 
 def init_sampler(policy: SmolVLA, seed: int = 0) -> None:
-    """The sampler alone: torch's default ranges, then the lattice where the config asks for it."""
+    """Initialise the sampler, in place: torch's default ranges, then a uniform lattice where lattice_init is set."""
     generator = torch.Generator().manual_seed(seed)
     for module in policy.sampler.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

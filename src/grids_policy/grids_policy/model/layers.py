@@ -19,7 +19,7 @@ ROPE_BASE = 10000.0
 
 
 def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
-    """Flow times (..,) -> (.., width): sines, cosines; float64 because angles reach 1571 rad."""
+    """Sines, then cosines of flow times (..,): (.., width) float32. Computed in float64: angles reach 1571 rad."""
     fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
     period = min_period * (max_period / min_period) ** fraction
     angle = time.to(torch.float64).unsqueeze(-1) * (2 * math.pi / period)
@@ -27,7 +27,7 @@ def time_embedding(time: Tensor, width: int, min_period: float, max_period: floa
 
 
 def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (.., D/2) of integer positions (..,), in float32."""
+    """Cosine and sine (.., D/2) of token positions (..,), in float32."""
     half = head_dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
     angle = positions.to(torch.float32).unsqueeze(-1) / ROPE_BASE**exponent
@@ -35,16 +35,17 @@ def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary embedding of (B, heads, tokens, D); computed in float32, cast back."""
+    """Apply the half-split rotary embedding to x (B, heads, tokens, D). Computed in float32, returned in x's dtype."""
     first, second = x.to(torch.float32).chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-    """Grouped attention: (B, H, q, D) on (B, G, k, D) under (B, q, k) -> (B, q, H*D).
+    """Grouped-query attention of query (B, H, q, D) to keys and values (B, G, k, D): (B, q, H*D).
 
-    Written out: the backward of torch's fused kernel is ten times slower on a CPU, and a fully
-    masked row must stay finite. Query head h uses key head h // (H / G); nothing is repeated.
+    visible (B, q, k) is True where a query may attend to a key. Query head h uses key head h // (H / G). Torch's fused
+    kernel is not used: its backward pass is ten times slower on a CPU, and a query without any visible key must give
+    finite numbers.
     """
     batch, heads, rows, dim = query.shape
     groups = keys.shape[1]
@@ -58,23 +59,28 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tens
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, tokens, heads*D) -> (B, heads, tokens, D)."""
+    """Reshape (B, tokens, heads*D) to (B, heads, tokens, D)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class RmsNorm(nn.Module):
+    """Llama's RMS norm, computed in float32."""
+
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (.., width)."""
         wide = x.to(torch.float32)
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * (wide * scale).to(x.dtype)
 
 
 class GatedMlp(nn.Module):
+    """Llama's gated MLP: down(silu(gate(x)) * up(x))."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(width, hidden, bias=False)
@@ -82,11 +88,12 @@ class GatedMlp(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (.., width), of the same shape afterwards."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Attention(nn.Module):
-    """The four projections of a language or expert layer; who reads whom is decided outside."""
+    """The four projections of a language or expert layer. The caller calls `attend` between them."""
 
     def __init__(self, width: int, kv_input: int, text: TextConfig) -> None:
         super().__init__()
@@ -97,15 +104,17 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(text.heads * text.head_dim, width, bias=False)
 
     def query(self, x: Tensor) -> Tensor:
-        return split_heads(self.q_proj(x), self.heads)  # (B, H, tokens, D)
+        """Queries (B, H, tokens, D) of x (B, tokens, width)."""
+        return split_heads(self.q_proj(x), self.heads)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, tokens, D) of x (B, tokens, kv_input)."""
         heads = self.kv_heads
         return split_heads(self.k_proj(x), heads), split_heads(self.v_proj(x), heads)
 
 
 class Block(nn.Module):
-    """Pre-norm layer; `kv_input` is the width the keys and values are projected from."""
+    """Pre-norm transformer layer. `kv_input`: width of the tokens that keys and values are projected from."""
 
     def __init__(self, width: int, mlp: int, kv_input: int, text: TextConfig) -> None:
         super().__init__()
@@ -115,6 +124,6 @@ class Block(nn.Module):
         self.mlp = GatedMlp(width, mlp)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual of the attention output, then of the MLP."""
+        """Add the projected attention result (B, tokens, H*D) to x (B, tokens, width), then the MLP's."""
         x = x + self.self_attn.o_proj(attended)
         return x + self.mlp(self.post_attention_layernorm(x))

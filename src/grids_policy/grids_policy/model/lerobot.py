@@ -1,7 +1,7 @@
-"""LeRobot's config.json and processor JSON to and from our PolicyConfig. No tensors, no torch.
+"""Translate LeRobot's config.json and processor JSON to PolicyConfig and back. No tensors, no torch.
 
-config.json says nothing about the inside of the language model; that comes, in this order, from
-grids_config.json (ours), oracle_config.json (reference folders), or SmolVLM2-500M's constants.
+config.json does not contain the sizes of the vision and language models. They come from grids_config.json, else from
+oracle_config.json (in the reference folders of the tests), else they are SmolVLM2-500M's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EMPTY_CAMERA = "observation.images.empty_camera_"
 SCHEMA = 1
 GRIDS_FIELDS = ("schema", "vision", "text", "expert", "sampler", "max_committed", "relative_actions")
 TOKENIZER_NAME = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
-# What the authors' fork can say about a sampler; anything else needs grids_config.json.
+# The sampler that the fields of the authors' fork can describe; any other needs grids_config.json.
 FORK_SAMPLER = SamplerConfig(kind="grids")
 
 
@@ -36,7 +36,7 @@ def _need(config: dict[str, Any], key: str) -> Any:
 
 
 def image_features(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Camera feature keys in order with their (height, width), without empty cameras."""
+    """Camera feature keys with their (height, width), in order, without empty cameras. Raises ConfigError."""
     found = {}
     for key, feature in _need(config, "input_features").items():
         if feature["type"] == "VISUAL" and not key.startswith(EMPTY_CAMERA):
@@ -54,7 +54,7 @@ def _vector_dim(config: dict[str, Any], group: str, key: str) -> int:
 
 
 def _vlm_parts(vlm: dict[str, Any], ids: dict[str, int]) -> tuple[VisionConfig, TextConfig]:
-    """Sizes from a SmolVLM config as transformers writes it."""
+    """Sizes from the configuration of a SmolVLM as transformers writes it."""
     vision, text = vlm["vision_config"], vlm["text_config"]
     activation = {"gelu_pytorch_tanh": "gelu_tanh"}.get(
         vision.get("hidden_act", "gelu_pytorch_tanh"), vision.get("hidden_act")
@@ -87,7 +87,7 @@ def _vlm_parts(vlm: dict[str, Any], ids: dict[str, int]) -> tuple[VisionConfig, 
 
 
 def _derived_parts(config: dict[str, Any], oracle: dict[str, Any] | None) -> dict[str, Any]:
-    """Vision, text and expert sizes where grids_config.json does not state them."""
+    """The parts of PolicyConfig for a folder without grids_config.json."""
     vision, text = VisionConfig(), TextConfig(depth=32)
     if oracle is not None:
         vision, text = _vlm_parts(oracle["vlm"], oracle.get("ids", {}))
@@ -100,7 +100,7 @@ def _derived_parts(config: dict[str, Any], oracle: dict[str, Any] | None) -> dic
 
 
 def _sampler(config: dict[str, Any]) -> SamplerConfig:
-    """The sampler the authors' fork describes by two keys of config.json."""
+    """The sampler from the two fields that the authors' fork adds to config.json."""
     if not config.get("use_grid_token_sampler", False):
         return SamplerConfig()
     return dataclasses.replace(FORK_SAMPLER, tokens=config.get("grid_token_sampler_num_tokens", 16))
@@ -117,7 +117,10 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
 
 
 def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: dict[str, Any] | None) -> PolicyConfig:
-    """config.json (and the optional neighbours) as a PolicyConfig. Raises ConfigError."""
+    """PolicyConfig from the contents of config.json, grids_config.json and oracle_config.json (None: no such file).
+
+    Raises ConfigError.
+    """
     _refuse_unsupported(config)
     parts = _derived_parts(config, oracle) if grids is None else _grids_parts(grids)
     cameras = image_features(config)
@@ -167,7 +170,7 @@ def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
 
 
 def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
-    """What grids_config.json must say, or None where LeRobot's own files say it all."""
+    """Content of grids_config.json, or None where LeRobot's files suffice."""
     parts = {name: getattr(config, name) for name in ("vision", "text", "expert", "sampler")}
     rest = {"max_committed": config.max_committed}
     if config.relative_actions:
@@ -179,7 +182,7 @@ def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
 
 
 def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a policy: `raw` (as it was read, or {}) with everything we know written over."""
+    """Content of config.json: the fields of `raw` (an earlier config.json, or {}), those of `config` replaced."""
     visual = {
         key: {"type": "VISUAL", "shape": [3, *hw]} for key, hw in zip(config.image_keys, config.image_hw, strict=True)
     }
@@ -223,7 +226,10 @@ def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def processor_configs(config: PolicyConfig, mapping: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """policy_preprocessor.json and policy_postprocessor.json for a policy that had none."""
+    """Contents of policy_preprocessor.json and policy_postprocessor.json, by name without ".json".
+
+    mapping: LeRobot's normalization_mapping, e.g. {"STATE": "MEAN_STD"}.
+    """
     lerobot = lerobot_config(config, {})
     norm = {"eps": 1e-8, "norm_map": mapping}
     device = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}

@@ -1,7 +1,7 @@
-"""One GridS checkpoint for several K: tokens in an order of which every beginning covers the picture.
+"""One GridS checkpoint for several K: the tokens are ordered so that the first k of them cover the image, for any k.
 
-Trained with `sampler.nested` the language model learns to do with the first k tokens, for several k, so that a slow
-machine may take fewer without another training run. The paper names a fixed K as one of its limits.
+With `sampler.nested` the policy is trained to act from the first k tokens, for several k. A slow machine can then use
+fewer tokens without another training run. The paper names a fixed K as a limitation (appendix J).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from grids_policy.model.smolvla import SmolVLA
 
 
 def spread_order(points: Tensor) -> Tensor:
-    """Indices (K,) of points (K, 2): the one nearest the centre, then always the one furthest from those taken."""
+    """Indices (K,) of points (K, 2): first the one nearest the centre, then always the one furthest from all before."""
     distance = torch.cdist(points, points)
     taken = [int((points - 0.5).norm(dim=-1).argmin())]
     while len(taken) < len(points):
@@ -26,7 +26,7 @@ def spread_order(points: Tensor) -> Tensor:
 
 
 def spread_tokens(policy: SmolVLA, images: Tensor) -> None:
-    """Reorder the predicted points, in place, by where they lie in the mean of `images` (B, N, 3, H, W)."""
+    """Reorder the policy's points, in place, by `spread_order` of their mean positions on `images` (B, N, 3, H, W)."""
     with torch.no_grad():
         coords = policy.sampler(policy.dense_tokens(images)).coords.mean(0)  # (N, K, 2)
         if isinstance(policy.sampler, CameraGrids):
@@ -44,17 +44,17 @@ def _reorder(sampler: GridSampler, order: Tensor) -> None:
 
 
 def with_nested(checkpoint: Checkpoint, nested: tuple[int, ...]) -> Checkpoint:
-    """The same weights, to be trained for these numbers of tokens."""
+    """A copy with the same weights, to be trained for these numbers of tokens per camera."""
     sampler = dataclasses.replace(checkpoint.config.sampler, nested=nested)
     return checkpoint.rebuilt(dataclasses.replace(checkpoint.config, sampler=sampler), checkpoint.policy.state_dict())
 
 
 def with_tokens(checkpoint: Checkpoint, tokens: int) -> Checkpoint:
-    """The same weights with only the first `tokens` points of each camera. ValueError where not trained for so many."""
+    """A copy that samples only the first `tokens` points. Raises ValueError where it was not trained for that."""
     before = checkpoint.config.sampler
     if tokens not in before.nested:
         raise ValueError(
-            f"tokens: expected one of those it was trained for ({list(before.nested) or 'none'}), got {tokens}"
+            f"tokens: expected a number the checkpoint was trained for ({list(before.nested) or 'none'}), got {tokens}"
         )
     kept = tuple(k for k in before.nested if k <= tokens)
     sampler = dataclasses.replace(before, tokens=tokens, nested=kept)

@@ -1,4 +1,4 @@
-"""Dataset units to network units and back, as LeRobot's processors do it. Works on numpy and torch."""
+"""Normalisation of state and action, as in LeRobot's normalize_processor.py. Works on numpy and torch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _STATISTICS = {"IDENTITY": (), "MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "
 
 
 class NormalizationError(ValueError):
-    """Statistics that cannot be used; the text names the feature and the statistic."""
+    """Statistics that cannot be used; the text names the feature, the statistic and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Normalizer:
-    """One feature. `first`, `second` are mean and std, or min and max, (dim,) or (chunk, dim)."""
+    """Normalisation of one feature. `first`, `second`: mean and std, or min and max, (dim,) or (chunk_size, dim)."""
 
     mode: str = "IDENTITY"
     first: Any = None
     second: Any = None
 
     def to(self, convert: Callable[[Any], Any]) -> Normalizer:
-        """The same with both arrays converted, e.g. `torch.from_numpy` or `lambda t: t.to(device)`."""
+        """A copy with both arrays converted, e.g. by `torch.from_numpy` or `lambda t: t.to(device)`."""
         if self.mode == "IDENTITY":
             return self
         return Normalizer(self.mode, convert(self.first), convert(self.second))
 
     def apply(self, x: Any) -> Any:
-        """Dataset units -> network units, (.., dim)."""
+        """Normalise x (.., dim) in dataset units."""
         match self.mode:
             case "MEAN_STD":
                 return (x - self.first) / (self.second + EPS)
@@ -40,7 +40,7 @@ class Normalizer:
                 return x
 
     def invert(self, x: Any) -> Any:
-        """Network units -> dataset units, (.., dim). MEAN_STD adds no eps here, as in LeRobot."""
+        """Unnormalise x (.., dim) to dataset units. MEAN_STD has no eps in this direction, as in LeRobot."""
         match self.mode:
             case "MEAN_STD":
                 return x * self.second + self.first
@@ -55,7 +55,7 @@ class Normalizer:
 
 
 def build_normalizer(feature: str, mode: str, stats: Mapping[str, Any], dim: int) -> Normalizer:
-    """Normalizer of `feature` from arrays keyed "<feature>.<statistic>". Raises NormalizationError."""
+    """Normalizer of `feature` with `dim` dims from arrays keyed "<feature>.<statistic>". Raises NormalizationError."""
     if mode not in MODES:
         raise NormalizationError(f"normalisation of {feature} is {mode!r}; supported are {', '.join(MODES)}")
     values = []

@@ -1,4 +1,4 @@
-"""Raw camera frame to network input: the one function that training, export and parity share."""
+"""Network images from raw camera frames. Training, export and parity checks share this code."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,9 +8,10 @@ from grids_common.letterbox import fit
 
 
 def preprocess_image(frame: Tensor, resize_hw: tuple[int, int]) -> Tensor:
-    """uint8 (B, h, w, 3) -> float (B, 3, H, W) in [-1, 1]: aspect kept, padding left and top.
+    """Network images (B, 3, H, W), float in [-1, 1], from uint8 rgb frames (B, h, w, 3).
 
-    Sizes are those of `grids_common.letterbox`; padding is zero before the affine map.
+    The aspect ratio is kept, with black padding (-1) on the left and the top. Sizes are those of
+    `grids_common.letterbox`.
     """
     image = frame.movedim(-1, 1).to(torch.float32) / 255.0  # (B, 3, h, w)
     return fit_image(image, resize_hw) * 2.0 - 1.0

@@ -1,29 +1,33 @@
 """SmolVLA with a pluggable token sampler, in plain PyTorch: LeRobot's weights, LeRobot's numbers.
 
-Read bottom-up: `SmolVLA` is the whole policy, the blocks above it are its parts.
+The whole policy is the class `SmolVLA`. Its layers are in layers.py and vision.py, the token samplers in grids.py.
 
     cache = policy.encode(images, image_mask, state, tokens, token_mask)  # once per observation
     actions = policy.sample(noise, cache)                                 # num_steps denoise_step
 
-images come from `policy.preprocess` (raw uint8 frames), state is normalised (B, state_dim), the
-result is the normalised, padded chunk (B, S, A): slice `[..., :action_dim]` and unnormalise.
-Where the step is a graph of its own, a host loop replaces `sample`:
+`policy.preprocess` makes images from raw uint8 frames. state is normalised, (B, state_dim). The result is a
+normalised action chunk (B, S, A), padded to max_action_dim: slice `[..., :action_dim]`, then unnormalise.
+Where the denoising step is an exported graph, the caller's loop replaces `sample`:
 
     v = policy.denoise_step(x, policy.time_table[i], cache, committed, n_committed)
     x = x + policy.step_size * v
 
-Committed rows (training-time real-time chunking) are clean actions at flow time 0: row r of x is
-replaced by committed[:, r] where r < n_committed. n_committed = 0 changes no bit of the result.
+Committed action steps (training-time real-time chunking, arXiv 2512.05964) are clean actions at flow time 0:
+step s of x is replaced by committed[:, s] where s < n_committed. n_committed = 0 changes no bit of the result.
 
-What is unlike a textbook transformer: the rotary base is 10000 whatever the language model says;
-image and language embeddings are scaled by sqrt(width), the state is not; positions count valid
-tokens only; the state token is last and seen by nobody but itself; cross layers read language keys
-that already carry their rotation, and rotate queries from 0; of the last language layer only keys
-and values are used.
+LeRobot's SmolVLA (modeling_smolvla.py, smolvlm_with_expert.py) differs from a textbook transformer in these points,
+and so does this file:
 
-Dims: B batch, N cameras, T dense tokens per camera, K kept, L language, P prefix, S chunk,
-A max_action_dim, W vision width, C text width, E expert width, H query heads, G key/value heads,
-D head dim, X expert layers.
+* The rotary base is 10000, not the language model's own value.
+* Image and language embeddings are multiplied by sqrt(width); the state embedding is not.
+* Positions count valid tokens only.
+* The state token is the last of the prefix. No other prefix token attends to it.
+* In cross-attention layers the keys come from the language model and are already rotated; the query positions
+  start at 0.
+* Only the keys and values of the last language layer are used.
+
+Dims: B batch, N cameras, T dense tokens per camera, K sampled tokens per camera, L language tokens, P prefix tokens,
+S chunk_size, A max_action_dim, C text width, E expert width, G key/value heads, D head dim, X expert layers.
 """
 
 from __future__ import annotations
@@ -44,46 +48,50 @@ from grids_policy.model.vision import Connector, Vision
 
 
 class Prefix(NamedTuple):
-    """Everything the language model reads, before its first layer."""
+    """The input of the language model's first layer."""
 
     embeddings: Tensor  # (B, P, C)
     pad: Tensor  # (B, P) bool, True where a token is real
-    visible: Tensor  # (B, P, P) bool, [i, j] True where i may read j
-    positions: Tensor  # (B, P) whole numbers as float32: TensorRT's CumSum takes no integers
+    visible: Tensor  # (B, P, P) bool, [i, j] True where token i may attend to token j
+    positions: Tensor  # (B, P) integers as float32, because TensorRT's CumSum takes no integers
 
 
 class PrefixCache(NamedTuple):
-    """One observation, ready for any number of denoising steps. All tensors, no Python numbers."""
+    """One encoded observation, all that the denoising steps need of it. Only tensors, so that it can be exported."""
 
-    keys: Tensor  # (X, B, G, P, D) rotated; cross layers already projected
+    keys: Tensor  # (X, B, G, P, D) rotated; for cross layers already projected to the expert
     values: Tensor  # (X, B, G, P, D)
     pad: Tensor  # (B, P) bool
     cos: Tensor  # (B, 1, S, D/2) rotation of the action tokens in self layers
     sin: Tensor  # (B, 1, S, D/2)
     coords: Tensor  # (B, N, K, 2) sample locations (x, y) in [0, 1]
-    retention: Tensor  # (B, N, T) eq. 5
+    retention: Tensor  # (B, N, T), the paper's eq. 5
 
 
 class LanguageModel(nn.Module):
+    """Token embeddings and decoder layers (SmolLM2 in the published model). `SmolVLA.prefill` runs them."""
+
     def __init__(self, text: TextConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(text.vocab, text.width)
         self.layers = nn.ModuleList(Block(text.width, text.mlp, text.width, text) for _ in range(text.depth))
-        self.norm = RmsNorm(text.width, text.eps)  # dead weight: only the hidden output needs it
+        self.norm = RmsNorm(text.width, text.eps)  # in every checkpoint; used only by `prefill(to_end=True)`
 
 
 class ActionExpert(nn.Module):
+    """Decoder layers of the action tokens. `SmolVLA.velocity` runs them."""
+
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         expert, text = config.expert, config.text
-        cross = text.kv_heads * text.head_dim  # cross layers project the language model's keys
+        cross = text.kv_heads * text.head_dim  # cross layers read the language model's keys and values
         inputs = [expert.width if config.is_self_layer(i) else cross for i in config.expert_layers]
         self.layers = nn.ModuleList(Block(expert.width, expert.mlp, i, text) for i in inputs)
         self.norm = RmsNorm(expert.width, text.eps)
 
 
 class SmolVLA(nn.Module):
-    """The whole policy. Weights are named as in LeRobot up to a prefix (see checkpoint.py)."""
+    """The whole policy. Parameter names are LeRobot's up to a prefix (`lerobot_key` in checkpoint.py)."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -108,16 +116,19 @@ class SmolVLA(nn.Module):
         self.register_buffer("cross_sin", sin, persistent=False)
 
     def embed_time(self, time: Tensor) -> Tensor:
-        """Flow times (..,) as float32 -> (.., E)."""
+        """Embed flow times (..,), float32 in [0, 1], as (.., E)."""
         config = self.config
         return time_embedding(time, config.expert.width, config.min_period, config.max_period)
 
     def preprocess(self, frames: Sequence[Tensor]) -> Tensor:
-        """Raw uint8 frames, one (B, h, w, 3) per camera, to (B, N, 3, H, W) in [-1, 1]."""
+        """Raw uint8 rgb frames, one (B, h, w, 3) per camera, as network images (B, N, 3, H, W) in [-1, 1]."""
         return torch.stack([preprocess_image(f, self.config.resize_hw) for f in frames], 1)
 
     def dense_tokens(self, images: Tensor) -> Tensor:
-        """(B, N, 3, H, W) -> (B, N, T, C), all cameras in one pass; what `sampler` takes (see early.py)."""
+        """Input of `sampler` from images (B, N, 3, H, W), all cameras in one pass: dense tokens (B, N, T, C).
+
+        With sampler.after_layer the tower samples itself: the result is (B, N, K, C + 2), see early.py.
+        """
         flat, vision = images.flatten(0, 1), self.vision
         if self.config.early:
             found = self.sampler.see(vision.embed(flat), vision.layers, vision.post_layernorm, self.connector.proj)
@@ -128,11 +139,12 @@ class SmolVLA(nn.Module):
     def embed_prefix(
         self, sampled: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
     ) -> Prefix:
-        """Cameras, language, state on one token axis, with masks and positions.
+        """Image, language and state tokens in one sequence, with masks and positions.
 
-        sampled (B, N, K, C), image_mask (B, N) or per token (B, N, K), state (B, state_dim) normalised, tokens (B, L).
-        A camera left out equals a masked one, except that LeRobot keeps the special tokens around
-        an absent camera; so with image_special_tokens the missing slots are added here.
+        sampled (B, N, K, C); image_mask (B, N), or (B, N, K) per token; state (B, state_dim), normalised; tokens and
+        token_mask (B, L). Masks are True where a token is real. N may be less than the configured number of cameras: a
+        missing camera equals a masked one. LeRobot keeps the special tokens around a missing camera, so with
+        image_special_tokens they are added here.
         """
         config = self.config
         scale, cameras = math.sqrt(config.text.width), sampled.shape[1]
@@ -155,27 +167,27 @@ class SmolVLA(nn.Module):
         return self.mask_prefix(torch.cat(parts, 1), torch.cat(pads, 1))
 
     def camera_markers(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Unscaled embeddings around each camera: [fake, global] (B, 2, C) and [fake] (B, 1, C)."""
+        """Special tokens before (B, 2, C) and after (B, 1, C) the image tokens of a camera, not scaled."""
         text = self.config.text
         ids = torch.tensor([text.fake_image_id, text.global_image_id], device=self.time_table.device)
         start = self.language.embed_tokens(ids).expand(batch, -1, -1)
         return start, start[:, :1]
 
     def mask_prefix(self, embeddings: Tensor, pad: Tensor) -> Prefix:
-        """Pad to prefix_length after the state token, then build the mask and the positions."""
+        """Pad embeddings (B, P, C) and pad (B, P) to prefix_length; build the attention mask and the positions."""
         length = embeddings.shape[1]
         extra = max(0, self.config.prefix_length - length)
         embeddings, pad = F.pad(embeddings, (0, 0, 0, extra)), F.pad(pad, (0, extra))
         order = (torch.arange(length + extra, device=pad.device) >= length - 1).long()
-        readable = order[None, :] <= order[:, None]  # only the state and what follows sees the state
+        readable = order[None, :] <= order[:, None]  # only the state token and the padding behind it attend to it
         visible = readable & pad[:, :, None] & pad[:, None, :]  # (B, P, P)
         return Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1)
 
     def prefill(self, prefix: Prefix, *, to_end: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Language layers: keys and values (B, G, P, D) of each, and a hidden state (B, P, C).
+        """Run the language layers: keys and values (B, G, P, D) of each layer, and a hidden state (B, P, C).
 
-        It stops once the last keys an expert layer reads are known; the hidden state is then that
-        layer's input. With `to_end` the dead tail and the final norm run too.
+        Stops as soon as the last keys that an expert layer reads are computed; the hidden state is then the input of
+        that language layer. With `to_end` the remaining layers and the final norm run too.
         """
         angles = [a.unsqueeze(1) for a in rope_angles(prefix.positions, self.config.text.head_dim)]
         last = self.config.expert_layers[-1]
@@ -192,7 +204,7 @@ class SmolVLA(nn.Module):
         return keys, values, self.language.norm(x)
 
     def expert_cache(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What each expert layer reads, (X, B, G, P, D): cross layers project once, here."""
+        """Keys and values of each expert layer, (X, B, G, P, D). For cross layers they are projected here, once."""
         ready: list[tuple[Tensor, Tensor]] = []
         for block, i in zip(self.expert.layers, self.config.expert_layers, strict=True):
             key, value = keys[i], values[i]
@@ -207,20 +219,20 @@ class SmolVLA(nn.Module):
     def encode(
         self, images: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
     ) -> PrefixCache:
-        """One observation to its cache. images (B, N, 3, H, W) in [-1, 1]; masks True = real.
+        """Encode one observation. images (B, N, 3, H, W) in [-1, 1]; the rest as in `embed_prefix`.
 
-        A missing camera is either masked (image_mask False) or sent black (-1, image_mask True).
+        A missing camera is either masked (image_mask False) or black (all pixels -1, image_mask True).
         """
         return self.encode_dense(self.dense_tokens(images), image_mask, state, tokens, token_mask)
 
     def encode_dense(
         self, dense: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
     ) -> PrefixCache:
-        """As `encode`, from what `dense_tokens` gave."""
+        """As `encode`, from the result of `dense_tokens`."""
         sampled: Sampled = self.sampler(dense)
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
         keys, values, _ = self.prefill(prefix)
-        # The map is for people; while training it would only cost time.
+        # Only displays read the retention map; training skips it.
         off = self.training or self.config.sampler.kind == "dense" or self.config.early
         ones = dense.new_ones(dense.shape[:3])
         retention = ones if off else retention_map(dense, sampled.features)
@@ -229,34 +241,34 @@ class SmolVLA(nn.Module):
     def cache(
         self, prefix: Prefix, keys: list[Tensor], values: list[Tensor], seen: tuple[Tensor, Tensor]
     ) -> PrefixCache:
-        """The cache; action tokens take the positions after the last valid token.
+        """Assemble the cache from the result of `prefill`; seen = (coords, retention) is passed through.
 
-        seen = (coords, retention), passed through.
+        Action tokens take the positions after the last valid prefix token.
         """
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
-        rows = start + torch.arange(self.config.chunk_size, device=start.device)  # (B, S)
-        cos, sin = (a.unsqueeze(1) for a in rope_angles(rows, self.config.text.head_dim))
+        positions = start + torch.arange(self.config.chunk_size, device=start.device)  # (B, S)
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(positions, self.config.text.head_dim))
         return PrefixCache(*self.expert_cache(keys, values), prefix.pad, cos, sin, *seen)
 
     def embed_suffix(self, x_t: Tensor, time_row: Tensor) -> Tensor:
-        """Noisy actions (B, S, A) and time embedding broadcastable to (B, S, E) -> (B, S, E)."""
+        """Action tokens (B, S, E) from noisy actions (B, S, A) and a time embedding broadcastable to (B, S, E)."""
         action = self.action_in_proj(x_t)
         hidden = self.action_time_mlp_in(torch.cat((action, time_row.expand_as(action)), -1))
         return self.action_time_mlp_out(F.silu(hidden))
 
     def committed_mask(self, n_committed: Tensor) -> Tensor:
-        """(B,) counts -> (B, S, 1) bool, True for rows that are already decided."""
-        rows = torch.arange(self.config.chunk_size, device=n_committed.device)
-        return (rows < n_committed[:, None]).unsqueeze(-1)
+        """True for the first n_committed (B,) action steps, (B, S, 1) bool."""
+        steps = torch.arange(self.config.chunk_size, device=n_committed.device)
+        return (steps < n_committed[:, None]).unsqueeze(-1)
 
     def denoise_step(
         self, x_t: Tensor, time_row: Tensor, cache: PrefixCache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Velocity (B, S, A) at noisy actions x_t; time_row (E,), (B, 1, E) or (B, S, E).
+        """Velocity (B, S, A) at noisy actions x_t (B, S, A); time_row: embedded time, (E,), (B, 1, E) or (B, S, E).
 
-        The first n_committed (B,) rows of committed (B, S, A) are normalised, zero-padded actions;
-        the velocity of those rows means nothing.
+        The first n_committed (B,) action steps of committed (B, S, A) are normalised actions, zero-padded to A. The
+        velocity at those steps has no meaning.
         """
         if committed is not None:
             fixed = self.committed_mask(n_committed)
@@ -265,10 +277,10 @@ class SmolVLA(nn.Module):
         return self.velocity(self.embed_suffix(x_t, time_row), cache)
 
     def velocity(self, x: Tensor, cache: PrefixCache) -> Tensor:
-        """Embedded actions (B, S, E) through the expert -> (B, S, A)."""
-        rows = x.shape[1]
-        across = cache.pad[:, None].expand(-1, rows, -1)  # (B, S, P)
-        causal = torch.ones(rows, rows, dtype=torch.bool, device=x.device).tril()
+        """Run the action expert on action tokens (B, S, E): velocity (B, S, A)."""
+        steps = x.shape[1]
+        across = cache.pad[:, None].expand(-1, steps, -1)  # (B, S, P)
+        causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
         both = torch.cat((across, causal.expand(x.shape[0], -1, -1)), -1)  # (B, S, P + S)
         for i, (block, layer) in enumerate(zip(self.expert.layers, self.config.expert_layers, strict=True)):
             normed = block.input_layernorm(x)
@@ -289,7 +301,7 @@ class SmolVLA(nn.Module):
         self, noise: Tensor, cache: PrefixCache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Euler from noise (B, S, A) at flow time 1 to actions at 0, in num_steps steps."""
+        """Integrate from noise (B, S, A) at flow time 1 to actions at flow time 0, in num_steps Euler steps."""
         x = noise
         for i in range(self.config.num_steps):
             x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)

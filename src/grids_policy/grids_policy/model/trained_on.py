@@ -1,7 +1,7 @@
-"""What the numbers of a checkpoint mean: units of state and action, rate of the action steps, robot.
+"""Properties of the data a checkpoint was trained on: units of state and action, rate of the action steps, robot.
 
-Kept in grids_dataset.json beside LeRobot's files, which cannot say it. The trainer copies it from the data; export and
-evaluation take it from there. A checkpoint of LeRobot's own has no such file: then the user says it.
+They are in grids_dataset.json beside LeRobot's files, which have no fields for them. The trainer copies them from the
+data; export and evaluation read them. LeRobot's own checkpoints have no such file; then the user gives the values.
 """
 
 import math
@@ -17,14 +17,14 @@ from grids_policy.model.normalize import Normalizer
 FILE = "grids_dataset.json"
 SCHEMA = "grids-dataset/1"
 _FULL_TURN_RAD = 2 * math.pi
-_STD = 3.0  # how many standard deviations around the mean count as reached
+_STD = 3.0  # values up to this many standard deviations from the mean are taken to occur
 _HALF_RANGE = 100.0  # normalised joints end at ±100
 _GRIPPER = JOINT_NAMES.index("gripper")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """Facts about the training data; None or "" where nobody wrote them down."""
+    """Properties of the training data; None or "" where they are unknown."""
 
     units: Units | None = None  # of state and action
     fps: float | None = None  # action steps per second
@@ -50,7 +50,7 @@ def trained_on_from_json(tree: dict) -> TrainedOn:
 def with_choices(
     found: TrainedOn, system: str = "", calibration: Path | None = None, fps: float | None = None
 ) -> TrainedOn:
-    """`found`, completed by what the user says (empty or None: nothing). Unknown units become rad.
+    """`found`, completed by the user's values ("" or None: not given). Unknown units become rad.
 
     Raises UnitsError or CalibrationError where the two contradict each other.
     """
@@ -81,9 +81,9 @@ def _chosen_fps(found: float | None, fps: float | None) -> float | None:
 
 
 def refuse_impossible_rad(found: TrainedOn, chosen: TrainedOn, normalizers: Iterable[Normalizer]) -> None:
-    """Where the checkpoint does not name its units: statistics beyond a full turn cannot be rad. Raises UnitsError.
+    """Raise UnitsError where units that the checkpoint does not name were chosen as rad but cannot be rad.
 
-    `normalizers` are those of state and action. The sentence names the unit they probably are in.
+    Statistics beyond a full turn cannot. normalizers: those of state and action. The text names the likely unit.
     """
     if found.units is not None or chosen.units.system != RAD:
         return
@@ -93,7 +93,7 @@ def refuse_impossible_rad(found: TrainedOn, chosen: TrainedOn, normalizers: Iter
                 name = JOINT_NAMES[joint] if joint < len(JOINT_NAMES) else f"joint {joint}"
                 raise UnitsError(
                     f"--units rad: {name} has mean {mean:.4g} and standard deviation {std:.4g} in the checkpoint's "
-                    f"statistics, more than a full turn in rad; they look like {_likely(normalizer)}: give --units "
+                    f"statistics, more than a full turn in rad; they seem to be {_likely(normalizer)}: give --units "
                     "and --calibration FILE.json"
                 )
 
@@ -115,7 +115,7 @@ def _spread(normalizer: Normalizer) -> list[tuple[float, float, float]]:
 
 
 def _likely(normalizer: Normalizer) -> str:
-    """Degrees where an arm joint leaves -100..100: within it, mean² + std² cannot exceed 100²."""
+    """The likely unit: degrees where an arm joint leaves -100..100. Inside it mean² + std² cannot exceed 100²."""
     arm = [row for joint, row in enumerate(_spread(normalizer)) if joint != _GRIPPER]
     if any(math.hypot(mean, std) > _HALF_RANGE for mean, std, _ in arm):
         return DEGREES

@@ -22,6 +22,8 @@ ACTIVATIONS = {
 
 
 class VisionAttention(nn.Module):
+    """Multi-head attention of all patches to all patches."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -31,16 +33,19 @@ class VisionAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, patches, W), of the same shape afterwards."""
         q, k, v = (split_heads(p(x), self.heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         if torch.is_grad_enabled() and not x.is_cuda:
             weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-            out = weights @ v  # fused attention has a slow backward on a CPU
+            out = weights @ v  # the backward pass of fused attention is slow on a CPU
         else:
             out = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  # (B, patches, W)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
 class VisionBlock(nn.Module):
+    """Pre-norm layer of the vision tower."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.width, config.eps)
@@ -51,15 +56,16 @@ class VisionBlock(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, patches, W), of the same shape afterwards."""
         x = x + self.self_attn(self.layer_norm1(x))
         hidden = self.activation(self.mlp["fc1"](self.layer_norm2(x)))
         return x + self.mlp["fc2"](hidden)
 
 
 def patch_positions(grid: tuple[int, int], side: int) -> Tensor:
-    """Rows of the side x side position table that a grid of patches uses, row-major.
+    """Indices (patches,) into the side x side position table for a grid (rows, columns) of patches, row-major.
 
-    The identity where the grid is the table's own; other grids spread evenly over it.
+    A grid of side x side patches uses the table as it is; another grid is spread evenly over it.
     """
     rows = torch.arange(grid[0]) * side // grid[0]
     columns = torch.arange(grid[1]) * side // grid[1]
@@ -67,7 +73,7 @@ def patch_positions(grid: tuple[int, int], side: int) -> Tensor:
 
 
 class Vision(nn.Module):
-    """Patch (or stem) convolution, position table, pre-norm blocks, final norm."""
+    """The vision tower: optional convolutional stem, patch embedding, position table, layers, final norm."""
 
     def __init__(self, config: VisionConfig, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -85,13 +91,14 @@ class Vision(nn.Module):
         self.post_layernorm = nn.LayerNorm(config.width, config.eps)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, patches, W), before the first block."""
+        """Patches (B, patches, W) of images (B, 3, height, width) in [-1, 1], before the first layer."""
         for conv in self.stem:
             images = self.activation(conv(images))
         x = self.patch_embedding(images).flatten(2).transpose(1, 2)
         return x + self.position_embedding(self.positions)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Patches (B, patches, W) of images (B, 3, height, width) in [-1, 1], after the final norm."""
         x = self.embed(images)
         for layer in self.layers:
             x = layer(x)
@@ -99,7 +106,7 @@ class Vision(nn.Module):
 
 
 class Connector(nn.Module):
-    """Pixel shuffle: each f x f block of patches becomes one token, then one linear layer."""
+    """Pixel shuffle, then one linear layer: each block of shuffle x shuffle patches becomes one token."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -107,7 +114,8 @@ class Connector(nn.Module):
         self.proj = nn.Linear(config.vision.width * self.factor**2, config.text.width, bias=False)
 
     def forward(self, patches: Tensor) -> Tensor:
+        """Dense tokens (B, T, C) of patches (B, patches, W)."""
         f, (rows, columns) = self.factor, self.grid
         x = patches.reshape(-1, rows, f, columns, f, patches.shape[-1])
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, f * f * patches.shape[-1])
-        return self.proj(x)  # (B, T, C)
+        return self.proj(x)

@@ -243,7 +243,7 @@ def test_the_command_line_says_what_is_wrong_and_fails(tmp_path, capsys):
     assert "--calibration" in capsys.readouterr().err
     demo = ROOT / "models" / "demo-checkpoint"
     assert export.main([str(demo), str(tmp_path / "b"), "--tokens", "4"]) == 1
-    assert "expected one of those it was trained for (none), got 4" in capsys.readouterr().err
+    assert "expected a number the checkpoint was trained for (none), got 4" in capsys.readouterr().err
     assert export.main([str(tmp_path), str(tmp_path / "b"), "--noise-scale", "2"]) == 1
     assert "expected 0 to 1, got 2" in capsys.readouterr().err
     assert export.main([str(tmp_path), str(tmp_path / "b"), "--missing-camera", "guess"]) == 1

@@ -361,10 +361,10 @@ def test_a_broken_folder_is_refused_with_one_sentence_naming_the_culprit(tiny, c
 
 
 def test_cameras_other_than_the_checkpoints_are_refused(tiny):
-    said = re.escape("cameras are ['camera1', 'camera2'], asked for ['front', 'wrist']")
-    with pytest.raises(CheckpointError, match=said):
+    message = re.escape("expected the checkpoint's cameras ['camera1', 'camera2'], got ['front', 'wrist']")
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tiny, cameras=["front", "wrist"])
-    with pytest.raises(CheckpointError, match="asked for"):
+    with pytest.raises(CheckpointError, match="expected the checkpoint's cameras"):
         load_checkpoint(tiny, cameras=["camera2", "camera1"])
 
 
