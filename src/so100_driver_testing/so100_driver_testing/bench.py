@@ -23,7 +23,7 @@ from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.registers import GOAL_POSITION, PRESENT_POSITION
 from so100_driver.control import prepare
-from so100_driver.control.loop import ControlLoop, Record
+from so100_driver.control.loop import ControlLoop, TickRecord
 from so100_driver.errors import DriverError
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
@@ -141,7 +141,7 @@ class LoopBench:
     def _said(self, _level: str, text: str) -> None:
         self.events.append(text)
 
-    def _ticked(self, record: Record) -> None:
+    def _ticked(self, record: TickRecord) -> None:
         offered = self._offered.pop(record.output.sequence, None)
         if offered is not None and record.sent is not None:
             self._ages_s.append((record.sent_ns - offered) * 1e-9)

@@ -14,11 +14,11 @@ import traceback
 from dataclasses import dataclass, field
 
 from so100_driver_testing.rig import Rig
-from so100_driver_testing.scenarios import SCENARIOS, Scenario, named
+from so100_driver_testing.scenarios import SCENARIOS, FaultScenario, named
 
 
 @dataclass(slots=True)
-class Row:
+class CampaignRow:
     """One line of the table."""
 
     name: str
@@ -34,7 +34,7 @@ class Campaign:
         self.seed = seed
         self._rig: Rig | None = None
 
-    def run(self, scenario: Scenario, index: int) -> list[str]:
+    def run(self, scenario: FaultScenario, index: int) -> list[str]:
         """One run; a harness that breaks is a violation too."""
         dice = random.Random(f"{self.seed}/{scenario.name}/{index}")
         try:
@@ -69,7 +69,7 @@ class Campaign:
             self._rig = None
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[CampaignRow]) -> str:
     lines = [f"{'fault':40} {'runs':>5} {'violations':>11} {'s':>7}"]
     for row in rows:
         lines.append(f"{row.name:40} {row.runs:5d} {len(row.violations):11d} {row.seconds:7.1f}")
@@ -77,12 +77,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def run(scenarios: tuple[Scenario, ...], *, short: bool, seed: int, say=lambda text: None) -> list[Row]:
+def run(scenarios: tuple[FaultScenario, ...], *, short: bool, seed: int, say=lambda text: None) -> list[CampaignRow]:
     """Every scenario its number of runs; `say` gets one line per scenario."""
     campaign, rows = Campaign(seed), []
     try:
         for scenario in scenarios:
-            row, began = Row(scenario.name), time.monotonic()
+            row, began = CampaignRow(scenario.name), time.monotonic()
             for index in range(scenario.short if short else scenario.long):
                 row.violations += campaign.run(scenario, index)
                 row.runs += 1

@@ -28,7 +28,7 @@ AT_REST = Allowed("at_rest")
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class FaultScenario:
     """`runs` in the short and in the long campaign. `fresh`: starts and ends its own driver."""
 
     name: str
@@ -333,43 +333,43 @@ def estopped(rig: Rig, dice: random.Random) -> list[str]:
 
 
 SCENARIOS = (
-    Scenario("reply lost 1 %", rides_through("reply_loss", 0.01), 1, 10),
-    Scenario("reply lost 10 %", rides_through("reply_loss", 0.1), 1, 10),
-    Scenario("burst of 50 replies lost", rides_through("reply_loss", 50), 1, 10),
-    Scenario("checksum corrupt 10 %", rides_through("corrupt_checksum", 0.1), 1, 10),
-    Scenario("wrong id answers 10 %", rides_through("wrong_id", 0.1), 1, 10),
-    Scenario("reply 45 ms late, then another read", late_then_other_read, 1, 10),
-    Scenario("voltage sag to 4.5 V", sagging, 1, 5),
-    Scenario("one servo dies in mid-motion", servo_dies(None), 1, 10),
-    Scenario("all servos die", servo_dies("all"), 1, 5),
-    Scenario("adapter unplugged and replugged", unplugged, 1, 10),
-    Scenario("overload bit latched", overloaded, 1, 5),
-    Scenario("joint stuck", stuck, 1, 5),
-    Scenario("gripper stalled on an object", gripper_stalled, 1, 5),
-    Scenario("malformed chunks (12 kinds)", bad_input, 1, 5),
-    Scenario("chunk flood at 1 kHz", flood, 1, 5),
-    Scenario("two publishers fighting", fighting, 1, 5),
-    Scenario("emergency stop in mid-motion", estopped, 1, 10),
-    Scenario("driver stopped for 2 s", process_faults.stopped_for_2s, 1, 5),
-    Scenario("bus frozen for 2 s", process_faults.twin_stopped, 1, 5),
-    Scenario("second driver on the port", process_faults.second_driver, 1, 3),
-    Scenario("policy process killed", process_faults.policy_process(signal.SIGKILL), 1, 10),
-    Scenario("policy process stopped for 2 s", process_faults.policy_process(signal.SIGSTOP), 0, 5),
-    Scenario("policy process SIGTERM", process_faults.policy_process(signal.SIGTERM), 0, 5),
-    Scenario("policy process SIGINT", process_faults.policy_process(signal.SIGINT), 0, 5),
-    Scenario("leader process SIGTERM", process_faults.leader_process(signal.SIGTERM), 0, 5),
-    Scenario("leader process SIGINT", process_faults.leader_process(signal.SIGINT), 0, 5),
-    Scenario("leader process killed", process_faults.leader_process(signal.SIGKILL), 1, 5),
-    Scenario("leader process stopped for 2 s", process_faults.leader_process(signal.SIGSTOP), 1, 5),
-    Scenario("temperature ramp", overheated, 1, 3),
-    Scenario("servo dead at start", process_faults.dead_at_start, 1, 5, fresh=True),
-    Scenario("clock stepped by one hour", process_faults.clock_steps, 1, 6, fresh=True),
-    Scenario("driver SIGTERM", process_faults.signalled(signal.SIGTERM), 1, 35, fresh=True),
-    Scenario("driver SIGINT", process_faults.signalled(signal.SIGINT), 1, 35, fresh=True),
-    Scenario("driver SIGKILL and restart", process_faults.killed, 1, 35, fresh=True),
+    FaultScenario("reply lost 1 %", rides_through("reply_loss", 0.01), 1, 10),
+    FaultScenario("reply lost 10 %", rides_through("reply_loss", 0.1), 1, 10),
+    FaultScenario("burst of 50 replies lost", rides_through("reply_loss", 50), 1, 10),
+    FaultScenario("checksum corrupt 10 %", rides_through("corrupt_checksum", 0.1), 1, 10),
+    FaultScenario("wrong id answers 10 %", rides_through("wrong_id", 0.1), 1, 10),
+    FaultScenario("reply 45 ms late, then another read", late_then_other_read, 1, 10),
+    FaultScenario("voltage sag to 4.5 V", sagging, 1, 5),
+    FaultScenario("one servo dies in mid-motion", servo_dies(None), 1, 10),
+    FaultScenario("all servos die", servo_dies("all"), 1, 5),
+    FaultScenario("adapter unplugged and replugged", unplugged, 1, 10),
+    FaultScenario("overload bit latched", overloaded, 1, 5),
+    FaultScenario("joint stuck", stuck, 1, 5),
+    FaultScenario("gripper stalled on an object", gripper_stalled, 1, 5),
+    FaultScenario("malformed chunks (12 kinds)", bad_input, 1, 5),
+    FaultScenario("chunk flood at 1 kHz", flood, 1, 5),
+    FaultScenario("two publishers fighting", fighting, 1, 5),
+    FaultScenario("emergency stop in mid-motion", estopped, 1, 10),
+    FaultScenario("driver stopped for 2 s", process_faults.stopped_for_2s, 1, 5),
+    FaultScenario("bus frozen for 2 s", process_faults.twin_stopped, 1, 5),
+    FaultScenario("second driver on the port", process_faults.second_driver, 1, 3),
+    FaultScenario("policy process killed", process_faults.policy_process(signal.SIGKILL), 1, 10),
+    FaultScenario("policy process stopped for 2 s", process_faults.policy_process(signal.SIGSTOP), 0, 5),
+    FaultScenario("policy process SIGTERM", process_faults.policy_process(signal.SIGTERM), 0, 5),
+    FaultScenario("policy process SIGINT", process_faults.policy_process(signal.SIGINT), 0, 5),
+    FaultScenario("leader process SIGTERM", process_faults.leader_process(signal.SIGTERM), 0, 5),
+    FaultScenario("leader process SIGINT", process_faults.leader_process(signal.SIGINT), 0, 5),
+    FaultScenario("leader process killed", process_faults.leader_process(signal.SIGKILL), 1, 5),
+    FaultScenario("leader process stopped for 2 s", process_faults.leader_process(signal.SIGSTOP), 1, 5),
+    FaultScenario("temperature ramp", overheated, 1, 3),
+    FaultScenario("servo dead at start", process_faults.dead_at_start, 1, 5, fresh=True),
+    FaultScenario("clock stepped by one hour", process_faults.clock_steps, 1, 6, fresh=True),
+    FaultScenario("driver SIGTERM", process_faults.signalled(signal.SIGTERM), 1, 35, fresh=True),
+    FaultScenario("driver SIGINT", process_faults.signalled(signal.SIGINT), 1, 35, fresh=True),
+    FaultScenario("driver SIGKILL and restart", process_faults.killed, 1, 35, fresh=True),
 )
 
 
-def named(part: str) -> tuple[Scenario, ...]:
+def named(part: str) -> tuple[FaultScenario, ...]:
     """Scenarios whose name contains `part`, with at least one run each."""
     return tuple(replace(s, short=max(s.short, 1)) for s in SCENARIOS if part.lower() in s.name.lower())

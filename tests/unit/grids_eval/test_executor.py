@@ -10,7 +10,7 @@ from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES
 from grids_eval.executor import DRIVER_HZ, Executor, control_steps
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
 PERIOD_NS = 10**9 // DRIVER_HZ
@@ -28,10 +28,10 @@ def chunks(delay: int) -> dict[int, Chunk]:
     return found
 
 
-def seen(now_ns: int, position: np.ndarray) -> Snapshot:
+def seen(now_ns: int, position: np.ndarray) -> ArmState:
     """Six healthy servos that are where they were told to be."""
     healthy = {"valid": np.ones(6, bool), "seen_ns": np.full(6, now_ns), "temperature": np.full(6, 30.0)}
-    return replace(Snapshot.unknown(6), stamp_ns=now_ns, position=position, voltage=np.full(6, 12.0), **healthy)
+    return replace(ArmState.unknown(6), stamp_ns=now_ns, position=position, voltage=np.full(6, 12.0), **healthy)
 
 
 def driver_targets(arriving: dict[int, Chunk], count: int, **parameters: float) -> np.ndarray:

@@ -41,7 +41,7 @@ PROBE_EVERY = 10  # ticks between probes of a dead servo
 
 
 @dataclass(slots=True)
-class Counters:
+class ServoCounters:
     """Cumulative, one per servo."""
 
     lost: int = 0
@@ -77,7 +77,7 @@ class ServoBus:
         self.ids = ids
         self.port = BusPort(path, reply_timeout_s=reply_timeout_s)
         self.port.baudrate = baud
-        self.counters = {servo_id: Counters() for servo_id in ids}
+        self.counters = {servo_id: ServoCounters() for servo_id in ids}
         self.misses = dict.fromkeys(ids, 0)
         self.transactions = 0
         self._sdk = PacketHandler(0)

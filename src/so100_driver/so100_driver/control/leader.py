@@ -11,7 +11,7 @@ from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.control import prepare
 from so100_driver.errors import DriverError, OtherArmError, PortError
-from so100_driver.guard.state import Snapshot, update
+from so100_driver.guard.state import ArmState, update
 from so100_driver.guard.teleop import GRIPPER, Squeezes
 from so100_driver.params import LeaderParams
 
@@ -29,14 +29,14 @@ class LeaderLoop:
         params: LeaderParams,
         *,
         eeprom: prepare.Eeprom,
-        on_state: Callable[[Snapshot], None],
+        on_state: Callable[[ArmState], None],
         on_squeezes: Callable[[], None],
         on_event: Callable[[str, str], None],
     ) -> None:
         self.bus, self.joints, self.params = bus, joints, params
         self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
         self.gone = ""  # why nothing is read
-        self.seen = Snapshot.unknown(6)
+        self.seen = ArmState.unknown(6)
         self.ticks = self.late_ticks = 0
         self.connected = True
         self._on_state, self._on_squeezes, self._on_event = on_state, on_squeezes, on_event

@@ -24,7 +24,7 @@ from so100_driver.control import prepare
 from so100_driver.errors import DriverError, NoReplyError, OtherArmError, PortError
 from so100_driver.guard.arbiter import LATCHED
 from so100_driver.guard.arm import Arm
-from so100_driver.guard.state import Snapshot, update
+from so100_driver.guard.state import ArmState, update
 from so100_driver.guard.torque import Order
 from so100_driver.guard.view import NOTHING, ArmView, Output
 from so100_driver.params import DriverParams
@@ -35,7 +35,7 @@ LATENESS_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TickRecord:
     """What one tick did, for publishers. Instants monotonic ns; `sent` is `goal` rounded to ticks, rad."""
 
     woke_ns: int
@@ -56,7 +56,7 @@ class ControlLoop:
         params: DriverParams,
         *,
         eeprom: prepare.Eeprom,
-        on_tick: Callable[[Record], None],
+        on_tick: Callable[[TickRecord], None],
         on_event: Callable[[str, str], None],
         lateness_window_s: float = LATENESS_WINDOW_S,
     ) -> None:
@@ -163,7 +163,7 @@ class ControlLoop:
     def _report(self, output: Output, sent: np.ndarray | None) -> None:
         with self.lock:
             view = self.arm.view()
-        self._on_tick(Record(self._woke_ns, self._written_ns, output, sent, view))
+        self._on_tick(TickRecord(self._woke_ns, self._written_ns, output, sent, view))
 
     def _carry_out(self, output: Output) -> None:
         """Switch torque where the arm orders it, and report what the servos read back."""
@@ -205,7 +205,7 @@ class ControlLoop:
     def _indices(self, servo_ids: list[int]) -> list[int]:
         return [self.bus.ids.index(servo_id) for servo_id in servo_ids]
 
-    def _check_control(self, seen: Snapshot) -> None:
+    def _check_control(self, seen: ArmState) -> None:
         """Slow round-robin: a servo that lost its torque by itself has restarted (brown-out, loose plug)."""
         self._turn += 1
         if self._turn % CONTROL_EVERY:
@@ -230,7 +230,7 @@ class ControlLoop:
         on, ticks = control
         return float(self.joints.to_rad(np.full(6, ticks))[index]) if on else float("nan")
 
-    def _rejoin(self, seen: Snapshot) -> None:
+    def _rejoin(self, seen: ArmState) -> None:
         """Servos that were silent and answer again go on from the goal they really have, so that none of them jumps.
 
         Until that goal has been read they get none: the arm has braked without them meanwhile.
@@ -274,7 +274,7 @@ class ControlLoop:
             self.bus.open()
             prepare.expect_same_arm(self.bus, self.eeprom)
             reading = self.bus.read_state()
-            seen = update(Snapshot.unknown(6), reading, self.bus.ids, self.joints)
+            seen = update(ArmState.unknown(6), reading, self.bus.ids, self.joints)
         except DriverError as error:
             self.bus.close()
             if isinstance(error, OtherArmError):

@@ -13,11 +13,11 @@ from so100_driver.guard import arbiter, limits
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.follow_chunk import HOLD, Aim, ChunkFollower
 from so100_driver.guard.follow_leader import LeaderFollower
-from so100_driver.guard.health import Verdict
+from so100_driver.guard.health import HealthVerdict
 from so100_driver.guard.intake import Request
-from so100_driver.guard.limits import Limits, Motion
+from so100_driver.guard.limits import JointLimits, Motion
 from so100_driver.guard.rest import Rest
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.guard.torque import Event, Order, Torque
 from so100_driver.guard.view import NOTHING, ArmView, Output, Totals
 from so100_driver.guard.watch import Watch
@@ -31,7 +31,7 @@ class Arm:
 
     def __init__(self, params: DriverParams, low_rad: np.ndarray, high_rad: np.ndarray) -> None:
         self.params = params
-        self.limits = Limits(
+        self.limits = JointLimits(
             np.asarray(low_rad) + params.range_margin,
             np.asarray(high_rad) - params.range_margin,
             params.velocity_limit,
@@ -42,7 +42,7 @@ class Arm:
         self.mode, self.state, self.reason = Mode.IDLE, "inactive", "not activated yet"
         self.active = False
         self.motion: Motion | None = None
-        self.seen = Snapshot.unknown(6)
+        self.seen = ArmState.unknown(6)
         self.totals = Totals()
         self.servo_torque = Torque()
         self.last = NOTHING
@@ -63,7 +63,7 @@ class Arm:
         return self._human.human
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> HealthVerdict:
         """What the servos' health allows now."""
         return self._watch.verdict
 
@@ -203,7 +203,7 @@ class Arm:
         news, self._watch.gone = self._watch.gone != why, why
         return news
 
-    def resume(self, now_ns: int, seen: Snapshot, held: np.ndarray) -> None:
+    def resume(self, now_ns: int, seen: ArmState, held: np.ndarray) -> None:
         """The bus is back after having been gone: stand where the servos are, keep the latch."""
         self.seen, self._watch.gone = seen, ""
         self._watch.begin()
@@ -265,7 +265,7 @@ class Arm:
         self._chunks.heartbeat(now_ns)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
-    def observe(self, now_ns: int, seen: Snapshot) -> None:
+    def observe(self, now_ns: int, seen: ArmState) -> None:
         """What the bus said this tick; reacts to silence, heat, load and blockage."""
         self.seen = seen
         goal = self.motion.position if self.torque and self.motion is not None else None

@@ -35,7 +35,7 @@ class ChunkFollower:
     def __init__(self, params: DriverParams) -> None:
         self._params = params
         self._rules = intake.Rules(params.chunk_max_age, params.chunk_max_future)
-        self._intake = intake.Intake()
+        self._intake = intake.IntakeState()
         self._heartbeat = NO_HEARTBEAT
         self._waiting = WAITING
         self._following = False  # the last tick had a target: the next chunk joins a motion

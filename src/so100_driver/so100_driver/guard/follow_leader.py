@@ -6,7 +6,7 @@ Pure; instants are monotonic ns, angles rad, arrays (joints,).
 import numpy as np
 
 from so100_driver.guard.follow_chunk import Aim
-from so100_driver.guard.limits import Limits, Motion, Ramp
+from so100_driver.guard.limits import JointLimits, Motion, Ramp
 from so100_driver.guard.teleop import GRIPPER, LeaderTrack, Mapping, Takeover
 from so100_driver.params import DriverParams
 
@@ -14,7 +14,7 @@ from so100_driver.params import DriverParams
 class LeaderFollower:
     """Leader track, takeover, clutch, mapping and start ramp of the human's client."""
 
-    def __init__(self, params: DriverParams, limits: Limits) -> None:
+    def __init__(self, params: DriverParams, limits: JointLimits) -> None:
         self._params, self._limits = params, limits
         self._mapping = Mapping(
             np.array(params.leader_sign),

@@ -9,8 +9,8 @@ import numpy as np
 
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver.bus.registers import STATUS_OVERHEAT, STATUS_OVERLOAD, status_text
-from so100_driver.guard.limits import Held, derating
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.limits import ConditionTimer, derating
+from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
 RELAX_RAD = 0.05  # goal kept this close to a blocked or overloaded joint
@@ -25,7 +25,7 @@ def servo(index: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HealthVerdict:
     """What the health of the servos allows now. Empty texts mean that nothing is wrong."""
 
     hold: str = ""  # stop and wait; ends by itself
@@ -37,18 +37,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class ServoHealth:
     """Timers, one per joint and condition."""
 
-    hot: tuple[Held, ...] = (Held(),) * 6
-    loaded: tuple[Held, ...] = (Held(),) * 6
-    overloaded: tuple[Held, ...] = (Held(),) * 6
-    blocked: tuple[Held, ...] = (Held(),) * 6
-    relaxed: tuple[Held, ...] = (Held(),) * 6
+    hot: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
+    loaded: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
+    overloaded: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
+    blocked: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
+    relaxed: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
 
     def update(
-        self, now_ns: int, seen: Snapshot, goal: np.ndarray | None, asked: np.ndarray | None, params: DriverParams
-    ) -> tuple["Health", Verdict]:
+        self, now_ns: int, seen: ArmState, goal: np.ndarray | None, asked: np.ndarray | None, params: DriverParams
+    ) -> tuple["ServoHealth", HealthVerdict]:
         """Advance the timers with one snapshot.
 
         `goal`: what was sent, None with torque off: nothing can be blocked then. `asked`: what the client wants, None
@@ -76,12 +76,12 @@ class Health:
         timers = replace(timers, relaxed=_update(self.relaxed, now_ns, np.array(relax)))
         return timers, timers.judge(now_ns, seen, error, params)
 
-    def judge(self, now_ns: int, seen: Snapshot, error: np.ndarray, params: DriverParams) -> Verdict:
+    def judge(self, now_ns: int, seen: ArmState, error: np.ndarray, params: DriverParams) -> HealthVerdict:
         """What the timers allow; `error` is the distance of goal and joint, rad."""
         factors = derating(
             np.nan_to_num(seen.temperature), warn=params.temperature_warn, release=params.temperature_release
         )
-        return Verdict(
+        return HealthVerdict(
             hold=_silence(now_ns, seen, params, fault=False),
             fault=_silence(now_ns, seen, params, fault=True) or self._stuck(now_ns, seen, error, params),
             cool_down=self._heat(now_ns, seen, params),
@@ -90,7 +90,7 @@ class Health:
             warnings=_warnings(seen, params),
         )
 
-    def _heat(self, now_ns: int, seen: Snapshot, params: DriverParams) -> str:
+    def _heat(self, now_ns: int, seen: ArmState, params: DriverParams) -> str:
         for i, timer in enumerate(self.hot):
             if timer.lasted_s(now_ns) > HEAT_CONFIRM_S:
                 return (
@@ -99,7 +99,7 @@ class Health:
                 )
         return ""
 
-    def _stuck(self, now_ns: int, seen: Snapshot, error: np.ndarray, params: DriverParams) -> str:
+    def _stuck(self, now_ns: int, seen: ArmState, error: np.ndarray, params: DriverParams) -> str:
         for i in range(6):
             if self.overloaded[i].lasted_s(now_ns) > params.overload_fault_time:
                 return (
@@ -113,11 +113,11 @@ class Health:
         return ""
 
 
-def _update(timers: tuple[Held, ...], now_ns: int, true: np.ndarray) -> tuple[Held, ...]:
+def _update(timers: tuple[ConditionTimer, ...], now_ns: int, true: np.ndarray) -> tuple[ConditionTimer, ...]:
     return tuple(t.update(now_ns, true=bool(x)) for t, x in zip(timers, true, strict=True))
 
 
-def _silence(now_ns: int, seen: Snapshot, params: DriverParams, *, fault: bool) -> str:
+def _silence(now_ns: int, seen: ArmState, params: DriverParams, *, fault: bool) -> str:
     quiet_s = (now_ns - seen.seen_ns) * 1e-9
     silent = seen.misses >= params.miss_hold
     if fault:
@@ -130,7 +130,7 @@ def _silence(now_ns: int, seen: Snapshot, params: DriverParams, *, fault: bool) 
     return f"{names} has not answered for {quiet_s[silent].max():.2f} s: check its cable"
 
 
-def _warnings(seen: Snapshot, params: DriverParams) -> tuple[str, ...]:
+def _warnings(seen: ArmState, params: DriverParams) -> tuple[str, ...]:
     found: list[str] = []
     volts = seen.voltage[np.isfinite(seen.voltage)]
     if len(volts) and volts.min() < params.voltage_warn:

@@ -39,7 +39,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class IntakeState:
     """What acceptance remembers. `not_before_ns`: chunks observed earlier belong to a life that has ended."""
 
     epoch: int = 0
@@ -79,7 +79,7 @@ def _value_problem(positions: np.ndarray) -> str | None:
     return None
 
 
-def _time_problem(request: Request, intake: Intake, now_ns: int, rules: Rules) -> str | None:
+def _time_problem(request: Request, intake: IntakeState, now_ns: int, rules: Rules) -> str | None:
     age_s = (now_ns - request.start_ns) * 1e-9
     if age_s < -rules.max_future_s:
         return f"stamp: expected at most {rules.max_future_s} s in the future, got {-age_s:.3f} s"
@@ -94,7 +94,7 @@ def _time_problem(request: Request, intake: Intake, now_ns: int, rules: Rules) -
     return None
 
 
-def _order_problem(request: Request, intake: Intake, now_ns: int, rules: Rules) -> str | None:
+def _order_problem(request: Request, intake: IntakeState, now_ns: int, rules: Rules) -> str | None:
     if intake.accepted_ns is None:
         return None
     quiet_s = (now_ns - intake.accepted_ns) * 1e-9
@@ -107,7 +107,7 @@ def _order_problem(request: Request, intake: Intake, now_ns: int, rules: Rules) 
     return None
 
 
-def accept(intake: Intake, request: Request, now_ns: int, rules: Rules) -> tuple[Intake, Chunk | None, str]:
+def accept(intake: IntakeState, request: Request, now_ns: int, rules: Rules) -> tuple[IntakeState, Chunk | None, str]:
     """Check one chunk. Returns (new intake, chunk, "") or (old intake, None, the reason in one sentence)."""
     problem = (
         _shape_problem(request)

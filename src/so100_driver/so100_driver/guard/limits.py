@@ -15,7 +15,7 @@ BACK_OFF_RAD_S = 0.2  # how fast a jaw under too much load gives way
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JointLimits:
     """What no client can exceed. `step_rad` bounds one tick whatever time has passed."""
 
     low_rad: np.ndarray
@@ -65,7 +65,7 @@ def braking_speed(distance: np.ndarray, acceleration: float, dt_s: float) -> np.
 
 
 def advance(
-    limits: Limits, motion: Motion, target: np.ndarray, dt_s: float, *, speed: np.ndarray | float
+    limits: JointLimits, motion: Motion, target: np.ndarray, dt_s: float, *, speed: np.ndarray | float
 ) -> tuple[Motion, int]:
     """One tick towards `target` under every limit; returns the new motion and the hit mask.
 
@@ -93,7 +93,7 @@ def advance(
     return moved, hits | step_hits
 
 
-def stop(limits: Limits, motion: Motion, dt_s: float) -> Motion:
+def stop(limits: JointLimits, motion: Motion, dt_s: float) -> Motion:
     """One tick of coming to rest where braking ends; standing still is a fixed point."""
     if motion.still:
         return replace(motion, reference=motion.position)
@@ -103,7 +103,7 @@ def stop(limits: Limits, motion: Motion, dt_s: float) -> Motion:
     return replace(moved, reference=moved.position)
 
 
-def _within_acceleration(limits: Limits, motion: Motion, velocity: np.ndarray, dt_s: float) -> np.ndarray:
+def _within_acceleration(limits: JointLimits, motion: Motion, velocity: np.ndarray, dt_s: float) -> np.ndarray:
     """Velocity after the acceleration limit, and slow enough to stop before the end of the range."""
     change = limits.acceleration * dt_s
     bounded = np.clip(velocity, motion.velocity - change, motion.velocity + change)
@@ -117,7 +117,7 @@ def _within_acceleration(limits: Limits, motion: Motion, velocity: np.ndarray, d
 
 
 def _step(
-    limits: Limits, motion: Motion, velocity: np.ndarray, reference: np.ndarray, dt_s: float
+    limits: JointLimits, motion: Motion, velocity: np.ndarray, reference: np.ndarray, dt_s: float
 ) -> tuple[Motion, int]:
     """Integrate, under the step limit and the range widened by where the joint already is."""
     hits = 0
@@ -168,15 +168,15 @@ def derating(temperature: np.ndarray, *, warn: float, release: float, least: flo
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ConditionTimer:
     """How long a condition has been true without a break."""
 
     since_ns: int | None = None
 
-    def update(self, now_ns: int, *, true: bool) -> "Held":
+    def update(self, now_ns: int, *, true: bool) -> "ConditionTimer":
         if not true:
-            return Held(None)
-        return self if self.since_ns is not None else Held(now_ns)
+            return ConditionTimer(None)
+        return self if self.since_ns is not None else ConditionTimer(now_ns)
 
     def lasted_s(self, now_ns: int) -> float:
         return 0.0 if self.since_ns is None else (now_ns - self.since_ns) * 1e-9
@@ -194,7 +194,7 @@ class Jaw:
 
 
 @dataclass(frozen=True, slots=True)
-class Grip:
+class GripRelief:
     """Relief of a jaw that closes on something: hold it with a bounded load instead of pushing until the servo trips.
 
     LeRobot sets the gripper's overload protection to 25 % of its torque for 2 s, so a goal far inside an object always
@@ -202,26 +202,28 @@ class Grip:
     until the load is at most `load`. Closing is the falling direction.
     """
 
-    stall: Held = Held()
+    stall: ConditionTimer = ConditionTimer()
     floor_rad: float | None = None
 
-    def update(self, now_ns: int, jaw: Jaw, dt_s: float, *, load: float, squeeze_rad: float, stall_s: float) -> "Grip":
+    def update(
+        self, now_ns: int, jaw: Jaw, dt_s: float, *, load: float, squeeze_rad: float, stall_s: float
+    ) -> "GripRelief":
         """Advance by one tick."""
         floor = self.floor_rad
         opening = floor is not None and jaw.wanted > floor + 0.01
         gone = floor is not None and jaw.measured < floor - 0.02
         if opening or gone:
-            return Grip()
+            return GripRelief()
         pressing = jaw.sent < jaw.measured - 0.005 and abs(jaw.velocity) < 0.1 and abs(jaw.load) > load
         stall = self.stall.update(now_ns, true=pressing)
         if floor is None:
             stalled = stall.lasted_s(now_ns) > stall_s
-            return Grip(stall, max(jaw.sent, jaw.measured - squeeze_rad) if stalled else None)
+            return GripRelief(stall, max(jaw.sent, jaw.measured - squeeze_rad) if stalled else None)
         if abs(jaw.load) > load:
             floor = min(floor + BACK_OFF_RAD_S * dt_s, jaw.measured)
         elif abs(jaw.load) < 0.6 * load:
             floor = max(floor - 0.2 * BACK_OFF_RAD_S * dt_s, jaw.measured - squeeze_rad)
-        return Grip(stall, floor)
+        return GripRelief(stall, floor)
 
     def limit(self, goal: float) -> tuple[float, bool]:
         """The goal under relief, and whether it was changed; an opening goal passes unchanged."""

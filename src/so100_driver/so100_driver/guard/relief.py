@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from so100_driver.guard import limits
-from so100_driver.guard.health import RELAX_RAD, Verdict
-from so100_driver.guard.limits import Grip, Jaw, Limits, Motion
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.health import RELAX_RAD, HealthVerdict
+from so100_driver.guard.limits import GripRelief, Jaw, JointLimits, Motion
+from so100_driver.guard.state import ArmState
 from so100_driver.guard.teleop import GRIPPER
 from so100_driver.params import DriverParams
 
@@ -23,19 +23,19 @@ class Relief:
     def __init__(self, params: DriverParams) -> None:
         self._params = params
         self._slack = np.zeros(6, bool)
-        self._grip = Grip()
+        self._grip = GripRelief()
 
     def forget_blocked(self) -> None:
         self._slack = np.zeros(6, bool)
 
     def forget_grip(self) -> None:
-        self._grip = Grip()
+        self._grip = GripRelief()
 
-    def spare_blocked(self, motion: Motion, seen: Snapshot) -> None:
+    def spare_blocked(self, motion: Motion, seen: ArmState) -> None:
         """A joint far from its goal is blocked: give way there from now on instead of pushing until somebody resets."""
         self._slack = np.abs(motion.position - seen.position) > BLOCKED_RAD
 
-    def bounds(self, allowed: Limits, seen: Snapshot, verdict: Verdict) -> Limits:
+    def bounds(self, allowed: JointLimits, seen: ArmState, verdict: HealthVerdict) -> JointLimits:
         """The range, narrowed to what the joints can follow, so that braking before a blocked one begins in time."""
         here, margin = seen.position, self._margin(verdict)
         low = np.maximum(allowed.low_rad, here - margin)
@@ -43,7 +43,7 @@ class Relief:
         return replace(allowed, low_rad=np.minimum(low, allowed.high_rad), high_rad=np.maximum(high, low))
 
     def relieve(
-        self, now_ns: int, target: np.ndarray | None, motion: Motion, seen: Snapshot, verdict: Verdict
+        self, now_ns: int, target: np.ndarray | None, motion: Motion, seen: ArmState, verdict: HealthVerdict
     ) -> tuple[np.ndarray | None, int]:
         """`target` with blocked joints and a stalled gripper relieved, and the limits hit.
 
@@ -58,11 +58,11 @@ class Relief:
         changed = np.abs(out - wanted).max() > 1e-6
         return (out if target is not None or changed else None), hits
 
-    def _margin(self, verdict: Verdict) -> np.ndarray:
+    def _margin(self, verdict: HealthVerdict) -> np.ndarray:
         """How far each goal may be from its joint: little where the joint is blocked or overloaded."""
         return np.where(np.array(verdict.relax) | self._slack, RELAX_RAD, self._params.following_error)
 
-    def _jaw(self, now_ns: int, goal: float, motion: Motion, seen: Snapshot) -> tuple[float, bool]:
+    def _jaw(self, now_ns: int, goal: float, motion: Motion, seen: ArmState) -> tuple[float, bool]:
         """The gripper goal under stall relief, and whether it was changed."""
         p = self._params
         jaw = Jaw(

@@ -13,7 +13,7 @@ IMPOSSIBLE_RAD_S = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class ArmState:
     """One state of all joints. Arrays are (joints,). stamp: monotonic ns, middle of the bus transaction.
 
     `valid` false: the servo did not answer this time and the values are its last known ones. `seen_ns` is when each
@@ -34,7 +34,7 @@ class Snapshot:
     implausible: int = 0
 
     @classmethod
-    def unknown(cls, joints: int) -> "Snapshot":
+    def unknown(cls, joints: int) -> "ArmState":
         """Before the first reading."""
         nothing = np.full(joints, np.nan)
         return cls(
@@ -57,7 +57,7 @@ class Snapshot:
         return bool(np.isfinite(self.position).all())
 
 
-def update(last: Snapshot, reading: BusReading, ids: tuple[int, ...], joints: JointMap) -> Snapshot:
+def update(last: ArmState, reading: BusReading, ids: tuple[int, ...], joints: JointMap) -> ArmState:
     """The snapshot after `reading`: joints that answered are renewed, the others keep their last values."""
     present = [reading.states.get(servo_id) for servo_id in ids]
     valid = np.array([state is not None for state in present])
@@ -80,7 +80,7 @@ def update(last: Snapshot, reading: BusReading, ids: tuple[int, ...], joints: Jo
         return np.where(valid, new, old)
 
     errors = np.array([reading.errors.get(servo_id, 0) for servo_id in ids])
-    return Snapshot(
+    return ArmState(
         stamp_ns=reading.stamp_ns,
         position=renew(position, last.position),
         velocity=renew(joints.velocity_rad_s(raw[:, 1]), last.velocity),

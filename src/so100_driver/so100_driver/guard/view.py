@@ -6,8 +6,8 @@ import numpy as np
 
 from grids_common.chunk import Chunk
 from so100_driver.guard.arbiter import Mode
-from so100_driver.guard.health import Verdict
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.health import HealthVerdict
+from so100_driver.guard.state import ArmState
 from so100_driver.guard.torque import Order
 
 
@@ -62,7 +62,7 @@ class ArmView:
     torque: np.ndarray
     hits: int
     totals: Totals
-    verdict: Verdict
-    seen: Snapshot
+    verdict: HealthVerdict
+    seen: ArmState
     chunk: Chunk | None
     row: float

@@ -17,7 +17,7 @@ from grids_common.so100 import SERVO_IDS
 from so100_driver.bus.bus import ServoBus
 from so100_driver.control import prepare
 from so100_driver.control.leader import LeaderLoop
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.nodes import messages
 from so100_driver.nodes.clocks import Clocks
 from so100_driver.nodes.publishing import SERVO_STATE_HZ, Every, publish_quietly
@@ -95,7 +95,7 @@ class LeaderNode(ManagedNode):
         self.cleanup()
 
     # -- reading thread ------------------------------------------------------------------------------------------
-    def _publish(self, seen: Snapshot) -> None:
+    def _publish(self, seen: ArmState) -> None:
         if not self._active:
             return
         stamp = self._clocks.stamp(seen.stamp_ns)

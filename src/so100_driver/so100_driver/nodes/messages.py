@@ -7,10 +7,10 @@ from sensor_msgs.msg import JointState
 
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver.bus.registers import status_text
-from so100_driver.control.loop import ControlLoop, Record
+from so100_driver.control.loop import ControlLoop, TickRecord
 from so100_driver.guard.health import servo
 from so100_driver.guard.intake import Request
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.guard.view import ArmView
 
 NAMES = list(JOINT_NAMES)
@@ -30,7 +30,7 @@ def chunk_request(message: ActionChunk, start_ns: int) -> Request:
     )
 
 
-def joint_state(stamp, seen: Snapshot) -> JointState:
+def joint_state(stamp, seen: ArmState) -> JointState:
     message = JointState(name=NAMES)
     message.header.stamp = stamp
     message.position = seen.position.tolist()
@@ -55,7 +55,7 @@ def servo_state(stamp, view: ArmView) -> ServoState:
     return message
 
 
-def command_trace(stamp, record: Record) -> CommandTrace:
+def command_trace(stamp, record: TickRecord) -> CommandTrace:
     output, message = record.output, CommandTrace(joint_names=NAMES)
     message.header.stamp = stamp
     message.source = output.source

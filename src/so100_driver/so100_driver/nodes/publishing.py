@@ -10,7 +10,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from sensor_msgs.msg import JointState
 
 from grids_common import topics
-from so100_driver.control.loop import ControlLoop, Record
+from so100_driver.control.loop import ControlLoop, TickRecord
 from so100_driver.guard.view import ArmView
 from so100_driver.nodes import messages
 from so100_driver.nodes.backlog import Backlog
@@ -48,7 +48,7 @@ class Publishing:
     def __init__(self, node, clocks: Clocks) -> None:
         self._node, self._clocks = node, clocks
         self._loop: ControlLoop | None = None
-        self._records: Backlog[Record] = Backlog()
+        self._records: Backlog[TickRecord] = Backlog()
         self._stop = False
         self._joints = topics.publisher(node, "/follower/joint_states", JointState)
         self._servos = topics.publisher(node, "/follower/servo_state", ServoState)
@@ -79,7 +79,7 @@ class Publishing:
         """How many publishers of action chunks there are, from the executor's thread."""
         self._sources = count
 
-    def push(self, record: Record) -> None:
+    def push(self, record: TickRecord) -> None:
         self._records.push(record)
 
     def _run(self) -> None:
@@ -93,7 +93,7 @@ class Publishing:
                     text = f"a record could not be published: {traceback.format_exc()}"
                     self._node.get_logger().error(text, throttle_duration_sec=5.0)
 
-    def _publish(self, record: Record) -> None:
+    def _publish(self, record: TickRecord) -> None:
         seen, now_ns = record.view.seen, record.woke_ns
         if seen.complete and seen.valid.any():
             stamp = self._clocks.stamp(seen.stamp_ns)

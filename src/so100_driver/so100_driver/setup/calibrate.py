@@ -75,7 +75,7 @@ def _release(bus: ServoBus, person: Person) -> None:
         raise DriverError(f"servos {failed} did not confirm that torque is off")
 
 
-class Progress:
+class CalibrationProgress:
     """What has been done so far, kept beside the calibration file until it is complete."""
 
     def __init__(self, path: Path) -> None:
@@ -98,7 +98,7 @@ class Progress:
         self.path.unlink(missing_ok=True)
 
 
-def find_middle(bus: ServoBus, person: Person, progress: Progress) -> np.ndarray:
+def find_middle(bus: ServoBus, person: Person, progress: CalibrationProgress) -> np.ndarray:
     """Step 1: offsets (joints,) such that the middle pose reads tick 2047. Skipped when an earlier run got this far."""
     done = progress.load()
     if done is not None and np.array_equal(done, [bus.read(i, reg.HOMING_OFFSET) for i in SERVO_IDS]):
@@ -165,7 +165,7 @@ def _extremes(sweep: Sweep) -> str:
 
 def guide(bus: ServoBus, person: Person, path: Path, arm: str) -> cal.Calibration:
     """The whole calibration; writes EEPROM and `path`."""
-    progress = Progress(path)
+    progress = CalibrationProgress(path)
     if path.exists():
         _agree(person, f"{path} exists and will be replaced. Go on?")
     _release(bus, person)

@@ -37,7 +37,7 @@ PATIENCE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CheckResult:
     """One finding. `level`: OK, WARN (works, worse than it could) or FAIL (will not work)."""
 
     level: str
@@ -50,26 +50,28 @@ class Line:
         return f"{self.level:4}  {self.what}: {self.found}{arrow}"
 
 
-def ok(what: str, found: str) -> Line:
-    return Line("OK", what, found)
+def ok(what: str, found: str) -> CheckResult:
+    return CheckResult("OK", what, found)
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
-def realtime() -> Iterable[Line]:
+def realtime() -> Iterable[CheckResult]:
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
     if os.geteuid() == 0 or limit >= DriverParams().realtime_priority or limit == resource.RLIM_INFINITY:
         yield ok("real-time", "SCHED_FIFO is permitted")
     else:
-        yield Line("WARN", "real-time", f"rtprio limit is {limit}: ticks may be a few ms late under load", RT_FIX)
+        yield CheckResult(
+            "WARN", "real-time", f"rtprio limit is {limit}: ticks may be a few ms late under load", RT_FIX
+        )
 
 
-def dds() -> Iterable[Line]:
+def dds() -> Iterable[CheckResult]:
     path = os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE") or os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")
     fix = "export FASTRTPS_DEFAULT_PROFILES_FILE=<repository>/config/fastdds.xml (./grids does)"
     if not path:
-        yield Line("WARN", "DDS profile", "none: images larger than 512 kB arrive late or not at all", fix)
+        yield CheckResult("WARN", "DDS profile", "none: images larger than 512 kB arrive late or not at all", fix)
     else:
         yield _profile(Path(path), fix)
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
@@ -77,53 +79,59 @@ def dds() -> Iterable[Line]:
         yield ok("DDS discovery", f"{reach}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}")
     else:
         fix = "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST"
-        yield Line("WARN", "DDS discovery", f"{reach}: other machines can command this arm", fix)
+        yield CheckResult("WARN", "DDS discovery", f"{reach}: other machines can command this arm", fix)
 
 
-def _profile(path: Path, fix: str) -> Line:
+def _profile(path: Path, fix: str) -> CheckResult:
     try:
         tree = Xml.parse(path)
     except (OSError, Xml.ParseError) as error:
-        return Line("FAIL", "DDS profile", f"{path}: {error}", fix)
+        return CheckResult("FAIL", "DDS profile", f"{path}: {error}", fix)
     sizes = [
         int(e.text or 0) for e in tree.iter() if e.tag.endswith("segment_size") and (e.text or "").strip().isdigit()
     ]
     if not sizes or max(sizes) < SEGMENT_BYTES:
         found = f"{path}: shared-memory segment {max(sizes, default=0)} bytes, expected at least {SEGMENT_BYTES}"
-        return Line("WARN", "DDS profile", found, fix)
+        return CheckResult("WARN", "DDS profile", found, fix)
     return ok("DDS profile", f"{path}, {max(sizes) >> 20} MB segments")
 
 
-def gpu() -> Iterable[Line]:
+def gpu() -> Iterable[CheckResult]:
     if tool := shutil.which("nvidia-smi"):
         query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
         name = answer.stdout.strip() or answer.stderr.strip()
-        yield ok("GPU", name) if answer.returncode == 0 else Line("WARN", "GPU", name, "reinstall the NVIDIA driver")
+        yield (
+            ok("GPU", name)
+            if answer.returncode == 0
+            else CheckResult("WARN", "GPU", name, "reinstall the NVIDIA driver")
+        )
     else:
         fix = "sudo ubuntu-drivers install, then restart; without a GPU nothing needs to be done"
-        yield Line("WARN", "GPU", "no NVIDIA driver: policies run on the CPU, more slowly", fix)
+        yield CheckResult("WARN", "GPU", "no NVIDIA driver: policies run on the CPU, more slowly", fix)
     try:
         import onnxruntime
     except ImportError as error:
-        yield Line("FAIL", "ONNX Runtime", f"{error}", "rm .grids/runtime.inputs; bash requirements/setup.sh runtime")
+        yield CheckResult(
+            "FAIL", "ONNX Runtime", f"{error}", "rm .grids/runtime.inputs; bash requirements/setup.sh runtime"
+        )
         return
     yield ok("ONNX Runtime", f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}")
 
 
-def cameras() -> Iterable[Line]:
+def cameras() -> Iterable[CheckResult]:
     videos = sorted(str(p) for p in Path("/dev").glob("video*"))
     try:
         import pyrealsense2
     except ImportError as error:
         level = "WARN" if not videos else "FAIL"
         fix = "rm -f .grids/hardware.inputs; bash requirements/setup.sh hardware"
-        yield Line(level, "cameras", f"librealsense cannot be loaded ({error}); V4L2: {videos or 'none'}", fix)
+        yield CheckResult(level, "cameras", f"librealsense cannot be loaded ({error}); V4L2: {videos or 'none'}", fix)
         return
     info = pyrealsense2.camera_info
     devices = list(pyrealsense2.context().query_devices())
     if not devices:
-        yield Line(
+        yield CheckResult(
             "WARN", "cameras", f"no RealSense found; V4L2: {videos or 'none'}", "the twin needs none; else replug"
         )
     for device in devices:
@@ -131,42 +139,44 @@ def cameras() -> Iterable[Line]:
         usb, firmware = device.get_info(info.usb_type_descriptor), device.get_info(info.firmware_version)
         found = f"serial {serial}, firmware {firmware}, USB {usb}"
         slow = not usb.startswith("3")
-        yield Line("WARN", name, found, "use a USB 3 port and cable") if slow else ok(name, found)
+        yield CheckResult("WARN", name, found, "use a USB 3 port and cable") if slow else ok(name, found)
 
 
 # -- an arm ------------------------------------------------------------------------------------------------------------
 
 
-def ports() -> Iterable[Line]:
+def ports() -> Iterable[CheckResult]:
     found = candidates()
     if not found:
-        yield Line("WARN", "serial devices", "none", "the twin needs none; else plug the adapter in")
+        yield CheckResult("WARN", "serial devices", "none", "the twin needs none; else plug the adapter in")
     for path in found:
         if os.access(path, os.R_OK | os.W_OK):
             yield ok("serial device", path)
         else:
-            yield Line(
+            yield CheckResult(
                 "FAIL", "serial device", f"{path}: not permitted", f"sudo usermod -aG dialout $USER, or {UDEV_FIX}"
             )
         yield from latency_timer(path)
 
 
-def latency_timer(path: str) -> Iterable[Line]:
+def latency_timer(path: str) -> Iterable[CheckResult]:
     """FTDI adapters collect bytes for 16 ms unless told otherwise."""
     timer = Path("/sys/bus/usb-serial/devices") / Path(os.path.realpath(path)).name / "latency_timer"
     if timer.is_file():
         value = int(timer.read_text())
         if value > LATENCY_TIMER_MS:
-            yield Line("WARN", f"{path} latency timer", f"{value} ms", f"echo {LATENCY_TIMER_MS} | sudo tee {timer}")
+            yield CheckResult(
+                "WARN", f"{path} latency timer", f"{value} ms", f"echo {LATENCY_TIMER_MS} | sudo tee {timer}"
+            )
 
 
-def arm(name: str, path: str) -> Iterable[Line]:
+def arm(name: str, path: str) -> Iterable[CheckResult]:
     """Servos of one arm: found against expected, model, firmware, supply, heat, status, limits."""
     bus = ServoBus(path, SERVO_IDS, reply_timeout_s=PATIENCE_S)
     try:
         bus.open()
     except PortError as error:
-        yield Line("FAIL", name, str(error), f"plug the adapter in, or name its device: --{name} PATH")
+        yield CheckResult("FAIL", name, str(error), f"plug the adapter in, or name its device: --{name} PATH")
         return
     try:
         found = [i for i in SERVO_IDS if bus.ping(i, tries=3)]
@@ -177,45 +187,55 @@ def arm(name: str, path: str) -> Iterable[Line]:
         if found:
             yield from _servos(name, bus, found)
     except GridsError as error:
-        yield Line("FAIL", name, str(error), "check cable and supply, then run this again")
+        yield CheckResult("FAIL", name, str(error), "check cable and supply, then run this again")
     finally:
         bus.close()
 
 
-def unexamined() -> Iterable[Line]:
+def unexamined() -> Iterable[CheckResult]:
     fix = "--follower PATH and --leader PATH, or serial_port of driver and leader in config/arm.yaml"
     there = len(candidates())
     fix = fix if there else "the twin needs none; else plug the adapter in"
-    yield Line("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix)
+    yield CheckResult("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix)
 
 
-def _missing(name: str, bus: ServoBus, found: list[int]) -> Line:
+def _missing(name: str, bus: ServoBus, found: list[int]) -> CheckResult:
     missing = [i for i in SERVO_IDS if i not in found]
     if found:
         fix = f"check the cable before {servo(missing[0] - 1)}; a new servo has id 1 until it is given its own"
-        return Line("FAIL", name, f"{bus.path}: expected servos {list(SERVO_IDS)}, no answer from {missing}", fix)
+        return CheckResult(
+            "FAIL", name, f"{bus.path}: expected servos {list(SERVO_IDS)}, no answer from {missing}", fix
+        )
     for baud in BAUDS[1:]:
         bus.close()
         bus.port.baudrate = baud
         bus.open()
         if answering := [i for i in SERVO_IDS if bus.ping(i, tries=1)]:
-            return Line("FAIL", name, f"servos {answering} answer at {baud} bit/s", "set their Baud_Rate to 1 Mbit/s")
-    return Line("FAIL", name, f"{bus.path}: no servo answers at any speed", "switch the supply on, check the bus cable")
+            return CheckResult(
+                "FAIL", name, f"servos {answering} answer at {baud} bit/s", "set their Baud_Rate to 1 Mbit/s"
+            )
+    return CheckResult(
+        "FAIL", name, f"{bus.path}: no servo answers at any speed", "switch the supply on, check the bus cable"
+    )
 
 
-def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[Line]:
+def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[CheckResult]:
     def read(register: reg.Register) -> dict[int, int]:
         return {i: bus.read(i, register) for i in found}
 
     wrong = {i: m for i, m in read(reg.MODEL_NUMBER).items() if m != reg.MODEL_STS3215}
     if wrong:
         found_models = f"expected {reg.MODEL_STS3215} (STS3215), got {wrong}"
-        yield Line("FAIL", f"{name} model", found_models, "fit STS3215 servos: others count and limit differently")
+        yield CheckResult(
+            "FAIL", f"{name} model", found_models, "fit STS3215 servos: others count and limit differently"
+        )
     major, minor = read(reg.FIRMWARE_MAJOR), read(reg.FIRMWARE_MINOR)
     versions = {f"{major[i]}.{minor[i]}" for i in found}
     if len(versions) > 1:
         listed = ", ".join(f"id {i}: {major[i]}.{minor[i]}" for i in found)
-        yield Line("WARN", f"{name} firmware", listed, "LeRobot refuses mixed versions: update with Feetech's FD tool")
+        yield CheckResult(
+            "WARN", f"{name} firmware", listed, "LeRobot refuses mixed versions: update with Feetech's FD tool"
+        )
     else:
         yield ok(f"{name} firmware", versions.pop())
     params = DriverParams()
@@ -223,7 +243,7 @@ def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[Line]:
     low = min(volts.values()) < params.voltage_warn
     text = f"{min(volts.values()):.1f} to {max(volts.values()):.1f} V"
     yield (
-        Line("WARN", f"{name} supply", text, "use a stronger supply, shorter leads")
+        CheckResult("WARN", f"{name} supply", text, "use a stronger supply, shorter leads")
         if low
         else ok(f"{name} supply", text)
     )
@@ -231,30 +251,30 @@ def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[Line]:
     hot = max(heat, key=heat.get)
     text = f"warmest {servo(hot - 1)}, {heat[hot]} degC"
     warm = heat[hot] >= params.temperature_warn
-    yield Line("WARN", f"{name} temperature", text, "let it cool") if warm else ok(f"{name} temperature", text)
+    yield CheckResult("WARN", f"{name} temperature", text, "let it cool") if warm else ok(f"{name} temperature", text)
     for servo_id, bits in read(reg.STATUS).items():
         if bits:
             fix = "free the joint, then switch torque off and on or cycle the power"
-            yield Line("WARN", f"{name} {servo(servo_id - 1)}", f"reports {reg.status_text(bits)}", fix)
+            yield CheckResult("WARN", f"{name} {servo(servo_id - 1)}", f"reports {reg.status_text(bits)}", fix)
     yield _limits(name, read(reg.MIN_POSITION), read(reg.MAX_POSITION))
 
 
-def _limits(name: str, low: dict[int, int], high: dict[int, int]) -> Line:
+def _limits(name: str, low: dict[int, int], high: dict[int, int]) -> CheckResult:
     open_ended = [
         servo(i - 1) for i in low if (low[i], high[i]) in ((0, 4095), (0, 0)) and JOINT_NAMES[i - 1] != "wrist_roll"
     ]
     if open_ended:
         fix = "nominal limits apply; a real arm wants ./grids calibrate"
-        return Line("WARN", f"{name} limits", f"no position limits in {', '.join(open_ended)}", fix)
+        return CheckResult("WARN", f"{name} limits", f"no position limits in {', '.join(open_ended)}", fix)
     return ok(f"{name} limits", ", ".join(f"id {i}: {low[i]}..{high[i]}" for i in low))
 
 
 # -- command -----------------------------------------------------------------------------------------------------------
 
 
-def examine(arms: dict[str, str]) -> Iterable[Line]:
+def examine(arms: dict[str, str]) -> Iterable[CheckResult]:
     """Every check; one that itself breaks is reported as its own line."""
-    checks: list[tuple[str, Callable[[], Iterable[Line]]]] = [
+    checks: list[tuple[str, Callable[[], Iterable[CheckResult]]]] = [
         ("serial devices", ports),
         *((name, lambda name=name, path=path: arm(name, path)) for name, path in arms.items()),
         *([] if arms else [("arms", unexamined)]),
@@ -268,7 +288,7 @@ def examine(arms: dict[str, str]) -> Iterable[Line]:
             yield from check()
         except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
             fix = "remove the cause that is named, then run this again; the other lines hold"
-            yield Line("FAIL", name, f"could not be checked: {error}", fix)
+            yield CheckResult("FAIL", name, f"could not be checked: {error}", fix)
 
 
 def choose(chosen: argparse.Namespace) -> dict[str, str]:
@@ -289,9 +309,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", default="", help="the site's file with both; default: config/arm.yaml")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of text")
     chosen = parser.parse_args(argv)
-    lines: list[Line] = []
+    lines: list[CheckResult] = []
 
-    def say(line: Line) -> None:
+    def say(line: CheckResult) -> None:
         lines.append(line)
         if not chosen.json:
             sys.stdout.write(f"{line}\n")
@@ -300,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arms = choose(chosen)
     except ParameterError as error:
-        say(Line("FAIL", "arm.yaml", str(error), "correct it, or name the devices with --follower and --leader"))
+        say(CheckResult("FAIL", "arm.yaml", str(error), "correct it, or name the devices with --follower and --leader"))
         arms = {}
     for line in examine(arms):
         say(line)

@@ -10,7 +10,7 @@ from so100_driver.guard import limits
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.guard.torque import Order
 from so100_driver.params import DriverParams
 
@@ -38,7 +38,7 @@ class Bench:
         valid = self.alter.get("valid", np.ones(6, bool))
         old = self.arm.seen
         seen = replace(
-            Snapshot.unknown(6),
+            ArmState.unknown(6),
             stamp_ns=self.now,
             position=self.position.copy(),
             temperature=np.full(6, 30.0),

@@ -8,7 +8,7 @@ import pytest
 from grids_common.so100 import JOINT_LIMITS_RAD
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.arm import Arm
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
 LOW, HIGH = np.array(JOINT_LIMITS_RAD).T
@@ -34,7 +34,7 @@ class Plant:
     def look(self):
         now = np.full(6, self.now)
         known = {"position": self.position.copy(), "temperature": np.full(6, self.degrees), "seen_ns": now}
-        seen = replace(Snapshot.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known)
+        seen = replace(ArmState.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known)
         self.arm.observe(self.now, seen)
 
     def tick(self, count=1):

@@ -8,7 +8,7 @@ import pytest
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, REST_POSE_RAD
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
 LOW, HIGH = np.array(JOINT_LIMITS_RAD).T
@@ -30,7 +30,7 @@ class Life:
     def snapshot(self, valid):
         old = self.arm.seen
         return replace(
-            Snapshot.unknown(6),
+            ArmState.unknown(6),
             stamp_ns=self.now,
             position=np.where(valid | np.isnan(old.position), self.position, old.position),
             temperature=np.full(6, self.degrees),

@@ -7,7 +7,7 @@ import numpy as np
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
 LOW, HIGH = np.array(JOINT_LIMITS_RAD).T
@@ -27,7 +27,7 @@ class Follower:
     def look(self):
         now = np.full(6, self.now)
         known = {"position": self.goals[-1], "temperature": np.full(6, 30.0), "seen_ns": now}
-        self.arm.observe(self.now, replace(Snapshot.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known))
+        self.arm.observe(self.now, replace(ArmState.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known))
 
     def command(self, index):
         since_s = (self.now - self.begin) * 1e-9

@@ -9,7 +9,7 @@ from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
-from so100_driver.guard.state import Snapshot
+from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
 LOW, HIGH = np.array(JOINT_LIMITS_RAD).T
@@ -29,7 +29,7 @@ class Pair:
 
     def look(self):
         known = {"position": self.position.copy(), "temperature": np.full(6, 30.0), "load": self.load}
-        seen = replace(Snapshot.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known)
+        seen = replace(ArmState.unknown(6), stamp_ns=self.now, valid=np.ones(6, bool), **known)
         self.arm.observe(self.now, replace(seen, seen_ns=np.full(6, self.now)))
 
     def tick(self, count=1):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from grids_common.so100 import JOINT_NAMES
-from so100_driver.guard.intake import Intake, Request, Rules, accept
+from so100_driver.guard.intake import IntakeState, Request, Rules, accept
 
 NOW = 10_000_000_000
 RULES = Rules()
@@ -46,7 +46,7 @@ BAD = {
 
 @pytest.mark.parametrize(("changes", "text"), BAD.values(), ids=BAD.keys())
 def test_a_bad_chunk_is_refused_with_what_was_expected_and_what_came(changes, text):
-    intake = Intake()
+    intake = IntakeState()
     after, accepted, reason = accept(intake, request(**changes), NOW, RULES)
     assert accepted is None
     assert after is intake
@@ -54,32 +54,32 @@ def test_a_bad_chunk_is_refused_with_what_was_expected_and_what_came(changes, te
 
 
 def test_a_good_chunk_is_accepted_and_remembered():
-    intake, accepted, reason = accept(Intake(), request(), NOW, RULES)
+    intake, accepted, reason = accept(IntakeState(), request(), NOW, RULES)
     assert reason == ""
     assert accepted.positions_rad.shape == (10, 6)
     assert (intake.sequence, intake.epoch) == (5, 1)
 
 
 def test_an_older_epoch_is_refused_and_a_newer_one_restarts_the_sequence():
-    intake, _, _ = accept(Intake(), request(epoch=3, sequence=9), NOW, RULES)
+    intake, _, _ = accept(IntakeState(), request(epoch=3, sequence=9), NOW, RULES)
     assert "epoch: expected 3" in accept(intake, request(epoch=2, sequence=10), NOW, RULES)[2]
     assert accept(intake, request(epoch=4, sequence=0), NOW, RULES)[2] == ""
 
 
 @pytest.mark.parametrize("sequence", [4, 5])
 def test_a_repeated_or_older_sequence_is_refused_while_its_source_is_alive(sequence):
-    intake, _, _ = accept(Intake(), request(), NOW, RULES)
+    intake, _, _ = accept(IntakeState(), request(), NOW, RULES)
     reason = accept(intake, request(sequence=sequence), NOW + 1_000_000, RULES)[2]
     assert "sequence: expected more than 5" in reason
 
 
 def test_a_restarted_publisher_may_count_from_zero_once_the_old_one_is_gone():
-    intake, _, _ = accept(Intake(), request(), NOW, RULES)
+    intake, _, _ = accept(IntakeState(), request(), NOW, RULES)
     later = NOW + 5_000_000_000
     again = request(sequence=0, epoch=0, start_ns=later - 10_000_000)
     assert accept(intake, again, later, RULES)[2] == ""
 
 
 def test_a_chunk_observed_before_the_arm_was_armed_is_refused():
-    intake = Intake(not_before_ns=NOW - 10_000_000)
+    intake = IntakeState(not_before_ns=NOW - 10_000_000)
     assert "before the arm was last armed" in accept(intake, request(), NOW, RULES)[2]

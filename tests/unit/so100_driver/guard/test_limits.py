@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from so100_driver.guard import limits
-from so100_driver.guard.limits import Limits, Motion, Ramp
+from so100_driver.guard.limits import JointLimits, Motion, Ramp
 
 DT = 0.01
-LIMITS = Limits(np.full(6, -1.5), np.full(6, 1.5), 3.0, 20.0, 40.0, 0.045)
+LIMITS = JointLimits(np.full(6, -1.5), np.full(6, 1.5), 3.0, 20.0, 40.0, 0.045)
 
 
 def run(targets, *, start=0.0, speed=3.0, dts=None):
@@ -119,21 +119,21 @@ def test_derating_falls_from_one_to_its_least_between_warning_and_release():
 
 
 def test_a_relieved_jaw_keeps_its_floor_and_may_always_open():
-    grip = limits.Grip(floor_rad=-0.45)
+    grip = limits.GripRelief(floor_rad=-0.45)
     assert grip.limit(-0.9) == (-0.45, True)
     assert grip.limit(0.5) == (0.5, False)
-    assert limits.Grip().limit(-0.9) == (-0.9, False)
+    assert limits.GripRelief().limit(-0.9) == (-0.9, False)
 
 
 @pytest.mark.parametrize(("wanted", "measured"), [(0.0, -0.3), (-0.9, -0.5)], ids=["opening", "object gone"])
 def test_relief_ends_when_the_jaw_opens_or_what_it_held_is_gone(wanted, measured):
     jaw = limits.Jaw(wanted, -0.45, measured, 0.0, 0.3)
-    grip = limits.Grip(floor_rad=-0.45).update(0, jaw, 0.01, load=0.2, squeeze_rad=0.15, stall_s=0.3)
+    grip = limits.GripRelief(floor_rad=-0.45).update(0, jaw, 0.01, load=0.2, squeeze_rad=0.15, stall_s=0.3)
     assert grip.floor_rad is None
 
 
 def test_a_jaw_that_moves_or_is_not_loaded_is_not_stalled():
-    grip = limits.Grip()
+    grip = limits.GripRelief()
     for now_ns in range(0, 2_000_000_000, 10_000_000):
         jaw = limits.Jaw(-0.9, -0.6, -0.3, 0.5 if now_ns % 20_000_000 else 0.0, 0.5)
         grip = grip.update(now_ns, jaw, 0.01, load=0.2, squeeze_rad=0.15, stall_s=0.3)
