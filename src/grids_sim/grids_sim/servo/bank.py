@@ -1,10 +1,10 @@
 """A bank of STS3215 servos: register tables, goal profile, protections, electrical and thermal model.
 
-Pure and deterministic: time enters as `dt_s`, the shaft enters as position, velocity and effort, and what leaves is
-what a position servo does to its motor. Thread-safe: the bus thread reads and writes registers while the physics
-thread calls `update`.
+Pure and deterministic: the inputs of a step are `dt_s` and the shaft's position, velocity and effort; the output is
+the setpoint, torque limit and torque switch of each motor. Thread-safe: the bus thread reads and writes registers
+while the physics thread calls `update`.
 
-Shaft zero: angle 0 is encoder count 2047 (plus `horn_ticks`, how the horn was screwed on).
+Shaft zero: angle 0 is encoder count 2047 plus `horn_ticks` (the offset with which the horn was screwed on).
 Present_Position = encoder count - Homing_Offset, modulo one turn unless Phase bit 4 asks for multi-turn.
 """
 
@@ -25,11 +25,12 @@ SLOW_PERIOD_S = 1 / 30 - 1e-6
 
 @dataclass(frozen=True, slots=True)
 class BankConfig:
-    """Six values in joint order, or one for all.
+    """Constants of the servo model: tuples are in joint order, single numbers apply to all servos.
 
-    `stall_torque_nm` is what 1000 in Torque_Limit means; load is effort over it. The gripper's is chosen so that
-    LeRobot's usual limit of 500 gives the 0.6 N m with which pad friction decides whether an object is held.
-    Thermal: one mass per servo, 55 g of mostly plastic and copper; half load held for about 7 minutes trips 70 °C.
+    `stall_torque_nm` is the torque at Torque_Limit = 1000; the reported load is effort divided by it. The gripper's
+    value is chosen so that LeRobot's limit of 500 gives 0.6 N m; at that torque, pad friction decides whether an
+    object is held. Thermal model: one mass per servo (55 g, mostly plastic and copper); half load held for about
+    7 minutes reaches 70 °C and trips the protection.
     """
 
     servo_ids: tuple[int, ...] = SERVO_IDS
@@ -47,7 +48,7 @@ class BankConfig:
 
 
 class ServoCommand(NamedTuple):
-    """What the servos do with their motors during the next step; arrays of shape (6,)."""
+    """Motor commands for the next physics step; arrays (6,) in joint order, angles from shaft zero."""
 
     setpoint_rad: np.ndarray
     torque_limit_nm: np.ndarray
@@ -55,16 +56,17 @@ class ServoCommand(NamedTuple):
 
 
 def profile_step(position, velocity, goal, *, speed_limit, acceleration_limit, dt_s):
-    """One step of the servo's trapezoid towards `goal`; any consistent unit, arrays allowed.
+    """Advance the servo's trapezoidal velocity profile by one step; returns (position, velocity).
 
-    Never overshoots: the braking speed is that of the discrete ramp, and the last step lands on the goal.
+    Any consistent unit (the bank uses ticks and ticks/s); scalars or arrays of equal shape. Never overshoots: the
+    braking speed is that of the discrete ramp, and the last step ends exactly at the goal.
     """
     distance = goal - position
     change = acceleration_limit * dt_s
     half = 0.5 * change
     braking = np.sqrt(half * half + 2 * acceleration_limit * np.abs(distance)) - half
-    wanted = np.sign(distance) * np.minimum(speed_limit, braking)
-    speed = velocity + np.minimum(np.maximum(wanted - velocity, -change), change)
+    requested = np.sign(distance) * np.minimum(speed_limit, braking)
+    speed = velocity + np.minimum(np.maximum(requested - velocity, -change), change)
     lands = np.abs(distance) <= np.abs(speed) * dt_s + 1e-9
     lands &= np.abs(speed) <= change + 1e-9
     lands |= np.abs(distance) < 1e-9
@@ -73,7 +75,7 @@ def profile_step(position, velocity, goal, *, speed_limit, acceleration_limit, d
 
 
 class ServoBank:
-    """The six servos of one arm. Indices are joint order; ids are whatever register 5 says."""
+    """The six servos of one arm. An `index` is a joint's position in joint order; a servo's id is its register 5."""
 
     def __init__(self, config: BankConfig | None = None) -> None:
         self.config = config = config or BankConfig()
@@ -92,7 +94,7 @@ class ServoBank:
         self._alarm = np.zeros(self.count, int)
         self._latched = np.zeros(self.count, int)
         self._overload_s, self._overcurrent_s = zeros.copy(), zeros.copy()
-        self._least_load = np.full(self.count, np.inf)  # since the protections last looked
+        self._least_load = np.full(self.count, np.inf)  # lowest |load| since the last `_protect`
         self._profile, self._profile_speed = zeros.copy(), zeros.copy()
         self._step_goal = zeros.copy()
         self._heat_c: np.ndarray | None = None
@@ -109,42 +111,46 @@ class ServoBank:
     # -- registers ---------------------------------------------------------------------------------------------
 
     def get(self, index: int, name: str) -> int:
-        """Decoded value of one register as a read over the bus would give it."""
+        """Decoded value of one register, as a read over the bus returns it; KeyError for an unknown name."""
         register = REGISTERS[name]
         return reg.decode(register, self.read(index, register.address, register.size))
 
     def set(self, index: int, name: str, value: int) -> None:
-        """Set a register as the factory would, whatever Lock says (for tests and prepared arms)."""
+        """Set a register even if it is locked or read-only (for tests and preconfigured arms)."""
         register = REGISTERS[name]
         with self.lock:
             self._store(index, register, value)
             self._refresh(index)
 
     def servo_id(self, index: int) -> int:
+        """Id of the servo (register 5)."""
         return self._tables[index][REGISTERS["ID"].address]
 
     def baud(self, index: int) -> int:
+        """Baud rate of the servo in bit/s (register 6); 0 for an invalid code, so that it never answers."""
         code = self._tables[index][REGISTERS["Baud_Rate"].address]
         return reg.BAUD_RATES[code] if code < len(reg.BAUD_RATES) else 0
 
     def answers_writes(self, index: int) -> bool:
+        """Whether the servo replies to writes (register 8, Response_Status_Level)."""
         return self._tables[index][REGISTERS["Response_Status_Level"].address] != 0
 
     def torque_on(self) -> list[bool]:
-        """Which servos have torque now: what a read of Torque_Enable answers, not what the last physics step used."""
+        """Torque_Enable of each servo as a read returns it now; the last physics step may have used older values."""
         with self.lock:
             return [table[REGISTERS["Torque_Enable"].address] != 0 for table in self._tables]
 
     def return_delay_s(self, index: int) -> float:
+        """Delay in s before each reply (register 7, Return_Delay_Time, unit 2 µs)."""
         address = REGISTERS["Return_Delay_Time"].address
         return self._tables[index][address] * reg.RETURN_DELAY_UNIT_S
 
     def error_bits(self, index: int) -> int:
-        """The status byte of every reply, and register 65."""
+        """Error byte of every status packet, equal to register 65; bits are `registers.ERROR_*`."""
         return int(self._alarm[index] | self._latched[index])
 
     def read(self, index: int, address: int, length: int) -> bytes:
-        """Bytes as a read returns them; addresses past the table read 0."""
+        """Raw bytes as a read returns them; addresses past the end of the table read 0."""
         with self.lock:
             table = self._tables[index]
             if address < 72 and address + length > 56:
@@ -153,7 +159,7 @@ class ServoBank:
         return data + bytes(length - len(data))
 
     def write(self, index: int, address: int, data: bytes) -> None:
-        """A write as the servo takes it: read-only and locked bytes are silently left as they are."""
+        """Write as the servo does: read-only and locked bytes are ignored without an error."""
         torque_address = REGISTERS["Torque_Enable"].address
         with self.lock:
             table = self._tables[index]
@@ -171,13 +177,13 @@ class ServoBank:
             self._refresh(index)
 
     def register_write(self, index: int, address: int, data: bytes) -> None:
-        """Keep a write until `action`."""
+        """Store a write that `action` will carry out (instruction REG_WRITE)."""
         with self.lock:
             self._pending[index] = (address, bytes(data))
             self._store(index, REGISTERS["Asynchronous_Write"], 1)
 
     def action(self, index: int) -> tuple[int, bytes] | None:
-        """Carry out the kept write; returns it (address, data), or None when there was none."""
+        """Carry out the stored write; returns it as (address, data), or None if there was none."""
         with self.lock:
             pending, self._pending[index] = self._pending[index], None
             self._store(index, REGISTERS["Asynchronous_Write"], 0)
@@ -186,14 +192,14 @@ class ServoBank:
         return pending
 
     def factory_reset(self, index: int) -> None:
-        """EEPROM back to factory values except the id; then as after power-up."""
+        """Reset EEPROM to factory values except the id, then power-cycle the servo."""
         with self.lock:
             fresh = reg.factory_table(self.servo_id(index))
             self._tables[index][: reg.EEPROM_END] = fresh[: reg.EEPROM_END]
             self.power_cycle(index)
 
     def power_cycle(self, index: int | None = None) -> None:
-        """Power off and on: RAM from EEPROM, torque off, latched alarms gone. None: the whole arm."""
+        """Power off and on: RAM initialised from EEPROM, torque off, latched alarms cleared. None: all servos."""
         with self.lock:
             for each in range(self.count) if index is None else (index,):
                 table = self._tables[each]
@@ -210,7 +216,7 @@ class ServoBank:
     # -- faults ------------------------------------------------------------------------------------------------
 
     def force_overload(self, joints: frozenset[int]) -> None:
-        """Hold the overload bit of these servos set, whatever is written; servos no longer named are cleared."""
+        """Keep the overload bit of these joints set despite any write; joints no longer listed are cleared."""
         with self.lock:
             for index in range(self.count):
                 if index in joints:
@@ -220,20 +226,22 @@ class ServoBank:
             self._forced = frozenset(joints)
 
     def heat_towards(self, temperature_c: np.ndarray | None) -> None:
-        """Ramp servos towards these temperatures at 5 °C/s (nan: leave that one alone); None: normal again."""
+        """Ramp servos towards these temperatures (6,) at 5 °C/s; nan leaves a servo unchanged, None ends the ramps."""
         with self.lock:
             self._heat_c = None if temperature_c is None else np.asarray(temperature_c, float)
 
     def set_temperature(self, index: int, temperature_c: float) -> None:
+        """Set the winding temperature in °C at once (for tests)."""
         with self.lock:
             self._temperature_c[index] = temperature_c
 
     # -- physics -----------------------------------------------------------------------------------------------
 
     def update(self, dt_s: float, position_rad, velocity_rad_s, effort_nm) -> ServoCommand:
-        """Advance by `dt_s` given the measured shaft, arrays (6,); returns the command for the next step.
+        """Advance by `dt_s` from the measured shaft state, arrays (6,); returns the command for the next step.
 
-        Sensing and the goal profile run every call; heat, voltage and protections every 1/30 s of them.
+        Call from the physics thread. Sensing and the goal profile run on every call; temperature, voltage and
+        protections once per 1/30 s of simulated time.
         """
         with self.lock:
             self._sense(np.asarray(position_rad, float), np.asarray(velocity_rad_s, float))
@@ -279,7 +287,8 @@ class ServoBank:
 
     def _protect(self, dt_s: float) -> None:
         cache = self._cache
-        # Without a break: a motion to and fro passes through zero, also where both looks find it loaded.
+        # The load must stay above the limit all the time. A motion back and forth passes through zero load, even if
+        # each of these 30 Hz samples finds it loaded, so the lowest load since the last sample is compared.
         over = self._least_load * 100 > cache["Overload_Torque"]
         self._least_load[:] = np.inf
         self._overload_s = np.where(over, self._overload_s + dt_s, 0.0)
@@ -291,7 +300,7 @@ class ServoBank:
         self._latched[over & (self._overcurrent_s >= trip_s)] |= reg.ERROR_CURRENT
         volts = round(self._voltage_v * 10)
         outside = (volts < cache["Min_Voltage_Limit"]) | (volts > cache["Max_Voltage_Limit"])
-        # Heat alarm with 5 °C of hysteresis, so that it does not chatter at the limit.
+        # The heat alarm has 5 °C of hysteresis, so that it does not toggle at the limit.
         was_hot = (self._alarm & reg.ERROR_HEAT) != 0
         hot = self._temperature_c > cache["Max_Temperature_Limit"] - np.where(was_hot, 5.0, 0.0)
         self._alarm = outside * reg.ERROR_VOLTAGE + hot * reg.ERROR_HEAT
@@ -301,7 +310,7 @@ class ServoBank:
             self._refresh(int(index))
 
     def _torque_limit_nm(self) -> np.ndarray:
-        """What the torque registers, a tripped protection and the supply leave of the stall torque, N m (6,)."""
+        """Stall torque reduced by torque registers, a tripped protection and the supply voltage, N m (6,)."""
         cache = self._cache
         fraction = np.minimum(cache["Torque_Limit"], cache["Max_Torque_Limit"]) / 1000
         tripped = (self._latched & cache["Unloading_Condition"].astype(int)) != 0
@@ -337,7 +346,7 @@ class ServoBank:
         return ServoCommand(moved * RAD_PER_TICK, self._limit_nm, on)
 
     def _goal_shaft_ticks(self, shaft: np.ndarray, dt_s: float) -> np.ndarray:
-        """Where each servo wants its shaft, in ticks from angle zero."""
+        """Goal of each servo's shaft in ticks from angle zero, (6,); depends on its operating mode."""
         cache = self._cache
         goal = np.minimum(np.maximum(cache["Goal_Position"], cache["low"]), cache["high"]) + self._base
         mode = cache["Operating_Mode"]
@@ -361,7 +370,7 @@ class ServoBank:
     def _switch_torque(self, index: int, *, on: bool, by_user: bool = True) -> None:
         self._store(index, REGISTERS["Torque_Enable"], int(on))
         if by_user and not on:
-            # Releasing the torque by hand ends a tripped protection; a power cycle does too.
+            # A client's write of torque off clears a tripped protection; a power cycle does too.
             self._latched[index] = reg.ERROR_OVERLOAD if index in self._forced else 0
             self._overload_s[index] = self._overcurrent_s[index] = 0.0
 
@@ -371,7 +380,7 @@ class ServoBank:
         self._store(index, REGISTERS["Homing_Offset"], int(np.clip(count - 2048, -2047, 2047)))
 
     def _begin_step(self, index: int) -> None:
-        """Step mode: a goal write means so many ticks from here."""
+        """In step mode a goal write is relative: that many ticks from the current setpoint."""
         table = self._tables[index]
         if table[REGISTERS["Operating_Mode"].address] == STEP_MODE:
             steps = reg.decode(REGISTERS["Goal_Position"], table[42:44])
@@ -406,7 +415,7 @@ class ServoBank:
         return reg.decode(register, self._tables[index][span])
 
     def _refresh(self, index: int) -> None:
-        """Recompute the decoded copy of what `update` needs of one servo."""
+        """Decode the registers of one servo that `update` needs into the cache."""
         self._limit_nm = None
         value = {name: self._table_value(index, name) for name in _CACHED}
         low, high = value.pop("Min_Position_Limit"), value.pop("Max_Position_Limit")
@@ -417,7 +426,7 @@ class ServoBank:
         value["speed"] = min(abs(value["Goal_Velocity"]) or _UNLIMITED, value["top"])
         ramps = (value["Acceleration"], value["Maximum_Acceleration"])
         ramps = [ramp * reg.ACCELERATION_UNIT_TICKS for ramp in ramps if ramp]
-        # Acceleration 0 asks for no ramp at all.
+        # Acceleration 0 means no ramp.
         value["acceleration"] = min(ramps) if value["Acceleration"] and ramps else _UNLIMITED
         for name, number in value.items():
             self._cache.setdefault(name, np.zeros(self.count))[index] = number

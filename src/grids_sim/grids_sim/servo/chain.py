@@ -1,8 +1,8 @@
-"""Six servos on one half-duplex line: instructions in, answers with their delays out. No port, no clock.
+"""Six servos on one half-duplex line: executes instructions and returns answers with their delays. No port, no clock.
 
-Behaviour that clients rely on: a broadcast is answered only when it is a ping; READ and PING are always answered,
-other instructions only at response level 1; a sync read is answered in the order asked, and a servo that stays silent
-leaves a gap as long as its answer; unknown instructions and packets for another baud rate are not answered at all.
+Behaviour that clients rely on: a broadcast is answered only if it is a ping; READ and PING are always answered, other
+instructions only at Response_Status_Level 1; the answers to a sync read come in the order of the requested ids, and a
+silent servo leaves a gap as long as its answer; unknown instructions and packets at another baud rate get no answer.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from grids_sim.servo.packet import BROADCAST_ID, Instruction, Status
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One reply: who, what, how long the servo waits before sending, and whether it is only a silent gap."""
+    """One reply: servo index, packet, the servo's delay before sending; `silent`: only the gap of a missing reply."""
 
     index: int
     status: Status
@@ -24,14 +24,14 @@ class Answer:
 
 
 class ServoChain:
-    """Executes instructions on a bank. `on_write(index, address, size)` is told of every write a servo took."""
+    """Executes instructions on a bank. `on_write(index, address, size)` is called after each accepted write."""
 
     def __init__(self, bank: ServoBank, on_write: Callable[[int, int, int], None]) -> None:
         self._bank = bank
         self._on_write = on_write
 
     def execute(self, instruction: Instruction, *, baud: int, dead: frozenset[int] = frozenset()) -> list[Answer]:
-        """Carry out one instruction heard at `baud` by all servos that are not `dead` (indices)."""
+        """Carry out one instruction received at `baud` bit/s; servos whose index is in `dead` ignore it."""
         bank = self._bank
         alive = [i for i in range(bank.count) if i not in dead and bank.baud(i) == baud]
         if instruction.code in (packet.SYNC_READ, packet.SYNC_WRITE):
@@ -104,7 +104,7 @@ class ServoChain:
         if len(parameters) < 2:
             return
         address, length = parameters[0], parameters[1]
-        rows = parameters[2:]
-        for start in range(0, len(rows) - length, length + 1):
-            for index in by_id.get(rows[start], ()):
-                self._write(index, address, rows[start + 1 : start + 1 + length])
+        blocks = parameters[2:]  # per servo: id, data
+        for start in range(0, len(blocks) - length, length + 1):
+            for index in by_id.get(blocks[start], ()):
+                self._write(index, address, blocks[start + 1 : start + 1 + length])

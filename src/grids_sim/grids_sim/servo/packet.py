@@ -1,4 +1,4 @@
-"""Feetech packets on the wire, as bytes in and bytes out. No clock, no port.
+"""Feetech serial packets: encoding, and a decoder for a byte stream. No clock, no port.
 
 instruction: FF FF id length instruction parameters… checksum      length = parameters + 2
 status:      FF FF id length error       parameters… checksum      checksum = ~(id + … + last parameter)
@@ -15,7 +15,7 @@ MAX_LENGTH = 250
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One request as it came over the wire; `size` is its length there in bytes."""
+    """One instruction packet (a request of the client)."""
 
     servo_id: int
     code: int
@@ -23,12 +23,13 @@ class Instruction:
 
     @property
     def size(self) -> int:
+        """Length on the wire in bytes."""
         return len(self.parameters) + 6
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One answer."""
+    """One status packet (a servo's reply). `error` bits are `registers.ERROR_*`."""
 
     servo_id: int
     error: int
@@ -36,7 +37,7 @@ class Status:
 
 
 def checksum(body: bytes) -> int:
-    """Over id, length, instruction or error, and parameters."""
+    """Checksum over id, length, instruction or error byte, and parameters."""
     return ~sum(body) & 0xFF
 
 
@@ -46,15 +47,17 @@ def _encode(servo_id: int, kind: int, parameters: bytes) -> bytes:
 
 
 def encode_instruction(instruction: Instruction) -> bytes:
+    """The bytes of an instruction packet, header and checksum included."""
     return _encode(instruction.servo_id, instruction.code, instruction.parameters)
 
 
 def encode_status(status: Status) -> bytes:
+    """The bytes of a status packet, header and checksum included."""
     return _encode(status.servo_id, status.error, status.parameters)
 
 
 class PacketReader:
-    """Cuts a byte stream into packets and counts what did not fit. Used by one thread.
+    """Splits a byte stream into packets and counts invalid bytes and checksums. Use from one thread.
 
     Garbage before a header is skipped; a packet with a wrong checksum is dropped and only its header is consumed,
     so that a good packet hidden behind a false header is still found.
@@ -66,13 +69,13 @@ class PacketReader:
         self.garbage_bytes = 0
 
     def reset(self) -> None:
-        """Forget a half-received packet (the line went quiet)."""
+        """Discard an incomplete packet (after a pause on the line)."""
         self.garbage_bytes += len(self._buffer)
         self._buffer.clear()
 
     @property
     def pending(self) -> int:
-        """Bytes of an unfinished packet."""
+        """Number of buffered bytes of an incomplete packet."""
         return len(self._buffer)
 
     def _skip(self, count: int) -> None:
@@ -108,8 +111,10 @@ class PacketReader:
 
 
 def read_instructions(reader: PacketReader, data: bytes) -> list[Instruction]:
+    """Feed received bytes; returns the instructions that they complete."""
     return [Instruction(*packet) for packet in reader.feed(data)]
 
 
 def read_statuses(reader: PacketReader, data: bytes) -> list[Status]:
+    """Feed received bytes; returns the status packets that they complete."""
     return [Status(*packet) for packet in reader.feed(data)]

@@ -1,4 +1,4 @@
-"""What the servos of an arm turn: the MuJoCo world, a trivial first-order arm, or a leader in somebody's hand."""
+"""Plants: the mechanics that the servos move. The arm in the MuJoCo world, or a first-order arm without physics."""
 
 from typing import Protocol
 
@@ -11,22 +11,24 @@ _LOW, _HIGH = np.transpose(np.asarray(JOINT_LIMITS_RAD, float))
 
 
 class Plant(Protocol):
-    """Six shafts. Arrays are (6,), rad, rad/s, N m."""
+    """Six servo shafts; arrays (6,) in joint order, rad, rad/s, N m. Used by the physics thread."""
 
     position_rad: np.ndarray
     velocity_rad_s: np.ndarray
     effort_nm: np.ndarray
 
-    def step(self, command: ServoCommand, dt_s: float) -> None: ...
+    def step(self, command: ServoCommand, dt_s: float) -> None:
+        """Advance by `dt_s` under these motor commands."""
+        ...
 
 
 class SimplePlant:
-    """Each joint follows its setpoint with a first-order lag and a constant load. No gravity: it stays when limp.
+    """First-order arm: each joint follows its setpoint with a lag. No gravity; a joint without torque stays in place.
 
-    Deterministic and fast: for tests of everything above the servo. `hand_rad` (6,) drags limp joints, as a person
-    moving a leader arm does; joints with torque on resist it.
-    `kp_nm_rad`, one per joint, is in proportion to the servos' torque: with an arm joint's stiffness, merely moving at
-    ramp speed would load the gripper beyond the 25 % that trip its overload protection.
+    Deterministic and fast, for tests of the layers above the servos. `hand_rad` (6,) pulls joints without torque, as a
+    person who moves a leader arm does; joints with torque on resist it.
+    `kp_nm_rad`, one per joint, is proportional to the servo's torque: with an arm joint's stiffness, merely moving at
+    ramp speed would load the gripper above the 25 % that trip its overload protection.
     """
 
     def __init__(
@@ -46,18 +48,18 @@ class SimplePlant:
         on = command.torque_on & (command.torque_limit_nm > 0.02)
         error = command.setpoint_rad - self.position_rad
         self.effort_nm = np.where(on, np.clip(self._kp * error, -command.torque_limit_nm, command.torque_limit_nm), 0.0)
-        # Torque needed for a speed: the lag turns error into speed, the torque limit bounds it.
-        wanted = np.where(on, self.effort_nm / (self._kp * self._lag_s), 0.0)
+        # The lag turns the position error into a speed; the torque limit bounds it.
+        speed = np.where(on, self.effort_nm / (self._kp * self._lag_s), 0.0)
         if self.hand_rad is not None:
             pull = (self.hand_rad - self.position_rad) / self._lag_s
-            wanted = np.where(on, wanted, pull)
-        moved = np.clip(self.position_rad + wanted * dt_s, _LOW, _HIGH)
+            speed = np.where(on, speed, pull)
+        moved = np.clip(self.position_rad + speed * dt_s, _LOW, _HIGH)
         self.velocity_rad_s = (moved - self.position_rad) / dt_s
         self.position_rad = moved
 
 
 class WorldPlant:
-    """The follower inside a `grids_sim.physics.world.World`."""
+    """The follower arm of a `grids_sim.physics.world.World`."""
 
     def __init__(self, world) -> None:
         self.world = world
@@ -79,7 +81,7 @@ class WorldPlant:
 
 
 class StuckJoints:
-    """Wraps a plant: joints named stuck are held where they were when they seized, whatever their servo does."""
+    """Wraps a plant: stuck joints stay where they were when the fault began, regardless of their servo's command."""
 
     def __init__(self, plant: Plant) -> None:
         self.plant = plant
@@ -96,19 +98,20 @@ class StuckJoints:
 
     @property
     def effort_nm(self) -> np.ndarray:
-        """The servo's own torque: against a seized joint it is what the position error asks for."""
+        """The servos' torque; for a stuck joint, proportional to its position error within the torque limit."""
         return self.plant.effort_nm if self._effort_nm is None else self._effort_nm
 
     def step(self, command: ServoCommand, dt_s: float, stuck: frozenset[int] = frozenset()) -> None:
+        """Advance the plant by `dt_s`; joints whose index is in `stuck` do not move."""
         if not stuck:
             self._held_rad[:] = np.nan
             self._effort_nm = None
             self.plant.step(command, dt_s)
             return
         mask = np.isin(np.arange(6), list(stuck))
-        fresh = mask & np.isnan(self._held_rad)
+        newly_stuck = mask & np.isnan(self._held_rad)
         self._held_rad = np.where(mask, self._held_rad, np.nan)
-        self._held_rad[fresh] = self.plant.position_rad[fresh]
+        self._held_rad[newly_stuck] = self.plant.position_rad[newly_stuck]
         held = ServoCommand(
             np.where(mask, self._held_rad, command.setpoint_rad),
             np.where(mask, 10.0, command.torque_limit_nm),

@@ -1,6 +1,6 @@
 """The STS3215 control table: addresses, sizes, sign conventions, factory values. Data and pure codecs only.
 
-Addresses 0-39 are EEPROM and take writes only while Lock (55) is 0, as it is after power-up; 40 and up are RAM.
+Addresses 0-39 are EEPROM and accept writes only while Lock (55) is 0, as after power-up; 40 and up are RAM.
 Multi-byte values are little endian; signed values are sign-magnitude with the sign in the bit named here. Source:
 Feetech's STS memory table and the tables of LeRobot's Feetech bus.
 """
@@ -26,7 +26,7 @@ SET_MIDDLE = 128  # written to Torque_Enable: make the present position 2048
 
 @dataclass(frozen=True, slots=True)
 class ServoRegister:
-    """One entry. `sign_bit` None: unsigned. `factory`: value after a factory reset (RAM: at power-up)."""
+    """One register. `sign_bit` None: unsigned. `factory`: value after a factory reset (RAM: at power-up)."""
 
     address: int
     size: int = 1
@@ -36,6 +36,7 @@ class ServoRegister:
 
     @property
     def eeprom(self) -> bool:
+        """Whether the register is in EEPROM: kept without power, write-protected by Lock."""
         return self.address < EEPROM_END
 
 
@@ -108,14 +109,14 @@ for _register in REGISTERS.values():
 
 
 def is_writable(address: int, *, locked: bool) -> bool:
-    """Whether one byte of the table takes a write now."""
+    """Whether the byte at this address accepts a write; `locked`: Lock (55) is not 0."""
     if address >= TABLE_SIZE or not _WRITABLE[address]:
         return False
     return not (locked and address < EEPROM_END)
 
 
 def encode(register: ServoRegister, value: int) -> bytes:
-    """Little-endian bytes; signed values as sign-magnitude, saturated to what the magnitude bits hold."""
+    """Little-endian bytes of a value; signed values as sign-magnitude, saturated to the range of the magnitude bits."""
     if register.sign_bit is not None:
         limit = (1 << register.sign_bit) - 1
         magnitude = min(abs(value), limit)
@@ -124,7 +125,7 @@ def encode(register: ServoRegister, value: int) -> bytes:
 
 
 def decode(register: ServoRegister, data: bytes) -> int:
-    """Inverse of `encode`."""
+    """The value of a register's bytes; the inverse of `encode`."""
     value = int.from_bytes(data, "little")
     if register.sign_bit is None:
         return value
@@ -134,7 +135,7 @@ def decode(register: ServoRegister, data: bytes) -> int:
 
 
 def factory_table(servo_id: int) -> bytearray:
-    """A servo's whole table as it leaves the factory, with the given id."""
+    """The whole control table (128 bytes) with factory values and the given id."""
     table = bytearray(TABLE_SIZE)
     for register in REGISTERS.values():
         table[register.address : register.address + register.size] = encode(register, register.factory)

@@ -1,11 +1,11 @@
-"""One pseudo-terminal that behaves like a USB adapter with an arm behind it, in its own thread.
+"""A pseudo-terminal that behaves like a USB serial adapter with an arm connected to it, in its own thread.
 
-Wire time is honest: a request occupies the line for its bytes at the servos' baud rate, each answer follows after the
-servo's return delay and its own bytes, and what the adapter hands over arrives in blocks of up to 64 bytes (one USB
-full-speed packet) when their last bit has been received. The thread sleeps in select() until there is something to
-do. A client that opens the terminal at another baud rate is not heard (read from the terminal's termios).
+Transmission time is simulated: a request occupies the line for its bytes at the servos' baud rate, and each answer
+follows after the servo's return delay and the time for its own bytes. The client receives blocks of up to 64 bytes
+(one USB full-speed packet) once their last bit has been received. The thread sleeps in select() until there is work.
+Requests of a client whose terminal is set to another baud rate (read from termios) are ignored.
 
-The terminal is reached through a symbolic link that stays the same over unplug and replug.
+Clients open a symbolic link; its path stays the same when the adapter is unplugged and plugged in again.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _QUIET_LINE_S = 0.02
 
 @dataclass(slots=True)
 class BusCounters:
-    """Totals since the start."""
+    """Totals since the start. `spoiled`: replies changed by a fault; `late_wakes`: sent more than 1 ms too late."""
 
     requests: int = 0
     replies: int = 0
@@ -52,14 +52,14 @@ class BusCounters:
 
 
 def wire_s(size_bytes: int, baud: int) -> float:
-    """Seconds a packet occupies the line (8N1)."""
+    """Seconds for which a packet occupies the line: 10 bits per byte (8N1), `baud` in bit/s."""
     return size_bytes * BITS_PER_BYTE / baud
 
 
 def group_blocks(pieces: list[tuple[float, bytes]], baud: int) -> list[tuple[float, bytes]]:
-    """Merge (end time, bytes) into blocks of at most 64 bytes as a USB adapter hands them over, in order.
+    """Merge (end time in s, bytes) into blocks of at most 64 bytes, as a USB adapter delivers them, in order.
 
-    A pause on the line of more than 0.2 ms before a piece closes the block before it.
+    A pause on the line of more than 0.2 ms ends a block.
     """
     blocks: list[tuple[float, bytes]] = []
     for end_s, data in pieces:
@@ -74,21 +74,24 @@ def group_blocks(pieces: list[tuple[float, bytes]], baud: int) -> list[tuple[flo
 
 
 class SerialBus:
-    """The terminal of one arm. `start` opens it, `close` removes it. Methods are thread-safe."""
+    """The serial line of one arm. `start` opens it, `close` removes it. Public methods are thread-safe.
+
+    `failure` holds the exception that ended the bus thread, if one did.
+    """
 
     def __init__(self, arm: str, link: str | Path, bank: ServoBank, faults: FaultInjector, log: BusLog) -> None:
         self.arm, self.link, self.bank = arm, Path(link), bank
         self.counters = BusCounters()
         self._faults, self._log = faults, log
-        self._chain = ServoChain(bank, self._wrote)
+        self._chain = ServoChain(bank, self._on_write)
         self._reader = PacketReader()
         self._master = self._slave = -1
-        self._plugged_wanted = True
+        self._plug_requested = True
         self._due: deque[tuple[float, bytes]] = deque()
         self._late: list[tuple[float, bytes]] = []
         self._line_free_s = 0.0
-        self._heard_s = 0.0
-        self._heard_all_s = 0.0  # when the last bit of the present request is on the line
+        self._received_s = 0.0
+        self._request_end_s = 0.0  # when the last bit of the present request is on the line
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name=f"bus-{arm}", daemon=True)
@@ -96,14 +99,16 @@ class SerialBus:
 
     @property
     def device(self) -> str | None:
-        """The terminal behind the link, None while unplugged."""
+        """Path of the terminal to which the link points, None while unplugged."""
         return os.ttyname(self._slave) if self._slave >= 0 else None
 
     def start(self) -> None:
+        """Create the terminal and its link, then start the bus thread. OSError if the link cannot be made."""
         self._plug()
         self._thread.start()
 
     def close(self) -> None:
+        """Stop the thread and remove terminal and link. A second call does nothing."""
         if self._stopping:
             return
         self._stopping = True
@@ -115,13 +120,13 @@ class SerialBus:
         os.close(self._wake_write)
 
     def set_plugged(self, *, plugged: bool) -> None:
-        """Pull the adapter out or put it back; the bus thread does it at once."""
-        if plugged != self._plugged_wanted:
-            self._plugged_wanted = plugged
+        """Request that the adapter be unplugged or plugged in; the bus thread wakes and does it."""
+        if plugged != self._plug_requested:
+            self._plug_requested = plugged
             self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed meanwhile
+        with contextlib.suppress(OSError):  # closed in the meantime
             os.write(self._wake_write, b"x")
 
     # -- everything below runs in the bus thread ---------------------------------------------------------------
@@ -134,7 +139,7 @@ class SerialBus:
         mode[4] = mode[5] = termios.B1000000
         termios.tcsetattr(slave, termios.TCSANOW, mode)
         os.set_blocking(master, False)
-        # The slave stays open here: a client that closes it must not hang up the line for the next one.
+        # Keep the slave open here: otherwise the first client that closes it would hang up the line.
         self._master, self._slave = master, slave
         temporary = self.link.with_name(f".{self.link.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
@@ -154,18 +159,18 @@ class SerialBus:
 
     def _run(self) -> None:
         become_realtime(BUS_PRIORITY)
-        # Default timer slack of 50 µs would add a quarter to every short transaction.
+        # The default timer slack of 50 µs would make every short transaction a quarter longer.
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMER_SLACK_NS, 0, 0, 0)
         try:
             while not self._stopping:
-                self._turn()
-        except Exception as error:  # a thread's top: kept for the owner, who reports it
+                self._run_once()
+        except Exception as error:  # top of the thread: kept for the owner, which reports it
             self.failure = error
 
-    def _turn(self) -> None:
-        if self._plugged_wanted != (self._master >= 0):
-            self._plug() if self._plugged_wanted else self._unplug()
-            self._log.event(self.arm, "plugged in" if self._plugged_wanted else "unplugged")
+    def _run_once(self) -> None:
+        if self._plug_requested != (self._master >= 0):
+            self._plug() if self._plug_requested else self._unplug()
+            self._log.event(self.arm, "plugged in" if self._plug_requested else "unplugged")
         self._emit(time.monotonic())
         waiting = [self._wake_read] + ([self._master] if self._master >= 0 else [])
         ready, _, _ = select.select(waiting, [], [], self._timeout_s())
@@ -201,7 +206,7 @@ class SerialBus:
         self.counters.overflow_bytes += len(data) - sent
 
     def client_baud(self) -> int:
-        """The rate the client set on its end, bit/s."""
+        """The baud rate that the client set on its end, bit/s. Call from the bus thread while plugged in."""
         raw = fcntl.ioctl(self._master, _TCGETS2, bytes(_TERMIOS2_SIZE))
         return struct.unpack_from("I", raw, _OSPEED_OFFSET)[0]
 
@@ -211,9 +216,9 @@ class SerialBus:
         except BlockingIOError:
             return
         now_s = time.monotonic()
-        if self._reader.pending and now_s - self._heard_s > _QUIET_LINE_S:
+        if self._reader.pending and now_s - self._received_s > _QUIET_LINE_S:
             self._reader.reset()
-        self._heard_s = now_s
+        self._received_s = now_s
         baud = self.client_baud()
         if baud not in {self.bank.baud(i) for i in range(self.bank.count)}:
             self.counters.wrong_baud_bytes += len(data)
@@ -222,10 +227,10 @@ class SerialBus:
         dead = self._faults.joints("dead_servo", self.arm)
         for instruction in packet.read_instructions(self._reader, data):
             self.counters.requests += 1
-            self._heard_all_s = max(now_s, self._line_free_s) + wire_s(instruction.size, baud)
-            self._line_free_s = self._heard_all_s
+            self._request_end_s = max(now_s, self._line_free_s) + wire_s(instruction.size, baud)
+            self._line_free_s = self._request_end_s
             answers = self._chain.execute(instruction, baud=baud, dead=dead)
-            self._schedule(self._heard_all_s, answers, baud)
+            self._schedule(self._request_end_s, answers, baud)
 
     def _schedule(self, line_s: float, answers: list[Answer], baud: int) -> None:
         pieces = []
@@ -234,7 +239,7 @@ class SerialBus:
             line_s += answer.delay_s + wire_s(len(data), baud)
             if answer.silent:
                 continue
-            fate = self._faults.fate(self.arm, answer.index, self._heard_s)
+            fate = self._faults.fate(self.arm, answer.index, self._received_s)
             self.counters.replies += 1
             self.counters.spoiled += fate.lost or fate.corrupt or fate.wrong_id or fate.late_s > 0
             if fate.lost:
@@ -251,5 +256,5 @@ class SerialBus:
         self._line_free_s = line_s
         self._due.extend(group_blocks(pieces, baud))
 
-    def _wrote(self, index: int, address: int, size: int) -> None:
-        log_write(self._log, self.arm, self.bank, (index, address, size), self._heard_all_s)
+    def _on_write(self, index: int, address: int, size: int) -> None:
+        log_write(self._log, self.arm, self.bank, (index, address, size), self._request_end_s)
