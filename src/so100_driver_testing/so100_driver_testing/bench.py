@@ -131,14 +131,14 @@ class LoopBench:
             params,
             eeprom=prepare.read_eeprom(self.bus),
             on_tick=self._ticked,
-            on_event=self._said,
+            on_event=self._on_event,
             lateness_window_s=2 * seconds + 10,  # all of it, also where the machine is slow
         )
         self._offered: dict[int, int] = {}
         self._ages_s: list[float] = []
         self.events: list[str] = []
 
-    def _said(self, _level: str, text: str) -> None:
+    def _on_event(self, _level: str, text: str) -> None:
         self.events.append(text)
 
     def _ticked(self, record: TickRecord) -> None:

@@ -36,10 +36,10 @@ class Campaign:
 
     def run(self, scenario: FaultScenario, index: int) -> list[str]:
         """One run; a harness that breaks is a violation too."""
-        dice = random.Random(f"{self.seed}/{scenario.name}/{index}")
+        rng = random.Random(f"{self.seed}/{scenario.name}/{index}")
         try:
             rig = self._ready(fresh=scenario.fresh)
-            found = scenario.act(rig, dice)
+            found = scenario.act(rig, rng)
         except Exception as error:
             found = [f"could not run: {''.join(traceback.format_exception_only(error)).strip()}"]
         if found or scenario.name == "temperature ramp":

@@ -29,11 +29,11 @@ HAND_RAD = np.array([0.8, 0, 0, 0, 0, 0])
 def signalled(number: signal.Signals) -> Callable:
     """SIGINT or SIGTERM at a random moment: rest at limited speed, then torque off, code 0."""
 
-    def act(rig: Rig, dice: random.Random) -> list[str]:
+    def act(rig: Rig, rng: random.Random) -> list[str]:
         mark = rig.twin.mark()
         driver = rig.start()
         rig.client.swinging(on=True)
-        time.sleep(dice.uniform(0.0, 2.5))
+        time.sleep(rng.uniform(0.0, 2.5))
         driver.send(number)
         code = driver.wait(EXIT_TIMEOUT_S)
         if code is None:
@@ -46,12 +46,12 @@ def signalled(number: signal.Signals) -> Callable:
     return act
 
 
-def killed(rig: Rig, dice: random.Random) -> list[str]:
+def killed(rig: Rig, rng: random.Random) -> list[str]:
     """SIGKILL: servos hold their last goal, and the next start does not jump."""
     rig.start()
     rig.client.swinging(on=True)
     mark = rig.twin.mark()
-    time.sleep(dice.uniform(0.0, 2.5))
+    time.sleep(rng.uniform(0.0, 2.5))
     rig.driver.send(signal.SIGKILL)
     rig.driver.wait(5)
     found = expect(all(rig.twin.torque()), "torque was lost when the driver was killed")
@@ -61,20 +61,20 @@ def killed(rig: Rig, dice: random.Random) -> list[str]:
     return found + expect(all(rig.twin.torque()), "torque is off after the restart")
 
 
-def stopped_for_2s(rig: Rig, dice: random.Random) -> list[str]:
+def stopped_for_2s(rig: Rig, rng: random.Random) -> list[str]:
     """SIGSTOP of the driver: on waking it holds or goes on, never catches up in a leap."""
     mark = rig.twin.mark()
-    time.sleep(dice.uniform(0.1, 0.8))
+    time.sleep(rng.uniform(0.1, 0.8))
     rig.driver.send(signal.SIGSTOP)
     time.sleep(2.0)
     rig.driver.send(signal.SIGCONT)
     return expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
 
-def twin_stopped(rig: Rig, dice: random.Random) -> list[str]:
+def twin_stopped(rig: Rig, rng: random.Random) -> list[str]:
     """The far end of the line is frozen for two seconds: old goals are not delivered in a burst."""
     mark = rig.twin.mark()
-    time.sleep(dice.uniform(0.1, 0.8))
+    time.sleep(rng.uniform(0.1, 0.8))
     rig.twin.process.send(signal.SIGSTOP)
     time.sleep(2.0)
     rig.twin.process.send(signal.SIGCONT)
@@ -84,7 +84,7 @@ def twin_stopped(rig: Rig, dice: random.Random) -> list[str]:
 def policy_process(number: signal.Signals) -> Callable:
     """The policy's process ends by a signal, or is stopped for 2 s, in mid-motion: the arm holds within 0.3 s."""
 
-    def act(rig: Rig, dice: random.Random) -> list[str]:
+    def act(rig: Rig, rng: random.Random) -> list[str]:
         rig.client.swinging(on=False)
         rig.client.until(lambda s: s.state == "holding", 4.0)
         time.sleep(2.1)  # the former source is forgotten after 2 s
@@ -93,7 +93,7 @@ def policy_process(number: signal.Signals) -> Callable:
             if not rig.client.until(lambda s: s.state == "executing", START_TIMEOUT_S):
                 return ["the policy process did not move the arm"]
             mark = rig.twin.mark()
-            time.sleep(dice.uniform(0.8, 1.8))
+            time.sleep(rng.uniform(0.8, 1.8))
             cause = time.monotonic()
             mover.send(number)
             time.sleep(2.0 if number == signal.SIGSTOP else 1.0)
@@ -110,9 +110,9 @@ def policy_process(number: signal.Signals) -> Callable:
     return act
 
 
-def clock_steps(rig: Rig, dice: random.Random) -> list[str]:
+def clock_steps(rig: Rig, rng: random.Random) -> list[str]:
     """The ROS clock jumps an hour back or forth: the arm neither stops for good nor leaps."""
-    stop, step = threading.Event(), dice.choice((-HOUR_S, HOUR_S))
+    stop, step = threading.Event(), rng.choice((-HOUR_S, HOUR_S))
     publisher = rig.client.node.create_publisher(Clock, "/clock", 10)
 
     def tell() -> None:
@@ -126,7 +126,7 @@ def clock_steps(rig: Rig, dice: random.Random) -> list[str]:
         rig.client.swinging(on=True)
         found = expect(rig.client.until(lambda s: s.state == "executing", 8.0), "the motion did not begin")
         mark = rig.twin.mark()
-        time.sleep(dice.uniform(0.1, 0.5))
+        time.sleep(rng.uniform(0.1, 0.5))
         rig.client.clock_offset_s = step
         time.sleep(1.0)
         status = rig.client.status
@@ -139,9 +139,9 @@ def clock_steps(rig: Rig, dice: random.Random) -> list[str]:
         rig.client.node.destroy_publisher(publisher)
 
 
-def dead_at_start(rig: Rig, dice: random.Random) -> list[str]:
+def dead_at_start(rig: Rig, rng: random.Random) -> list[str]:
     """A servo is missing when the driver starts: one sentence that names it, no goal, no torque."""
-    joint = dice.choice(JOINT_NAMES)
+    joint = rng.choice(JOINT_NAMES)
     rig.twin.fault("dead_servo", target=joint)
     time.sleep(SETTLE_S)  # what an earlier driver wrote has reached the servos
     mark = rig.twin.mark()
@@ -156,7 +156,7 @@ def dead_at_start(rig: Rig, dice: random.Random) -> list[str]:
     return found + expect(not goals, f"{len(goals)} goals or torque writes before the servos were complete")
 
 
-def second_driver(rig: Rig, dice: random.Random) -> list[str]:
+def second_driver(rig: Rig, rng: random.Random) -> list[str]:
     """A second driver on the same port is refused; the first goes on undisturbed."""
     mark = rig.twin.mark()
     second = start_node("so100_driver.nodes.driver", rig.folder, {"serial_port": rig.twin.paths["follower"]})
@@ -183,7 +183,7 @@ def _under_way(rig: Rig, standing: np.ndarray, timeout_s: float = 2.0) -> bool:
 def leader_process(number: signal.Signals) -> Callable:
     """The leader node ends by a signal, or stops for 2 s, while the follower follows: the arm holds within 0.3 s."""
 
-    def act(rig: Rig, dice: random.Random) -> list[str]:
+    def act(rig: Rig, rng: random.Random) -> list[str]:
         rig.client.swinging(on=False)
         here = rig.twin.positions("leader")
         leader = start_node("so100_driver.nodes.leader", rig.folder, {"serial_port": rig.twin.paths["leader"]})
@@ -199,7 +199,7 @@ def leader_process(number: signal.Signals) -> Callable:
             rig.twin.ask({"hand": (here + away).tolist()})
             if not _under_way(rig, standing):
                 return ["the follower did not move with the leader"]
-            time.sleep(dice.uniform(0.0, 0.15))  # the hand is under way for 0.45 s
+            time.sleep(rng.uniform(0.0, 0.15))  # the hand is under way for 0.45 s
             cause = time.monotonic()
             leader.send(number)
             time.sleep(2.0 if number == signal.SIGSTOP else 1.0)

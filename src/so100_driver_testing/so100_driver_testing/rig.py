@@ -30,7 +30,7 @@ START_TIMEOUT_S = 120.0  # patience only: a process that ends is noticed at once
 # Travel of each joint from the rest pose, inwards; 2 rad/s of phase makes 1 rad/s at most.
 SWING_RAD = np.array([0.5, 0.4, -0.4, -0.4, 0.3, 0.4])
 PHASE_RATE = 2.0
-ROWS, DT_S = 30, 1 / 30
+STEPS, DT_S = 30, 1 / 30
 
 
 def swing(t_s: np.ndarray | float) -> np.ndarray:
@@ -111,9 +111,9 @@ class Client:
 
     def swing_chunk(self) -> ActionChunk:
         """One second of the test motion from now on."""
-        message = ActionChunk(joint_names=list(JOINT_NAMES), dt=DT_S, horizon=ROWS, bundle_id="campaign")
+        message = ActionChunk(joint_names=list(JOINT_NAMES), dt=DT_S, horizon=STEPS, bundle_id="campaign")
         message.header.stamp = self.stamp()
-        message.positions = swing(time.monotonic() + np.arange(ROWS) * DT_S).ravel().tolist()
+        message.positions = swing(time.monotonic() + np.arange(STEPS) * DT_S).ravel().tolist()
         self.sequence += 1
         message.sequence, message.epoch = self.sequence, self.epoch
         return message

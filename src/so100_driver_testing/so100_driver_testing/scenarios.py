@@ -44,9 +44,9 @@ class FaultScenario:
 def rides_through(kind: str, value: float, duration_s: float = 1.5) -> Callable:
     """A fault that must not stop the motion for good, break a limit or latch anything."""
 
-    def act(rig: Rig, dice: random.Random) -> list[str]:
+    def act(rig: Rig, rng: random.Random) -> list[str]:
         mark = rig.twin.mark()
-        time.sleep(dice.uniform(0.1, 0.4))
+        time.sleep(rng.uniform(0.1, 0.4))
         rig.twin.fault(kind, value=value, duration_s=0 if value > 1 and kind != "voltage_sag" else duration_s)
         time.sleep(duration_s)
         mode = rig.client.status.mode
@@ -62,24 +62,26 @@ def rides_through(kind: str, value: float, duration_s: float = 1.5) -> Callable:
 @contextlib.contextmanager
 def diagnosed(rig: Rig) -> Iterator[list[str]]:
     """What /diagnostics says meanwhile."""
-    said: list[str] = []
+    texts: list[str] = []
     listener = topics.subscription(
         rig.client.node,
         "/diagnostics",
         DiagnosticArray,
-        lambda message: said.extend(status.message for status in message.status),
+        lambda message: texts.extend(status.message for status in message.status),
     )
     try:
-        yield said
+        yield texts
     finally:
         rig.client.node.destroy_subscription(listener)
 
 
-def sagging(rig: Rig, dice: random.Random) -> list[str]:
+def sagging(rig: Rig, rng: random.Random) -> list[str]:
     """The supply sags: the motion goes on, and /diagnostics says so."""
-    with diagnosed(rig) as said:
-        found = rides_through("voltage_sag", 4.5, duration_s=2.5)(rig, dice)  # diagnostics come once a second
-    return found + expect(any("supply is low" in text for text in said), "no warning of the low supply in /diagnostics")
+    with diagnosed(rig) as texts:
+        found = rides_through("voltage_sag", 4.5, duration_s=2.5)(rig, rng)  # diagnostics come once a second
+    return found + expect(
+        any("supply is low" in text for text in texts), "no warning of the low supply in /diagnostics"
+    )
 
 
 def _off_truth(rig: Rig) -> float:
@@ -87,11 +89,11 @@ def _off_truth(rig: Rig) -> float:
     return float(np.abs(np.array(rig.client.joints.position) - rig.twin.positions()).max())
 
 
-def late_then_other_read(rig: Rig, dice: random.Random) -> list[str]:
+def late_then_other_read(rig: Rig, rng: random.Random) -> list[str]:
     """One reply 45 ms late: nothing that is read afterwards may be taken from it."""
     mark = rig.twin.mark()
     found = []
-    for joint in dice.sample(JOINT_NAMES, 3):
+    for joint in rng.sample(JOINT_NAMES, 3):
         rig.twin.fault("late_reply", target=joint, value=0.045)
         time.sleep(0.2)
         # The nearest of a few looks: on a busy machine one look may itself be late; old replies stay wrong in each.
@@ -103,10 +105,10 @@ def late_then_other_read(rig: Rig, dice: random.Random) -> list[str]:
 def servo_dies(joint: str | None) -> Callable:
     """One servo (None: a random one), or all ("all"), fall silent in mid-motion."""
 
-    def act(rig: Rig, dice: random.Random) -> list[str]:
-        target = dice.choice(JOINT_NAMES) if joint is None else joint
+    def act(rig: Rig, rng: random.Random) -> list[str]:
+        target = rng.choice(JOINT_NAMES) if joint is None else joint
         mark = rig.twin.mark()
-        time.sleep(dice.uniform(0.1, 0.6))
+        time.sleep(rng.uniform(0.1, 0.6))
         cause = time.monotonic()
         rig.twin.fault("dead_servo", target="" if target == "all" else target)
         faulted = rig.client.until(lambda s: s.mode == "fault", 3.0)
@@ -123,13 +125,13 @@ def servo_dies(joint: str | None) -> Callable:
     return act
 
 
-def unplugged(rig: Rig, dice: random.Random) -> list[str]:
+def unplugged(rig: Rig, rng: random.Random) -> list[str]:
     """The adapter is pulled and put back; the node keeps running and recovers after a reset."""
     mark = rig.twin.mark()
-    time.sleep(dice.uniform(0.1, 0.5))
+    time.sleep(rng.uniform(0.1, 0.5))
     rig.twin.fault("unplug")
     found = expect(rig.client.until(lambda s: s.mode == "fault", 2.0), "expected a fault after the unplug")
-    time.sleep(dice.uniform(0.2, 1.5))
+    time.sleep(rng.uniform(0.2, 1.5))
     rig.twin.clear()
     back = rig.client.until(lambda s: "it is back" in s.reason, 4.0)
     found += expect(back, f"the port was not reopened: {rig.client.status.reason}")
@@ -138,9 +140,9 @@ def unplugged(rig: Rig, dice: random.Random) -> list[str]:
     return found + settled(rig, mark)
 
 
-def overloaded(rig: Rig, dice: random.Random) -> list[str]:
+def overloaded(rig: Rig, rng: random.Random) -> list[str]:
     """A latched overload bit: named as a fault; an explicit release clears it."""
-    joint = dice.choice(JOINT_NAMES[:5])
+    joint = rng.choice(JOINT_NAMES[:5])
     mark = rig.twin.mark()
     rig.twin.fault("overload", target=joint)
     found = expect(rig.client.until(lambda s: s.mode == "fault", 6.0), "expected a fault within 6 s")
@@ -153,9 +155,9 @@ def overloaded(rig: Rig, dice: random.Random) -> list[str]:
     return found + expect(rig.recover(), "no recovery after release and reset")
 
 
-def stuck(rig: Rig, dice: random.Random) -> list[str]:
+def stuck(rig: Rig, rng: random.Random) -> list[str]:
     """A blocked joint: its goal stays near it, then a fault names it."""
-    index = dice.randrange(4)
+    index = rng.randrange(4)
     joint, servo_id = JOINT_NAMES[index], index + 1
     mark = rig.twin.mark()
     rig.twin.fault("stuck_joint", target=joint)
@@ -181,11 +183,11 @@ def stuck(rig: Rig, dice: random.Random) -> list[str]:
     return found + settled(rig, mark)
 
 
-def gripper_stalled(rig: Rig, dice: random.Random) -> list[str]:
+def gripper_stalled(rig: Rig, rng: random.Random) -> list[str]:
     """The jaw closes on an object: the goal stays a bounded squeeze past it."""
     mark = rig.twin.mark()
     rig.client.until(lambda s: s.state == "executing", 5.0)
-    time.sleep(dice.uniform(0.2, 1.0))
+    time.sleep(rng.uniform(0.2, 1.0))
     rig.twin.fault("stuck_joint", target="gripper")
     rig.client.swinging(on=False)
     closed = np.array(rig.client.joints.position)
@@ -204,9 +206,9 @@ def gripper_stalled(rig: Rig, dice: random.Random) -> list[str]:
     return found + settled(rig, mark)
 
 
-def overheated(rig: Rig, dice: random.Random) -> list[str]:
+def overheated(rig: Rig, rng: random.Random) -> list[str]:
     """A servo warms up: slower, then to rest, and torque goes only there."""
-    joint = dice.choice(JOINT_NAMES)
+    joint = rng.choice(JOINT_NAMES)
     mark = rig.twin.mark()
     rig.twin.fault("overheat", target=joint, value=68)  # the servo itself lets go at 70
     found = expect(rig.client.until(lambda s: s.mode == "fault", 25.0), "expected a fault")
@@ -262,14 +264,14 @@ def bad_inputs(rig: Rig) -> dict[str, Callable]:
     }
 
 
-def bad_input(rig: Rig, dice: random.Random) -> list[str]:
+def bad_input(rig: Rig, rng: random.Random) -> list[str]:
     """Every malformed chunk, to an arm that holds: all refused with a reason, no goal moves."""
     rig.client.swinging(on=False)
     time.sleep(1.5)  # the last good chunk is one second long
     rig.client.until(lambda s: s.state == "holding" and "ended" in s.reason, 4.0)
     mark, found = rig.twin.mark(), []
     changes = list(bad_inputs(rig).items())
-    dice.shuffle(changes)
+    rng.shuffle(changes)
     for name, change in changes:
         before = rig.client.status.chunks_refused
         rig.client.publish(change(rig.client.swing_chunk()))
@@ -285,7 +287,7 @@ def bad_input(rig: Rig, dice: random.Random) -> list[str]:
     )
 
 
-def flood(rig: Rig, dice: random.Random) -> list[str]:
+def flood(rig: Rig, rng: random.Random) -> list[str]:
     """A thousand chunks a second."""
     mark = rig.twin.mark()
     rig.client.swinging(on=False)
@@ -296,33 +298,33 @@ def flood(rig: Rig, dice: random.Random) -> list[str]:
     return expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
 
-def fighting(rig: Rig, dice: random.Random) -> list[str]:
+def fighting(rig: Rig, rng: random.Random) -> list[str]:
     """A second publisher sends other poses with its own count: no limit breaks, and /diagnostics names the quarrel."""
     mark, refused = rig.twin.mark(), rig.client.status.chunks_refused
     second = topics.publisher(rig.client.node, "/policy/action_chunk", ActionChunk)
     try:
-        with diagnosed(rig) as said:
+        with diagnosed(rig) as texts:
             end, sequence = time.monotonic() + 3.5, 0  # publishers are counted and reported once a second
             while time.monotonic() < end:
                 message = rig.client.swing_chunk()
-                sequence += dice.randrange(3)
-                message.sequence = dice.choice((sequence, message.sequence + 1))
-                message.positions = np.tile([dice.uniform(-1, 1) for _ in range(6)], message.horizon).tolist()
+                sequence += rng.randrange(3)
+                message.sequence = rng.choice((sequence, message.sequence + 1))
+                message.positions = np.tile([rng.uniform(-1, 1) for _ in range(6)], message.horizon).tolist()
                 second.publish(message)
                 time.sleep(0.03)
     finally:
         rig.client.node.destroy_publisher(second)
-    found = expect(any("only one may command" in text for text in said), "/diagnostics does not name two publishers")
+    found = expect(any("only one may command" in text for text in texts), "/diagnostics does not name two publishers")
     found += expect(rig.client.status.chunks_refused > refused, "chunks out of order were not refused")
     return found + expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
 
-def estopped(rig: Rig, dice: random.Random) -> list[str]:
+def estopped(rig: Rig, rng: random.Random) -> list[str]:
     """The emergency stop by topic or service, in mid-motion: stops, latches, keeps torque."""
     mark = rig.twin.mark()
-    time.sleep(dice.uniform(0.1, 0.8))
+    time.sleep(rng.uniform(0.1, 0.8))
     cause = time.monotonic()
-    rig.client.estop_topic() if dice.random() < 0.5 else rig.client.call("estop")
+    rig.client.estop_topic() if rng.random() < 0.5 else rig.client.call("estop")
     found = expect(rig.client.until(lambda s: s.mode == "estop", 1.0), "expected mode estop")
     time.sleep(0.5)
     answer = rig.client.set_mode("policy")

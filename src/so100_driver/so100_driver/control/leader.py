@@ -35,7 +35,7 @@ class LeaderLoop:
     ) -> None:
         self.bus, self.joints, self.params = bus, joints, params
         self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
-        self.gone = ""  # why nothing is read
+        self.bus_problem = ""  # why nothing is read
         self.seen = ArmState.unknown(6)
         self.ticks = self.late_ticks = 0
         self.connected = True
@@ -102,9 +102,9 @@ class LeaderLoop:
             self._on_squeezes()
 
     def _lost(self, why: str) -> None:
-        if self.gone != why:
+        if self.bus_problem != why:
             self._on_event("error", why)
-        self.connected, self.gone = False, why
+        self.connected, self.bus_problem = False, why
         self.bus.close()
 
     def _reconnect(self) -> bool:
@@ -121,6 +121,6 @@ class LeaderLoop:
         except DriverError:
             self.bus.close()
             return False
-        self.connected, self.gone = True, ""
+        self.connected, self.bus_problem = True, ""
         self._on_event("info", f"{self.bus.path}: the leader is back")
         return True

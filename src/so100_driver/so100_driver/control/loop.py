@@ -26,7 +26,7 @@ from so100_driver.guard.arbiter import LATCHED
 from so100_driver.guard.arm import Arm
 from so100_driver.guard.state import ArmState, update
 from so100_driver.guard.torque import Order
-from so100_driver.guard.view import NOTHING, ArmView, Output
+from so100_driver.guard.view import NO_OUTPUT, ArmView, Output
 from so100_driver.params import DriverParams
 
 REOPEN_EVERY_S = 0.5
@@ -75,7 +75,7 @@ class ControlLoop:
         self._reopen_ns = 0
         self._turn = 0
         self._woke_ns = 0
-        self._said = ""  # the last fault
+        self._reported_fault = ""  # the last fault
 
     # -- any thread --------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -158,7 +158,7 @@ class ControlLoop:
         """A tick that came to nothing is reported too: what was read before counts no more."""
         with self.lock:
             self.arm.forget_seen()
-        self._report(replace(NOTHING, torque=self.arm.torque, source="hold"), None)
+        self._report(replace(NO_OUTPUT, torque=self.arm.torque, source="hold"), None)
 
     def _report(self, output: Output, sent: np.ndarray | None) -> None:
         with self.lock:
@@ -193,10 +193,10 @@ class ControlLoop:
 
     def _release(self, order: Order) -> None:
         """Torque off: servos that are asked must read it back; silent ones are told without waiting for them."""
-        asked, told = ([self.bus.ids[i] for i in indices] for indices in (order.asked, order.told))
-        if told:
-            self.bus.sync_write(TORQUE_ENABLE, dict.fromkeys(told, 0))
-        failed = self.bus.set_torque(dict.fromkeys(asked, False)) if asked else []
+        confirming, silent = ([self.bus.ids[i] for i in indices] for indices in (order.confirming, order.silent))
+        if silent:
+            self.bus.sync_write(TORQUE_ENABLE, dict.fromkeys(silent, 0))
+        failed = self.bus.set_torque(dict.fromkeys(confirming, False)) if confirming else []
         with self.lock:
             self.arm.servo_torque.released(order, self._indices(failed))
         if failed and order.first:
@@ -249,10 +249,10 @@ class ControlLoop:
     def _fault(self, why: str, details: str = "") -> None:
         """Latch a fault; it is said once, however often the same is found until a reset."""
         with self.lock:
-            known = self.arm.mode in LATCHED and why == self._said
+            known = self.arm.mode in LATCHED and why == self._reported_fault
             self.arm.fault(time.monotonic_ns(), why)
         if not known:
-            self._said = why
+            self._reported_fault = why
             self._on_event("error", f"{why}\n{details}" if details else why)
 
     def _lost(self, why: str) -> None:

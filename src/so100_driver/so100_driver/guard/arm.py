@@ -19,7 +19,7 @@ from so100_driver.guard.limits import JointLimits, Motion
 from so100_driver.guard.rest import Rest
 from so100_driver.guard.state import ArmState
 from so100_driver.guard.torque import Event, Order, Torque
-from so100_driver.guard.view import NOTHING, ArmView, Output, Totals
+from so100_driver.guard.view import NO_OUTPUT, ArmView, Output, Totals
 from so100_driver.guard.watch import Watch
 from so100_driver.params import DriverParams
 
@@ -45,7 +45,7 @@ class Arm:
         self.seen = ArmState.unknown(6)
         self.totals = Totals()
         self.servo_torque = Torque()
-        self.last = NOTHING
+        self.last = NO_OUTPUT
         self._chunks = ChunkFollower(params)
         self._human = LeaderFollower(params, self.limits)
         self._watch = Watch(params)
@@ -55,7 +55,7 @@ class Arm:
     @property
     def torque(self) -> bool:
         """Torque is on, or about to be."""
-        return self.servo_torque.wanted
+        return self.servo_torque.requested
 
     @property
     def human(self) -> bool:
@@ -68,9 +68,9 @@ class Arm:
         return self._watch.verdict
 
     @property
-    def gone(self) -> str:
+    def bus_problem(self) -> str:
         """Why the bus cannot be used, "" while it can."""
-        return self._watch.gone
+        return self._watch.bus_problem
 
     @property
     def resting(self) -> bool:
@@ -83,7 +83,7 @@ class Arm:
             self.mode,
             self.state,
             self.reason,
-            self.gone,
+            self.bus_problem,
             self.human,
             np.isfinite(self.servo_torque.held),
             self.last.hits,
@@ -91,7 +91,7 @@ class Arm:
             self.verdict,
             self.seen,
             self._chunks.plan.chunk if self._chunks.plan is not None else None,
-            self.last.row,
+            self.last.step,
         )
 
     # -- lifecycle and requests (any thread, under the owner's lock) -------------------------------------------------
@@ -120,8 +120,8 @@ class Arm:
 
     def set_mode(self, now_ns: int, wanted: str) -> tuple[bool, str]:
         """Grant or refuse a mode; (granted, sentence)."""
-        if self.gone:
-            return False, self.gone
+        if self.bus_problem:
+            return False, self.bus_problem
         healthy = not self.verdict.hold and not self.verdict.fault
         mode, problem = arbiter.change(self.mode, wanted, active=self.active, healthy=healthy)
         if problem:
@@ -152,7 +152,7 @@ class Arm:
         """Leave estop or fault. A servo that lost its torque meanwhile (`held` NaN) starts from where it is."""
         if self.mode not in arbiter.LATCHED:
             return True, "nothing is latched"
-        cause = self.gone or self.verdict.hold or self.verdict.fault or self.verdict.cool_down
+        cause = self.bus_problem or self.verdict.hold or self.verdict.fault or self.verdict.cool_down
         mode, problem = arbiter.reset(self.mode, cause=cause)
         if problem:
             return False, problem
@@ -170,8 +170,8 @@ class Arm:
             return False, "the emergency stop is latched: call ~/estop_reset first"
         if not self.torque or self.motion is None:
             return False, "torque is off: nothing to bring to rest"
-        if self.gone or self.verdict.hold or not self.seen.complete:
-            return False, self.gone or self.verdict.hold or "no servo has answered yet"
+        if self.bus_problem or self.verdict.hold or not self.seen.complete:
+            return False, self.bus_problem or self.verdict.hold or "no servo has answered yet"
         if self.mode not in arbiter.LATCHED:
             self._enter(now_ns, Mode.IDLE, why)
         pose = np.clip(self.params.rest_pose, self.limits.low_rad, self.limits.high_rad)
@@ -188,7 +188,7 @@ class Arm:
 
     def lose(self, now_ns: int, why: str) -> None:
         """The bus is gone until `resume`: nothing that was read counts any more, an armed arm has a fault."""
-        self._watch.gone, self._rest = why, None
+        self._watch.bus_problem, self._rest = why, None
         self.servo_torque.happen(Event.LOST)
         self.forget_seen()
         if self.active:
@@ -200,12 +200,12 @@ class Arm:
 
     def still_gone(self, why: str) -> bool:
         """The bus cannot be used for another reason now; whether that is news."""
-        news, self._watch.gone = self._watch.gone != why, why
+        news, self._watch.bus_problem = self._watch.bus_problem != why, why
         return news
 
     def resume(self, now_ns: int, seen: ArmState, held: np.ndarray) -> None:
         """The bus is back after having been gone: stand where the servos are, keep the latch."""
-        self.seen, self._watch.gone = seen, ""
+        self.seen, self._watch.bus_problem = seen, ""
         self._watch.begin()
         self.servo_torque.returned(held)
         if self.motion is not None:
@@ -288,7 +288,7 @@ class Arm:
         aim = self._aim(now_ns, motion) if motion is not None and self.torque else HOLD
         if motion is None or not self.torque:
             self.state = "released" if self.active else "inactive"
-            self.last = replace(NOTHING, order=self._order(), at_ns=now_ns)
+            self.last = replace(NO_OUTPUT, order=self._order(), at_ns=now_ns)
             return self.last
         hits = self._move(now_ns, dt_s, motion, aim)
         self.totals.limit_events += hits != 0
@@ -298,7 +298,7 @@ class Arm:
             torque=True,
             source=aim.source,
             raw=aim.raw,
-            row=self._chunks.step,
+            step=self._chunks.step,
             hits=hits,
             sequence=chunk.sequence if chunk else 0,
             epoch=chunk.epoch if chunk else 0,

@@ -186,7 +186,7 @@ class ConditionTimer:
 class Jaw:
     """One look at the gripper. `wanted`: the client's goal; `sent`: the goal in force. rad, rad/s."""
 
-    wanted: float
+    requested: float
     sent: float
     measured: float
     velocity: float
@@ -210,7 +210,7 @@ class GripRelief:
     ) -> "GripRelief":
         """Advance by one tick."""
         floor = self.floor_rad
-        opening = floor is not None and jaw.wanted > floor + 0.01
+        opening = floor is not None and jaw.requested > floor + 0.01
         gone = floor is not None and jaw.measured < floor - 0.02
         if opening or gone:
             return GripRelief()

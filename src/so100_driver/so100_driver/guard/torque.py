@@ -29,7 +29,7 @@ class Event(StrEnum):
     ENGAGED = "engaged"  # goals taken, torque switched on
     REFUSED = "refused"  # a servo did not take its goal: torque was not touched
     RELEASED = "released"  # the last servo has confirmed
-    CLINGING = "clinging"  # some servo has not confirmed
+    UNCONFIRMED = "unconfirmed"  # some servo has not confirmed
     REJOINED = "rejoined"  # a servo answers again, or was looked at
     LOST = "lost"  # the bus went away: servos hold their last goal
     BACK_HOLDING = "back holding"  # the bus is back and every servo has torque
@@ -47,7 +47,7 @@ EDGES: dict[tuple[State, Event], State | None] = {
     (State.ENGAGING, Event.ENGAGED): State.ON,
     (State.ENGAGING, Event.REFUSED): BEFORE,
     (State.RELEASING, Event.RELEASED): State.OFF,
-    (State.RELEASING, Event.CLINGING): State.RELEASING,
+    (State.RELEASING, Event.UNCONFIRMED): State.RELEASING,
     (State.FOUND, Event.BACK_LIMP): State.FOUND,
     # A servo that came back without torque is not stiffened unasked, and the others are not dropped.
     (State.ENGAGING, Event.BACK_LIMP): State.FOUND,
@@ -66,8 +66,8 @@ class Order:
 
     number: int
     on: bool
-    asked: tuple[int, ...]
-    told: tuple[int, ...] = ()  # silent servos: not waited for
+    confirming: tuple[int, ...]
+    silent: tuple[int, ...] = ()  # silent servos: not waited for
     first: bool = True  # not yet tried: a failure is news
 
 
@@ -78,11 +78,11 @@ class Torque:
         self.state = State.FOUND
         self.held = np.full(joints, np.nan)  # rad, goal of each servo that is known to have torque; NaN: it has none
         self._before = State.FOUND
-        self._clinging: tuple[int, ...] = ()  # servos that have not confirmed torque off
+        self._unconfirmed: tuple[int, ...] = ()  # servos that have not confirmed torque off
         self._number, self._tried = 0, False
 
     @property
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         """Torque is on or about to be."""
         return self.state in (State.ENGAGING, State.ON)
 
@@ -109,7 +109,7 @@ class Torque:
     def release(self) -> None:
         """Ask every servo to let go, also where torque was found on; asked again each tick until all confirm."""
         self._ask(Event.RELEASE)
-        self._clinging = tuple(range(len(self.held)))
+        self._unconfirmed = tuple(range(len(self.held)))
 
     def _ask(self, event: Event) -> None:
         if self.state is not State.ENGAGING:
@@ -129,13 +129,13 @@ class Torque:
     def order(self, silent: np.ndarray) -> Order | None:
         """What to write now, None for nothing. `silent` (joints,) bool: servos that do not answer at the moment."""
         if self.state is State.ENGAGING:
-            return Order(self._number, on=True, asked=tuple(range(len(self.held))))
+            return Order(self._number, on=True, confirming=tuple(range(len(self.held))))
         if self.state is not State.RELEASING:
             return None
         first = not self._tried  # then even the silent are waited for: they may answer after all
-        told = tuple(i for i in self._clinging if silent[i])
-        asked = self._clinging if first else tuple(i for i in self._clinging if not silent[i])
-        return Order(self._number, on=False, asked=asked, told=told, first=first)
+        without_reply = tuple(i for i in self._unconfirmed if silent[i])
+        confirming = self._unconfirmed if first else tuple(i for i in self._unconfirmed if not silent[i])
+        return Order(self._number, on=False, confirming=confirming, silent=without_reply, first=first)
 
     def engaged(self, order: Order, goals: np.ndarray, failed: list[int]) -> None:
         """Every servo took its goal (joints,) rad and was switched on; the indices `failed` did not confirm that."""
@@ -150,12 +150,12 @@ class Torque:
 
     def released(self, order: Order, failed: list[int]) -> None:
         """The servos of `order` read torque off, but for the indices `failed`."""
-        gone = [i for i in order.asked if i not in failed]
+        gone = [i for i in order.confirming if i not in failed]
         self.held[gone] = np.nan
         if order.number != self._number:
             return
-        self._clinging, self._tried = tuple(i for i in self._clinging if i not in gone), True
-        self.happen(Event.CLINGING if self._clinging else Event.RELEASED)
+        self._unconfirmed, self._tried = tuple(i for i in self._unconfirmed if i not in gone), True
+        self.happen(Event.UNCONFIRMED if self._unconfirmed else Event.RELEASED)
 
     def read_back(self, index: int, goal: float) -> bool:
         """One servo was looked at: its goal, rad, NaN without torque. True when it lost torque that it should have."""

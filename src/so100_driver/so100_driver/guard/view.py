@@ -19,7 +19,7 @@ class Output:
     torque: bool
     source: str
     raw: np.ndarray | None
-    row: float
+    step: float
     hits: int
     sequence: int = 0  # of the chunk this goal comes from, 0 for none
     epoch: int = 0
@@ -27,7 +27,7 @@ class Output:
     at_ns: int = 0  # when it was decided, monotonic
 
 
-NOTHING = Output(None, torque=False, source="released", raw=None, row=-1.0, hits=0)
+NO_OUTPUT = Output(None, torque=False, source="released", raw=None, step=-1.0, hits=0)
 
 
 @dataclass(slots=True)
@@ -51,13 +51,13 @@ class ArmView:
     """The arm after one tick. `torque` (joints,) bool: servos that are known to have torque.
 
     `chunk`: of the plan in force, None without one; `row`: its action step executed in this tick, -1 while holding.
-    `gone`: why the bus cannot be used, "" while it can. `hits`: limits of this tick, bits of DriverStatus.
+    `bus_problem`: why the bus cannot be used, "" while it can. `hits`: limits of this tick, bits of DriverStatus.
     """
 
     mode: Mode
     state: str
     reason: str
-    gone: str
+    bus_problem: str
     human: bool
     torque: np.ndarray
     hits: int
@@ -65,4 +65,4 @@ class ArmView:
     verdict: HealthVerdict
     seen: ArmState
     chunk: Chunk | None
-    row: float
+    step: float

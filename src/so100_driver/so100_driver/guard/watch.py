@@ -11,7 +11,7 @@ from so100_driver.params import DriverParams
 class Watch:
     """`verdict` is of the newest snapshot; `relief` gives way where it says so.
 
-    `gone`: why the bus cannot be used, "" while it can: nothing is granted meanwhile.
+    `bus_problem`: why the bus cannot be used, "" while it can: nothing is granted meanwhile.
     """
 
     def __init__(self, params: DriverParams) -> None:
@@ -19,7 +19,7 @@ class Watch:
         self._health = ServoHealth()
         self.verdict = HealthVerdict()
         self.relief = Relief(params)
-        self.gone = ""
+        self.bus_problem = ""
         self.cooled = False  # the way to rest because of heat was begun since the last reset
 
     def update(self, now_ns: int, seen: ArmState, goal: np.ndarray | None, asked: np.ndarray | None) -> HealthVerdict:

@@ -245,7 +245,7 @@ class DriverNode(ManagedNode):
 
     def _silent(self) -> str:
         arm = self._need_loop().arm
-        return arm.gone or arm.verdict.fault or arm.verdict.hold or "some replies are missing: the bus is noisy"
+        return arm.bus_problem or arm.verdict.fault or arm.verdict.hold or "some replies are missing: the bus is noisy"
 
     def _wait(self, condition, timeout_s: float) -> bool:
         """Poll, bounded; the loop thread makes the condition true. Only the emergency stop is served meanwhile."""

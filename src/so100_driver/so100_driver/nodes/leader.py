@@ -4,6 +4,7 @@ unconfigured: port closed. inactive: port open, torque off, nothing published. a
 the leader's gripper several times quickly publishes /estop.
 """
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from grids_msgs.msg import ServoState
 from sensor_msgs.msg import JointState
@@ -22,6 +23,8 @@ from so100_driver.nodes import messages
 from so100_driver.nodes.clocks import Clocks
 from so100_driver.nodes.publishing import SERVO_STATE_HZ, Every, publish_quietly
 from so100_driver.params import LeaderParams
+
+NO_TORQUE = np.zeros(len(SERVO_IDS), bool)
 
 
 class LeaderNode(ManagedNode):
@@ -101,7 +104,7 @@ class LeaderNode(ManagedNode):
         stamp = self._clocks.stamp(seen.stamp_ns)
         publish_quietly(self._joints, messages.joint_state(stamp, seen))
         if self._every.due(seen.stamp_ns):
-            publish_quietly(self._servos, messages.servo_state(stamp, seen, torque=False))
+            publish_quietly(self._servos, messages.servo_state(stamp, seen, NO_TORQUE))
 
     def _on_squeezes(self) -> None:
         self.get_logger().warning("the leader's gripper was squeezed repeatedly: emergency stop")
@@ -121,7 +124,7 @@ class LeaderNode(ManagedNode):
             return
         silent = int((loop.seen.misses > 5).sum())
         ok = loop.connected and not silent
-        text = "ok" if ok else loop.gone or f"{silent} of 6 servos do not answer"
+        text = "ok" if ok else loop.bus_problem or f"{silent} of 6 servos do not answer"
         errors = sum(counter.errors for counter in loop.bus.counters.values())
         status = DiagnosticStatus(
             level=DiagnosticStatus.OK if ok else DiagnosticStatus.ERROR,

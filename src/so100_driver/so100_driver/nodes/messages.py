@@ -39,8 +39,8 @@ def joint_state(stamp, seen: ArmState) -> JointState:
     return message
 
 
-def servo_state(stamp, view: ArmView) -> ServoState:
-    seen = view.seen
+def servo_state(stamp, seen: ArmState, torque: np.ndarray) -> ServoState:
+    """`seen` in SI units, stamped `stamp` (builtin_interfaces/Time). `torque` (joints,) bool: servos with torque."""
     message = ServoState(joint_names=NAMES)
     message.header.stamp = stamp
     message.position = seen.position.tolist()
@@ -50,7 +50,7 @@ def servo_state(stamp, view: ArmView) -> ServoState:
     message.temperature = seen.temperature.tolist()
     message.voltage = seen.voltage.tolist()
     message.error_bits = seen.error_bits.tolist()
-    message.torque_enabled = view.torque.tolist()
+    message.torque_enabled = torque.tolist()
     message.valid = seen.valid.tolist()
     return message
 
@@ -60,7 +60,7 @@ def command_trace(stamp, record: TickRecord) -> CommandTrace:
     message.header.stamp = stamp
     message.source = output.source
     message.sequence, message.epoch = output.sequence, output.epoch
-    message.row = output.row
+    message.row = output.step
     message.raw = output.goal.tolist() if output.raw is None else np.asarray(output.raw).tolist()
     message.limited = output.goal.tolist()
     message.sent = record.sent.tolist()
@@ -89,7 +89,7 @@ def driver_status(stamp, view: ArmView, loop: ControlLoop, now_ns: int) -> Drive
         chunk = view.chunk
         message.sequence, message.epoch = chunk.sequence, chunk.epoch
         message.chunk_age = (now_ns - chunk.start_ns) * 1e-9
-        message.row = view.row
+        message.row = view.step
         message.queue_s = max(0.0, (chunk.end_ns - now_ns) * 1e-9)
     return message
 
@@ -137,8 +137,8 @@ def diagnostics(
         level = DiagnosticStatus.WARN
     if view.mode in ("fault", "estop") or not loop.connected:
         level = DiagnosticStatus.ERROR
-    if view.gone and view.gone not in text:
-        text += f"; {view.gone}"
+    if view.bus_problem and view.bus_problem not in text:
+        text += f"; {view.bus_problem}"
     if publishers > 1:
         text += f"; {publishers} publishers on /policy/action_chunk: only one may command"
     loop_status = DiagnosticStatus(

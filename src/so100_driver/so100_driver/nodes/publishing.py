@@ -56,7 +56,7 @@ class Publishing:
         self._status = topics.publisher(node, "/follower/status", DriverStatus)
         self._diagnostics = topics.publisher(node, "/diagnostics", DiagnosticArray)
         self._every = {hz: Every(hz) for hz in (SERVO_STATE_HZ, STATUS_HZ, DIAGNOSTICS_HZ)}
-        self._said = ("", "", "")
+        self._reported = ("", "", "")
         self._sources = 0
         self._thread = threading.Thread(target=self._run, name="so100-publish", daemon=True)
 
@@ -99,7 +99,7 @@ class Publishing:
             stamp = self._clocks.stamp(seen.stamp_ns)
             publish_quietly(self._joints, messages.joint_state(stamp, seen))
             if self._every[SERVO_STATE_HZ].due(now_ns):
-                publish_quietly(self._servos, messages.servo_state(stamp, record.view))
+                publish_quietly(self._servos, messages.servo_state(stamp, seen, record.view.torque))
         if record.sent is not None:
             stamp = self._clocks.stamp(record.sent_ns)
             publish_quietly(self._trace, messages.command_trace(stamp, record))
@@ -107,10 +107,10 @@ class Publishing:
 
     def _publish_status(self, view: ArmView, now_ns: int) -> None:
         loop = self._loop
-        said = (str(view.mode), view.state, view.totals.last_refusal)
-        if not (said != self._said or self._every[STATUS_HZ].due(now_ns)):
+        current = (str(view.mode), view.state, view.totals.last_refusal)
+        if not (current != self._reported or self._every[STATUS_HZ].due(now_ns)):
             return
-        self._said = said
+        self._reported = current
         stamp = self._clocks.stamp(now_ns)
         publish_quietly(self._status, messages.driver_status(stamp, view, loop, now_ns))
         if self._every[DIAGNOSTICS_HZ].due(now_ns):

@@ -37,7 +37,7 @@ def test_an_arm_that_is_not_the_leader_keeps_its_torque_when_it_appears_at_the_l
     loop._lost("unplugged")
     assert not loop._reconnect()
     assert not loop.connected
-    assert "another arm answers here: wrist_roll" in loop.gone
+    assert "another arm answers here: wrist_roll" in loop.bus_problem
     assert [level for level, _ in said] == ["error", "error"]
     bus.open()
     assert [bus.read(i, TORQUE_ENABLE) for i in SERVO_IDS] == [1] * 6

@@ -202,7 +202,7 @@ def test_another_arm_at_the_same_path_is_refused_until_the_right_one_is_back(run
     ours = running.loop.eeprom
     running.loop.eeprom = ours | {"elbow_flex": (17, 800, 3000)}
     twin.clear()
-    assert until(lambda: "another arm answers here: elbow_flex" in running.arm.gone)
+    assert until(lambda: "another arm answers here: elbow_flex" in running.arm.bus_problem)
     looks = set()  # when each began: that of now and three more, so that two more have ended
     assert until(lambda: looks.add(running.loop._reopen_ns) or len(looks) >= 4)
     assert not running.loop.connected

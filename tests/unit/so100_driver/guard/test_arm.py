@@ -107,9 +107,9 @@ def test_a_smooth_chunk_is_executed_by_time_once_the_ramp_is_open():
     bench.chunk(ramp_rows(np.full(6, 0.5)))
     for _ in range(100):
         bench.tick()
-    row = bench.arm.last.row
-    assert row == pytest.approx(1.0 * 30, abs=0.5)
-    assert bench.goals[-1] == pytest.approx(np.full(6, 0.5 * row / 59), abs=2e-3)
+    step = bench.arm.last.step
+    assert step == pytest.approx(1.0 * 30, abs=0.5)
+    assert bench.goals[-1] == pytest.approx(np.full(6, 0.5 * step / 59), abs=2e-3)
 
 
 def test_each_goal_names_the_chunk_it_comes_from():
@@ -125,7 +125,7 @@ def test_rows_already_past_are_skipped():
     bench.tick(60)
     bench.chunk(ramp_rows(np.full(6, 0.5)), age_ns=500_000_000)
     bench.tick()
-    assert bench.arm.last.row == pytest.approx(15.3, abs=0.1)
+    assert bench.arm.last.step == pytest.approx(15.3, abs=0.1)
 
 
 def test_after_the_last_row_the_arm_holds_within_a_tenth_of_a_second():
@@ -208,7 +208,7 @@ def test_freedrive_cuts_torque_and_leaving_it_starts_at_the_measured_pose():
     bench.arm.set_mode(bench.now, "policy")
     output = bench.tick()
     assert output.torque
-    assert output.order == Order(output.order.number, on=True, asked=tuple(range(6)))
+    assert output.order == Order(output.order.number, on=True, confirming=tuple(range(6)))
     assert output.goal == pytest.approx(np.full(6, 0.7))
 
 

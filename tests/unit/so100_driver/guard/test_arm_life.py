@@ -41,7 +41,7 @@ class Life:
         )
 
     def look(self):
-        if not self.arm.gone:
+        if not self.arm.bus_problem:
             self.arm.observe(self.now, self.snapshot(~self.silent))
 
     @property
@@ -87,19 +87,19 @@ class Life:
             arm.estop(now, "test")
         elif what == "fault":
             arm.fault(now, "test")
-        elif what == "unplug" and not arm.gone:
+        elif what == "unplug" and not arm.bus_problem:
             arm.lose(now, "unplugged")
         elif what == "servos":
             self.degrees = float(dice.choice([30, 55, 67]))
             self.silent = dice.random(6) < 0.05
         elif what == "cure":
             self.degrees, self.silent = 30.0, np.zeros(6, bool)
-            if arm.gone:
+            if arm.bus_problem:
                 arm.resume(now, self.snapshot(~self.silent), self.held)
 
     def tick(self):
         self.now += 10_000_000
-        if self.arm.gone:
+        if self.arm.bus_problem:
             return  # the loop asks for nothing then
         output = self.arm.tick(self.now, PARAMS.period_s)
         if output.torque:

@@ -7,7 +7,7 @@ import pytest
 
 from so100_driver.guard.torque import EDGES, Event, State, Torque
 
-NOBODY, ALL = np.zeros(6, bool), tuple(range(6))
+NONE_SILENT, ALL = np.zeros(6, bool), tuple(range(6))
 GOALS = np.linspace(0.1, 0.6, 6)
 LIMP = np.full(6, np.nan)
 KEPT = {Event.REJOINED, Event.LOST, Event.BACK_HOLDING, Event.ESTOP, Event.SHUTDOWN}
@@ -25,7 +25,7 @@ EXPECTED = {
     (State.OFF, Event.RELEASE): State.RELEASING,
     (State.ENGAGING, Event.ENGAGED): State.ON,
     (State.RELEASING, Event.RELEASED): State.OFF,
-    (State.RELEASING, Event.CLINGING): State.RELEASING,
+    (State.RELEASING, Event.UNCONFIRMED): State.RELEASING,
     (State.FOUND, Event.BACK_LIMP): State.FOUND,
     (State.ENGAGING, Event.BACK_LIMP): State.FOUND,
     (State.ON, Event.BACK_LIMP): State.FOUND,
@@ -43,11 +43,11 @@ def at(state: State) -> Torque:
     if state in (State.ENGAGING, State.ON):
         torque.engage()
     if state is State.ON:
-        torque.engaged(torque.order(NOBODY), GOALS, [])
+        torque.engaged(torque.order(NONE_SILENT), GOALS, [])
     if state in (State.RELEASING, State.OFF):
         torque.release()
     if state is State.OFF:
-        torque.released(torque.order(NOBODY), [])
+        torque.released(torque.order(NONE_SILENT), [])
     assert torque.state is state
     return torque
 
@@ -76,14 +76,14 @@ def test_a_refused_engagement_leaves_torque_as_it_was(before):
     torque = at(before)
     torque.engage()
     torque.engage()  # asked twice: the state before the first still counts
-    torque.refused(torque.order(NOBODY))
+    torque.refused(torque.order(NONE_SILENT))
     assert torque.state is before
     assert torque.driven == (before is State.ON)
 
 
 def test_nothing_is_ordered_for_torque_as_it_was_found_on_or_off():
     for state in (State.FOUND, State.ON, State.OFF):
-        assert at(state).order(NOBODY) is None
+        assert at(state).order(NONE_SILENT) is None
 
 
 def test_torque_goes_off_only_after_a_release_whatever_else_happens():
@@ -97,15 +97,15 @@ def test_torque_goes_off_only_after_a_release_whatever_else_happens():
                     torque.engage()
                 elif (torque.state, event) in EDGES:
                     torque.happen(event)
-                order = torque.order(NOBODY)
+                order = torque.order(NONE_SILENT)
                 assert order is None or order.on, (start, events)
 
 
 def test_an_engagement_goes_to_every_servo_and_is_known_once_it_is_confirmed():
     torque = at(State.FOUND)
     torque.engage()
-    order = torque.order(NOBODY)
-    assert (order.on, order.asked, torque.wanted, torque.driven) == (True, ALL, True, False)
+    order = torque.order(NONE_SILENT)
+    assert (order.on, order.confirming, torque.requested, torque.driven) == (True, ALL, True, False)
     torque.engaged(order, GOALS, failed=[2])
     assert torque.state is State.ON
     assert torque.held == pytest.approx(np.where(np.arange(6) == 2, np.nan, GOALS), nan_ok=True)
@@ -116,15 +116,15 @@ def test_a_release_asks_each_servo_until_it_confirms_and_waits_for_no_silent_one
     torque.release()
     silent = np.arange(6) == 2
     order = torque.order(silent)
-    assert (order.on, order.asked, order.told, order.first) == (False, ALL, (2,), True)
+    assert (order.on, order.confirming, order.silent, order.first) == (False, ALL, (2,), True)
     torque.released(order, failed=[2, 4])
     assert torque.releasing
     assert np.isfinite(torque.held).tolist() == [False, False, True, False, True, False]
     order = torque.order(silent)
-    assert (order.asked, order.told, order.first) == ((4,), (2,), False)
+    assert (order.confirming, order.silent, order.first) == ((4,), (2,), False)
     torque.released(order, failed=[])
     assert torque.releasing
-    torque.released(torque.order(NOBODY), failed=[])
+    torque.released(torque.order(NONE_SILENT), failed=[])
     assert torque.state is State.OFF
     assert np.isnan(torque.held).all()
 
@@ -132,16 +132,16 @@ def test_a_release_asks_each_servo_until_it_confirms_and_waits_for_no_silent_one
 def test_a_report_on_an_order_that_was_overtaken_is_not_believed():
     torque = at(State.FOUND)
     torque.engage()
-    engaging = torque.order(NOBODY)
+    engaging = torque.order(NONE_SILENT)
     torque.release()  # while the loop is still switching on
     torque.engaged(engaging, GOALS, failed=[])
     assert torque.state is State.RELEASING
     assert np.isfinite(torque.held).all()  # the servos do have torque now
-    releasing = torque.order(NOBODY)
+    releasing = torque.order(NONE_SILENT)
     torque.release()
     torque.released(releasing, failed=[])
     assert torque.releasing  # the second request is carried out as well
-    overtaken = torque.order(NOBODY)
+    overtaken = torque.order(NONE_SILENT)
     torque.engage()
     torque.released(overtaken, failed=[])
     torque.refused(overtaken)
@@ -161,11 +161,11 @@ def test_a_bus_that_comes_back_stiffens_no_servo_that_lost_its_supply(held, afte
     torque.happen(Event.LOST)
     torque.returned(held)
     assert torque.state is after
-    assert torque.order(NOBODY) is None
+    assert torque.order(NONE_SILENT) is None
 
 
 def test_a_release_goes_on_after_the_bus_was_away():
     torque = at(State.RELEASING)
     torque.happen(Event.LOST)
     torque.returned(GOALS)
-    assert torque.order(NOBODY).asked == ALL
+    assert torque.order(NONE_SILENT).confirming == ALL
