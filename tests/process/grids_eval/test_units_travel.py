@@ -188,7 +188,7 @@ def test_a_checkpoint_without_units_takes_them_from_the_command_line(unsaid, tra
     [
         (units("rad"), "expected degrees as in the first, got rad"),
         (units("degrees"), "expected degrees as in the first, got degrees of another calibration"),
-        (None, "expected degrees as in the first, got units that are not written down"),
+        (None, "expected degrees as in the first, got unknown units"),
     ],
     ids=["rad", "calibration", "unsaid"],
 )

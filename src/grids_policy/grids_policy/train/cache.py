@@ -1,15 +1,16 @@
-"""Training frames as memory-mapped arrays: what the trainer reads at random, whatever they came from.
+"""Frame caches: training data as memory-mapped arrays that the trainer reads in random order.
 
-A cache is a folder of shards; a shard is a folder of .npy files (no pickle) and shard.json:
+A cache is a folder of shards; a shard is a folder of .npy files (no pickle) and shard.json. A tick is a time step of
+1 / fps; each shard has N ticks and I images:
 
     <camera>.npy  (I, height, width, 3) uint8 rgb, every `image_every`-th tick
-    state.npy     (N, J) float32, measured joints                 action.npy  (N, J) float32, clean targets
-    labels.npy    (I, L) float32, truth for the auxiliary loss    valid.npy   (N,) bool, usable as a target
-    pixels.npy    (I, cameras, P, 2) float32, where `points` are in each picture: x, y in [0, 1]; outside: not in view
-    weight.npy    (I,) float32, how often to draw this image
+    state.npy     (N, J) float32, measured joint positions        action.npy  (N, J) float32, target joint positions
+    labels.npy    (I, L) float32, labels of the auxiliary loss    valid.npy   (N,) bool, whether usable as a target
+    pixels.npy    (I, cameras, P, 2) float32, (x, y) of `points` in each image, in [0, 1]; outside it: not visible
+    weight.npy    (I,) float32, how often the image is drawn, relative to the others
 
-State and action are in the units that shard.json names (grids_data.units); older shards name none and are in rad.
-Ticks are 1/fps apart. Images and labels of episode e begin at `image_start[e]`, ticks at `tick_start[e]`.
+State and action are in the units named in shard.json (grids_data.units); older shards name none and are in rad.
+Images and labels of an episode begin at its `image_start`, ticks at its `tick_start`.
 """
 
 import dataclasses
@@ -35,14 +36,14 @@ class CacheError(ValueError):
 class CacheSpec:
     """What all shards of a cache have in common."""
 
-    fps: int
-    image_every: int
+    fps: int  # ticks per second
+    image_every: int  # ticks per image
     image_hw: tuple[int, int]
     cameras: tuple[str, ...]
     joints: tuple[str, ...]
-    labels: tuple[str, ...]
-    points: tuple[str, ...] = ()
-    units: Units | None = None  # of state and action; None: the data do not say
+    labels: tuple[str, ...]  # names
+    points: tuple[str, ...] = ()  # names
+    units: Units | None = None  # of state and action; None: unknown
     robot_type: str = field(default="", compare=False)
 
     def as_json(self) -> dict:
@@ -53,7 +54,7 @@ class CacheSpec:
 
 
 def spec_from_json(values: Mapping[str, object]) -> CacheSpec:
-    """Raises UnitsError. Shards from before units were written are the twin's, in rad."""
+    """The "spec" of shard.json. Older ones have no units: they are the twin's, in rad. Raises UnitsError."""
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "units"}
     stored = values.get("units")
     if "units" not in values:
@@ -63,7 +64,7 @@ def spec_from_json(values: Mapping[str, object]) -> CacheSpec:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeFrames:
-    """One demonstration, ready to be appended."""
+    """The frames of one demonstration: n ticks and i images, arrays as in the module's table."""
 
     instruction: str
     task: str
@@ -79,7 +80,7 @@ class EpisodeFrames:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRow:
-    """Where one episode lies in its shard."""
+    """Position of one episode in its shard: first tick and image, and how many of each."""
 
     instruction: str
     task: str
@@ -92,7 +93,7 @@ class EpisodeRow:
 
 @dataclass(slots=True)
 class ShardWriter:
-    """Collects episodes and writes them as one shard; a shard exists whole or not at all."""
+    """Collects episodes and writes them as one shard. An incomplete shard has the suffix .part and is not read."""
 
     spec: CacheSpec
     _episodes: list[EpisodeFrames] = field(default_factory=list)
@@ -101,6 +102,7 @@ class ShardWriter:
         return len(self._episodes)
 
     def append(self, episode: EpisodeFrames) -> None:
+        """Add an episode. Raises CacheError where the number or size of its images is wrong."""
         expected = -(-len(episode.state) // self.spec.image_every)
         for camera in self.spec.cameras:
             shape = episode.images[camera].shape
@@ -109,7 +111,7 @@ class ShardWriter:
         self._episodes.append(episode)
 
     def write(self, folder: Path) -> None:
-        """Write all collected episodes to `folder` (which must not exist) and forget them."""
+        """Write the collected episodes to `folder`, which must not exist, and remove them from memory."""
         part = folder.with_name(folder.name + ".part")
         part.mkdir(parents=True)
         rows, tick, image = [], 0, 0
@@ -131,7 +133,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard, opened for reading; arrays are memory-mapped."""
+    """One shard, opened for reading. Arrays are memory-mapped, as in the module's table."""
 
     spec: CacheSpec
     episodes: tuple[EpisodeRow, ...]
@@ -145,7 +147,7 @@ class Shard:
 
 
 def open_shard(folder: Path) -> Shard:
-    """Raises CacheError when the shard is not of this schema."""
+    """Open a shard. Raises CacheError where it has another schema."""
     values = json.loads((folder / SHARD_FILE).read_text(encoding="utf-8"))
     if values.get("schema") != SCHEMA:
         raise CacheError(f"{folder / SHARD_FILE}: expected schema {SCHEMA!r}, got {values.get('schema')!r}")
@@ -162,22 +164,20 @@ def open_shard(folder: Path) -> Shard:
 
 
 def refuse_other_units(first: CacheSpec, other: CacheSpec) -> None:
-    """Raises CacheError: the same number must mean the same angle in all data of a run."""
+    """Raise CacheError where two data sets of a run differ in units or calibration."""
     if first.units is None and other.units is None:
         return
     if first.units is None or other.units is None or not first.units.same_map(other.units):
-        names = [
-            "units that are not written down" if spec.units is None else spec.units.system for spec in (first, other)
-        ]
-        why = "of another calibration" if names[0] == names[1] else "and no other"
+        names = ["unknown units" if spec.units is None else spec.units.system for spec in (first, other)]
+        other_calibration = " of another calibration" if names[0] == names[1] else ""
         raise CacheError(
             f"data of one training must share units and calibration: expected {names[0]} as in the first, got "
-            f"{names[1]} {why}; convert all of them with the same --units and --calibration"
+            f"{names[1]}{other_calibration}; convert all of them with the same --units and --calibration"
         )
 
 
 def open_cache(folders: Sequence[Path]) -> tuple[Shard, ...]:
-    """All shards below the folders, in name order. Raises CacheError when there is none or they differ."""
+    """Open all shards below the folders, in name order. Raises CacheError where there is none or where they differ."""
     found = sorted(path.parent for folder in folders for path in Path(folder).glob(f"**/{SHARD_FILE}"))
     shards = tuple(open_shard(path) for path in found if path.suffix != ".part")
     if not shards:

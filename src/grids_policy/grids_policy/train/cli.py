@@ -1,6 +1,7 @@
 """./grids train --config config/train/demo.yaml --out runs/demo: train or fine-tune a policy; run again to resume.
 
-Writes RUN/checkpoint (LeRobot's layout), log.jsonl, TensorBoard events and the state to go on from. Ctrl-C saves, too.
+RUN is the folder of --out. Writes RUN/checkpoint (LeRobot's layout), RUN/state, log.jsonl and TensorBoard events.
+Ctrl-C saves and stops.
 """
 
 import argparse
@@ -21,9 +22,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Arguments of the command line, or of `argv`."""
     parser = argparse.ArgumentParser(prog="grids train", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see config/train")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is continued")
+    parser.add_argument("--out", type=Path, required=True, help="folder RUN of the run; an existing run is continued")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field, repeatable"
     )
@@ -63,13 +65,13 @@ def _process(rank: int, config: TrainConfig, out: str, port: int, evaluate: Call
         for number, handler in before.items():
             signal.signal(number, handler)
     if process.first and run.stopping:
-        say(f"stopped and saved at step {run.progress.step}; run the same command to go on")
+        say(f"stopped and saved at step {run.progress.step}; run the same command to continue")
     if process.size > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def _together(config: TrainConfig, out: str, evaluate: Callable | None) -> None:
-    """All processes of a run; a signal to this one reaches each of them. Raises ValueError when one fails."""
+    """Run all processes of a run and forward signals to them. Raises ValueError where one fails."""
     context, port = multiprocessing.get_context("spawn"), _free_port()
     workers = [
         context.Process(target=_process, args=(rank, config, out, port, evaluate)) for rank in range(config.processes)
@@ -87,7 +89,7 @@ def _together(config: TrainConfig, out: str, evaluate: Callable | None) -> None:
     while any(worker.is_alive() for worker in workers):
         time.sleep(0.2)
         if any(worker.exitcode not in (None, 0) for worker in workers):
-            for worker in workers:  # the others would wait for the lost one for ever
+            for worker in workers:  # the others would wait for the failed one forever
                 worker.terminate()
                 worker.join(timeout=30)
             codes = [worker.exitcode for worker in workers]
@@ -101,7 +103,7 @@ def _free_port() -> int:
 
 
 def main(argv: list[str] | None = None, evaluate: Callable | None = None) -> int:
-    """0 done or stopped, 1 refused or failed. `evaluate`: a picklable ClosedLoop of train/run.py."""
+    """Returns 0 (finished or stopped) or 1 (refused or failed). evaluate: a picklable ClosedLoop (run.py)."""
     arguments = parse_arguments(argv)
     try:
         config = load_train_config(arguments.config, tuple(arguments.set))

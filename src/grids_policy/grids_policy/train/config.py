@@ -1,4 +1,4 @@
-"""What `./grids train` is told: one YAML file as frozen dataclasses. An unknown field is an error."""
+"""Configuration of `./grids train`: one YAML file as frozen dataclasses. An unknown field is an error."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ from grids_policy.model.config import ConfigError, PolicyConfig, config_from_dic
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Where frames come from. `frames`: frame caches (train_cache); `dataset`: LeRobot v3 folders, converted once."""
+    """Training data."""
 
-    frames: tuple[str, ...] = ()
-    dataset: tuple[str, ...] = ()
-    held_out_share: float = 0.02
-    # How often frames of a task are drawn, "task=factor"; tasks not named count once.
+    frames: tuple[str, ...] = ()  # folders of frame caches, written by ./grids frames
+    dataset: tuple[str, ...] = ()  # folders of LeRobot datasets (v2.1 or v3.0)
+    held_out_share: float = 0.02  # share of the episodes kept for validation
+    # How often frames of a task are drawn, "task=factor"; the factor of other tasks is 1.
     task_weights: tuple[str, ...] = ()
-    # Ticks between rows of a chunk: fps / frame_stride is the rate of the policy's actions.
+    # Frames of the data per action step: the policy has fps / frame_stride action steps per second.
     frame_stride: int = 1
-    # "step": mean and std for every row of the chunk; "joint": one for all rows, as LeRobot does.
+    # "step": mean and std for each action step of a chunk; "joint": one for all action steps, as in LeRobot.
     action_statistics: str = "joint"
-    tokenizer: str = ""  # tokenizer.json to use; empty: fit one to the instructions
+    tokenizer: str = ""  # tokenizer.json to use; empty: that of start_from, else one trained on the instructions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,66 +38,67 @@ class OptimiserConfig:
     clip: float = 10.0
     warmup_steps: int = 1000
     steps: int = 50_000
-    # Above 0: the cosine runs by wall clock and ends after so many minutes, whatever `steps` says.
+    # Above 0: the schedule runs by wall time and ends after this many minutes; `steps` is not used.
     minutes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """Changes per sample and camera; all zero: none."""
+    """Random changes of images and states while training. 0: off."""
 
-    shift_px: int = 0
-    gain: float = 0.0
-    colour: float = 0.0
-    offset: float = 0.0
-    state_noise_rad: float = 0.0
-    # A camera is lost in this share of samples (never all of them): half masked, half black.
+    shift_px: int = 0  # largest shift in each direction
+    gain: float = 0.0  # largest relative change of brightness
+    colour: float = 0.0  # largest relative change of each colour channel
+    offset: float = 0.0  # largest offset, relative to white
+    state_noise_rad: float = 0.0  # standard deviation
+    # Each camera is removed in this share of the samples, at most one per sample: half of them masked, half black.
     camera_drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """repeats: (noise, time) draws per observation; auxiliary: weight of the labels' errors, 0 = no such heads."""
+    """The training loss."""
 
-    reduction: str = "action_dims"
-    repeats: int = 1
-    auxiliary: float = 0.0
+    reduction: str = "action_dims"  # action_dims | all_dims, see reduce_errors in model/flow.py
+    repeats: int = 1  # draws of noise and flow time per observation
+    auxiliary: float = 0.0  # weight of the auxiliary loss on labels; 0: no auxiliary heads
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Low-rank updates on linear layers whose name ends with one of `targets`; rank 0: train everything."""
+    """LoRA fine-tuning."""
 
-    rank: int = 0
+    rank: int = 0  # 0: off, all weights are trained
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    also_train: tuple[str, ...] = ("sampler.", "action_", "state_proj")
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")  # ends of the names of linear layers
+    also_train: tuple[str, ...] = ("sampler.", "action_", "state_proj")  # beginnings of the names of full weights
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """One run. `batch` is per process; processes > 1 uses torch.distributed."""
+    """Configuration of one training run."""
 
     name: str = "policy"
     seed: int = 0
-    batch: int = 16
-    processes: int = 1
-    threads: int = 0
-    device: str = "auto"
-    # "auto": bf16 where the device multiplies it in hardware, else fp32 (emulated bf16 is fifty times slower).
+    batch: int = 16  # samples per process and step
+    processes: int = 1  # above 1: torch.distributed
+    threads: int = 0  # CPU threads of torch per process; 0: torch's default
+    device: str = "auto"  # auto: cuda where there is a GPU, else cpu
+    # auto | fp32 | bf16 | fp16. auto: bf16 where the device has bf16 instructions, else fp32 (emulated bf16 is 50 times
+    # slower).
     precision: str = "auto"
-    # torch.compile: wants a C++ compiler and minutes before the first step, then steps are a fifth faster on a CPU.
+    # torch.compile needs a C++ compiler and some minutes before the first step; steps are then 20 % faster on a CPU.
     compile: bool = False
-    ema: float = 0.0
-    freeze_vision: bool = False
+    ema: float = 0.0  # decay of the averaged weights that are saved and validated; 0: no averaging
+    freeze_vision: bool = False  # train neither vision tower nor connector; their output is cached on disk
     start_from: str = ""  # checkpoint folder to fine-tune; empty: from scratch
     log_every_s: float = 20.0
     save_every_s: float = 300.0
     validate_every_s: float = 300.0
-    closed_loop_every_s: float = 0.0
+    closed_loop_every_s: float = 0.0  # measure success in simulation this often; 0: never
     closed_loop_episodes: int = 20
     closed_loop_task: str = "pick_place"
-    n_action_steps: int = 0
+    n_action_steps: int = 0  # action steps of a chunk to execute, stored in the checkpoint; 0: all
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -123,7 +124,7 @@ _PARTS = {
 }
 
 
-# Field names of older configurations, by "section.field", and what each is called today.
+# Old names of fields, as "section.field", and their present names.
 _OLD_NAMES = {
     "execute_rows": "n_action_steps",
     "data.row_every": "data.frame_stride",
@@ -133,7 +134,7 @@ _OLD_NAMES = {
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with old field names replaced by today's. Raises ConfigError where both names are given."""
+    """`values` with old field names replaced. Raises ConfigError where a field has both names."""
     if not isinstance(values, dict):
         raise ConfigError(f"train: expected a mapping, got {values!r}")
     found = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
@@ -148,7 +149,7 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_config_from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Old field names are accepted. Raises ConfigError naming the field."""
+    """TrainConfig from YAML or JSON values. Old field names are accepted. Raises ConfigError naming the field."""
     values = _renamed(values)
     parts = {n: part_from_dict(cls, values[n], n) for n, cls in _PARTS.items() if n in values}
     if "model" in values:
@@ -157,7 +158,7 @@ def train_config_from_dict(values: dict[str, Any]) -> TrainConfig:
 
 
 def load_train_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
-    """A YAML file, with `section.field=value` overrides (values are YAML). Raises ConfigError."""
+    """Read a YAML file and apply `overrides`, each "section.field=value" with a YAML value. Raises ConfigError."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -183,5 +184,5 @@ def load_train_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfi
 
 
 def train_config_to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain JSON values of every field."""
+    """Every field as plain values for JSON or YAML."""
     return {**dataclasses.asdict(config), "model": config_to_dict(config.model)}

@@ -1,4 +1,4 @@
-"""A LeRobot dataset (v2.1 or v3.0, ours or downloaded) as a shard: videos are decoded once, then mapped."""
+"""A LeRobot dataset (v2.1 or v3.0) as a shard. Its videos are decoded once into memory-mapped files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,12 +17,12 @@ _POSITION_COLUMNS = (0, 1, 2, 7, 8, 9)  # of (x y z qw qx qy qz) of the moved ob
 
 
 def fitted_size(height: int, width: int, resize_hw: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) after the model's own resize, before its padding: nothing is lost by decoding to that."""
+    """(height, width) of an image after the model's resize, before its padding. Images are cached in this size."""
     return fit((width, height), resize_hw[::-1]).resized[::-1]
 
 
 def stored_units(folder: Path | str, info: Mapping[str, object]) -> Units | None:
-    """Units that meta/info.json of `grids convert` and `grids demos` names; LeRobot's own datasets name none.
+    """Units in meta/info.json, as `grids convert` and `grids demos` write them; None in LeRobot's own datasets.
 
     Raises CacheError where they cannot be read.
     """
@@ -34,7 +34,10 @@ def stored_units(folder: Path | str, info: Mapping[str, object]) -> Units | None
 
 
 def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[int, int], None] | None = None) -> Shard:
-    """Raises CacheError when cameras or joints are not those of the model."""
+    """Open the dataset in `folder`. Raises CacheError where cameras or joints differ from the model's.
+
+    progress: called with (done, total) while videos are decoded.
+    """
     from grids_data.dataset.frame_cache import cached_frames
     from grids_data.dataset.reader import open_dataset
     from grids_data.dataset.schema import ACTION, STATE, VALID

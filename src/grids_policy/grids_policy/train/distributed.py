@@ -1,4 +1,4 @@
-"""Several training processes on one or more machines, as torch.distributed runs them."""
+"""Training with several processes on one or more machines, by torch.distributed."""
 
 import os
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class TrainingProcess:
-    """Which process this is, of how many."""
+    """This process among those of one run: its rank, and their number."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """The first process writes files and the log."""
+        """Whether this is the process that writes files and the log."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             dist.barrier()
 
     def agree(self, elapsed_s: float, *, stop: bool, device: torch.device) -> tuple[float, bool]:
-        """(elapsed_s, stop) of the first process, so that all stop at the same step."""
+        """Return elapsed_s and stop of the first process, so that all processes stop at the same step."""
         if self.size == 1:
             return elapsed_s, stop
         shared = torch.tensor([elapsed_s, float(stop)], dtype=torch.float64, device=device)
@@ -34,13 +34,13 @@ class TrainingProcess:
 
 
 def choose_backend(device: str, on_this_machine: int) -> str:
-    """nccl where each process has a GPU of its own, which it insists on; else gloo."""
+    """The torch.distributed backend: nccl where each process on this machine has its own GPU, else gloo."""
     gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     return "nccl" if gpus >= on_this_machine else "gloo"
 
 
 def join(rank: int, size: int, port: int, device: str = "auto") -> TrainingProcess:
-    """Enter the group of `size` processes that meet at `port` here. torchrun's environment wins over the arguments."""
+    """Join the process group of `size` processes at `port` on this machine. torchrun's environment has priority."""
     size = int(os.environ.get("WORLD_SIZE", size))
     if size > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")

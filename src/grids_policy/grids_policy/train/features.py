@@ -1,4 +1,4 @@
-"""Dense tokens of every image, computed once: what a run with a frozen vision tower reads instead of pixels."""
+"""Dense tokens of every image, computed once; a run with a frozen vision tower reads them instead of images."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,14 @@ _BATCH = 64
 
 
 def refuse_image_changes(augment: AugmentConfig) -> None:
-    """Frozen features belong to unchanged images. Raises ConfigError naming the field."""
+    """Raise ConfigError naming an image augmentation that is on: cached tokens belong to unchanged images."""
     for name in ("shift_px", "gain", "colour", "offset"):
         if getattr(augment, name):
             raise ConfigError(f"freeze_vision reads each image's tokens from a cache: set augment.{name} to 0")
 
 
 def fingerprint(policy: SmolVLA) -> str:
-    """Changes with the weights that make dense tokens."""
+    """Hash of the weights and the image size that dense tokens depend on, 16 hex digits."""
     digest = hashlib.sha256(str(policy.config.resize_hw).encode())
     for part in (policy.vision, policy.connector):
         for name, value in part.state_dict().items():
@@ -34,9 +34,12 @@ def fingerprint(policy: SmolVLA) -> str:
 def open_features(
     policy: SmolVLA, shards: Sequence[Shard], folder: Path, *, build: bool, say: Callable[[str], None] = lambda _: None
 ) -> list[Mapping[str, np.ndarray]]:
-    """Per shard and camera, (I, T, C) float16, memory-mapped; with `build`, whatever is missing is computed first."""
+    """Dense tokens per shard and camera, (I, T, C) float16, memory-mapped from a subfolder of `folder`.
+
+    build: compute the missing ones first; `say` receives a line for each. Raises ConfigError with sampler.after_layer.
+    """
     if policy.config.early:
-        raise ConfigError("freeze_vision keeps dense tokens, but sampler.after_layer samples before there are any")
+        raise ConfigError("freeze_vision: expected sampler.after_layer -1, because other samplers have no dense tokens")
     folder = folder / fingerprint(policy)
     found = []
     for number, shard in enumerate(shards):
@@ -65,6 +68,6 @@ def _compute(policy: SmolVLA, images: np.ndarray, path: Path) -> None:
 
 @torch.no_grad()
 def black_tokens(policy: SmolVLA) -> torch.Tensor:
-    """Dense tokens (T, C) of a black image: a lost camera, as the deployed node sends it."""
+    """Dense tokens (T, C) of a black image, which the policy node sends for a lost camera (lost_camera: black)."""
     image = torch.full((1, 1, 3, *policy.config.resize_hw), -1.0, device=policy.time_table.device)
     return policy.dense_tokens(image)[0, 0]

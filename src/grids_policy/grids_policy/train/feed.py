@@ -1,6 +1,8 @@
-"""Batches from frame caches: which frames, what is drawn at random for each, and the statistics of the whole.
+"""Batches from frame caches: which frames are drawn, how they are changed at random, and statistics of all of them.
 
-Every random number comes from (seed, process, step), so a resumed run continues with the batches it would have had.
+Every random number depends on (seed, process, step) only, so a resumed run gets the batches of an uninterrupted one.
+
+Dims: B samples, N cameras, J joints, S chunk_size, L tokenizer_max_length, l labels, P labelled points.
 """
 
 import queue
@@ -16,21 +18,22 @@ from grids_policy.train.cache import CacheError, Shard
 from grids_policy.train.config import AugmentConfig, TrainConfig
 
 _LEAST_STD = 1e-3
-_STATISTICS_ROWS = 20_000
+_STATISTICS_SAMPLES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class SampleIndex:
-    """Everything that can be drawn: one row per usable image. All int64 but `weight`."""
+    """The samples of all shards: one per usable image, each array (samples,). All int64 except `weight`."""
 
     shard: np.ndarray
-    image: np.ndarray
-    tick: np.ndarray
+    image: np.ndarray  # index into the shard's images
+    tick: np.ndarray  # index into the shard's states and actions
     end: np.ndarray  # first tick after the episode
-    episode: np.ndarray  # running number over all shards
-    weight: np.ndarray
+    episode: np.ndarray  # counts over all shards
+    weight: np.ndarray  # how often it is drawn, relative to the others
 
     def take(self, keep: np.ndarray) -> "SampleIndex":
+        """The samples at indices `keep`, or where a mask `keep` is True."""
         return SampleIndex(*(getattr(self, name)[keep] for name in self.__slots__))
 
     def __len__(self) -> int:
@@ -39,23 +42,23 @@ class SampleIndex:
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """B samples as numpy; actions already relative where asked for; in dataset units.
+    """B samples as numpy arrays in dataset units; actions are relative where the model's `relative_actions` are.
 
-    images are (B, N, h, w, 3) uint8, or dense tokens (B, N, T, C) float16 where the vision tower is frozen.
+    images: (B, N, h, w, 3) uint8 rgb, or dense tokens (B, N, T, C) float16 where the vision tower is frozen.
     """
 
     images: np.ndarray
     state: np.ndarray  # (B, J)
     actions: np.ndarray  # (B, S, J)
-    pad: np.ndarray  # (B, S) bool, True past the end or where the row is no target
+    pad: np.ndarray  # (B, S) bool, True after the end of the episode or where the action is not a valid target
     tokens: np.ndarray  # (B, L)
     token_mask: np.ndarray  # (B, L)
     labels: np.ndarray  # (B, l)
-    pixels: np.ndarray  # (B, N, P, 2), moved with the images
+    pixels: np.ndarray  # (B, N, P, 2) positions (x, y) of the labelled points in the images, see cache.py
 
 
 def parse_weights(items: Sequence[str]) -> dict[str, float]:
-    """("task=factor", …) as a mapping. Raises CacheError."""
+    """Parse ("task=factor", …) into a mapping. Raises CacheError."""
     try:
         return {task: float(factor) for task, factor in (item.split("=") for item in items)}
     except ValueError:
@@ -63,19 +66,19 @@ def parse_weights(items: Sequence[str]) -> dict[str, float]:
 
 
 def list_samples(shards: Sequence[Shard], task_weights: Sequence[str] = ()) -> SampleIndex:
-    """Every image whose own tick is a valid target."""
+    """All images whose tick is a valid target. Raises CacheError on malformed `task_weights`."""
     factors = parse_weights(task_weights)
     columns: list[np.ndarray] = []
     number = 0
     for index, shard in enumerate(shards):
         valid, weight = np.asarray(shard.valid), np.asarray(shard.weight)
-        for row in shard.episodes:
-            image = row.image_start + np.arange(row.images)
-            tick = row.tick_start + np.arange(row.images) * shard.spec.image_every
+        for episode in shard.episodes:
+            image = episode.image_start + np.arange(episode.images)
+            tick = episode.tick_start + np.arange(episode.images) * shard.spec.image_every
             good = valid[tick]
             count = int(good.sum())
-            full = [np.full(count, v) for v in (index, row.tick_start + row.ticks, number)]
-            drawn = weight[image[good]] * factors.get(row.task, 1.0)
+            full = [np.full(count, v) for v in (index, episode.tick_start + episode.ticks, number)]
+            drawn = weight[image[good]] * factors.get(episode.task, 1.0)
             columns.append(np.stack([full[0], image[good], tick[good], full[1], full[2], drawn]))
             number += 1
     table = np.concatenate(columns, axis=1)
@@ -83,73 +86,80 @@ def list_samples(shards: Sequence[Shard], task_weights: Sequence[str] = ()) -> S
 
 
 def split_held_out(samples: SampleIndex, shards: Sequence[Shard], share: float) -> tuple[SampleIndex, SampleIndex]:
-    """(training, held out): whole episodes, evenly spread; one that is there twice is wholly on one side."""
-    rows = [row for shard in shards for row in shard.episodes]
+    """Split into (training, held out) by whole episodes, evenly spread over the data.
+
+    Copies of one episode (equal task, seed and lengths) all go to the same side.
+    """
+    episodes = [episode for shard in shards for episode in shard.episodes]
     first: dict[tuple, int] = {}
-    number = np.array([first.setdefault((r.task, r.seed, r.ticks, r.images), len(first)) for r in rows])
-    every = max(2, round(1 / share)) if share > 0 else len(rows) + 1
+    number = np.array([first.setdefault((e.task, e.seed, e.ticks, e.images), len(first)) for e in episodes])
+    every = max(2, round(1 / share)) if share > 0 else len(episodes) + 1
     held = (number % every == every - 1)[samples.episode]
     return samples.take(~held), samples.take(held)
 
 
 class Feed:
-    """Assembles batches. Threads: one producer; `batch` itself is thread-safe."""
+    """Assembles batches from shards. `batch` is thread-safe.
+
+    Raises CacheError where there are no samples.
+    """
 
     def __init__(
         self, shards: Sequence[Shard], samples: SampleIndex, config: TrainConfig, tokenizer: Tokenizer
     ) -> None:
         if not len(samples):
-            raise CacheError("expected at least one usable frame, found none: every row is marked invalid")
+            raise CacheError("expected at least one valid action step, found none: all are marked invalid")
         model = config.model
         self.shards, self.samples, self.chunk_size = tuple(shards), samples, model.chunk_size
         self.frame_stride = config.data.frame_stride
         self.relative = list(model.relative_actions)
         known = self.shards[0].spec.units
-        # (J,) dataset units to one rad, without their sign; 1 where the data do not name their units.
+        # (J,) dataset units per rad, without sign; 1 where the units of the data are unknown.
         self.per_rad = np.ones(model.state_dim, np.float32) if known is None else np.abs(known.scale, dtype=np.float32)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
         language = smolvla_language(model.tokenizer_max_length)
         self._words = [
-            [encode(tokenizer, row.instruction, language) for row in shard.episodes] for shard in self.shards
+            [encode(tokenizer, episode.instruction, language) for episode in shard.episodes] for shard in self.shards
         ]
         self._first = np.cumsum([0, *(len(shard.episodes) for shard in self.shards)])
-        self.features: Sequence[Mapping[str, np.ndarray]] | None = None  # set to read these instead of images
+        # Dense tokens per shard and camera, set from outside; where set, read instead of images.
+        self.features: Sequence[Mapping[str, np.ndarray]] | None = None
         self._state = [np.asarray(shard.state) for shard in self.shards]
         self._action = [np.asarray(shard.action) for shard in self.shards]
         self._valid = [np.asarray(shard.valid) for shard in self.shards]
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Rows of `samples`, in proportion to their weights."""
+        """Draw `count` indices into `samples`, in proportion to their weights."""
         return np.searchsorted(self._cumulative, rng.random(count))
 
-    def targets(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """state (J,), actions (S, J), pad (S,) of one sample."""
+    def targets(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """state (J,), actions (S, J) and pad (S,) of one sample, see `RawBatch`."""
         s = self.samples
-        shard, tick, end = int(s.shard[row]), int(s.tick[row]), int(s.end[row])
-        wanted = tick + self.frame_stride * np.arange(self.chunk_size)
-        ticks = np.minimum(wanted, end - 1)
+        shard, tick, end = int(s.shard[index]), int(s.tick[index]), int(s.end[index])
+        steps = tick + self.frame_stride * np.arange(self.chunk_size)
+        ticks = np.minimum(steps, end - 1)
         state, actions = self._state[shard][tick], self._action[shard][ticks].copy()
         actions[:, self.relative] -= state[self.relative]
-        pad = (wanted >= end) | ~self._valid[shard][ticks]
+        pad = (steps >= end) | ~self._valid[shard][ticks]
         return state, actions, pad
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, augment: AugmentConfig) -> RawBatch:
-        """Assemble; with `rng`, images are shifted and the state is disturbed."""
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None, augment: AugmentConfig) -> RawBatch:
+        """The samples at `indices` (B,). With `rng`, images are shifted and noise is added to the state."""
         s = self.samples
-        parts = [self.targets(row) for row in rows]
+        parts = [self.targets(index) for index in indices]
         state = np.stack([p[0] for p in parts])
-        shifts = np.zeros((len(rows), len(self.shards[0].spec.cameras), 2), int)
+        shifts = np.zeros((len(indices), len(self.shards[0].spec.cameras), 2), int)
         if rng is not None and augment.shift_px:
             shifts = rng.integers(-augment.shift_px, augment.shift_px + 1, shifts.shape)
-        images = self._images(rows, shifts) if self.features is None else self._tokens(rows)
+        images = self._images(indices, shifts) if self.features is None else self._tokens(indices)
         size = np.array(self.shards[0].spec.image_hw)
-        pixels = np.stack([np.asarray(self.shards[s.shard[r]].pixels[s.image[r]]) for r in rows])
+        pixels = np.stack([np.asarray(self.shards[s.shard[i]].pixels[s.image[i]]) for i in indices])
         pixels = pixels - (shifts / size)[:, :, None, ::-1].astype(np.float32)  # (down, right) to (x, y)
         if rng is not None and augment.state_noise_rad:
             noise_rad = augment.state_noise_rad * rng.standard_normal(state.shape).astype(np.float32)
             state = state + self.per_rad * noise_rad
-        words = [self._words[s.shard[r]][s.episode[r] - self._first[s.shard[r]]] for r in rows]
+        words = [self._words[s.shard[i]][s.episode[i] - self._first[s.shard[i]]] for i in indices]
         return RawBatch(
             images,
             state,
@@ -157,28 +167,31 @@ class Feed:
             np.stack([p[2] for p in parts]),
             np.stack([w[0] for w in words]),
             np.stack([w[1] for w in words]),
-            np.stack([np.asarray(self.shards[s.shard[r]].labels[s.image[r]]) for r in rows]),
+            np.stack([np.asarray(self.shards[s.shard[i]].labels[s.image[i]]) for i in indices]),
             pixels,
         )
 
-    def _images(self, rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    def _images(self, indices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
         """(B, N, h, w, 3); shifts (B, N, 2) in pixels, down and right."""
         s, spec = self.samples, self.shards[0].spec
-        images = np.empty((len(rows), len(spec.cameras), *spec.image_hw, 3), np.uint8)
-        for i, row in enumerate(rows):
+        images = np.empty((len(indices), len(spec.cameras), *spec.image_hw, 3), np.uint8)
+        for b, i in enumerate(indices):
             for n, camera in enumerate(spec.cameras):
-                _copy_shifted(self.shards[s.shard[row]].images[camera][s.image[row]], images[i, n], *shifts[i, n])
+                _copy_shifted(self.shards[s.shard[i]].images[camera][s.image[i]], images[b, n], *shifts[b, n])
         return images
 
-    def _tokens(self, rows: np.ndarray) -> np.ndarray:
+    def _tokens(self, indices: np.ndarray) -> np.ndarray:
         s, cameras = self.samples, self.shards[0].spec.cameras
-        return np.stack([[self.features[s.shard[r]][c][s.image[r]] for c in cameras] for r in rows])
+        return np.stack([[self.features[s.shard[i]][c][s.image[i]] for c in cameras] for i in indices])
 
     def statistics(self, mode: str) -> dict[str, np.ndarray]:
-        """Mean, std, min and max of state and (relative) action; labels too. "step": action ones are (S, J)."""
+        """Mean, std, min and max of state (J,) and action, as "<feature>.<statistic>"; mean and std of labels (l,).
+
+        Of actions, relative where the model's are: (S, J) with mode "step", (J,) over all steps with "joint".
+        Raises CacheError on another mode.
+        """
         rng = np.random.default_rng(0)
-        rows = rng.permutation(len(self.samples))[:_STATISTICS_ROWS]
-        parts = [self.targets(row) for row in rows]
+        parts = [self.targets(index) for index in rng.permutation(len(self.samples))[:_STATISTICS_SAMPLES]]
         state = np.concatenate(self._state)
         actions, kept = np.stack([p[1] for p in parts]), ~np.stack([p[2] for p in parts])
         if mode == "step":
@@ -197,7 +210,7 @@ class Feed:
 
 
 def _copy_shifted(source: np.ndarray, target: np.ndarray, down: int, right: int) -> None:
-    """target[y, x] = source[y + down, x + right]; what comes from outside repeats the border."""
+    """target[y, x] = source[y + down, x + right]; pixels outside the source repeat its border."""
     height, width = source.shape[:2]
     if not down and not right:
         target[:] = source
@@ -208,7 +221,7 @@ def _copy_shifted(source: np.ndarray, target: np.ndarray, down: int, right: int)
 
 
 class Prefetch:
-    """Batches ahead of their use, from one background thread. An error in the thread is raised by `get`."""
+    """Makes batches ahead of their use in one background thread. An error in that thread is raised by `get`."""
 
     def __init__(self, make: Callable[[int], RawBatch], first_step: int, depth: int = 4) -> None:
         self._make, self._step = make, first_step
@@ -232,11 +245,13 @@ class Prefetch:
                     continue
 
     def get(self) -> RawBatch:
+        """The next batch; waits for it up to 120 s, then raises queue.Empty."""
         item = self._queue.get(timeout=120)
         if isinstance(item, Exception):
             raise item
         return item
 
     def close(self) -> None:
+        """Stop the thread."""
         self._stop.set()
         self._thread.join(timeout=5)

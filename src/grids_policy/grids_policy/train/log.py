@@ -1,4 +1,4 @@
-"""What a training run tells about itself."""
+"""Log of a training run: files, TensorBoard and the terminal."""
 
 import json
 import time
@@ -13,10 +13,10 @@ from grids_policy.train.state import TrainProgress, share_done
 
 
 class Log:
-    """RUN/log.jsonl, TensorBoard where installed, and one line of progress on the terminal."""
+    """Writes RUN/log.jsonl, TensorBoard events where TensorBoard is installed, and progress lines."""
 
     def __init__(self, folder: Path, config: TrainConfig, say: Callable[[str], None]) -> None:
-        """`say` prints a line. Also writes the configuration to RUN/config.json."""
+        """Also writes the configuration to RUN/config.json. `say` prints a line on the terminal."""
         self._path, self.say, self._every = folder / "log.jsonl", say, config.log_every_s
         self._optimiser = config.optimiser
         self._last, self._recent = time.monotonic(), []
@@ -28,7 +28,7 @@ class Log:
         (folder / "config.json").write_text(json.dumps(train_config_to_dict(config), indent=1), encoding="utf-8")
 
     def step(self, progress: TrainProgress, losses: Losses, *, norm: float, lr: float) -> None:
-        """After every step; writes the means since the last line when `log_every_s` have passed."""
+        """Call after every step. Writes means since the last line once `log_every_s` have passed."""
         self._recent.append((losses.flow, losses.auxiliary, norm))
         now = time.monotonic()
         if self._last_samples is None:
@@ -46,7 +46,7 @@ class Log:
         self._last, self._last_samples, self._recent = now, progress.samples, []
 
     def write(self, kind: str, progress: TrainProgress, values: dict) -> None:
-        """One line of log.jsonl; its numbers also as TensorBoard curves."""
+        """Write one line of log.jsonl, and its numbers to TensorBoard. kind: train, validation or closed_loop."""
         line = {"kind": kind, "step": progress.step, "elapsed_s": round(progress.elapsed_s, 1), **values}
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")

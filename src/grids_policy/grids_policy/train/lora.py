@@ -1,4 +1,4 @@
-"""LoRA: chosen linear layers get W + (alpha / rank) B A, with W frozen, and are merged for saving."""
+"""LoRA (arXiv 2106.09685): chosen linear layers become W + (alpha / rank) B A with W frozen; merged before saving."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -9,7 +9,7 @@ from grids_policy.train.config import LoraConfig
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer and its update; starts as the layer itself, because B is 0."""
+    """A frozen linear layer plus its low-rank update. Its initial output is that of the layer, because B is 0."""
 
     def __init__(self, base: nn.Linear, config: LoraConfig) -> None:
         super().__init__()
@@ -19,18 +19,20 @@ class LoraLinear(nn.Module):
         nn.init.normal_(self.down, std=base.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Output (.., out_features) of x (.., in_features)."""
         return self.base(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
+        """The plain layer with the update added to its weights, in place."""
         self.base.weight += self.scale * self.up @ self.down
         return self.base
 
 
 def add_lora(module: nn.Module, config: LoraConfig, skip: tuple[str, ...] = ()) -> int:
-    """Freeze everything but `also_train`, wrap the targets; returns how many layers were wrapped.
+    """Add LoRA to the layers in `targets` and freeze all else but `also_train`; returns the number of LoRA layers.
 
-    Targets whose name begins with one of `skip` stay as they are.
+    Layers whose name begins with one of `skip` are left out. Raises ConfigError where no layer matches.
     """
     linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
     chosen = [n for n in linear if n.endswith(config.targets) and not n.startswith(skip)]
@@ -44,7 +46,7 @@ def add_lora(module: nn.Module, config: LoraConfig, skip: tuple[str, ...] = ()) 
 
 
 def merge_lora(module: nn.Module) -> None:
-    """Undo `add_lora`, keeping what was learned: the module has its plain layers and names again."""
+    """Replace LoRA layers by plain ones with the update merged, in place. Parameters have their first names again."""
     for name, layer in [(n, m) for n, m in module.named_modules() if isinstance(m, LoraLinear)]:
         _replace(module, name, layer.merged())
 

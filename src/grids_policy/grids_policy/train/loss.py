@@ -1,4 +1,7 @@
-"""The loss of one batch as a module, so that torch.distributed can wrap it: flow matching plus the labels' error."""
+"""The loss of one batch: flow matching plus an auxiliary error of labels. A module, so that DDP can wrap it.
+
+Dims: B samples, N cameras, T dense tokens, P prefix tokens (of `encode`) or labelled points, C width, l labels.
+"""
 
 from typing import NamedTuple
 
@@ -17,16 +20,16 @@ from grids_policy.train.feed import RawBatch
 
 
 class Losses(NamedTuple):
-    """Scalars; `labels` is (l,), the slot head's mean absolute error per label in its own unit."""
+    """Losses of one batch. `total` has gradients."""
 
-    total: Tensor
-    flow: Tensor
-    auxiliary: Tensor
-    labels: Tensor
+    total: Tensor  # scalar
+    flow: Tensor  # scalar
+    auxiliary: Tensor  # scalar
+    labels: Tensor  # (l,) mean absolute error of the slot head per label, in the label's unit
 
 
 def encode(policy: SmolVLA, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCache]:
-    """Dense tokens (B, N, T, C), hidden prefix (B, P, C) and the cache. `images` may already be dense tokens."""
+    """Encode an observation: dense tokens (B, N, T, C), hidden state of the prefix (B, P, C) and the cache."""
     dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
     sampled = policy.sampler(dense)
     readable = batch.image_mask
@@ -35,15 +38,16 @@ def encode(policy: SmolVLA, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCa
         readable = readable.unsqueeze(-1) & (order < batch.kept[:, None, None])  # (B, N, K)
     prefix = policy.embed_prefix(sampled.tokens, readable, *batch[2:5])
     keys, values, hidden = policy.prefill(prefix)
-    return dense, hidden, policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # no map needed here
+    return dense, hidden, policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # no retention map
 
 
 class SlotHead(nn.Module):
-    """Where things are, read from all dense tokens by attention whose expected positions are explicit.
+    """Auxiliary head for training only: predicts labels such as object positions from all dense tokens by attention.
 
-    For training only: it teaches the vision tower to tell objects apart and to say where they are, long before
-    actions would. Queries come from the sentence, so that "the cube" and "the pen" look for different things. The
-    first slots are told which point of the picture to look at, where the data knows (`point_loss`).
+    It trains the vision tower to distinguish and locate objects much earlier than the action loss alone does. The
+    queries (slots) depend on the instruction, so that "the cube" and "the pen" attend to different tokens. Each slot
+    also returns the mean position of its attention. Where the data have labelled points, `point_loss` supervises the
+    attention of the first slots.
     """
 
     SLOTS, WIDTH, VALUES = 4, 32, 16
@@ -62,21 +66,24 @@ class SlotHead(nn.Module):
         self.register_buffer("cells", cell_coords(config.grid, align_corners=False) * 2 - 1, persistent=False)
 
     def forward(self, dense: Tensor, words: Tensor, image_mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """dense (B, N, T, C), words (B, C) mean embedding of the sentence.
+        """Normalised labels (B, l) and the logarithm of the attention (B, N, slots, T).
 
-        Returns labels (B, l), normalised, and the logarithm of the attention (B, N, slots, T).
+        dense (B, N, T, C); words (B, C), mean embedding of the instruction; image_mask (B, N), state (B, state_dim).
         """
         tokens = self.norm(dense)
         query = self.query(words).unflatten(-1, (1, self.SLOTS, self.WIDTH))  # (B, 1, slots, d)
         scores = query @ self.key(tokens).transpose(-1, -2) * self.WIDTH**-0.5  # (B, N, slots, T)
-        looks = scores.float().log_softmax(-1)
-        weights = looks.exp().to(scores.dtype)
+        attention = scores.float().log_softmax(-1)
+        weights = attention.exp().to(scores.dtype)
         read = weights @ torch.cat((self.value(tokens), self.cells.to(tokens.dtype).expand(*tokens.shape[:3], 2)), -1)
         read = read * image_mask[:, :, None, None]
-        return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1)))), looks
+        return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1)))), attention
 
-    def point_loss(self, looks: Tensor, pixels: Tensor, image_mask: Tensor) -> Tensor:
-        """Cross entropy of the first P slots' attention against the cells around the true points (B, N, P, 2)."""
+    def point_loss(self, attention: Tensor, pixels: Tensor, image_mask: Tensor) -> Tensor:
+        """Cross entropy between the first P slots' attention and the cells around the points: a scalar.
+
+        attention: logarithms, (B, N, slots, T); pixels (B, N, P, 2), (x, y) in [0, 1], outside it: not visible.
+        """
         points = pixels.shape[2]
         inside = ((pixels >= 0) & (pixels <= 1)).all(-1) & image_mask.unsqueeze(-1)  # (B, N, P)
         size = pixels.new_tensor(self.grid[::-1])  # columns, rows
@@ -85,21 +92,25 @@ class SlotHead(nn.Module):
             (1 - (position[..., axis, None] - torch.arange(count, device=pixels.device)).abs()).clamp(min=0)
             for axis, count in ((0, self.grid[1]), (1, self.grid[0]))
         )
-        wanted = (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2)  # (B, N, P, T)
-        errors = -(wanted * looks[:, :, :points]).sum(-1)
+        target = (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2)  # (B, N, P, T)
+        errors = -(target * attention[:, :, :points]).sum(-1)
         return (errors * inside).sum() / inside.sum().clamp(min=1)
 
 
 class PolicyLoss(nn.Module):
-    """SmolVLA and, where labels are learned too, a linear head on the state token, which reads all others."""
+    """The policy with its loss. With loss.auxiliary > 0 and labels in the data, two auxiliary heads predict the labels.
+
+    One is a linear head on the state token, which attends to all other prefix tokens; the other is `SlotHead`.
+    statistics: as `Feed.statistics` returns them.
+    """
 
     def __init__(self, policy: SmolVLA, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
         super().__init__()
         self.policy, self.loss = policy, loss
         labels = statistics.get("labels.mean", torch.zeros(0))
-        wanted = bool(loss.auxiliary) and len(labels) > 0
-        self.head = nn.Linear(policy.config.text.width, len(labels)) if wanted else None
-        self.slots = SlotHead(policy.config, len(labels)) if wanted else None
+        auxiliary = bool(loss.auxiliary) and len(labels) > 0
+        self.head = nn.Linear(policy.config.text.width, len(labels)) if auxiliary else None
+        self.slots = SlotHead(policy.config, len(labels)) if auxiliary else None
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
@@ -107,6 +118,7 @@ class PolicyLoss(nn.Module):
         self.register_buffer("label_std", statistics.get("labels.std", torch.ones(0)), persistent=False)
 
     def forward(self, batch: TrainBatch, labels: Tensor, pixels: Tensor, random: FlowDraw) -> Losses:
+        """Losses of a batch; labels (B, l) in their own units, pixels (B, N, P, 2) as in `SlotHead.point_loss`."""
         policy = self.policy
         dense, hidden, cache = encode(policy, batch)
         errors = velocity_errors(policy, cache, batch, random)
@@ -115,22 +127,23 @@ class PolicyLoss(nn.Module):
             zero = flow.new_zeros(())
             return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
         last = batch.token_mask.shape[1] + batch.image_mask.shape[1] * policy.config.image_tokens  # the state token
-        wanted = (labels - self.label_mean) / self.label_std
-        wrong = self.head(hidden[:, last]).float() - wanted
+        target = (labels - self.label_mean) / self.label_std
+        state_error = self.head(hidden[:, last]).float() - target
         shown = batch.token_mask.unsqueeze(-1)
         words = (policy.language.embed_tokens(batch.tokens) * shown).sum(1) / shown.sum(1)
-        found, looks = self.slots(dense, words, batch.image_mask, batch.state)
-        seen = found.float() - wanted
-        auxiliary = wrong.square().mean() + seen.square().mean()
+        found, attention = self.slots(dense, words, batch.image_mask, batch.state)
+        slot_error = found.float() - target
+        auxiliary = state_error.square().mean() + slot_error.square().mean()
         if pixels.shape[2]:
-            auxiliary = auxiliary + self.slots.point_loss(looks, pixels, batch.image_mask)
+            auxiliary = auxiliary + self.slots.point_loss(attention, pixels, batch.image_mask)
         total = flow + self.loss.auxiliary * auxiliary
-        metric = (seen.detach().abs() * self.label_std).mean(0)  # the state token knows where the arm points
+        # Of the slot head: the state token could guess an object's position from the arm's.
+        metric = (slot_error.detach().abs() * self.label_std).mean(0)
         return Losses(total, flow.detach(), auxiliary.detach(), metric)
 
 
 class BatchMaker:
-    """Raw arrays to network units. Torch's random numbers come from a generator seeded by (seed, process, step)."""
+    """Turns a RawBatch into normalised tensors on the policy's device, with augmentation while training."""
 
     def __init__(
         self, policy: SmolVLA, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
@@ -139,7 +152,10 @@ class BatchMaker:
         self.augment, self.loss = augment, loss
 
     def __call__(self, raw: RawBatch, generator: torch.Generator, *, training: bool) -> tuple:
-        """(TrainBatch, labels, pixels, FlowDraw) on the policy's device."""
+        """(TrainBatch, labels, pixels, FlowDraw): the arguments of `PolicyLoss.forward`.
+
+        generator: source of all random numbers; the caller seeds it by (seed, process, step).
+        """
         device = self.policy.time_table.device
         images = torch.from_numpy(raw.images).to(device)
         count, cameras = images.shape[:2]
@@ -164,12 +180,12 @@ class BatchMaker:
         return batch, torch.from_numpy(raw.labels).to(device), torch.from_numpy(raw.pixels).to(device), moved
 
     def _kept(self, count: int, generator: torch.Generator) -> Tensor:
-        """How many tokens each sample may read, (B,): drawn evenly from `sampler.nested`."""
+        """Number of tokens (B,) that each sample may read, drawn uniformly from `sampler.nested`."""
         choices = torch.tensor(self.policy.config.sampler.nested)
         return choices[torch.randint(len(choices), (count,), generator=generator)]
 
     def _colours(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Brightness, colour balance and offset, one draw per image; pixels are in [-1, 1]."""
+        """Change brightness, colour balance and offset at random, per image; pixels (B, N, 3, H, W) in [-1, 1]."""
         a = self.augment
         if not (a.gain or a.colour or a.offset):
             return pixels
@@ -184,16 +200,16 @@ class BatchMaker:
         return (pixels * gain.to(pixels.device) + offset.to(pixels.device)).clamp(-1, 1)
 
     def _lose_cameras(self, pixels: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Lose at most one camera per sample: its tokens masked, or its image black."""
+        """Remove at most one camera per sample, at random: either its tokens are masked or its image is black."""
         count, cameras = mask.shape
         if not self.augment.camera_drop or cameras < 2:
             return pixels, mask
         lost = torch.rand(count, generator=generator) < self.augment.camera_drop * cameras
         which = torch.randint(cameras, (count,), generator=generator)
         black = torch.rand(count, generator=generator) < 0.5
-        rows = torch.arange(count)
+        samples = torch.arange(count)
         mask = mask.clone()
-        mask[rows[lost & ~black], which[lost & ~black]] = False
+        mask[samples[lost & ~black], which[lost & ~black]] = False
         dark = -1.0 if pixels.ndim == 5 else black_tokens(self.policy)
-        pixels[rows[lost & black], which[lost & black]] = dark
+        pixels[samples[lost & black], which[lost & black]] = dark
         return pixels, mask

@@ -1,4 +1,4 @@
-"""One training process: builds everything from a TrainConfig and steps until the schedule ends."""
+"""One process of a training run: data, model, optimiser, training loop, validation, saving."""
 
 import copy
 import time
@@ -35,28 +35,29 @@ from grids_policy.train.start import TOKENIZER, settle_tokenizer, started_from
 from grids_policy.train.state import Average, TrainProgress, learning_rate, load_state, save_state, share_done
 
 _VALIDATION_BATCHES = 8
-_ALIKE = ("fps", "joints", "labels", "points", "image_hw")  # of all data of one run
+_ALIKE = ("fps", "joints", "labels", "points", "image_hw")  # must be equal in all data of a run
 STATISTICS = "statistics.safetensors"
 
 
 class ClosedLoop(Protocol):
-    """Measures a checkpoint in closed loop; handed in by the caller, since this package knows no simulator."""
+    """Measures a checkpoint in closed loop. The caller passes one in, because this package has no simulator."""
 
     def __call__(self, checkpoint: Path, *, task: str, episodes: int, fps: float) -> dict[str, float]:
-        """success_rate with its interval (low, high) in 0..1, and episodes. Raises GridsError when it cannot run."""
+        """success_rate and its interval low, high, all in 0..1, and episodes. Raises GridsError where it cannot run."""
         ...
 
 
-def choose_device(wanted: str, rank: int) -> torch.device:
-    if wanted != "auto":
-        return torch.device(wanted)
+def choose_device(name: str, rank: int) -> torch.device:
+    """The device called `name`; "auto" is a GPU, chosen by rank, where there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
     return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16 as asked for; "auto" is bf16 where the device multiplies it in hardware, else fp32."""
-    if wanted != "auto":
-        return wanted
+def choose_precision(name: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16; "auto" is bf16 where the device has bf16 instructions, else fp32."""
+    if name != "auto":
+        return name
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -66,26 +67,26 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def seeded(seed: int, *numbers: int) -> torch.Generator:
-    """A generator that depends on all numbers."""
+    """A torch generator seeded by all these numbers together."""
     state = np.random.SeedSequence([seed, *numbers]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
 def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
-    """All data of a run. Raises CacheError where its cameras are not the model's."""
+    """Open all data of a run. Raises CacheError where they do not fit the model or one another."""
     data, shards = config.data, ()
     if data.frames:
         shards += open_cache([Path(folder) for folder in data.frames])
     for shard in shards:
         if shard.spec.image_hw != config.model.resize_hw:
             raise CacheError(
-                f"expected frames of {config.model.resize_hw} (height, width) as model.resize_hw says, got "
+                f"expected frames of {config.model.resize_hw} (height, width) as in model.resize_hw, got "
                 f"{shard.spec.image_hw}: make them with ./grids frames --size"
             )
     shards += tuple(open_lerobot(folder, config.model) for folder in data.dataset)
     for shard in shards:
         if shard.spec.cameras != config.model.cameras:
-            raise CacheError(f"expected cameras {config.model.cameras} as the model has, got {shard.spec.cameras}")
+            raise CacheError(f"expected cameras {config.model.cameras} (model.image_keys), got {shard.spec.cameras}")
         refuse_other_units(shards[0].spec, shard.spec)
         differs = [n for n in _ALIKE if getattr(shard.spec, n) != getattr(shards[0].spec, n)]
         if differs:
@@ -94,19 +95,22 @@ def open_shards(config: TrainConfig) -> tuple[Shard, ...]:
 
 
 class TrainingRun:
-    """Everything of one process. `train` returns when the schedule is over."""
+    """One process of a training run. Continues the run in `folder` where there is one."""
 
     def __init__(
         self, config: TrainConfig, folder: Path, process: TrainingProcess, evaluate: ClosedLoop | None = None
     ) -> None:
-        """`evaluate` measures success of a saved checkpoint while training; None: `closed_loop_every_s` must be 0."""
+        """evaluate: measures the success of saved checkpoints; None only with closed_loop_every_s 0.
+
+        Raises ConfigError, CacheError or ResumeError.
+        """
         if config.closed_loop_every_s and evaluate is None:
             raise ConfigError(
                 f"closed_loop_every_s: expected 0 without an evaluator, got {config.closed_loop_every_s:g}: "
                 "start the training with ./grids train"
             )
         self.config, self.folder, self.process, self.evaluate = config, folder, process, evaluate
-        self.stopping = False  # set by a signal; the step that runs is finished and saved
+        self.stopping = False  # set by a signal handler; `train` then finishes the current step, saves and returns
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device, process.rank)
@@ -114,18 +118,18 @@ class TrainingRun:
         self._open_data()
         self.statistics = self._statistics()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)  # heads and LoRA draw their first weights from torch's own generator
+            torch.manual_seed(config.seed)  # auxiliary heads and LoRA are initialised from torch's global generator
             self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
         self.make = self._batch_maker()
         self._freeze()
         self._continue()
         if config.compile:
-            self.module.compile(dynamic=False)  # names and copies stay those of the plain module
+            self.module.compile(dynamic=False)  # in place: parameter names stay the same
         self.wrapped = DistributedDataParallel(self.module) if process.size > 1 else self.module
 
     # --- parts -------------------------------------------------------------------------------------------------
     def _open_data(self) -> None:
-        """Sets tokenizer, feed and held_out (None: nothing is held out)."""
+        """Set tokenizer, feed and held_out (None: no validation data)."""
         config = self.config
         shards = open_shards(config)
         samples = list_samples(shards, config.data.task_weights)
@@ -141,7 +145,7 @@ class TrainingRun:
         return Tokenizer.from_file(str(self.folder / TOKENIZER))
 
     def _statistics(self) -> dict[str, Tensor]:
-        """From the first session of this run, so that more data later does not change what the numbers mean."""
+        """Statistics of the data at the start of the run. A continued run keeps them, even if its data have changed."""
         path = self.folder / STATISTICS
         if not path.exists() and self.process.first:
             values = self.feed.statistics(self.config.data.action_statistics)
@@ -162,9 +166,9 @@ class TrainingRun:
         return policy
 
     def _started(self) -> SmolVLA:
-        """The weights to fine-tune, behind this run's sampler when the checkpoint has another one."""
+        """The checkpoint to fine-tune, with the sampler of this run."""
         loaded, nested = started_from(self.config)
-        if self.config.model.sampler.nested and not nested:  # an order that was trained with is kept
+        if self.config.model.sampler.nested and not nested:  # a trained order of the tokens is kept
             self._spread(loaded.policy)
         return loaded.policy.train()
 
@@ -181,7 +185,7 @@ class TrainingRun:
         return BatchMaker(self.module.policy, *moved, self.config.augment, self.config.loss)
 
     def _freeze(self) -> None:
-        """Frozen towers, and weights that no gradient reaches (the dead tail of the last language layer)."""
+        """Freeze the vision side where configured, and all weights without gradient (unused ones of the last layer)."""
         if self.config.freeze_vision:
             self._freeze_vision()
         raw = self.feed.batch(np.arange(2), None, self.config.augment)
@@ -192,7 +196,7 @@ class TrainingRun:
             parameter.grad = None
 
     def _freeze_vision(self) -> None:
-        """Vision tower and connector stay as they are: the first process sends each image through them, once."""
+        """Freeze vision tower and connector; the first process caches their output for every image."""
         policy = self.module.policy
         refuse_image_changes(self.config.augment)
         policy.vision.requires_grad_(requires_grad=False)
@@ -217,10 +221,10 @@ class TrainingRun:
         return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
 
     def _continue(self) -> None:
-        """Optimiser, loss scale, averaged weights and progress: new ones, or those saved in the run's folder."""
+        """Set optimiser, loss scaler, averaged weights and progress: new ones, or the saved ones of the run."""
         config = self.config
         self.optimiser = self._optimiser()
-        # fp16 gradients of a plain loss underflow; for other precisions the scaler does nothing.
+        # fp16 gradients underflow without loss scaling; with other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = Average(self.module, config.ema) if config.ema and self.process.first else None
         self.progress = TrainProgress()
@@ -228,16 +232,18 @@ class TrainingRun:
             self.progress = load_state(self.folder / "state", self.module, self.optimiser, self.average, self.scaler)
 
     def autocast(self):
+        """Context in which the forward pass has this run's precision."""
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, kinds[self.precision])
 
     # --- stepping ----------------------------------------------------------------------------------------------
     def raw_batch(self, step: int) -> RawBatch:
+        """The batch of one step; depends on seed, rank and step only."""
         rng = np.random.default_rng([self.config.seed, self.process.rank, step, 1])
         return self.feed.batch(self.feed.draw(rng, self.config.batch), rng, self.config.augment)
 
     def step(self, raw: RawBatch) -> tuple[Losses, float]:
-        """One update; returns losses and the gradient's norm."""
+        """One update of the weights; returns the losses and the norm of the gradient before clipping."""
         config, number = self.config, self.progress.step
         batch = self.make(raw, seeded(config.seed, self.process.rank, number, 2), training=True)
         rate = learning_rate(number, share_done(self.progress, config.optimiser), config.optimiser)
@@ -256,7 +262,7 @@ class TrainingRun:
         return losses, float(norm)
 
     def train(self, log: Log | None) -> None:
-        """Steps until the schedule ends or `stopping` is set. The first process logs, validates and saves."""
+        """Update until the schedule ends or `stopping` is set. The first process logs (`log`), validates and saves."""
         config, prefetch = self.config, Prefetch(self.raw_batch, self.progress.step)
         self._last = dict.fromkeys(("save", "validation", "closed loop"), time.monotonic())
         try:
@@ -270,7 +276,7 @@ class TrainingRun:
                 self.progress = TrainProgress(self.progress.step + 1, elapsed_s, self.progress.samples + done)
                 if self.process.first:
                     log.step(self.progress, losses, norm=norm, lr=self.optimiser.param_groups[0]["lr"])
-                    self._do_what_is_due(log)
+                    self._periodic(log)
             if self.process.first:
                 if self.held_out is not None and not stop and log.validated_at != self.progress.step:
                     log.write("validation", self.progress, self.validate())
@@ -278,8 +284,8 @@ class TrainingRun:
         finally:
             prefetch.close()
 
-    def _do_what_is_due(self, log: Log) -> None:
-        """Validate, save and measure success, each when its time has come."""
+    def _periodic(self, log: Log) -> None:
+        """Validate, save and measure success in closed loop, each at its interval."""
         config, now = self.config, time.monotonic()
         if now - self._last["validation"] > config.validate_every_s and self.held_out is not None:
             log.write("validation", self.progress, self.validate())
@@ -293,7 +299,7 @@ class TrainingRun:
             self._last["save"] = self._last["closed loop"] = time.monotonic()
 
     def averaged(self) -> PolicyLoss:
-        """A copy with the averaged weights, in eval mode."""
+        """A copy of the module with the averaged weights, in eval mode."""
         module = copy.deepcopy(self.module).eval()
         if self.average is not None:
             self.average.copy_to(module)
@@ -301,20 +307,23 @@ class TrainingRun:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float | list[float]]:
-        """Averaged weights on held-out episodes, always the same frames and noise."""
+        """Errors of the averaged weights on held-out episodes; the frames and the noise are always the same.
+
+        flow: loss; action_mae_rad: mean absolute error of sampled actions, rad; labels: mean absolute error per label.
+        """
         module, rng = self.averaged(), np.random.default_rng(0)
         flow, labels, action = [], [], []
         for number in range(_VALIDATION_BATCHES):
             raw = self.held_out.batch(self.held_out.draw(rng, 32), None, self.config.augment)
-            batch, wanted, pixels, random = self.make(raw, seeded(1, number), training=False)
+            batch, target, pixels, random = self.make(raw, seeded(1, number), training=False)
             with self.autocast():
-                losses = module(batch, wanted, pixels, random)
+                losses = module(batch, target, pixels, random)
                 chunk = self._sample(module.policy, batch, number)
             flow.append(float(losses.flow))
             labels.append(losses.labels.float().cpu())
-            wrong = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs().cpu()
-            wrong = wrong / torch.from_numpy(self.feed.per_rad)
-            action.append(float(wrong[~batch.action_is_pad.cpu()].mean()))
+            error = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs().cpu()
+            error_rad = error / torch.from_numpy(self.feed.per_rad)
+            action.append(float(error_rad[~batch.action_is_pad.cpu()].mean()))
         named = dict(zip(self.feed.shards[0].spec.labels, torch.stack(labels).mean(0).tolist(), strict=False))
         return {"flow": float(np.mean(flow)), "action_mae_rad": float(np.mean(action)), "labels": named}
 
@@ -325,14 +334,14 @@ class TrainingRun:
         return chunk[..., : config.action_dim].float()
 
     def _check_closed_loop(self, log: Log) -> None:
-        """A simulator that does not run here is no reason to end a training."""
+        """Measure success in closed loop and log it. If the simulator cannot run, training continues without."""
         try:
             log.write("closed_loop", self.progress, self.closed_loop())
         except GridsError as error:
-            log.say(f"closed loop: {error}; training goes on without")
+            log.say(f"closed loop: {error}; training continues without it")
 
     def closed_loop(self) -> dict[str, float]:
-        """Success of the saved checkpoint as the evaluator measures it; the other processes wait meanwhile."""
+        """Success of the saved checkpoint, see `ClosedLoop`. The other processes of the run wait meanwhile."""
         config = self.config
         return self.evaluate(
             self.folder / "checkpoint",
@@ -343,17 +352,18 @@ class TrainingRun:
 
     @property
     def trained_on(self) -> TrainedOn:
-        """What the checkpoint says about its data: units, action steps per second, robot."""
+        """Units, action steps per second and robot type of the data, as they are stored in the checkpoint."""
         spec = self.feed.shards[0].spec
         return TrainedOn(spec.units, spec.fps / self.config.data.frame_stride, spec.robot_type)
 
     def save(self) -> None:
-        """State to go on from, and the averaged weights as a checkpoint."""
+        """Write RUN/state, to continue the run, and RUN/checkpoint with the averaged weights."""
         whole = {"progress": self.progress, "scaler": self.scaler}
         save_state(self.folder / "state", self.module, self.optimiser, self.average, **whole)
         save_checkpoint(self.folder / "checkpoint", self.checkpoint())
 
     def checkpoint(self) -> Checkpoint:
+        """The averaged weights, LoRA merged, with statistics and tokenizer."""
         shards = self.feed.shards
         hw = shards[0].spec.image_hw
         policy = self.averaged().policy.cpu()

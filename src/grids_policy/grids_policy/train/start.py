@@ -1,4 +1,4 @@
-"""What a run begins with: a tokenizer, and the weights of a checkpoint made to fit the run's model."""
+"""The start of a training run: its tokenizer, and the weights of the checkpoint it fine-tunes."""
 
 import shutil
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ TOKENIZER = "tokenizer.json"
 
 
 def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]) -> None:
-    """Put the run's tokenizer into its folder: the one named, else the checkpoint's, else one fitted to `sentences`.
+    """Write the run's tokenizer.json: data.tokenizer, else that of start_from, else one trained on `sentences`.
 
-    Word embeddings belong to the ids of the tokenizer they were trained with, so a checkpoint never gets another one
-    by itself. Raises ConfigError.
+    Word embeddings belong to the ids of one tokenizer, so a checkpoint without tokenizer.json needs data.tokenizer.
+    Raises ConfigError.
     """
     path = folder / TOKENIZER
     if path.exists():
@@ -46,35 +46,36 @@ def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]
 
 
 def started_from(config: TrainConfig) -> tuple[Checkpoint, bool]:
-    """(the checkpoint behind this run's sampler, whether its tokens are already nested). Raises ConfigError.
+    """The checkpoint to fine-tune, with the sampler of config.model; and whether it was trained with nested tokens.
 
-    Its statistics are not needed: a run has those of its own data. No weight belongs to a camera, so cameras of other
-    names (smolvla_base: camera1 to camera3) become the model's; the same names in another order are refused.
+    Its statistics are not read: a run uses those of its own data. No weight belongs to a camera, so cameras of other
+    names (smolvla_base: camera1 to camera3) are renamed to the model's. Raises ConfigError where the cameras are the
+    same in another order, or where the models differ.
     """
-    wanted = config.model
+    model = config.model
     loaded = load_checkpoint(config.start_from, identity_stats=True)
-    if set(loaded.config.cameras) == set(wanted.cameras) and loaded.config.cameras != wanted.cameras:
+    if set(loaded.config.cameras) == set(model.cameras) and loaded.config.cameras != model.cameras:
         raise ConfigError(
             f"start_from: the checkpoint's cameras are {list(loaded.config.cameras)}, in this order; the model has "
-            f"{list(wanted.cameras)}: change the order in model.image_keys"
+            f"{list(model.cameras)}: change the order in model.image_keys"
         )
-    if loaded.config.vision.stem[:1] != wanted.vision.stem[:1]:
+    if loaded.config.vision.stem[:1] != model.vision.stem[:1]:
         try:
-            loaded = with_finer_images(loaded, wanted)
+            loaded = with_finer_images(loaded, model)
         except ValueError as error:
             raise ConfigError(f"start_from: {error}") from error
     before = loaded.config.sampler
-    if replace(before, nested=wanted.sampler.nested) == wanted.sampler:
-        loaded = with_nested(loaded, wanted.sampler.nested)
+    if replace(before, nested=model.sampler.nested) == model.sampler:
+        loaded = with_nested(loaded, model.sampler.nested)
     else:
-        loaded = with_sampler(loaded, wanted.sampler, seed=config.seed)
-    loaded.policy.config = _with_cameras_of(wanted, loaded.config)
+        loaded = with_sampler(loaded, model.sampler, seed=config.seed)
+    loaded.policy.config = _with_cameras_of(model, loaded.config)
     found = loaded.config
-    if found != wanted:
-        differs = [f for f in found.__slots__ if getattr(found, f) != getattr(wanted, f)]
+    if found != model:
+        differs = [f for f in found.__slots__ if getattr(found, f) != getattr(model, f)]
         raise ConfigError(f"start_from: the checkpoint differs from the config's model in {', '.join(differs)}")
     return loaded, bool(before.nested)
 
 
-def _with_cameras_of(wanted: PolicyConfig, found: PolicyConfig) -> PolicyConfig:
-    return replace(found, image_keys=wanted.image_keys, image_hw=wanted.image_hw, empty_cameras=wanted.empty_cameras)
+def _with_cameras_of(model: PolicyConfig, found: PolicyConfig) -> PolicyConfig:
+    return replace(found, image_keys=model.image_keys, image_hw=model.image_hw, empty_cameras=model.empty_cameras)

@@ -1,4 +1,4 @@
-"""What a run must remember to go on exactly where it stopped, and how it is written: safetensors and JSON, no pickle.
+"""State of a training run, saved so that the run can be resumed exactly. safetensors and JSON, no pickle.
 
 RUN/checkpoint/          LeRobot layout, averaged weights: what `./grids export` and `./grids eval` read
 RUN/state/weights.safetensors, optimiser.safetensors, average.safetensors, progress.json
@@ -20,34 +20,34 @@ from grids_policy.train.config import OptimiserConfig
 
 
 class ResumeError(ValueError):
-    """A saved state that does not fit; the text says what was expected and what came."""
+    """A saved state that cannot be used; the text names what was expected and what came."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """step: updates done. elapsed_s: time spent training, over all sessions."""
+    """Progress of a run since its very start, over all interruptions."""
 
-    step: int = 0
-    elapsed_s: float = 0.0
-    samples: int = 0
+    step: int = 0  # updates done
+    elapsed_s: float = 0.0  # wall time of the updates
+    samples: int = 0  # drawn, over all processes
 
 
 def share_done(progress: TrainProgress, config: OptimiserConfig) -> float:
-    """0 at the start, 1 at the end, by wall clock or by steps."""
+    """Progress along the schedule: 0 at the start, 1 at the end. By wall time where `minutes` is set, else by steps."""
     if config.minutes > 0:
         return min(1.0, progress.elapsed_s / (60 * config.minutes))
     return min(1.0, progress.step / config.steps)
 
 
 def learning_rate(step: int, share: float, config: OptimiserConfig) -> float:
-    """Linear warm-up by steps, then half a cosine from lr to final_lr."""
+    """Learning rate after `step` updates: linear warm-up, then a half cosine from lr to final_lr over share 0..1."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * share))
     return warm * (config.final_lr + (config.lr - config.final_lr) * cosine)
 
 
 class Average:
-    """Exponential moving average of the trainable weights; the first steps count more than `decay` says."""
+    """Exponential moving average of the trainable weights, with a smaller decay in the first steps."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -55,20 +55,21 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
+        """Include the weights of `module`; step: updates before the last one."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         live = [p.detach() for _, p in module.named_parameters() if p.requires_grad]
         torch._foreach_lerp_(list(self.values.values()), live, weight)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Write the averaged weights into another instance of the module."""
+        """Copy the averaged weights into `module`, another instance of the same module."""
         target = dict(module.named_parameters())
         for name, value in self.values.items():
             target[name].copy_(value)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """Moments and step counts as flat tensors, "<parameter>.<entry>"."""
+    """State of the optimiser (moments, step counts) as tensors named "<parameter>.<entry>"."""
     found = {}
     for parameter, entries in optimiser.state.items():
         for entry, value in entries.items():
@@ -79,6 +80,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[Tensor, s
 def restore_optimiser(
     optimiser: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
 ) -> None:
+    """Set the optimiser's state, in place, from `optimiser_tensors`. Raises ResumeError where a parameter lacks it."""
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             prefix = f"{names[parameter]}."
@@ -98,7 +100,7 @@ def save_state(
     progress: TrainProgress,
     scaler: torch.amp.GradScaler,
 ) -> None:
-    """Whole or not at all; an existing state is replaced."""
+    """Write RUN/state. It is written beside its place and renamed, so an existing state is replaced as a whole."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -125,7 +127,7 @@ def load_state(
     average: Average | None,
     scaler: torch.amp.GradScaler,
 ) -> TrainProgress:
-    """Fill everything in place. Raises ResumeError when the state is of another model."""
+    """Restore module, optimiser, average and scaler, in place, and return the progress. Raises ResumeError."""
     try:
         weights = load_file(folder / "weights.safetensors")
         moments = load_file(folder / "optimiser.safetensors")
@@ -134,7 +136,9 @@ def load_state(
         raise ResumeError(f"{folder}: expected a saved training state: {error}") from error
     own = dict(module.named_parameters())
     if differing := sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]:
-        raise ResumeError(f"{folder}: it is the state of another model: {differing[0]} does not fit")
+        raise ResumeError(
+            f"{folder}: expected the state of this model, got that of another model: {differing[0]} differs"
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])

@@ -1,4 +1,7 @@
-"""A byte-level tokenizer like SmolVLM2's, fitted to a dataset's own sentences: any text works, ids stay small."""
+"""A byte-level tokenizer like SmolVLM2's with a small vocabulary, trained on the instructions of a dataset.
+
+It encodes any text; only the embedding table is smaller.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +12,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def fit_tokenizer(sentences: Iterable[str], vocabulary: int, path: Path) -> None:
-    """Write tokenizer.json with at most `vocabulary` ids (at least 260 are needed for the bytes)."""
+    """Train a tokenizer and write it to `path`. At most `vocabulary` ids; at least 260 are needed for the bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

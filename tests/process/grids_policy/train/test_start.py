@@ -148,7 +148,7 @@ def test_a_closed_loop_that_cannot_run_does_not_end_the_training(frames: Path, t
     run, said = TrainingRun(config, tmp_path / "run", TrainingProcess(), fails), []
     run.train(Log(tmp_path / "run", config, said.append))
     assert run.progress.step == config.optimiser.steps
-    assert any("closed loop: no EGL here; training goes on" in text for text in said)
+    assert any("closed loop: no EGL here; training continues" in text for text in said)
 
 
 def test_a_closed_loop_without_an_evaluator_is_refused(frames: Path, tmp_path: Path) -> None:
