@@ -11,8 +11,6 @@ from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.reuse import FrameReuse
 
-CHECKPOINT_FPS = 10.0  # action steps per second of a checkpoint that does not say it
-
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
@@ -149,7 +147,7 @@ def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(folder)
     meaning = meaning_of(checkpoint, options.system, options.calibration, options.fps)
-    wanted = ExportOptions(fps=meaning.fps or CHECKPOINT_FPS, units=meaning.units, name=folder.name, per_camera=True)
+    wanted = ExportOptions(fps=meaning.fps, units=meaning.units, name=folder.name, per_camera=True)
     spec = policy_spec(checkpoint, wanted)
     encoder = SentenceEncoder(folder, spec.language)
     return RuntimeActor(folder.name, TorchRuntime(checkpoint, spec), encoder, options)

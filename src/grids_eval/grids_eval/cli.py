@@ -86,7 +86,9 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--execute-rows", dest="n_action_steps", type=int, default=argparse.SUPPRESS,
                         help=argparse.SUPPRESS)  # fmt: skip  # the old spelling
     parser.add_argument(
-        "--fps", type=float, help="action steps per second of a checkpoint that does not say it (default: 10)"
+        "--fps",
+        type=float,
+        help="action steps per second of a checkpoint that states none (default: 30)",
     )
     parser.add_argument(
         "--units", type=parse_system, choices=SYSTEMS, default="",
@@ -233,12 +235,11 @@ def _step_seconds(arguments: argparse.Namespace) -> float:
 
     if (arguments.policy / "policy.json").is_file():
         return read_manifest(arguments.policy).dt
-    from grids_eval.actors import CHECKPOINT_FPS
     from grids_policy.model.checkpoint import read_trained_on
     from grids_policy.model.trained_on import with_choices
 
     found = read_trained_on(arguments.policy)
-    return 1 / (with_choices(found, arguments.units, arguments.calibration, arguments.fps).fps or CHECKPOINT_FPS)
+    return 1 / (with_choices(found, arguments.units, arguments.calibration, arguments.fps).fps)
 
 
 def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:

@@ -40,11 +40,11 @@ from grids_policy.export.precision import convert
 from grids_policy.export.spec import ExportError, ExportOptions, parse_cameras, policy_spec, refuse_unknown_cameras
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
 from grids_policy.model.nested import with_tokens
+from grids_policy.model.trained_on import USUAL_FPS
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.bundle import Bundle, StoredUnits
 
 PRECISIONS = tuple(TOLERANCES)
-_FPS = 30.0  # LeRobot's usual rate, where nobody says another
 
 
 def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, list[int]]) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
     parser.add_argument(
-        "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {_FPS:g})"
+        "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {USUAL_FPS:g})"
     )
     parser.add_argument(
         "--units", type=parse_system, choices=SYSTEMS, default="",
@@ -248,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
         options = ExportOptions(
             precision=arguments.precision,
             cameras=arguments.cameras,
-            fps=meaning.fps or _FPS,
+            fps=meaning.fps,
             units=meaning.units,
             name=arguments.name,
             instruction=arguments.instruction,

@@ -22,6 +22,9 @@ _HALF_RANGE = 100.0  # normalised joints end at ±100
 _GRIPPER = JOINT_NAMES.index("gripper")
 
 
+USUAL_FPS = 30.0  # LeRobot's recording rate: assumed for a checkpoint that states none and a user who gives none
+
+
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
     """Properties of the training data; None or "" where they are unknown."""
@@ -50,7 +53,7 @@ def trained_on_from_json(tree: dict) -> TrainedOn:
 def with_choices(
     found: TrainedOn, system: str = "", calibration: Path | None = None, fps: float | None = None
 ) -> TrainedOn:
-    """`found`, completed by the user's values ("" or None: not given). Unknown units become rad.
+    """`found`, completed by the user's values ("" or None: not given). Otherwise rad and USUAL_FPS.
 
     Raises UnitsError or CalibrationError where the two contradict each other.
     """
@@ -70,14 +73,14 @@ def _chosen_units(found: Units | None, system: str, calibration: Path | None) ->
     return found
 
 
-def _chosen_fps(found: float | None, fps: float | None) -> float | None:
+def _chosen_fps(found: float | None, fps: float | None) -> float:
     if fps is not None and not fps > 0:
         raise UnitsError(f"--fps: expected a rate above 0, got {fps:g}")
     if None not in (found, fps) and not math.isclose(found, fps, rel_tol=1e-3):
         raise UnitsError(
             f"--fps {fps:g}: the checkpoint was trained with {found:g} action steps per second; leave --fps out"
         )
-    return fps if found is None else found
+    return found or fps or USUAL_FPS
 
 
 def refuse_impossible_rad(found: TrainedOn, chosen: TrainedOn, normalizers: Iterable[Normalizer]) -> None:

@@ -98,7 +98,7 @@ def choose(requested: str, available: list[str], gpu: Gpu | str, tensorrt: str |
         elif isinstance(gpu, str):
             missing[engine] = f"{engine}: {gpu}"
         elif engine == "tensorrt" and tensorrt is None:
-            missing[engine] = "tensorrt: libnvinfer.so.10 not found (.venv/bin/pip install tensorrt-cu12)"
+            missing[engine] = "tensorrt: libnvinfer.so.10 not found (.venv/bin/pip install 'tensorrt-cu13-libs==10.*')"
     if requested != "auto":
         if requested in missing:
             raise BundleError(f"expected engine {requested!r}, but it cannot run here: {missing[requested]}")
