@@ -19,9 +19,9 @@ def episode(seed: int, ticks: int = 11, task: str = "one") -> EpisodeFrames:
     """Ticks count up: state = tick, action = tick + 0.5, image = its own number."""
     images = -(-ticks // 2)
     ramp = np.arange(ticks, dtype=np.float32)[:, None] * np.ones(3, np.float32)
-    pictures = np.broadcast_to(np.arange(images, dtype=np.uint8)[:, None, None, None], (images, 8, 8, 3))
+    frames = np.broadcast_to(np.arange(images, dtype=np.uint8)[:, None, None, None], (images, 8, 8, 3))
     return EpisodeFrames(
-        f"do {task}", task, seed, {"front": pictures, "wrist": pictures + 100}, ramp, ramp + 0.5,
+        f"do {task}", task, seed, {"front": frames, "wrist": frames + 100}, ramp, ramp + 0.5,
         np.arange(ticks) >= 2, np.full((images, 2), seed, np.float32), np.full((images, 2, 1, 2), 0.5, np.float32),
         np.ones(images, np.float32),
     )  # fmt: skip

@@ -118,14 +118,14 @@ def test_progress_goes_to_tensorboard_and_without_it_is_said_to_be_in_the_log(
     if not installed:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run = run_steps(configured(frames), tmp_path / "run", 0)
-    said: list[str] = []
-    log = Log(tmp_path / "run", replace(run.config, log_every_s=0.0), said.append)
+    lines: list[str] = []
+    log = Log(tmp_path / "run", replace(run.config, log_every_s=0.0), lines.append)
     losses, norm = run.step(run.raw_batch(0))
     log.step(run.progress, losses, norm=norm, lr=3e-3)
-    assert "ETA" in said[-1]
+    assert "ETA" in lines[-1]
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text())["kind"] == "train"
     assert bool(list((tmp_path / "run").glob("tensorboard/events*"))) == installed
-    assert ("TensorBoard is not installed" in said[0]) != installed
+    assert ("TensorBoard is not installed" in lines[0]) != installed
 
 
 def test_lora_starts_as_the_model_trains_little_and_is_merged_in_the_checkpoint(frames: Path, tmp_path: Path) -> None:
@@ -209,10 +209,10 @@ def test_two_processes_stop_together_on_a_signal_with_their_state_saved(frames: 
     command = [sys.executable, "-m", "grids_policy.train.cli", "--config", str(path), "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        said = next((line for line in iter(process.stderr.readline, "") if "step 3 " in line or "rror" in line), "")
+        output = next((line for line in iter(process.stderr.readline, "") if "step 3 " in line or "rror" in line), "")
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
-    assert "step 3 " in said
+    assert "step 3 " in output
     assert process.returncode == 0
     assert "stopped and saved" in rest
     step = json.loads((out / "state" / "progress.json").read_text())["step"]

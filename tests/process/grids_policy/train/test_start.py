@@ -145,10 +145,10 @@ def test_a_closed_loop_that_cannot_run_does_not_end_the_training(frames: Path, t
 
     config = replace(configured(frames), closed_loop_every_s=1e-6, validate_every_s=1e9)
     (tmp_path / "run").mkdir()
-    run, said = TrainingRun(config, tmp_path / "run", TrainingProcess(), fails), []
-    run.train(Log(tmp_path / "run", config, said.append))
+    run, lines = TrainingRun(config, tmp_path / "run", TrainingProcess(), fails), []
+    run.train(Log(tmp_path / "run", config, lines.append))
     assert run.progress.step == config.optimiser.steps
-    assert any("closed loop: no EGL here; training continues" in text for text in said)
+    assert any("closed loop: no EGL here; training continues" in text for text in lines)
 
 
 def test_a_closed_loop_without_an_evaluator_is_refused(frames: Path, tmp_path: Path) -> None:

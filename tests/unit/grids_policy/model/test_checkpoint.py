@@ -351,9 +351,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN, ids=str)
 def test_a_broken_folder_is_refused_with_one_sentence_naming_the_culprit(tiny, case):
-    change, said = BROKEN[case]
+    change, message = BROKEN[case]
     change(tiny)
-    with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
+    with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
         load_checkpoint(tiny)
     text = str(caught.value)
     assert str(tiny) in text
@@ -403,7 +403,7 @@ def finer(config: PolicyConfig, kernel: int, stride: int, hw: tuple[int, int]) -
     return dataclasses.replace(config, vision=vision, image_hw=(hw, hw), resize_hw=hw)
 
 
-def test_with_finer_pictures_the_tower_sees_what_it_saw():
+def test_with_finer_images_the_vision_tower_gives_the_same_features():
     coarse = load_checkpoint(DEMO)
     kernel, stride = (2 * side for side in coarse.config.vision.stem[0][1:])
     size = tuple(2 * side for side in coarse.config.resize_hw)
@@ -418,7 +418,7 @@ def test_with_finer_pictures_the_tower_sees_what_it_saw():
     assert (seen - again).abs().mean() < 0.05 * seen.std()
 
 
-def test_finer_pictures_refuse_another_token_grid():
+def test_finer_images_refuse_another_token_grid():
     coarse = load_checkpoint(DEMO)
     _, kernel, stride = coarse.config.vision.stem[0]
     rows, columns = coarse.config.resize_hw

@@ -257,7 +257,7 @@ def test_dense_keeps_everything():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("kind", "magic", "sampler.kind must be one of dense, grids, random, topk; got 'magic'"),
         ("pooling", "sum", "sampler.pooling"),
@@ -265,8 +265,8 @@ def test_dense_keeps_everything():
         ("tokens", 0, "sampler.tokens must be positive"),
     ],
 )
-def test_impossible_sampler_options_are_named(field, value, said):
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_impossible_sampler_options_are_named(field, value, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         SamplerConfig(**{field: value})
 
 

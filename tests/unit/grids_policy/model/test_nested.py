@@ -38,7 +38,7 @@ def sampled_chunk(policy, given: TrainBatch) -> torch.Tensor:
         return policy.sample(noise, encode(policy, given)[2])
 
 
-def test_every_beginning_of_the_order_covers_the_picture():
+def test_the_first_points_of_the_order_cover_the_image():
     points = lattice(16)
     order = spread_order(points)
     assert sorted(order.tolist()) == list(range(16))

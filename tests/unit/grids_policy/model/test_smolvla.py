@@ -210,7 +210,7 @@ def test_the_state_sees_all_and_nothing_sees_the_state(trained):
     other = [*given[:2], given[2] + 1.0, *given[3:]]
     first, second = (
         trained.prefill(trained.embed_prefix(trained.dense_tokens(g[0]), *g[1:]))[0][3][0] for g in (given, other)
-    )  # row 0, whose sentence has no padding: padded rows read everything, and nobody reads them
+    )  # row 0, whose sentence has no padding: padded tokens attend to everything, and no token attends to them
     assert torch.equal(first[:, :-1], second[:, :-1])
     assert not torch.equal(first[:, -1], second[:, -1])
 

@@ -33,11 +33,11 @@ def dataset(tmp_path: Path, monkeypatch) -> Path:
         one = writer.episode(f"ep-{number}")
         for frame in range(6):
             level = 60 + 60 * number
-            pictures = {
+            images = {
                 image_key(c): np.full((*HW, 3), level + 30 * (c == "wrist"), np.uint8) for c in ("front", "wrist")
             }
             row = {STATE: np.full(6, frame), ACTION: np.full(6, -frame), VALID: frame > 1, POSES: np.arange(14)}
-            one.add(pictures, row, f"task {number}")
+            one.add(images, row, f"task {number}")
         one.close()
     return writer.finish()
 

@@ -24,7 +24,7 @@ def write_shard(folder: Path, **changes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("known", [units("rad"), units("degrees"), None], ids=["rad", "degrees", "unsaid"])
+@pytest.mark.parametrize("known", [units("rad"), units("degrees"), None], ids=["rad", "degrees", "unknown"])
 def test_a_frame_cache_says_its_units(tmp_path, known):
     spec = open_shard(write_shard(tmp_path / "s0", units=known, robot_type="so100")).spec
     assert (spec.units, spec.robot_type) == (known, "so100")
@@ -59,18 +59,18 @@ def normalizer(mean: float, std: float) -> Normalizer:
     [(-95.0, 40.0, "degrees:"), (6.0, 0.1, "degrees or normalised:"), (0.0, 2.2, "degrees or normalised:")],
 )
 def test_statistics_beyond_a_full_turn_are_not_rad(mean, std, likely):
-    unsaid = TrainedOn()
+    unknown = TrainedOn()
     with pytest.raises(UnitsError, match=likely) as refused:
-        refuse_impossible_rad(unsaid, with_choices(unsaid), [normalizer(mean, std)])
+        refuse_impossible_rad(unknown, with_choices(unknown), [normalizer(mean, std)])
     assert f"--units rad: {JOINT_NAMES[1]} has mean" in str(refused.value)
 
 
 def test_statistics_that_can_be_rad_or_are_known_are_taken():
-    unsaid, known = TrainedOn(), TrainedOn(units("rad"))
-    refuse_impossible_rad(unsaid, with_choices(unsaid), [normalizer(1.6, 1.5), Normalizer()])
+    unknown, known = TrainedOn(), TrainedOn(units("rad"))
+    refuse_impossible_rad(unknown, with_choices(unknown), [normalizer(1.6, 1.5), Normalizer()])
     refuse_impossible_rad(known, with_choices(known), [normalizer(-95.0, 40.0)])
     ends = Normalizer("MIN_MAX", torch.full((6,), -3.2), torch.full((6,), 3.2))
-    refuse_impossible_rad(unsaid, with_choices(unsaid), [ends])
+    refuse_impossible_rad(unknown, with_choices(unknown), [ends])
 
 
 def test_noise_of_the_state_is_in_rad(tmp_path):
