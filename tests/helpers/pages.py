@@ -83,6 +83,16 @@ def grids_commands(page: Path) -> list[str]:
     return sorted({call for call in calls if not re.search(r"…|\$@|\[-|--help|\./grids test", call) and " -" in call})
 
 
+def run_arguments(page: Path) -> list[tuple[str, list[str]]]:
+    """(command, ["name:=value", …]) of every call of `./grids` or `ros2 launch` with launch arguments on a page."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = []
+    for name, rest in re.findall(r"(?:\./grids |grids_bringup )(\w+)(?:\.launch\.py)?((?: +[\w_]+:=[^\s`]+)+)", text):
+        pairs = [pair for pair in rest.split() if not re.search(r"…|\.\.\.$", pair)]
+        found.append((name, pairs))
+    return found
+
+
 def functions(path: Path) -> set[str]:
     """Names of all functions and classes in a module, methods as `Class.method` too."""
     found = set()

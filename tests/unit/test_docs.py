@@ -24,8 +24,10 @@ from pages import (
     room_table,
     rooms,
     rules,
+    run_arguments,
 )
 
+from grids_bringup.arguments import DeployArguments, RestArguments, TeleopArguments, parse
 from grids_bringup.cli.bench import BENCHES
 from grids_bringup.cli.commands import COMMANDS
 
@@ -85,8 +87,16 @@ def test_every_command_understands_its_options(page, monkeypatch, capsys):
     assert not wrong, "\n".join(wrong)
 
 
+@PAGES
+def test_every_run_understands_its_arguments(page):
+    schemas = {"deploy": DeployArguments, "teleop": TeleopArguments, "record": TeleopArguments, "rest": RestArguments}
+    for name, pairs in run_arguments(page):
+        parse(pairs, schemas[name])
+
+
 def test_commands_are_found_in_the_pages():
     assert sum(len(grids_commands(page)) for page in pages()) > 40
+    assert sum(len(run_arguments(page)) for page in pages()) > 8
 
 
 @pytest.mark.parametrize("package", sorted(LEVELS))
