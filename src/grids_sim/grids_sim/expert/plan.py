@@ -378,8 +378,7 @@ def _cube_places(task, held: HeldObject, goal: ObjectPose, joints: np.ndarray):
     point = np.array([goal.position_m[0], goal.position_m[1], base + drop])
     pitch0, roll0 = float(joints[1:4].sum()), float(joints[4])
     rolls = [roll0] if task == "stack_cubes" else [PREFERRED_ROLL_RAD, roll0]
-    pitches = [DOWN_RAD - tilt for tilt in TILTS_RAD] if task == "pick_place" else []
-    pitches = [pitch0, *sorted((*pitches, *[DOWN_RAD - t for t in TILTS_RAD]), key=lambda p: abs(p - pitch0))]
+    pitches = [pitch0, *sorted((DOWN_RAD - tilt for tilt in TILTS_RAD), key=lambda pitch: abs(pitch - pitch0))]
     for roll in rolls:
         for pitch in pitches:
             place = GripperTarget(point, pitch, roll, None, lateral, depth)
