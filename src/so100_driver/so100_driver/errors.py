@@ -1,22 +1,22 @@
-"""The error tree of the package. Messages say what was expected, what came and what to do."""
+"""The exceptions of the package. Messages contain what was expected, what was found and what to do."""
 
 from grids_common.errors import GridsError
 
 
 class DriverError(GridsError):
-    """Root of every error this package raises on purpose."""
+    """Base class of every error this package raises."""
 
 
 class PortError(DriverError):
-    """The serial device itself is gone, busy or refused; replies cannot be expected any more."""
+    """The serial device itself is missing, busy or not permitted."""
 
 
 class OtherArmError(DriverError):
-    """The servos at the path are not those it was configured with."""
+    """The servos on this device belong to another arm than the one read at configuration."""
 
 
 class NoReplyError(DriverError):
-    """A servo did not answer within its bounded retries."""
+    """A servo did not answer a request, retries included."""
 
     def __init__(self, servo_id: int, what: str, tries: int) -> None:
         super().__init__(

@@ -1,9 +1,9 @@
-"""Transactions with the servos of one arm: bounded retries, per-servo counters, reconnect.
+"""Transactions with the servos of one arm: bounded retries and error counters for each servo.
 
-Used by one thread. Acknowledged: `read`, `read_bytes`, `write` (status packet, retried). Fire and forget:
-`write_goals` and every sync write, which the protocol does not answer; the next state read shows what they did.
-Packets are built and parsed by the SDK; this module decides how long to wait and whom to believe: a reply counts only
-with the id that was asked, the length that was asked and a good checksum.
+Used by one thread. Acknowledged: `read`, `read_bytes`, `write` (status packet, retried). Without a reply: `write_goals`
+and every other sync write, which the protocol does not acknowledge; the next state read shows their effect. The SDK
+builds and parses packets; this module decides how long to wait and which replies are valid: only those with a
+requested id, the requested length and a correct checksum.
 """
 
 import time
@@ -36,31 +36,32 @@ from so100_driver.bus.registers import (
 from so100_driver.errors import NoReplyError, PortError
 
 OVERHEAD = 6  # header, id, length, error and checksum around the data of a status packet
-DEAD_AFTER_MISSES = 10  # then a servo leaves the per-tick read and is only probed
-PROBE_EVERY = 10  # ticks between probes of a dead servo
+DEAD_AFTER_MISSES = 10  # reads without a reply; then a servo is only probed, not read in every tick
+PROBE_EVERY = 10  # reads between probes of such a servo
 
 
 @dataclass(slots=True)
 class ServoCounters:
-    """Cumulative, one per servo."""
+    """Cumulative error counters of one servo. `foreign`: replies with an unexpected id or length."""
 
     lost: int = 0
     corrupt: int = 0
-    foreign: int = 0  # replies with an unexpected id or length
+    foreign: int = 0
     retries: int = 0
 
     @property
     def errors(self) -> int:
+        """All failed replies together."""
         return self.lost + self.corrupt + self.foreign
 
 
 @dataclass(frozen=True, slots=True)
 class BusReading:
-    """One state read. `states` holds only servos that answered; stamp = middle of the transaction, monotonic ns."""
+    """One state read. `stamp_ns`: middle of the transaction, monotonic. `states`: only the servos that answered."""
 
     stamp_ns: int
     states: dict[int, RawState]
-    errors: dict[int, int] = field(default_factory=dict)  # status error byte per servo
+    errors: dict[int, int] = field(default_factory=dict)  # error byte of each status packet, by servo id
 
 
 def _packet(servo_id: int, instruction: int, params: bytes | list[int]) -> list[int]:
@@ -68,7 +69,7 @@ def _packet(servo_id: int, instruction: int, params: bytes | list[int]) -> list[
 
 
 class ServoBus:
-    """The servos `ids` behind one serial path. `open` raises PortError; nothing happens in the constructor."""
+    """The servos `ids` on one serial device. The constructor does no I/O. Every method may raise PortError."""
 
     def __init__(
         self, path: str, ids: tuple[int, ...], *, baud: int = 1_000_000, reply_timeout_s: float = 0.006
@@ -84,35 +85,38 @@ class ServoBus:
         self._ticks = 0
 
     def open(self) -> None:
+        """Open and lock the serial device. PortError with the cause and the fix."""
         if not self.port.openPort():
             raise PortError(f"{self.path}: expected a standard baud rate, got {self.port.baudrate}")
-        self.misses = dict.fromkeys(self.ids, 0)  # who was silent before may answer now: every one is asked again
+        self.misses = dict.fromkeys(self.ids, 0)  # servos silent before may answer now: read all again
 
     def close(self) -> None:
+        """Close the device; does nothing when it is closed."""
         self.port.closePort()
 
     @property
     def is_open(self) -> bool:
+        """The device is open."""
         return self.port.is_open
 
     # -- one request -------------------------------------------------------------------------------------------------
     def _send(self, packet: list[int], reply_size: int) -> bool:
-        """Send one packet and start the reply deadline. False when nobody takes the bytes."""
+        """Send one packet and start the reply deadline. False when the bytes could not be written."""
         self.transactions += 1
         self.port.is_using = False  # the SDK leaves it set after any exception
         sent = self._sdk.txPacket(self.port, packet) == COMM_SUCCESS
         self.port.expect(len(packet) + reply_size)
         return sent
 
-    def _receive(self, wanted: list[int], size: int) -> dict[int, tuple[int, list[int]]]:
-        """Replies by id until all `wanted` answered or the line has been silent too long.
+    def _receive(self, ids: list[int], size: int) -> dict[int, tuple[int, list[int]]]:
+        """Return replies by servo id, until all `ids` answered or the reply deadline has passed.
 
-        Servos answer in the order asked. A reply with another id, out of order or twice means that one of them wrote a
-        wrong id or that an old answer came late: then nothing of this exchange is believed.
+        Servos answer in the order of the request. A reply with another id, out of order or twice means that a servo
+        sent a wrong id or that an old reply came late; then every reply of this exchange is discarded.
         """
         got: dict[int, tuple[int, list[int]]] = {}
-        order, last, trusted = {servo_id: place for place, servo_id in enumerate(wanted)}, -1, True
-        while len(got) < len(wanted):
+        order, last, trusted = {servo_id: place for place, servo_id in enumerate(ids)}, -1, True
+        while len(got) < len(ids):
             packet, result = self._sdk.rxPacket(self.port)
             if result == COMM_SUCCESS:
                 servo_id = packet[2]
@@ -120,16 +124,16 @@ class ServoBus:
                     last = order[servo_id]
                     got[servo_id] = (packet[4], packet[5 : 5 + size])
                 else:
-                    self._count_foreign(servo_id, wanted)
+                    self._count_foreign(servo_id, ids)
                     trusted = False
             elif result == COMM_RX_CORRUPT and not self.port.isPacketTimeout():
-                self._count_corrupt(packet, set(wanted) - set(got))
+                self._count_corrupt(packet, set(ids) - set(got))
             else:
                 break
-        return got if trusted or len(wanted) == 1 else {}
+        return got if trusted or len(ids) == 1 else {}
 
-    def _count_foreign(self, servo_id: int, wanted: list[int]) -> None:
-        blamed = servo_id if servo_id in self.counters else min(wanted)
+    def _count_foreign(self, servo_id: int, ids: list[int]) -> None:
+        blamed = servo_id if servo_id in self.counters else min(ids)
         if blamed in self.counters:
             self.counters[blamed].foreign += 1
 
@@ -143,8 +147,8 @@ class ServoBus:
         if servo_id in self.counters:
             self.counters[servo_id].lost += 1
 
-    def _ask(self, servo_id: int, packet: list[int], size: int, what: str, tries: int) -> list[int]:
-        """One acknowledged exchange; NoReplyError after `tries`."""
+    def _exchange(self, servo_id: int, packet: list[int], size: int, what: str, tries: int) -> list[int]:
+        """One request with a reply; returns its data bytes. NoReplyError after `tries`."""
         for attempt in range(tries):
             if attempt and servo_id in self.counters:
                 self.counters[servo_id].retries += 1
@@ -157,28 +161,31 @@ class ServoBus:
 
     # -- registers ---------------------------------------------------------------------------------------------------
     def ping(self, servo_id: int, *, tries: int = 2) -> bool:
+        """Whether the servo answers."""
         try:
-            self._ask(servo_id, _packet(servo_id, INST_PING, []), 0, "a ping", tries)
+            self._exchange(servo_id, _packet(servo_id, INST_PING, []), 0, "a ping", tries)
         except NoReplyError:
             return False
         return True
 
     def read_bytes(self, servo_id: int, address: int, size: int, *, tries: int = 6) -> bytes:
+        """Read `size` bytes at `address`. NoReplyError after `tries`."""
         packet = _packet(servo_id, INST_READ, [address, size])
-        return bytes(self._ask(servo_id, packet, size, f"a read of {size} bytes at {address}", tries))
+        return bytes(self._exchange(servo_id, packet, size, f"a read of {size} bytes at {address}", tries))
 
     def read(self, servo_id: int, register: Register, *, tries: int = 6) -> int:
+        """Read one register, in the servo's unit. NoReplyError after `tries`."""
         packet = _packet(servo_id, INST_READ, [register.address, register.size])
-        data = self._ask(servo_id, packet, register.size, f"a read of {register.name}", tries)
+        data = self._exchange(servo_id, packet, register.size, f"a read of {register.name}", tries)
         return decode(register, data)
 
     def write(self, servo_id: int, register: Register, value: int, *, tries: int = 6) -> None:
-        """Acknowledged write; the servo's status error bits do not make it fail."""
+        """Write one register, acknowledged. NoReplyError after `tries`; error bits in the reply are ignored."""
         packet = _packet(servo_id, INST_WRITE, [register.address, *encode(register, value)])
-        self._ask(servo_id, packet, 0, f"a write of {register.name}", tries)
+        self._exchange(servo_id, packet, 0, f"a write of {register.name}", tries)
 
     def write_eeprom(self, servo_id: int, values: list[tuple[Register, int]]) -> list[str]:
-        """Write those values that differ, under Lock 0; returns what was changed as `name old -> new`."""
+        """Write the values that differ, with Lock = 0 meanwhile. Returns the changes as `name old -> new`."""
         changes = [(r, self.read(servo_id, r), v) for r, v in values]
         changes = [(r, old, new) for r, old, new in changes if old != new]
         if not changes:
@@ -192,26 +199,27 @@ class ServoBus:
         return [f"{r.name} {old} -> {new}" for r, old, new in changes]
 
     def sync_write(self, register: Register, values: dict[int, int]) -> bool:
-        """Fire and forget; False when the bytes could not be handed over."""
+        """Write one register of many servos, by id, without a reply. False when the bytes could not be written."""
         payload = [register.address, register.size, *sync_write_payload(register, values)]
         return self._send(_packet(BROADCAST_ID, INST_SYNC_WRITE, payload), 0)
 
     # -- the control loop --------------------------------------------------------------------------------------------
     def write_goals(self, ticks: dict[int, int]) -> bool:
+        """Sync write of Goal_Position, ticks by servo id. False when the bytes could not be written."""
         return self.sync_write(GOAL_POSITION, ticks)
 
     def read_state(self, *, budget_s: float = 0.01) -> BusReading:
-        """State of every servo that answers: one sync read, and one retry for the missing if time is left.
+        """Read the state of every servo: one sync read, and one retry for those without a reply if time is left.
 
-        A servo silent for DEAD_AFTER_MISSES reads is probed every PROBE_EVERY reads only, so that it does not cost
-        the others their rate. A call ends `budget_s` plus one reply timeout after it began at the latest.
+        A servo silent for DEAD_AFTER_MISSES reads is probed only every PROBE_EVERY reads, so that waiting for it does
+        not slow down the others. The call takes at most `budget_s` plus one reply timeout.
         """
         self._ticks += 1
         began = time.monotonic_ns()
-        asked = self._due()
-        got = self.sync_read(asked, STATE_ADDRESS, STATE_SIZE)
+        due = self._due()
+        got = self.sync_read(due, STATE_ADDRESS, STATE_SIZE)
         middle = (began + time.monotonic_ns()) // 2
-        missing = [i for i in asked if i not in got and self.misses[i] < DEAD_AFTER_MISSES]
+        missing = [i for i in due if i not in got and self.misses[i] < DEAD_AFTER_MISSES]
         if missing and (time.monotonic_ns() - began) * 1e-9 < budget_s:
             for servo_id in missing:
                 self.counters[servo_id].retries += 1
@@ -227,7 +235,7 @@ class ServoBus:
         return alive or ([self.ids[self._ticks // 2 % len(self.ids)]] if self._ticks % 2 else [])
 
     def sync_read(self, ids: list[int], address: int, size: int) -> dict[int, tuple[int, list[int]]]:
-        """One request, (status error byte, data) of every servo that answered; the silent are counted."""
+        """Read `size` bytes from each of `ids`: (error byte, data) of those that answered; the others are counted."""
         if not ids:
             return {}
         packet = _packet(BROADCAST_ID, INST_SYNC_READ, [address, size, *ids])
@@ -239,7 +247,7 @@ class ServoBus:
         return got
 
     def read_control(self, servo_id: int) -> tuple[bool, int] | None:
-        """(torque on, goal ticks) of one servo, None without an answer. One try: the caller comes round again."""
+        """Return (torque on, goal in ticks) of one servo, None without a reply. One try: callers repeat the call."""
         try:
             data = self.read_bytes(servo_id, CONTROL_ADDRESS, CONTROL_SIZE, tries=1)
         except NoReplyError:
@@ -248,7 +256,7 @@ class ServoBus:
         return bool(data[0]), decode(GOAL_POSITION, data[offset : offset + 2])
 
     def set_torque(self, values: dict[int, bool]) -> list[int]:
-        """Switch torque; returns the servos that did not confirm it."""
+        """Switch torque on or off by servo id, and read it back. Returns the ids that did not confirm."""
         self.sync_write(TORQUE_ENABLE, {i: int(on) for i, on in values.items()})
         failed = []
         for servo_id, on in values.items():

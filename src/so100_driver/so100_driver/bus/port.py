@@ -2,11 +2,11 @@
 
 What differs from the SDK's own PortHandler, and why:
 - reads wait in select() instead of spinning (a full core otherwise) and are buffered;
-- `clearPort`, which the SDK calls before every request, throws away unread input. The SDK only drains output there,
-  so one late reply would answer every later request;
+- `clearPort`, which the SDK calls before every request, discards unread input. The SDK's own only waits for output,
+  so after one late reply every later request would get the previous reply;
 - deadlines are monotonic and a few milliseconds, not wall-clock and 34 ms;
-- the device is locked, so that a second driver is refused instead of halving the replies;
-- a device that went away raises `PortError`, whatever pyserial or termios made of it.
+- the device is locked, so that a second driver is refused instead of taking half of the replies;
+- a device that went away raises `PortError` instead of the various errors of pyserial and termios.
 """
 
 import errno
@@ -27,7 +27,7 @@ _GLOBS = ("/dev/grids-*", "/dev/serial/by-id/*", "/dev/ttyACM*", "/dev/ttyUSB*",
 
 
 def candidates() -> list[str]:
-    """Serial paths that exist and could be an arm, one per device: its stable name where it has one."""
+    """Serial devices that could be an arm, one path for each: its stable name where it has one."""
     found: dict[str, str] = {}
     for pattern in _GLOBS:
         for path in sorted(str(p) for p in Path("/").glob(pattern.removeprefix("/"))):
@@ -36,7 +36,7 @@ def candidates() -> list[str]:
 
 
 def _explain(path: str, error: OSError) -> str:
-    """One sentence for an open that failed."""
+    """One sentence for a failed open: cause and fix."""
     text = str(error)
     number = error.errno or getattr(error.__cause__ or error.__context__, "errno", None)
     if number == errno.ENOENT or not os.path.exists(path):
@@ -53,7 +53,7 @@ def _explain(path: str, error: OSError) -> str:
 
 
 class BusPort(PortHandler):
-    """PortHandler for one thread. `reply_timeout_s` is the silence after which a reply counts as lost."""
+    """The SDK's PortHandler on pyserial, for one thread. `reply_timeout_s`: silence after which a reply is lost."""
 
     def __init__(self, path: str, *, reply_timeout_s: float = 0.006) -> None:
         super().__init__(path)
@@ -63,7 +63,7 @@ class BusPort(PortHandler):
         self._deadline = 0.0
 
     def setupPort(self, cflag_baud: int) -> bool:  # noqa: N802 - the SDK's name
-        """Open and lock. PortError with the cause and the fix."""
+        """Open and lock the device. PortError with the cause and the fix."""
         if self.is_open:
             self.closePort()
         path = self.port_name
@@ -96,7 +96,7 @@ class BusPort(PortHandler):
                 self.ser.fd = None
 
     def clearPort(self) -> None:  # noqa: N802
-        """Forget every byte received so far: what comes next can only answer the next request."""
+        """Discard every byte received so far, so that old replies are not taken for the next one."""
         self._buffer.clear()
         try:
             termios.tcflush(self._fd, termios.TCIFLUSH)
@@ -104,7 +104,7 @@ class BusPort(PortHandler):
             raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
 
     def writePort(self, packet) -> int:  # noqa: N802
-        """Bytes written; 0 when nothing takes them (the far end is stopped)."""
+        """Write a packet. Returns the bytes written; 0 when the device accepts none (the other end is stopped)."""
         try:
             return os.write(self._fd, bytes(packet))
         except BlockingIOError:
@@ -121,7 +121,7 @@ class BusPort(PortHandler):
             raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
 
     def readPort(self, length: int) -> bytes:  # noqa: N802
-        """Up to `length` bytes; waits for the first one until the deadline, b"" after it."""
+        """Return up to `length` bytes; waits for the first one until the reply deadline, then b""."""
         if not self._buffer:
             self._fill()
         chunk = bytes(self._buffer[:length])
@@ -140,14 +140,17 @@ class BusPort(PortHandler):
         self._buffer += data or b""
 
     def expect(self, size: int) -> None:
-        """Start the reply deadline: wire time of `size` bytes plus the reply timeout."""
+        """Start the reply deadline: transmission time of `size` bytes plus the reply timeout."""
         self._deadline = time.monotonic() + size * self.tx_time_per_byte * 1e-3 + self.reply_timeout_s
 
     def setPacketTimeout(self, packet_length: int) -> None:  # noqa: N802
+        """Start the reply deadline for `packet_length` bytes. Called by the SDK."""
         self.expect(packet_length)
 
     def setPacketTimeoutMillis(self, msec: float) -> None:  # noqa: N802
+        """Start a reply deadline of `msec` ms. Called by the SDK."""
         self._deadline = time.monotonic() + msec * 1e-3
 
     def isPacketTimeout(self) -> bool:  # noqa: N802
+        """Whether the reply deadline has passed. Called by the SDK."""
         return time.monotonic() >= self._deadline

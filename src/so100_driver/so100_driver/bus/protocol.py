@@ -1,6 +1,6 @@
-"""Pure byte-level encoding for STS servos: register values, the per-tick state block and sync-write payloads.
+"""Byte encoding for Feetech STS servos: register values, the state block and sync-write payloads. Pure.
 
-Framing and checksums are the SDK's (`scservo_sdk`); this module never touches a port.
+The SDK (`scservo_sdk`) does framing and checksums.
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ def encode(register: Register, value: int) -> bytes:
 
 
 def decode(register: Register, data: bytes | list[int]) -> int:
-    """The value of `register` in `data`, whose length must be the register's size."""
+    """The value of `register` in `data`. ValueError unless `data` has the register's size."""
     if len(data) != register.size:
         raise ValueError(f"{register.name}: expected {register.size} bytes, got {len(data)}")
     return from_sign_magnitude(int.from_bytes(bytes(data), "little"), register.sign_bit)
 
 
 def from_sign_magnitude(raw: int, sign_bit: int | None) -> int:
-    """STS sign-magnitude to int: 0x8005 with sign bit 15 is -5."""
+    """Sign-magnitude to int: 0x8005 with sign bit 15 is -5. `sign_bit` None: unsigned."""
     if sign_bit is None or not raw >> sign_bit & 1:
         return raw
     return -(raw & ((1 << sign_bit) - 1))
@@ -41,7 +41,7 @@ def from_sign_magnitude(raw: int, sign_bit: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RawState:
-    """One servo's block 56..70 in the servo's own units (ticks, ticks/s, 0.1 %, 0.1 V, degC, 6.5 mA)."""
+    """Registers 56 to 70 of one servo, in its own units: ticks, ticks/s, 0.1 %, 0.1 V, degC, status bits, 6.5 mA."""
 
     position: int
     velocity: int
@@ -54,7 +54,7 @@ class RawState:
 
 
 def decode_state(data: bytes | list[int]) -> RawState:
-    """The block that starts at Present_Position (15 bytes); ValueError on another length."""
+    """Decode the 15 bytes from Present_Position on. ValueError for another length."""
     if len(data) != STATE_SIZE:
         raise ValueError(f"state block: expected {STATE_SIZE} bytes, got {len(data)}")
     return RawState(
@@ -70,7 +70,7 @@ def decode_state(data: bytes | list[int]) -> RawState:
 
 
 def sync_write_payload(register: Register, values: dict[int, int]) -> list[int]:
-    """`id, bytes, id, bytes, ...` for one sync write of `register`."""
+    """Return `id, bytes, id, bytes, ...` for one sync write of `register`."""
     payload: list[int] = []
     for servo_id, value in values.items():
         payload.append(servo_id)

@@ -1,6 +1,6 @@
 """Control table of the Feetech STS3215 (model 777), little endian.
 
-Addresses 0-39 are EEPROM: writes need Lock = 0 and wear the memory, so they are only made when a value differs.
+Addresses 0 to 39 are EEPROM: a write needs Lock = 0 and wears the memory, so only values that differ are written.
 Signed registers are sign-magnitude with the sign in `sign_bit` (not two's complement).
 Source: Feetech's memory table as used by LeRobot's `motors/feetech/tables.py`.
 """
@@ -13,7 +13,7 @@ EEPROM_END = 40
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One control-table entry; `size` in bytes, `sign_bit` None for unsigned."""
+    """One entry of the control table. `size` in bytes, `sign_bit` None for unsigned."""
 
     name: str
     address: int
@@ -23,6 +23,7 @@ class Register:
 
     @property
     def eeprom(self) -> bool:
+        """The register is in EEPROM."""
         return self.address < EEPROM_END
 
 
@@ -68,7 +69,7 @@ TABLE = {r.name: r for r in list(globals().values()) if isinstance(r, Register)}
 
 # One sync read per tick covers position ... current: 15 bytes a servo, 1.5 ms for six at 1 Mbaud.
 STATE_ADDRESS, STATE_SIZE = PRESENT_POSITION.address, 15
-# One servo at a time, slowly: torque enable, goal and torque limit, to notice a servo that restarted by itself.
+# Read from one servo at a time, every few ticks: Torque_Enable to Torque_Limit; shows a servo that restarted.
 CONTROL_ADDRESS, CONTROL_SIZE = TORQUE_ENABLE.address, 10
 
 # LeRobot's follower configuration (so_follower.py); written only where the servo differs.
@@ -95,7 +96,7 @@ STATUS_OVERHEAT, STATUS_OVERLOAD = 4, 32
 
 
 def status_text(bits: int) -> str:
-    """`overheat, overload` for 36; unknown bits as numbers; "ok" for 0."""
+    """Names of the status bits: `overheat, overload` for 36, unknown bits as a number, "ok" for 0."""
     names = [name for bit, name in STATUS_BITS.items() if bits & bit]
     rest = bits & ~sum(STATUS_BITS)
     return ", ".join(names + ([f"bit mask {rest}"] if rest else [])) or "ok"

@@ -1,1 +1,1 @@
-"""The threads that own a bus: the follower control loop, the leader loop, what happens before them."""
+"""The follower's control loop and the leader's loop, one thread for each bus, and the checks before they start."""

@@ -1,4 +1,4 @@
-"""Reads a leader arm in its own thread: torque off, absolute deadlines, reconnect. The only user of its bus."""
+"""Reads a leader arm in its own thread, the only user of its bus: torque off, fixed rate, reconnect."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ TORQUE_CHECK_TICKS = 100
 
 
 class LeaderLoop:
-    """`on_state(snapshot)` once per tick that every servo answered; `on_squeezes()` asks for the emergency stop."""
+    """Calls, from its thread, `on_state` for each tick in which every servo answered, and `on_squeezes` for a stop."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class LeaderLoop:
         on_event: Callable[[str, str], None],
     ) -> None:
         self.bus, self.joints, self.params = bus, joints, params
-        self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
-        self.bus_problem = ""  # why nothing is read
+        self.eeprom = eeprom  # identifies the arm: after a replug no other one is accepted
+        self.bus_problem = ""  # why the bus cannot be used, "" while it can
         self.seen = ArmState.unknown(6)
         self.ticks = self.late_ticks = 0
         self.connected = True
@@ -46,9 +46,11 @@ class LeaderLoop:
         self._thread = threading.Thread(target=self._run, name="so100-leader", daemon=True)
 
     def start(self) -> None:
+        """Start the reading thread."""
         self._thread.start()
 
     def stop(self) -> None:
+        """End the reading thread; waits up to 2 s."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2.0)
@@ -65,7 +67,7 @@ class LeaderLoop:
             except PortError as error:
                 self._lost(str(error))
             except Exception:
-                # The thread's top: reading goes on, the follower notices silence by itself.
+                # The thread must not end; the follower stops by itself when no samples come.
                 self._on_event("error", f"reading the leader failed: {traceback.format_exc()}")
 
     def _tick(self) -> None:
@@ -80,15 +82,15 @@ class LeaderLoop:
             self._on_state(self.seen)
 
     def _keep_free(self) -> None:
-        """A leader servo that holds torque (it was a follower, or restarted) is released: a hand is on it."""
+        """Switch torque off where a servo has it (a former follower, or a restart), so that a person can move it."""
         for servo_id in self.bus.ids:
             control = self.bus.read_control(servo_id)
             if control is not None and control[0]:
                 self.bus.set_torque({servo_id: False})
 
     def _watch_squeezes(self, now_ns: int) -> None:
-        wanted = self.params.estop_squeezes
-        if not wanted:
+        needed = self.params.estop_squeezes
+        if not needed:
             return
         self._squeezes = self._squeezes.update(
             now_ns,
@@ -97,7 +99,7 @@ class LeaderLoop:
             high=float(self.joints.high_rad[GRIPPER]),
             window_s=self.params.estop_window,
         )
-        if len(self._squeezes.times_ns) >= wanted:
+        if len(self._squeezes.times_ns) >= needed:
             self._squeezes = Squeezes(closed=self._squeezes.closed)
             self._on_squeezes()
 

@@ -1,8 +1,7 @@
-"""The control loop: one thread, absolute deadlines, the only user of the bus while it runs.
+"""The control loop of the follower: one thread at a fixed rate, the only user of the bus while it runs.
 
-Each tick writes the goal first, at the deadline, and then reads the state: a slow or lost reply then delays nobody's
-goal.
-The thread never dies: what a tick raises becomes a fault of the arm, and a lost port is reopened every half second.
+Each tick first writes the goal, at the deadline, and then reads the state, so a slow or lost reply delays no goal. The
+thread does not end on errors: an exception in a tick latches a fault, and a lost port is reopened every half second.
 """
 
 import contextlib
@@ -30,13 +29,13 @@ from so100_driver.guard.view import NO_OUTPUT, ArmView, Output
 from so100_driver.params import DriverParams
 
 REOPEN_EVERY_S = 0.5
-CONTROL_EVERY = 10  # ticks between slow reads of one servo's torque and goal registers
+CONTROL_EVERY = 10  # ticks between reads of the torque and goal registers of one servo
 LATENESS_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TickRecord:
-    """What one tick did, for publishers. Instants monotonic ns; `sent` is `goal` rounded to ticks, rad."""
+    """What one tick did, for publishers. Times monotonic ns. `sent`: the goal rounded to ticks, (joints,) rad."""
 
     woke_ns: int
     sent_ns: int
@@ -46,7 +45,7 @@ class TickRecord:
 
 
 class ControlLoop:
-    """Runs an `Arm` on a `ServoBus`. `lock` guards the arm; every callback takes it around its call."""
+    """Runs an `Arm` on a `ServoBus`. `lock` guards the arm: hold it around every call of the arm."""
 
     def __init__(
         self,
@@ -61,24 +60,25 @@ class ControlLoop:
         lateness_window_s: float = LATENESS_WINDOW_S,
     ) -> None:
         self.bus, self.arm, self.joints, self.params = bus, arm, joints, params
-        self.eeprom = eeprom  # of the arm this loop is for: after a replug no other is accepted
+        self.eeprom = eeprom  # identifies the arm: after a replug no other one is accepted
         self.lock = threading.Lock()
         self.late_ticks = 0
         self.connected = True
         self.realtime = (False, "")
         self._on_tick, self._on_event = on_tick, on_event
         self._lateness: deque[float] = deque(maxlen=max(1, round(lateness_window_s * params.rate_hz)))
-        self._away = np.zeros(6, bool)  # servos that fell silent and have not been rejoined
+        self._away = np.zeros(6, bool)  # servos that were silent and whose goal has not been read since
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="so100-loop", daemon=True)
         self._sent_ns = self._written_ns = 0
         self._reopen_ns = 0
         self._turn = 0
         self._woke_ns = 0
-        self._reported_fault = ""  # the last fault
+        self._reported_fault = ""  # the last fault given to on_event
 
     # -- any thread --------------------------------------------------------------------------------------------------
     def start(self) -> None:
+        """Start the loop thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -88,16 +88,17 @@ class ControlLoop:
             self._thread.join(timeout=2.0)
 
     def lateness_p99_s(self) -> float:
+        """99th percentile of how late the last ticks began, s."""
         values = sorted(self._lateness.copy())
         return values[int(0.99 * (len(values) - 1))] if values else 0.0
 
     @property
     def lateness_room(self) -> int:
-        """How many ticks `lateness` remembers."""
+        """Number of ticks that `lateness` keeps."""
         return self._lateness.maxlen
 
     def lateness(self) -> list[float]:
-        """Seconds of the last ticks, oldest first."""
+        """How late each of the last ticks began, s, oldest first."""
         return list(self._lateness.copy())
 
     # -- the loop thread ---------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class ControlLoop:
             except Exception:
                 text = traceback.format_exc().strip()
                 self._fault(f"the control loop failed: {text.splitlines()[-1]}", details=text)
-                with contextlib.suppress(Exception):  # it may be the reporting that fails
+                with contextlib.suppress(Exception):  # reporting itself may have failed
                     self._report_nothing()
 
     def _tick(self) -> None:
@@ -126,7 +127,7 @@ class ControlLoop:
             self._report_nothing()
             return
         now_ns = time.monotonic_ns()
-        # Time since the last goal reached the bus; a stall counts as one and a half ticks, never as a leap.
+        # Time since the last goal; a stall counts as at most 1.5 ticks, so the goal never jumps.
         elapsed_s = (now_ns - self._sent_ns) * 1e-9
         dt_s = min(max(elapsed_s, 0.2 * self.params.period_s), 1.5 * self.params.period_s)
         with self.lock:
@@ -155,7 +156,7 @@ class ControlLoop:
         return np.clip(ticks, 0, 4095)
 
     def _report_nothing(self) -> None:
-        """A tick that came to nothing is reported too: what was read before counts no more."""
+        """Report a tick without a reading: the last state is no longer valid."""
         with self.lock:
             self.arm.forget_seen()
         self._report(replace(NO_OUTPUT, torque=self.arm.torque, source="hold"), None)
@@ -166,7 +167,7 @@ class ControlLoop:
         self._on_tick(TickRecord(self._woke_ns, self._written_ns, output, sent, view))
 
     def _carry_out(self, output: Output) -> None:
-        """Switch torque where the arm orders it, and report what the servos read back."""
+        """Switch torque as ordered and report to the arm what the servos confirm."""
         if output.order is None:
             return
         if output.order.on:
@@ -175,7 +176,7 @@ class ControlLoop:
             self._release(output.order)
 
     def _engage(self, order: Order, goal: np.ndarray) -> None:
-        """Goals are written, acknowledged, before torque goes on."""
+        """Write every servo's goal, acknowledged, then switch torque on."""
         ticks = self._clip(self.joints.to_ticks(goal))
         try:
             for servo_id, position in zip(self.bus.ids, ticks.tolist(), strict=True):
@@ -192,7 +193,7 @@ class ControlLoop:
             self._fault(f"servos {failed} did not confirm torque on")
 
     def _release(self, order: Order) -> None:
-        """Torque off: servos that are asked must read it back; silent ones are told without waiting for them."""
+        """Switch torque off: read it back from the confirming servos, do not wait for the silent ones."""
         confirming, silent = ([self.bus.ids[i] for i in indices] for indices in (order.confirming, order.silent))
         if silent:
             self.bus.sync_write(TORQUE_ENABLE, dict.fromkeys(silent, 0))
@@ -200,13 +201,13 @@ class ControlLoop:
         with self.lock:
             self.arm.servo_torque.released(order, self._indices(failed))
         if failed and order.first:
-            self._fault(f"servos {failed} did not confirm torque off: asking again until they do")
+            self._fault(f"servos {failed} did not confirm torque off: repeating until they do")
 
     def _indices(self, servo_ids: list[int]) -> list[int]:
         return [self.bus.ids.index(servo_id) for servo_id in servo_ids]
 
     def _check_control(self, seen: ArmState) -> None:
-        """Slow round-robin: a servo that lost its torque by itself has restarted (brown-out, loose plug)."""
+        """Read back one servo after the other: one that lost its torque by itself has restarted (supply, plug)."""
         self._turn += 1
         if self._turn % CONTROL_EVERY:
             return
@@ -223,7 +224,7 @@ class ControlLoop:
             self._fault(f"servo {servo_id} has no torque although it was switched on: it restarted (supply or plug?)")
 
     def _goal_of(self, index: int) -> float | None:
-        """Goal of one servo, rad, NaN when it has no torque; None without an answer."""
+        """Goal of one servo, rad, NaN when it has no torque; None without a reply."""
         control = self.bus.read_control(self.bus.ids[index])
         if control is None:
             return None
@@ -231,9 +232,9 @@ class ControlLoop:
         return float(self.joints.to_rad(np.full(6, ticks))[index]) if on else float("nan")
 
     def _rejoin(self, seen: ArmState) -> None:
-        """Servos that were silent and answer again go on from the goal they really have, so that none of them jumps.
+        """Let servos that answer again continue from the goal they really have, so that none of them jumps.
 
-        Until that goal has been read they get none: the arm has braked without them meanwhile.
+        They get no new goal before theirs has been read: the arm has braked without them.
         """
         self._away |= seen.misses >= self.params.miss_hold
         if not self.arm.servo_torque.driven:
@@ -247,7 +248,7 @@ class ControlLoop:
             self._away[index] = False
 
     def _fault(self, why: str, details: str = "") -> None:
-        """Latch a fault; it is said once, however often the same is found until a reset."""
+        """Latch a fault and report it; the same fault is reported once until a reset."""
         with self.lock:
             known = self.arm.mode in LATCHED and why == self._reported_fault
             self.arm.fault(time.monotonic_ns(), why)
@@ -256,7 +257,7 @@ class ControlLoop:
             self._on_event("error", f"{why}\n{details}" if details else why)
 
     def _lost(self, why: str) -> None:
-        """The port is gone: close it, remember to reopen, and tell the arm."""
+        """The port failed: close it for a later reopen and latch a fault."""
         if self.connected:
             self._on_event("error", why)
         self.connected = False
@@ -265,7 +266,7 @@ class ControlLoop:
             self.arm.lose(time.monotonic_ns(), why)
 
     def _reconnect(self) -> bool:
-        """Try to reopen, twice a second. On success the arm stands at its measured pose, still faulted."""
+        """Try to reopen, twice a second. On success the arm stands at its measured pose; the fault stays latched."""
         now_ns = time.monotonic_ns()
         if now_ns - self._reopen_ns < REOPEN_EVERY_S * 1e9:
             return False
@@ -278,7 +279,7 @@ class ControlLoop:
         except DriverError as error:
             self.bus.close()
             if isinstance(error, OtherArmError):
-                self._not_ours(str(error))
+                self._report_other_arm(str(error))
             return False
         if not seen.complete:
             self.bus.close()
@@ -290,14 +291,14 @@ class ControlLoop:
         self._on_event("info", f"{self.bus.path}: the serial device is back and every servo answers")
         return True
 
-    def _not_ours(self, why: str) -> None:
+    def _report_other_arm(self, why: str) -> None:
         with self.lock:
-            news = self.arm.still_gone(why)
-        if news:
+            changed = self.arm.still_without_bus(why)
+        if changed:
             self._on_event("error", why)
 
     def _held(self) -> np.ndarray:
-        """Goal of each servo that has torque (joints,) rad, NaN for the others and where none answers twice."""
+        """Goal of each servo with torque (joints,) rad; NaN without torque or after two reads without a reply."""
         held = np.full(len(self.bus.ids), np.nan)
         for index in range(len(held)):
             goal = self._goal_of(index)
@@ -306,5 +307,5 @@ class ControlLoop:
         return held
 
     def read_held(self) -> None:
-        """Read which servos hold torque and at which goal. For the owner, before `start`."""
+        """Read which servos have torque and at which goal. Call it before `start`."""
         self.arm.servo_torque.returned(self._held())

@@ -1,6 +1,6 @@
-"""What happens between opening the port and trusting it: find the servos, compare calibration, check settings.
+"""Checks after opening the port: find the servos, compare the calibration, apply LeRobot's servo settings.
 
-Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo or changes torque.
+Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo or switches torque.
 """
 
 import time
@@ -19,18 +19,18 @@ from so100_driver.guard.teleop import GRIPPER
 from so100_driver.params import DriverParams
 
 FULL_RANGE = (0, 4095)
-LOOKS = 5
-LOOK_PAUSE_S = 0.4
+PING_ROUNDS = 5
+PING_PAUSE_S = 0.4
 
 Eeprom = dict[str, tuple[int, int, int]]  # homing offset, minimum and maximum position by joint, ticks
 
 
 def find_servos(bus: ServoBus) -> None:
-    """Every expected servo answers and is an STS3215; DriverError names those that do not."""
+    """Check that every expected servo answers and is an STS3215. DriverError names those that fail."""
     missing = list(range(len(SERVO_IDS)))
-    for look in range(LOOKS):
-        # Servos that have just been powered, or a twin that is still starting, answer a moment later.
-        time.sleep(LOOK_PAUSE_S if look else 0.0)
+    for attempt in range(PING_ROUNDS):
+        # Servos just powered on, or a twin that is still starting, answer a little later.
+        time.sleep(PING_PAUSE_S if attempt else 0.0)
         missing = [i for i in missing if not bus.ping(SERVO_IDS[i], tries=4)]
         if not missing:
             break
@@ -53,6 +53,7 @@ def find_servos(bus: ServoBus) -> None:
 
 
 def read_eeprom(bus: ServoBus) -> Eeprom:
+    """Read offset and limits of every joint, ticks. NoReplyError for a silent servo."""
     return {
         name: tuple(bus.read(servo_id, r) for r in (reg.HOMING_OFFSET, reg.MIN_POSITION, reg.MAX_POSITION))
         for name, servo_id in zip(JOINT_NAMES, SERVO_IDS, strict=True)
@@ -60,9 +61,9 @@ def read_eeprom(bus: ServoBus) -> Eeprom:
 
 
 def expect_same_arm(bus: ServoBus, known: Eeprom) -> None:
-    """OtherArmError unless the servos hold the offsets and limits `known` from configuration.
+    """Raise OtherArmError unless the servos contain the offsets and limits `known`, read at configuration.
 
-    Two arms may swap device names when they are plugged in again; nothing may be written before this has passed.
+    Two arms may swap device names when they are plugged in again; call this before anything is written.
     """
     found = read_eeprom(bus)
     for name, expected in known.items():
@@ -74,10 +75,10 @@ def expect_same_arm(bus: ServoBus, known: Eeprom) -> None:
 
 
 def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) -> cal.JointMap:
-    """The joint map of `arm`, checked against the servos' EEPROM, which is never written here.
+    """The joint map of `arm` ("follower" or "leader"), checked against the servos' EEPROM. Writes nothing.
 
     `chosen`: a file, a LeRobot name, or "". Without one (allowed unless `required`) the servos' own position limits
-    apply within the arm's nominal range, and the middle is tick 2047 as the servo counts.
+    apply within the arm's nominal range, and 0 rad is tick 2047. DriverError when file and servos differ.
     """
     eeprom = read_eeprom(bus)
     if not chosen:
@@ -97,7 +98,7 @@ def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) ->
 
 
 def _chosen_calibration(arm: str, chosen: str) -> tuple[Path, cal.Calibration]:
-    """The file meant by a path or by a LeRobot name, and what it says."""
+    """The file behind a path or a LeRobot name, and its calibration."""
     path = Path(chosen).expanduser()
     if path.suffix != ".json" and not path.is_file():
         path = cal.find(arm, chosen)
@@ -105,7 +106,7 @@ def _chosen_calibration(arm: str, chosen: str) -> tuple[Path, cal.Calibration]:
 
 
 def with_leader_gripper(params: DriverParams) -> DriverParams:
-    """The leader's gripper range from its calibration, where the site names one; the leader publishes in that scale."""
+    """`params` with the leader's gripper range from its calibration file, if `leader_calibration` names one."""
     if not params.leader_calibration:
         return params
     joints = cal.JointMap.of(_chosen_calibration("leader", params.leader_calibration)[1])
@@ -125,7 +126,7 @@ def _from_servos(eeprom: Eeprom) -> cal.JointMap:
 
 
 def settings(index: int, phase: int, *, follower: bool) -> list[tuple[reg.Register, int]]:
-    """LeRobot's configuration of one servo; `phase` is its present Phase register."""
+    """LeRobot's settings for the servo of joint `index`. `phase`: its present Phase register."""
     values = list(reg.COMMON_SETTINGS)
     if phase & reg.PHASE_MULTI_TURN:
         values.append((reg.PHASE, phase & ~reg.PHASE_MULTI_TURN))
@@ -137,9 +138,9 @@ def settings(index: int, phase: int, *, follower: bool) -> list[tuple[reg.Regist
 
 
 def apply_settings(bus: ServoBus, *, follower: bool, write: bool) -> list[str]:
-    """Bring servos to LeRobot's settings where they differ; returns what was or would be changed.
+    """Write LeRobot's servo settings where they differ. Returns what was or would be changed, as sentences.
 
-    A servo that holds torque is left alone: it may be carrying the arm, and EEPROM is written with torque off only.
+    A servo with torque is not changed: it may be holding the arm up, and EEPROM is written only with torque off.
     """
     notes = []
     for index, servo_id in enumerate(SERVO_IDS):

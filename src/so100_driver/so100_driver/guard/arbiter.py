@@ -1,10 +1,10 @@
-"""Who commands the arm: one mode at a time, with the allowed changes in one table. Pure."""
+"""The driver's mode (who commands the arm) and the rules for changing it. Pure."""
 
 from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """What the driver obeys. `estop` and `fault` are latched and left only by an explicit reset."""
+    """Which client commands the arm. `estop` and `fault` are latched: only an explicit reset leaves them."""
 
     IDLE = "idle"
     POLICY = "policy"
@@ -18,22 +18,22 @@ REQUESTABLE = (Mode.IDLE, Mode.POLICY, Mode.TELEOP, Mode.FREEDRIVE)
 LATCHED = (Mode.ESTOP, Mode.FAULT)
 
 
-def change(current: Mode, wanted: str, *, active: bool, healthy: bool) -> tuple[Mode, str]:
-    """The mode after a request and the reason it was refused ("" if granted).
+def change(current: Mode, requested: str, *, active: bool, healthy: bool) -> tuple[Mode, str]:
+    """Return the mode after a request, and the reason of a refusal ("" when it was granted).
 
-    `healthy` false means that a servo does not answer: nothing that moves or drops the arm is granted then.
+    `healthy` is false while a servo does not answer; then only `idle` is granted.
     """
-    if wanted not in REQUESTABLE:
-        return current, f"mode: expected one of {', '.join(REQUESTABLE)}, got {wanted!r}"
+    if requested not in REQUESTABLE:
+        return current, f"mode: expected one of {', '.join(REQUESTABLE)}, got {requested!r}"
     if not active:
         return current, "the driver is not active: activate it first"
     if current is Mode.ESTOP:
         return current, "the emergency stop is latched: call ~/estop_reset first"
     if current is Mode.FAULT:
         return current, "a fault is latched: remove its cause, then call ~/estop_reset"
-    if not healthy and wanted != Mode.IDLE:
+    if not healthy and requested != Mode.IDLE:
         return current, "a servo does not answer: see ~/status"
-    return Mode(wanted), ""
+    return Mode(requested), ""
 
 
 def reset(current: Mode, *, cause: str) -> tuple[Mode, str]:

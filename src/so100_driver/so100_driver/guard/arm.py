@@ -1,8 +1,8 @@
-"""The guarded arm: everything that decides the next goal, without I/O, threads, ROS or a clock.
+"""Decides the arm's next goal from its mode, the clients' commands and the servos' health. No I/O, threads or ROS.
 
-The control loop calls `tick` once per period and `observe` with what it read; callbacks call the others. The owner
-serialises all calls with one lock, so that a mode change and the refusal of older chunks are one critical section.
-Instants are monotonic ns, angles rad.
+The control loop calls `tick` once per period and `observe` with each state it read; ROS callbacks call the other
+methods. The caller holds one lock around every call, so a mode change and the refusal of older chunks happen together.
+Times are monotonic ns and are passed in, angles are rad, arrays are (joints,) in JOINT_NAMES order.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ SEED_TOLERANCE_RAD = 0.15  # a torqued servo this close to its goal keeps it, so
 
 
 class Arm:
-    """One follower: mode, motion and limits. Starts inactive with torque as found."""
+    """One follower arm: mode, motion and limits. Starts inactive; torque stays as it was when the port was opened."""
 
     def __init__(self, params: DriverParams, low_rad: np.ndarray, high_rad: np.ndarray) -> None:
         self.params = params
@@ -51,10 +51,10 @@ class Arm:
         self._watch = Watch(params)
         self._rest: Rest | None = None
 
-    # -- what others read --------------------------------------------------------------------------------------------
+    # -- state for readers --------------------------------------------------------------------------------------------
     @property
     def torque(self) -> bool:
-        """Torque is on, or about to be."""
+        """Torque is on, or switching it on has been requested."""
         return self.servo_torque.requested
 
     @property
@@ -64,21 +64,21 @@ class Arm:
 
     @property
     def verdict(self) -> HealthVerdict:
-        """What the servos' health allows now."""
+        """What the health of the servos allows now."""
         return self._watch.verdict
 
     @property
     def bus_problem(self) -> str:
-        """Why the bus cannot be used, "" while it can."""
+        """Why the bus cannot be used; "" while it can."""
         return self._watch.bus_problem
 
     @property
     def resting(self) -> bool:
-        """The arm is on its way to the rest pose."""
+        """The arm is moving to the rest pose."""
         return self._rest is not None
 
     def view(self) -> ArmView:
-        """The arm after this tick, for publishers."""
+        """Return the arm's state after this tick, as an immutable record for publishers."""
         return ArmView(
             self.mode,
             self.state,
@@ -96,12 +96,12 @@ class Arm:
 
     # -- lifecycle and requests (any thread, under the owner's lock) -------------------------------------------------
     def activate(self, now_ns: int, held: np.ndarray, mode: str) -> None:
-        """Arm at the measured pose. `held`: goal of each servo whose torque is already on, NaN for the others.
+        """Switch torque on at the measured pose. `held` (joints,) rad: goal of each servo with torque, NaN without.
 
-        A latched stop or fault stays: a new life cycle is no reset.
+        A latched emergency stop or fault stays latched: activating the node is not a reset.
         """
         if self.torque and self.motion is not None:
-            # What a servo holds is read every half second; what was sent last is known exactly.
+            # The servos' goals are read back only every 0.6 s; the last goal sent is known exactly.
             held = np.where(np.isfinite(held), self.motion.position, np.nan)
         self.motion = Motion.at(self._seed(held))
         self.active = True
@@ -111,19 +111,19 @@ class Arm:
         self._enter(now_ns, self.mode if latched else Mode(mode), self.reason if latched else "activated")
 
     def deactivate(self, now_ns: int) -> None:
-        """Come to rest where the arm is and hold with torque on; commands are refused from now on."""
+        """Stop, hold with torque on, and refuse commands from now on."""
         latched = self.mode in arbiter.LATCHED
         reason = self.reason if latched else "deactivated: holding with torque on"
         self._enter(now_ns, self.mode if latched else Mode.IDLE, reason)
         self.servo_torque.happen(Event.SHUTDOWN)
         self.active = False
 
-    def set_mode(self, now_ns: int, wanted: str) -> tuple[bool, str]:
-        """Grant or refuse a mode; (granted, sentence)."""
+    def set_mode(self, now_ns: int, requested: str) -> tuple[bool, str]:
+        """Change to the `requested` mode. Returns (granted, one sentence for the client)."""
         if self.bus_problem:
             return False, self.bus_problem
         healthy = not self.verdict.hold and not self.verdict.fault
-        mode, problem = arbiter.change(self.mode, wanted, active=self.active, healthy=healthy)
+        mode, problem = arbiter.change(self.mode, requested, active=self.active, healthy=healthy)
         if problem:
             return False, problem
         if mode is Mode.FREEDRIVE:
@@ -134,14 +134,14 @@ class Arm:
         return True, f"mode is {mode}"
 
     def estop(self, now_ns: int, why: str) -> None:
-        """Latch the emergency stop: brake as hard as allowed and hold. Torque stays on: off would drop the arm."""
+        """Latch the emergency stop: brake at stop_deceleration and hold. Torque stays on, else the arm would fall."""
         self._rest = None
         self.servo_torque.happen(Event.ESTOP)
         if self.mode is not Mode.ESTOP:
             self._enter(now_ns, Mode.ESTOP, f"emergency stop: {why}")
 
     def fault(self, now_ns: int, why: str) -> None:
-        """Latch a fault: stop and hold, whatever was running."""
+        """Latch a fault: stop and hold. `why` is one sentence for the status message."""
         if self.mode in arbiter.LATCHED:
             return
         self._enter(now_ns, Mode.FAULT, why)
@@ -149,7 +149,7 @@ class Arm:
             self._watch.relief.spare_blocked(self.motion, self.seen)
 
     def reset(self, now_ns: int, held: np.ndarray) -> tuple[bool, str]:
-        """Leave estop or fault. A servo that lost its torque meanwhile (`held` NaN) starts from where it is."""
+        """Leave estop or fault; returns (done, sentence). A servo without torque (`held` NaN) starts where it is."""
         if self.mode not in arbiter.LATCHED:
             return True, "nothing is latched"
         cause = self.bus_problem or self.verdict.hold or self.verdict.fault or self.verdict.cool_down
@@ -161,11 +161,11 @@ class Arm:
             keeps = np.isfinite(held)
             self.motion = Motion.at(np.where(keeps, self.motion.position, self.seen.position))
             self.servo_torque.engage()
-        self._enter(now_ns, mode, "reset: choose a mode to go on")
+        self._enter(now_ns, mode, "reset: select a mode to continue")
         return True, "reset: the arm is idle"
 
     def go_rest(self, now_ns: int, why: str) -> tuple[bool, str]:
-        """Move to the rest pose at limited speed, then release torque. Refused while the emergency stop is latched."""
+        """Move to the rest pose at rest_velocity, then switch torque off. Returns (granted, sentence)."""
         if self.mode is Mode.ESTOP:
             return False, "the emergency stop is latched: call ~/estop_reset first"
         if not self.torque or self.motion is None:
@@ -180,14 +180,14 @@ class Arm:
         return True, "moving to the rest pose, then torque is released"
 
     def release(self, now_ns: int, why: str) -> None:
-        """Cut torque now, as explicitly asked."""
+        """Switch torque off at once: the arm falls. Only for an explicit request."""
         self._drop_torque()
         if self.mode not in arbiter.LATCHED:
             self._enter(now_ns, Mode.IDLE, why)
         self.reason = why
 
     def lose(self, now_ns: int, why: str) -> None:
-        """The bus is gone until `resume`: nothing that was read counts any more, an armed arm has a fault."""
+        """The bus cannot be used until `resume`: mark the last state as invalid; an active arm gets a fault."""
         self._watch.bus_problem, self._rest = why, None
         self.servo_torque.happen(Event.LOST)
         self.forget_seen()
@@ -195,16 +195,16 @@ class Arm:
             self.fault(now_ns, f"{why}: servos hold their last goal")
 
     def forget_seen(self) -> None:
-        """What was read before is shown as not valid."""
+        """Mark the last state of every joint as not valid."""
         self.seen = replace(self.seen, valid=np.zeros(6, bool))
 
-    def still_gone(self, why: str) -> bool:
-        """The bus cannot be used for another reason now; whether that is news."""
-        news, self._watch.bus_problem = self._watch.bus_problem != why, why
-        return news
+    def still_without_bus(self, why: str) -> bool:
+        """Store why the bus still cannot be used. Returns True when the reason has changed."""
+        changed, self._watch.bus_problem = self._watch.bus_problem != why, why
+        return changed
 
     def resume(self, now_ns: int, seen: ArmState, held: np.ndarray) -> None:
-        """The bus is back after having been gone: stand where the servos are, keep the latch."""
+        """The bus can be used again: take over the measured pose `seen`; a latched fault stays latched."""
         self.seen, self._watch.bus_problem = seen, ""
         self._watch.begin()
         self.servo_torque.returned(held)
@@ -214,7 +214,7 @@ class Arm:
             self.reason = f"{self.reason}; it is back: call ~/estop_reset to go on"
 
     def rejoin(self, index: int, goal: float) -> None:
-        """A servo that was silent answers again and holds `goal` (NaN unknown): its joint starts from there."""
+        """A silent servo answers again and has the goal `goal` rad (NaN without torque): its joint starts there."""
         self.servo_torque.read_back(index, goal)
         if self.motion is not None:
             held = np.full(6, np.nan)
@@ -222,14 +222,14 @@ class Arm:
             self.motion = self.motion.restarted(index, float(self._seed(held)[index]))
 
     def _seed(self, held: np.ndarray) -> np.ndarray:
-        """Where to start from: a torqued servo's own goal when it stands close to it, else where it is."""
+        """Start pose: a servo's own goal `held` where its joint is close to it, else the measured position."""
         here = self.seen.position
         near = np.abs(np.nan_to_num(held, nan=np.inf) - here) < SEED_TOLERANCE_RAD
         return np.where(near, held, here)
 
     # -- commands ----------------------------------------------------------------------------------------------------
     def offer(self, now_ns: int, request: Request) -> str:
-        """A chunk arrived; returns the reason of a refusal, "" when it was taken."""
+        """Take a chunk that arrived. Returns the reason of a refusal, "" when it was accepted."""
         reason = self._offer(now_ns, request)
         if reason:
             return self.refuse(reason)
@@ -237,7 +237,7 @@ class Arm:
         return ""
 
     def refuse(self, reason: str) -> str:
-        """Count and remember a command that is not obeyed; returns `reason`."""
+        """Count a refused command and keep its `reason` for the status; returns `reason`."""
         self.totals.refused += 1
         self.totals.last_refusal = reason
         return reason
@@ -250,8 +250,8 @@ class Arm:
         return self._chunks.offer(now_ns, request, self.last.at_ns or now_ns, self.motion)
 
     def leader(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
-        """A leader sample (joints,) rad; returns the reason of a refusal, "" when it was taken."""
-        position = np.array(position, float)  # a message hands over array.array
+        """Take a leader sample (joints,) rad. Returns the reason of a refusal, "" when it was accepted."""
+        position = np.array(position, float)  # ROS messages contain array.array
         problem = self._human.add(now_ns, stamp_ns, position)
         if problem:
             return self.refuse(f"leader: {problem}")
@@ -261,12 +261,12 @@ class Arm:
         return ""
 
     def heartbeat(self, now_ns: int) -> None:
-        """A policy status arrived."""
+        """A policy status message arrived: the policy is alive."""
         self._chunks.heartbeat(now_ns)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
     def observe(self, now_ns: int, seen: ArmState) -> None:
-        """What the bus said this tick; reacts to silence, heat, load and blockage."""
+        """Take the state read in this tick; react to silent, hot, overloaded and blocked servos."""
         self.seen = seen
         goal = self.motion.position if self.torque and self.motion is not None else None
         verdict = self._watch.update(now_ns, seen, goal, self.last.raw)
@@ -276,15 +276,15 @@ class Arm:
             self.fault(now_ns, verdict.fault)
         elif verdict.cool_down and self.torque and not self.resting and not self._watch.cooled:
             self.fault(now_ns, verdict.cool_down)
-            # Once: an arm that could not reach its rest pose is not driven against the obstacle again and again.
+            # Only once: an arm blocked on its way to the rest pose must not be driven at the obstacle again.
             self._watch.cooled, _ = self.go_rest(now_ns, verdict.cool_down)
 
     def tick(self, now_ns: int, dt_s: float) -> Output:
-        """The next goal. `dt_s`: since the last goal was written, bounded by the caller."""
+        """Return the next goal. `dt_s`: seconds since the last goal was written, bounded by the caller."""
         self.totals.ticks += 1
         self._chunks.step = -1.0
         motion = self.motion
-        # At the end of the way to rest torque goes off in here.
+        # _aim switches torque off when the rest pose has been reached.
         aim = self._aim(now_ns, motion) if motion is not None and self.torque else HOLD
         if motion is None or not self.torque:
             self.state = "released" if self.active else "inactive"
@@ -312,7 +312,7 @@ class Arm:
         return torque.order(self.seen.misses >= self.params.miss_hold) if torque.pending else None
 
     def _move(self, now_ns: int, dt_s: float, motion: Motion, aim: Aim) -> int:
-        """One tick of motion under every limit; returns the limits hit."""
+        """Advance the motion by one tick under every limit; returns the hit mask."""
         relieved, hits = self._watch.relief.relieve(now_ns, aim.target, motion, self.seen, self.verdict)
         if relieved is None:
             self.motion = limits.stop(self.limits, motion, dt_s)
@@ -335,7 +335,7 @@ class Arm:
             return HOLD
         if self.mode is Mode.TELEOP and self._human.gives_back(now_ns):
             plan = self._chunks.plan
-            self._enter(now_ns, Mode.POLICY, "the leader rests: given back to the policy")
+            self._enter(now_ns, Mode.POLICY, "the leader rests: control returned to the policy")
             self._chunks.go_on(now_ns, plan, motion)
         aim = HOLD
         if self.mode is Mode.POLICY:
@@ -352,7 +352,7 @@ class Arm:
         self.state = "resting"
         near = np.abs(self.seen.position - rest.end).max() < self.params.ramp_tolerance * 3
         if self.verdict.hold:
-            # Begin again from where the arm stands once every servo answers; long silence becomes a fault.
+            # Plan again from the present pose once every servo answers; a long silence becomes a fault.
             self._rest = Rest.plan(now_ns, motion.position, rest.end, self.params.rest_velocity)
             return HOLD
         if rest.overdue(now_ns) and not near:
@@ -366,9 +366,9 @@ class Arm:
 
     # -- details -----------------------------------------------------------------------------------------------------
     def _enter(self, now_ns: int, mode: Mode, why: str, *, human: bool = False) -> None:
-        """Every change of mode forgets what was being executed and starts a new ramp."""
+        """Change the mode: drop the running plan and start a new ramp."""
         self.mode, self.reason, self._rest = mode, why, None
-        if self.state != "inactive":  # never the old mode's state beside the new mode; callers set torque first
+        if self.state != "inactive":  # the new mode never shows the old state; callers set torque first
             still = self.motion is None or self.motion.still
             self.state = ("holding" if still else "stopping") if self.torque else "released"
         self._chunks.begin(now_ns)
@@ -376,7 +376,7 @@ class Arm:
         self._watch.relief.forget_blocked()
 
     def _engage(self) -> None:
-        """Torque back on at the measured pose; nothing to do when it is on already."""
+        """Switch torque on at the measured pose, unless it is on already."""
         if not self.torque:
             self.motion = Motion.at(self.seen.position)
             self.servo_torque.engage()
@@ -389,19 +389,19 @@ class Arm:
             self.motion = Motion.at(self.motion.position)
 
     def _speed(self, now_ns: int, motion: Motion, target: np.ndarray, raw: np.ndarray | None) -> tuple[float, int]:
-        """The velocity limit now (rest speed, start ramp, derating) and the limits hit.
+        """Return the velocity limit now (rest speed, start ramp, derating), rad/s, and the hit mask.
 
-        `raw` None: no client asks for anything.
+        `raw` is the client's own goal, None without one.
         """
         p = self.params
         hits = limits.HIT_DERATED if self.verdict.speed < 1.0 else 0
         if self._rest is not None:
-            return p.rest_velocity, hits  # also when a stall has let the plan run ahead
+            return p.rest_velocity, hits  # also when a stall made the plan run ahead of the arm
         follower = self._human if self.mode is Mode.TELEOP else self._chunks
-        # A policy's blended target starts at the goal and is always near.
+        # A policy's blended target starts at the present goal, so only its raw target shows the distance.
         policy = self.mode is Mode.POLICY and raw is not None
-        asked = np.clip(raw if policy else target, self.limits.low_rad, self.limits.high_rad)
-        error = float(np.abs(asked - motion.position).max())
+        requested = np.clip(raw if policy else target, self.limits.low_rad, self.limits.high_rad)
+        error = float(np.abs(requested - motion.position).max())
         if raw is not None:
             follower.open_ramp(now_ns, error)
         ramp = follower.ramp

@@ -1,6 +1,6 @@
-"""What the arm does in policy mode: takes action chunks, executes them by time, notices that the policy fell silent.
+"""Policy mode: accepts action chunks, executes them by time, and stops when the policy falls silent.
 
-Pure; instants are monotonic ns, angles rad, arrays (joints,).
+Pure. Times are monotonic ns, angles rad, arrays (joints,).
 """
 
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ NO_HEARTBEAT = (0, float("inf"))  # last instant ns, mean interval s
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a follower asks of the arm in one tick. `target` None: hold. `reason` "": the former one still holds."""
+    """The target of one tick. `target` (joints,) rad, None: hold. `reason` "": keep the previous reason."""
 
     target: np.ndarray | None = None
-    raw: np.ndarray | None = None  # what the client asked for
+    raw: np.ndarray | None = None  # the client's own goal, before blending
     source: str = "hold"
     reason: str = ""
 
@@ -30,7 +30,7 @@ HOLD = Aim()
 
 
 class ChunkFollower:
-    """Plan, intake and start ramp of the policy's client."""
+    """Accepts and executes the chunks of a policy, with a start ramp."""
 
     def __init__(self, params: DriverParams) -> None:
         self._params = params
@@ -38,51 +38,51 @@ class ChunkFollower:
         self._intake = intake.IntakeState()
         self._heartbeat = NO_HEARTBEAT
         self._waiting = WAITING
-        self._following = False  # the last tick had a target: the next chunk joins a motion
+        self._following = False  # the last tick had a target: the next chunk is blended into it
         self.plan: Plan | None = None
         self.step = -1.0  # fractional action step executed in the last tick, -1 for none
         self.ramp = Ramp()
 
     @property
     def running(self) -> Chunk | None:
-        """The chunk that the last tick's goal comes from."""
+        """The chunk that gave the last tick's goal; None while holding."""
         return self.plan.chunk if self.plan is not None and self.step >= 0 else None
 
     def begin(self, now_ns: int) -> None:
-        """A mode begins: nothing goes on, and chunks observed before now are refused."""
+        """A mode begins: drop the plan and refuse chunks observed before `now_ns`."""
         self.plan, self._waiting, self._following, self.ramp = None, WAITING, False, Ramp()
         self._intake = replace(self._intake, not_before_ns=now_ns)
 
     def pause(self) -> None:
-        """The arm holds for a reason of its own: the plan goes on by time, but gently."""
+        """The arm holds for another reason: the plan's time goes on, and motion starts again with a ramp."""
         self._following, self.ramp = False, Ramp()
 
     def go_on(self, now_ns: int, plan: Plan | None, motion: Motion) -> None:
-        """Take up `plan` again after a human if any of it is left. `motion` is the goal now."""
+        """Continue `plan` after a human takeover unless it has ended. `motion` is the present goal."""
         if plan is not None and now_ns < plan.chunk.end_ns:
             self.plan = join(plan.chunk, now_ns, motion.position, motion.velocity, self._params.blend_time)
 
     def offer(self, now_ns: int, request: intake.Request, at_ns: int, motion: Motion) -> str:
-        """A chunk arrived; returns why it was refused, "" when it was taken. `motion` is the goal of `at_ns`."""
+        """Take a chunk. Returns why it was refused, "" when accepted. `motion` is the goal written at `at_ns`."""
         self._intake, accepted, problem = intake.accept(self._intake, request, now_ns, self._rules)
         if accepted is None:
             return problem
-        # The goal belongs to the last tick: joining there leaves no hiccup of a fraction of a tick.
-        asked, _, _ = accepted.sample(at_ns)
-        if not self._following and float(np.abs(asked - motion.position).max()) > self._params.jump_tolerance:
+        # The goal belongs to the last tick, so the new chunk is joined at that time, not at now.
+        requested, _, _ = accepted.sample(at_ns)
+        if not self._following and float(np.abs(requested - motion.position).max()) > self._params.jump_tolerance:
             self.ramp = Ramp()
         self.plan = join(accepted, at_ns, motion.position, motion.velocity, self._params.blend_time)
         return ""
 
     def heartbeat(self, now_ns: int) -> None:
-        """A policy status arrived; its interval tells whether its silence means anything."""
+        """A policy status arrived. Only a policy with short, regular intervals is watched for silence."""
         last, mean_s = self._heartbeat
         gap_s = (now_ns - last) * 1e-9
         blended = gap_s if not np.isfinite(mean_s) else 0.7 * mean_s + 0.3 * gap_s
         self._heartbeat = (now_ns, blended if last and gap_s < 2.0 else float("inf"))
 
     def aim(self, now_ns: int) -> Aim:
-        """What the plan says now."""
+        """Return the plan's target at `now_ns`."""
         self._listen(now_ns)
         plan = self.plan
         self._following = plan is not None and now_ns <= plan.chunk.end_ns
@@ -96,7 +96,7 @@ class ChunkFollower:
         last, mean_s = self._heartbeat
         quiet_s, timeout = (now_ns - last) * 1e-9, self._params.heartbeat_timeout
         if timeout and mean_s <= timeout / 2 and quiet_s > timeout:
-            # Forgotten now, so that a client without a heartbeat may come next.
+            # Reset, so that a client without a heartbeat can command next.
             self.plan, self._heartbeat = None, NO_HEARTBEAT
             self._waiting = f"the policy has been silent for {quiet_s:.1f} s: holding"
 
@@ -106,6 +106,6 @@ class ChunkFollower:
         return Aim(reason=self._waiting) if self.plan is None else HOLD
 
     def open_ramp(self, now_ns: int, error_rad: float) -> None:
-        """Advance the start ramp; `error_rad` is the distance of the goal and what the policy asks for."""
+        """Advance the start ramp. `error_rad`: distance between the present goal and the policy's goal."""
         p = self._params
         self.ramp = self.ramp.update(now_ns, error_rad, tolerance_rad=p.ramp_tolerance, slow_s=p.ramp_time)

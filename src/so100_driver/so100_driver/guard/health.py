@@ -1,6 +1,6 @@
-"""Servo health: silence, heat, load, blockage, supply. Pure.
+"""Servo health: silence, temperature, load, blockage and supply voltage. Pure.
 
-Turns snapshots into what the control loop may still do.
+Decides from the states of the servos what the arm may still do. Times are monotonic ns, angles rad, arrays (joints,).
 """
 
 from dataclasses import dataclass, replace
@@ -13,32 +13,32 @@ from so100_driver.guard.limits import ConditionTimer, derating
 from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
 
-RELAX_RAD = 0.05  # goal kept this close to a blocked or overloaded joint
-HEAT_CONFIRM_S = 0.5  # a single spoiled temperature byte must not release the arm
+RELAX_RAD = 0.05  # the goal of a blocked or overloaded joint stays this close to the joint
+HEAT_CONFIRM_S = 0.5  # a single corrupt temperature byte must not release the arm
 OVERLOAD_CONFIRM_S = 0.05
-UNREACHED_RAD = 0.15  # a client's goal this far from a joint that gave way is still unreachable
+UNREACHED_RAD = 0.15  # a client's goal further than this from a relaxed joint is still out of reach
 
 
 def servo(index: int) -> str:
-    """`elbow_flex (id 3)`: how messages name a servo."""
+    """Return the name of a servo in messages: `elbow_flex (id 3)`."""
     return f"{JOINT_NAMES[index]} (id {SERVO_IDS[index]})"
 
 
 @dataclass(frozen=True, slots=True)
 class HealthVerdict:
-    """What the health of the servos allows now. Empty texts mean that nothing is wrong."""
+    """What the health of the servos allows now. Empty texts: nothing is wrong."""
 
-    hold: str = ""  # stop and wait; ends by itself
+    hold: str = ""  # stop and wait until it ends by itself
     fault: str = ""  # stop and latch
-    cool_down: str = ""  # go to rest, then release torque, then latch
-    relax: tuple[bool, ...] = (False,) * 6  # goals of these joints are kept at the joint
+    cool_down: str = ""  # latch a fault, move to the rest pose, switch torque off
+    relax: tuple[bool, ...] = (False,) * 6  # goals of these joints stay close to the joint
     speed: float = 1.0  # factor on every velocity limit
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ServoHealth:
-    """Timers, one per joint and condition."""
+    """How long each condition has been true, for each joint."""
 
     hot: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
     loaded: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
@@ -47,17 +47,17 @@ class ServoHealth:
     relaxed: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
 
     def update(
-        self, now_ns: int, seen: ArmState, goal: np.ndarray | None, asked: np.ndarray | None, params: DriverParams
+        self, now_ns: int, seen: ArmState, goal: np.ndarray | None, requested: np.ndarray | None, params: DriverParams
     ) -> tuple["ServoHealth", HealthVerdict]:
-        """Advance the timers with one snapshot.
+        """Advance the timers with one state; returns (new timers, verdict).
 
-        `goal`: what was sent, None with torque off: nothing can be blocked then. `asked`: what the client wants, None
-        while holding: a joint given way to stays so until the client asks for something it can reach.
+        `goal`: the goal sent, None with torque off (then nothing is blocked). `requested`: the client's goal, None
+        while holding. A relaxed joint stays relaxed until the client's goal is within its reach.
         """
         hot = (seen.temperature >= params.temperature_release) | ((seen.error_bits & STATUS_OVERHEAT) > 0)
         loaded = (np.abs(seen.load) >= params.load_limit) & (goal is not None)
         error = np.zeros(6) if goal is None else np.abs(goal - seen.position)
-        # The goal is kept within following_error of the joint, so a blocked joint sits just below it.
+        # The goal is kept within following_error of the joint, so the error of a blocked joint is just below that.
         blocked = error > 0.9 * params.following_error
         timers = replace(
             self,
@@ -66,7 +66,7 @@ class ServoHealth:
             overloaded=_update(self.overloaded, now_ns, (seen.error_bits & STATUS_OVERLOAD) > 0),
             blocked=_update(self.blocked, now_ns, blocked),
         )
-        out_of_reach = np.zeros(6, bool) if asked is None else np.abs(asked - seen.position) > UNREACHED_RAD
+        out_of_reach = np.zeros(6, bool) if requested is None else np.abs(requested - seen.position) > UNREACHED_RAD
         relax = [
             timers.loaded[i].lasted_s(now_ns) > params.load_time
             or timers.overloaded[i].lasted_s(now_ns) > OVERLOAD_CONFIRM_S
@@ -77,7 +77,7 @@ class ServoHealth:
         return timers, timers.judge(now_ns, seen, error, params)
 
     def judge(self, now_ns: int, seen: ArmState, error: np.ndarray, params: DriverParams) -> HealthVerdict:
-        """What the timers allow; `error` is the distance of goal and joint, rad."""
+        """Return what the timers allow. `error` (joints,) rad: distance between goal and position."""
         factors = derating(
             np.nan_to_num(seen.temperature), warn=params.temperature_warn, release=params.temperature_release
         )

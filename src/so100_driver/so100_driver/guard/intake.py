@@ -1,7 +1,7 @@
-"""Which action chunks the driver takes, and why it refuses the others.
+"""Which action chunks the driver accepts, and why it refuses the others. Pure.
 
-Instants are monotonic ns: the node converts a chunk's ROS stamp once, on arrival, so a step of the wall clock can
-neither start nor stop the arm. Positions are rad, (horizon, joints). How a chunk is executed: grids_common.chunk.
+Times are monotonic ns: the node converts a chunk's ROS stamp once, on arrival, so a step of the wall clock neither
+starts nor stops the arm. Positions are rad, (horizon, joints). How a chunk is executed: grids_common.chunk.
 """
 
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from grids_common.chunk import Chunk
 from grids_common.so100 import JOINT_NAMES
 
 MAX_STEPS = 2000
-ABSURD_RAD = 2 * np.pi  # no joint of this arm can be asked for more than one turn
+ABSURD_RAD = 2 * np.pi  # no joint of this arm turns further than one revolution
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A chunk as it arrived. `start_ns` = its stamp on the monotonic clock; `positions` flat as received."""
+    """A chunk as received. `start_ns`: its stamp on the monotonic clock. `positions`: flat (horizon * joints,) rad."""
 
     joint_names: tuple[str, ...]
     dt_s: float
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The acceptance rules that are parameters. Ages are measured from the observation's capture time."""
+    """Acceptance rules that are parameters. A chunk's age is measured from the capture time of its observation."""
 
     max_age_s: float = 2.0
     max_future_s: float = 0.05
@@ -40,7 +40,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class IntakeState:
-    """What acceptance remembers. `not_before_ns`: chunks observed earlier belong to a life that has ended."""
+    """What was accepted last. `not_before_ns`: chunks observed before this (activation, mode change) are refused."""
 
     epoch: int = 0
     sequence: int = -1
@@ -99,7 +99,7 @@ def _order_problem(request: Request, intake: IntakeState, now_ns: int, rules: Ru
         return None
     quiet_s = (now_ns - intake.accepted_ns) * 1e-9
     if quiet_s > rules.source_timeout_s and now_ns > intake.running_until_ns:
-        return None  # the former publisher is gone; a restarted one counts from the beginning
+        return None  # the previous publisher has ended; a new one counts from 0 again
     if request.epoch < intake.epoch:
         return f"epoch: expected {intake.epoch} or later, got {request.epoch}"
     if request.epoch == intake.epoch and request.sequence <= intake.sequence:

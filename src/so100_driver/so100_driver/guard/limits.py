@@ -1,4 +1,4 @@
-"""Motion limits and protective reactions: pure functions, one call per tick, always on.
+"""Motion limits and protective reactions, always on. Pure functions, called once per tick.
 
 Arrays are (joints,) in JOINT_NAMES order; rad, rad/s, rad/s^2, s, degC.
 Hit masks use the bits of grids_msgs/DriverStatus.
@@ -11,12 +11,12 @@ import numpy as np
 HIT_RANGE, HIT_VELOCITY, HIT_ACCELERATION, HIT_STEP = 1, 2, 4, 8
 HIT_RAMP, HIT_DERATED, HIT_GRIPPER_STALL = 16, 32, 64
 _EPSILON = 1e-9
-BACK_OFF_RAD_S = 0.2  # how fast a jaw under too much load gives way
+BACK_OFF_RAD_S = 0.2  # how fast the goal of a jaw under too much load moves back
 
 
 @dataclass(frozen=True, slots=True)
 class JointLimits:
-    """What no client can exceed. `step_rad` bounds one tick whatever time has passed."""
+    """Limits for every client: rad, rad/s, rad/s^2. `step_rad` bounds one tick, however long it lasted."""
 
     low_rad: np.ndarray
     high_rad: np.ndarray
@@ -28,7 +28,7 @@ class JointLimits:
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What has been commanded so far: goal, its velocity, and the target it was chasing."""
+    """The commanded motion (joints,): goal rad, its velocity rad/s, and the target of the last tick, rad."""
 
     position: np.ndarray
     velocity: np.ndarray
@@ -36,12 +36,12 @@ class Motion:
 
     @classmethod
     def at(cls, position: np.ndarray) -> "Motion":
-        """Standing still at `position`."""
+        """A motion that stands still at `position` (joints,) rad."""
         pose = np.array(position, float)
         return cls(pose, np.zeros_like(pose), pose)
 
     def restarted(self, index: int, position: float) -> "Motion":
-        """One joint stands still at `position`, the others go on."""
+        """Joint `index` stands still at `position` rad; the others are unchanged."""
         here = np.arange(len(self.position)) == index
         return Motion(
             np.where(here, position, self.position),
@@ -51,11 +51,12 @@ class Motion:
 
     @property
     def still(self) -> bool:
+        """All joints stand still."""
         return not self.velocity.any()
 
 
 def braking_speed(distance: np.ndarray, acceleration: float, dt_s: float) -> np.ndarray:
-    """Highest speed from which `distance` (>= 0) still suffices to stop, when speeds change once per dt.
+    """Highest speed (rad/s) that can still stop within `distance` (>= 0, rad) when speed changes once per tick.
 
     Exact for steps of equal length: k steps that slow down by a dt each cover k u dt - a dt^2 k (k - 1) / 2.
     """
@@ -82,9 +83,9 @@ def advance(
     feed = np.clip((inside - motion.reference) / dt_s, -speed, speed)
     error = inside - motion.position - feed * dt_s
     closing = np.minimum(np.abs(error) / dt_s, braking_speed(np.abs(error), limits.acceleration, dt_s))
-    wanted = feed + np.sign(error) * closing
-    velocity = np.clip(wanted, -speed, speed)
-    if np.abs(velocity - wanted).max() > 1e-6:
+    requested = feed + np.sign(error) * closing
+    velocity = np.clip(requested, -speed, speed)
+    if np.abs(velocity - requested).max() > 1e-6:
         hits |= HIT_VELOCITY
     bounded = _within_acceleration(limits, motion, velocity, dt_s)
     if np.abs(bounded - velocity).max() > 1e-6:
@@ -94,7 +95,7 @@ def advance(
 
 
 def stop(limits: JointLimits, motion: Motion, dt_s: float) -> Motion:
-    """One tick of coming to rest where braking ends; standing still is a fixed point."""
+    """Brake for one tick at stop_deceleration. A motion that stands still stays as it is."""
     if motion.still:
         return replace(motion, reference=motion.position)
     change = limits.stop_deceleration * dt_s
@@ -132,14 +133,18 @@ def _step(
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """Gentle start: slow until the command is caught up, then opening over `open_s`."""
+    """Start ramp: slow until the arm has reached the command, then up to full speed over `open_s` seconds."""
 
     opened_ns: int | None = None
     nearest_rad: float = float("inf")
     nearest_ns: int = 0
 
     def update(self, now_ns: int, error_rad: float, *, tolerance_rad: float, slow_s: float | None) -> "Ramp":
-        """`slow_s`: opens too when the arm has come no nearer for so long: the command runs away. None: never."""
+        """Advance the ramp. `error_rad`: distance to the command, which counts as reached within `tolerance_rad`.
+
+        `slow_s`: the ramp also opens when the arm has not come nearer for this long (the command moves away); None:
+        it does not.
+        """
         if self.opened_ns is not None:
             return self
         if error_rad <= tolerance_rad:
@@ -158,11 +163,12 @@ class Ramp:
         return slow + (full - slow) * min(max(part, 0.0), 1.0)
 
     def done(self, now_ns: int, open_s: float) -> bool:
+        """The ramp is fully open."""
         return self.opened_ns is not None and now_ns - self.opened_ns >= open_s * 1e9
 
 
 def derating(temperature: np.ndarray, *, warn: float, release: float, least: float = 0.2) -> np.ndarray:
-    """Speed factor per joint: 1 up to `warn` degC, falling linearly to `least` at `release`."""
+    """Speed factor of each joint: 1 up to `warn` degC, falling linearly to `least` at `release` degC."""
     part = (np.asarray(temperature, float) - warn) / max(release - warn, 1e-6)
     return 1.0 - (1.0 - least) * np.clip(part, 0.0, 1.0)
 
@@ -174,17 +180,19 @@ class ConditionTimer:
     since_ns: int | None = None
 
     def update(self, now_ns: int, *, true: bool) -> "ConditionTimer":
+        """Start the timer when the condition becomes true, reset it when it is false."""
         if not true:
             return ConditionTimer(None)
         return self if self.since_ns is not None else ConditionTimer(now_ns)
 
     def lasted_s(self, now_ns: int) -> float:
+        """Seconds for which the condition has been true, 0 when it is false."""
         return 0.0 if self.since_ns is None else (now_ns - self.since_ns) * 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Jaw:
-    """One look at the gripper. `wanted`: the client's goal; `sent`: the goal in force. rad, rad/s."""
+    """State of the gripper. `requested`: the client's goal, `sent`: the present goal, both rad; `load` -1 to 1."""
 
     requested: float
     sent: float
@@ -195,11 +203,11 @@ class Jaw:
 
 @dataclass(frozen=True, slots=True)
 class GripRelief:
-    """Relief of a jaw that closes on something: hold it with a bounded load instead of pushing until the servo trips.
+    """Holds an object between the jaws with a bounded load, so that the servo's overload protection does not trip.
 
     LeRobot sets the gripper's overload protection to 25 % of its torque for 2 s, so a goal far inside an object always
-    trips it. Once the jaw has stood still under load for `stall_s`, its goal is kept above `floor_rad`, which backs off
-    until the load is at most `load`. Closing is the falling direction.
+    trips it. Once the jaw has stood still under load for `stall_s`, its goal is kept above `floor_rad`, which moves
+    back until the load is at most `load`. The jaw closes towards smaller angles.
     """
 
     stall: ConditionTimer = ConditionTimer()
@@ -208,7 +216,7 @@ class GripRelief:
     def update(
         self, now_ns: int, jaw: Jaw, dt_s: float, *, load: float, squeeze_rad: float, stall_s: float
     ) -> "GripRelief":
-        """Advance by one tick."""
+        """Advance by one tick. `load`: share of the maximum torque; `squeeze_rad`: furthest goal past the jaw."""
         floor = self.floor_rad
         opening = floor is not None and jaw.requested > floor + 0.01
         gone = floor is not None and jaw.measured < floor - 0.02
@@ -226,12 +234,12 @@ class GripRelief:
         return GripRelief(stall, floor)
 
     def limit(self, goal: float) -> tuple[float, bool]:
-        """The goal under relief, and whether it was changed; an opening goal passes unchanged."""
+        """Return the goal (rad) under relief and whether it was changed. A goal that opens the jaw is not changed."""
         if self.floor_rad is None or goal >= self.floor_rad:
             return goal, False
         return self.floor_rad, True
 
 
 def relaxed(goal: np.ndarray, measured: np.ndarray, *, margin_rad: np.ndarray | float) -> np.ndarray:
-    """`goal` pulled to within `margin_rad` of `measured`: what a blocked joint is asked to do instead."""
+    """`goal` clipped to within `margin_rad` of `measured`, so that a blocked joint pushes less. (joints,) rad."""
     return np.clip(goal, measured - margin_rad, measured + margin_rad)

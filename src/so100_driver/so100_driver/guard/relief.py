@@ -1,4 +1,4 @@
-"""What gives way: the goals of joints that are blocked or overloaded, and of a jaw that closed on something.
+"""Relief: keeps the goals of blocked or overloaded joints, and of a jaw on an object, close to the joint.
 
 No I/O and no clock; arrays are (joints,) rad.
 """
@@ -18,7 +18,7 @@ BLOCKED_RAD = 0.3
 
 
 class Relief:
-    """One arm's. The owner tells when a mode begins, when a fault latches and when torque goes off."""
+    """The relief of one arm. `Arm` calls it when a mode begins, a fault latches and torque goes off."""
 
     def __init__(self, params: DriverParams) -> None:
         self._params = params
@@ -26,17 +26,19 @@ class Relief:
         self._grip = GripRelief()
 
     def forget_blocked(self) -> None:
+        """End the relief of joints that were found blocked when a fault latched."""
         self._slack = np.zeros(6, bool)
 
     def forget_grip(self) -> None:
+        """End the relief of the gripper."""
         self._grip = GripRelief()
 
     def spare_blocked(self, motion: Motion, seen: ArmState) -> None:
-        """A joint far from its goal is blocked: give way there from now on instead of pushing until somebody resets."""
+        """A joint far from its goal is blocked: keep its goal close to it from now on, until the fault is reset."""
         self._slack = np.abs(motion.position - seen.position) > BLOCKED_RAD
 
     def bounds(self, allowed: JointLimits, seen: ArmState, verdict: HealthVerdict) -> JointLimits:
-        """The range, narrowed to what the joints can follow, so that braking before a blocked one begins in time."""
+        """`allowed` with its range narrowed around each joint, so that braking before a blocked joint is in time."""
         here, margin = seen.position, self._margin(verdict)
         low = np.maximum(allowed.low_rad, here - margin)
         high = np.minimum(allowed.high_rad, here + margin)
@@ -45,25 +47,25 @@ class Relief:
     def relieve(
         self, now_ns: int, target: np.ndarray | None, motion: Motion, seen: ArmState, verdict: HealthVerdict
     ) -> tuple[np.ndarray | None, int]:
-        """`target` with blocked joints and a stalled gripper relieved, and the limits hit.
+        """Return `target` with relief for blocked joints and a stalled gripper, and the hit mask.
 
-        None (hold) stays None when nothing needs relief.
+        None (hold) stays None when no joint needs relief.
         """
-        wanted = motion.position if target is None else target
-        out = limits.relaxed(wanted, seen.position, margin_rad=self._margin(verdict))
+        requested = motion.position if target is None else target
+        out = limits.relaxed(requested, seen.position, margin_rad=self._margin(verdict))
         hits = limits.HIT_DERATED if any(verdict.relax) else 0
         out[GRIPPER], stalled = self._jaw(now_ns, float(out[GRIPPER]), motion, seen)
         if stalled:
             hits |= limits.HIT_GRIPPER_STALL
-        changed = np.abs(out - wanted).max() > 1e-6
+        changed = np.abs(out - requested).max() > 1e-6
         return (out if target is not None or changed else None), hits
 
     def _margin(self, verdict: HealthVerdict) -> np.ndarray:
-        """How far each goal may be from its joint: little where the joint is blocked or overloaded."""
+        """Largest distance of each goal from its joint (joints,) rad; small for blocked or overloaded joints."""
         return np.where(np.array(verdict.relax) | self._slack, RELAX_RAD, self._params.following_error)
 
     def _jaw(self, now_ns: int, goal: float, motion: Motion, seen: ArmState) -> tuple[float, bool]:
-        """The gripper goal under stall relief, and whether it was changed."""
+        """Return the gripper's goal (rad) under stall relief and whether it was changed."""
         p = self._params
         jaw = Jaw(
             goal,

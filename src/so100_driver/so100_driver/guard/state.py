@@ -1,4 +1,4 @@
-"""What is known about the arm in SI units, made from one bus reading. Pure."""
+"""The measured state of the arm in SI units, made from bus readings. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from grids_data.calibration import JointMap
 from so100_driver.bus.bus import BusReading
 from so100_driver.bus.protocol import CURRENT_UNIT_A, LOAD_UNIT, VOLTAGE_UNIT_V
 
-# The fastest an STS3215 turns unloaded is about 5 rad/s; a reading that jumps faster than this is not believed.
+# An unloaded STS3215 turns at about 5 rad/s; a position that changes faster than this is discarded.
 IMPOSSIBLE_RAD_S = 25.0
 
 
 @dataclass(frozen=True, slots=True)
 class ArmState:
-    """One state of all joints. Arrays are (joints,). stamp: monotonic ns, middle of the bus transaction.
+    """The state of all joints. Arrays are (joints,). `stamp_ns`: monotonic, middle of the bus transaction.
 
-    `valid` false: the servo did not answer this time and the values are its last known ones. `seen_ns` is when each
-    servo last answered.
+    `valid` false: the servo did not answer this time and its values are the last known ones. `seen_ns`: when each
+    servo last answered. `implausible`: number of position jumps discarded so far.
     """
 
     stamp_ns: int
@@ -35,7 +35,7 @@ class ArmState:
 
     @classmethod
     def unknown(cls, joints: int) -> "ArmState":
-        """Before the first reading."""
+        """The state before the first reading."""
         nothing = np.full(joints, np.nan)
         return cls(
             stamp_ns=0,
@@ -53,12 +53,12 @@ class ArmState:
 
     @property
     def complete(self) -> bool:
-        """Every joint has been seen at least once."""
+        """Every joint has answered at least once."""
         return bool(np.isfinite(self.position).all())
 
 
 def update(last: ArmState, reading: BusReading, ids: tuple[int, ...], joints: JointMap) -> ArmState:
-    """The snapshot after `reading`: joints that answered are renewed, the others keep their last values."""
+    """Return the state after `reading`. Joints that did not answer keep their last values."""
     present = [reading.states.get(servo_id) for servo_id in ids]
     valid = np.array([state is not None for state in present])
     raw = np.array(

@@ -1,6 +1,6 @@
-"""The leader as the follower sees it: mapping, interpolation, taking over by moving it, squeezing it to stop.
+"""The leader arm's samples: mapping to follower angles, interpolation, takeover detection, squeezes for a stop.
 
-Pure; instants are monotonic ns, angles rad, arrays (joints,).
+Pure. Times are monotonic ns, angles rad, arrays (joints,).
 """
 
 from collections import deque
@@ -12,15 +12,15 @@ from grids_common.so100 import JOINT_NAMES
 
 GRIPPER = JOINT_NAMES.index("gripper")
 ABSURD_RAD = 2 * np.pi  # no leader joint turns further
-FASTEST_RAD_S = 6.0  # of a hand; a sample that comes late may be so much further away
-FUTURE_NS = 50_000_000  # a sample stamped further ahead than this is from a clock that is not ours
+FASTEST_RAD_S = 6.0  # fastest motion by hand; a late sample may differ from the last one by this speed times the delay
+FUTURE_NS = 50_000_000  # a stamp further in the future than this comes from another clock
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Leader angles to follower angles: a sign per joint, and for the gripper its whole range onto the follower's.
+    """Leader angles to follower angles: a sign for each joint; the gripper's range is scaled to the follower's.
 
-    A leader's trigger and a follower's jaw open by different angles; the other joints are geometrically equal.
+    A leader's trigger and a follower's jaw open by different angles; the other joints have the same geometry.
     """
 
     sign: np.ndarray
@@ -28,6 +28,7 @@ class Mapping:
     follower_gripper: tuple[float, float]
 
     def follower(self, leader: np.ndarray) -> np.ndarray:
+        """Return the follower angles (joints,) rad of leader angles (joints,) rad."""
         out = np.asarray(leader, float) * self.sign
         low, high = self.leader_gripper
         part = (float(leader[GRIPPER]) - low) / (high - low)
@@ -38,7 +39,7 @@ class Mapping:
 
 
 class LeaderTrack:
-    """The last leader samples, read a fixed delay in the past: two unsynchronised 100 Hz loops then do not stutter."""
+    """The last leader samples, read with a fixed delay, so that two unsynchronised 100 Hz loops do not stutter."""
 
     def __init__(self, delay_s: float, jump_rad: float) -> None:
         self.jump_rad = jump_rad
@@ -47,10 +48,10 @@ class LeaderTrack:
         self._arrived_ns = 0
 
     def add(self, now_ns: int, stamp_ns: int, position: np.ndarray) -> str:
-        """A sample that arrives now; returns why it was ignored, "" when it was taken.
+        """Add a sample (joints,) rad that arrives now. Returns why it was ignored, "" when accepted.
 
-        One further than `jump_rad` from where a hand could have brought it since the last (a count that wrapped, a
-        spoiled reading) empties the track: what comes after it is a new beginning.
+        A sample that differs from the last one by more than `jump_rad` plus what a hand can move in that time (a tick
+        count that wrapped, a corrupt reading) empties the track; the next sample starts a new one.
         """
         problem = self._problem(now_ns, stamp_ns, position)
         if problem:
@@ -80,25 +81,26 @@ class LeaderTrack:
 
     @property
     def newest(self) -> np.ndarray | None:
+        """The newest sample (joints,) rad, None without one."""
         return self._samples[-1][1] if self._samples else None
 
     def age_s(self, now_ns: int) -> float:
-        """Since the newest sample arrived, or since its stamp if that is longer ago; no stamp makes it younger."""
+        """Age of the newest sample, from its arrival or its stamp, the older of the two; infinite without one."""
         if not self._samples:
             return float("inf")
         return (now_ns - min(self._arrived_ns, self._samples[-1][0])) * 1e-9
 
     def sample(self, now_ns: int) -> np.ndarray | None:
-        """Leader pose at `now - delay`, linear between samples, the newest when it is older than that."""
+        """Leader pose at `now - delay`, linear between samples; the newest sample when it is older than that."""
         if not self._samples:
             return None
-        wanted = now_ns - self.delay_ns
+        read_ns = now_ns - self.delay_ns
         after = self._samples[-1]
-        if wanted >= after[0]:
+        if read_ns >= after[0]:
             return after[1]
         for before in list(self._samples)[-2::-1]:
-            if before[0] <= wanted:
-                part = (wanted - before[0]) / (after[0] - before[0])
+            if before[0] <= read_ns:
+                part = (read_ns - before[0]) / (after[0] - before[0])
                 return before[1] + part * (after[1] - before[1])
             after = before
         return after[1]
@@ -106,17 +108,17 @@ class LeaderTrack:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """Notices a hand on the leader, and its absence.
+    """Detects that a person moves the leader, and that it rests again.
 
-    `anchor` is the pose the leader has rested at; moving further than the threshold from it takes over, resting
-    within the band for `release_s` gives back.
+    `anchor`: pose at which the leader rests. Moving it further than the threshold takes over from the policy;
+    resting within the band for takeover_release gives control back.
     """
 
     anchor: np.ndarray | None = None
     moved_ns: int = 0
 
     def update(self, now_ns: int, leader: np.ndarray, *, band_rad: float) -> "Takeover":
-        """Follow the leader; `moved_ns` is the last instant at which it left the band around its anchor."""
+        """Take a sample. `moved_ns` is the last time at which the leader left the band around its anchor."""
         if self.anchor is None:
             return Takeover(leader, now_ns)
         if np.abs(leader - self.anchor).max() > band_rad:
@@ -124,21 +126,23 @@ class Takeover:
         return self
 
     def displacement(self, leader: np.ndarray) -> float:
+        """Largest distance of a joint from the anchor, rad."""
         return 0.0 if self.anchor is None else float(np.abs(leader - self.anchor).max())
 
     def rested_s(self, now_ns: int) -> float:
+        """Seconds since the leader last moved."""
         return (now_ns - self.moved_ns) * 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Squeezes:
-    """Counts full squeezes of the leader's gripper: `wanted` of them within `window_s` mean stop."""
+    """Counts full squeezes of the leader's gripper; `times_ns` has those within the last `window_s`."""
 
     times_ns: tuple[int, ...] = ()
     closed: bool = False
 
     def update(self, now_ns: int, gripper: float, *, low: float, high: float, window_s: float) -> "Squeezes":
-        """`gripper` in rad with range low (closed) to high; hysteresis at 20 % and 60 % of the range."""
+        """Take the gripper's angle, rad, in its range `low` (closed) to `high`; closed below 20 %, open above 60 %."""
         part = (gripper - low) / (high - low)
         times = tuple(t for t in self.times_ns if now_ns - t <= window_s * 1e9)
         if not self.closed and part < 0.2:

@@ -1,8 +1,8 @@
-"""Torque has one owner: the only place that decides which servo gets torque and which loses it. Pure.
+"""The state machine of torque: the only place that decides which servo gets torque and which loses it. Pure.
 
-The arm tells it what is wanted, the control loop carries out its orders and reports what the servos read back.
-Torque is never cut in mid-air: only RELEASE, which somebody asked for or which follows the rest pose, leads to an
-order that switches it off. An order that a later request has overtaken is not believed when its report comes.
+The arm requests torque on or off, the control loop carries out the orders and reports what the servos confirm.
+Torque is never switched off in mid-air: only RELEASE, on a client's request or in the rest pose, leads to an order
+that switches it off. A report on an order that a later request has replaced does not change the state.
 """
 
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ import numpy as np
 class State(StrEnum):
     """What was last ordered, and whether the servos have confirmed it."""
 
-    FOUND = "found"  # nothing ordered: servos keep what they had when the port was opened
-    ENGAGING = "engaging"  # goals, then torque on, are ordered and not yet confirmed
+    FOUND = "found"  # nothing ordered yet: torque is as it was when the port was opened
+    ENGAGING = "engaging"  # goals and then torque on are ordered, not yet confirmed
     ON = "on"
-    RELEASING = "releasing"  # torque off is ordered; some servo has not confirmed it
+    RELEASING = "releasing"  # torque off is ordered; not every servo has confirmed it
     OFF = "off"  # every servo has confirmed that it has no torque
 
 
 class Event(StrEnum):
-    """What may happen. The first two are requests, the next four are reports of the loop on the order in force."""
+    """What can happen. The first two are requests; the next four are reports of the loop on the present order."""
 
     ENGAGE = "engage"
     RELEASE = "release"
-    ENGAGED = "engaged"  # goals taken, torque switched on
-    REFUSED = "refused"  # a servo did not take its goal: torque was not touched
-    RELEASED = "released"  # the last servo has confirmed
-    UNCONFIRMED = "unconfirmed"  # some servo has not confirmed
-    REJOINED = "rejoined"  # a servo answers again, or was looked at
-    LOST = "lost"  # the bus went away: servos hold their last goal
+    ENGAGED = "engaged"  # every servo acknowledged its goal; torque was switched on
+    REFUSED = "refused"  # a servo did not acknowledge its goal: torque was not changed
+    RELEASED = "released"  # every servo has confirmed torque off
+    UNCONFIRMED = "unconfirmed"  # not every servo has confirmed torque off
+    REJOINED = "rejoined"  # the torque of one servo was read back
+    LOST = "lost"  # the bus cannot be used: servos hold their last goal
     BACK_HOLDING = "back holding"  # the bus is back and every servo has torque
-    BACK_LIMP = "back limp"  # the bus is back and some servo has lost its supply meanwhile
+    BACK_LIMP = "back limp"  # the bus is back and some servo has lost its torque
     ESTOP = "emergency stop"
     SHUTDOWN = "shutdown"
 
@@ -49,7 +49,7 @@ EDGES: dict[tuple[State, Event], State | None] = {
     (State.RELEASING, Event.RELEASED): State.OFF,
     (State.RELEASING, Event.UNCONFIRMED): State.RELEASING,
     (State.FOUND, Event.BACK_LIMP): State.FOUND,
-    # A servo that came back without torque is not stiffened unasked, and the others are not dropped.
+    # A servo that came back without torque does not get it without a request; the others keep theirs.
     (State.ENGAGING, Event.BACK_LIMP): State.FOUND,
     (State.ON, Event.BACK_LIMP): State.FOUND,
     (State.RELEASING, Event.BACK_LIMP): State.RELEASING,
@@ -59,7 +59,7 @@ EDGES: dict[tuple[State, Event], State | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the loop writes in this tick: Torque_Enable `on` to the servos `asked`, which must confirm, and to `told`.
+    """Torque_Enable `on` to write in this tick, to the servos `confirming` (read back) and `silent` (not read back).
 
     Both are joint indices. An order to switch on goes to every servo, after each has acknowledged its goal.
     """
@@ -67,23 +67,23 @@ class Order:
     number: int
     on: bool
     confirming: tuple[int, ...]
-    silent: tuple[int, ...] = ()  # silent servos: not waited for
-    first: bool = True  # not yet tried: a failure is news
+    silent: tuple[int, ...] = ()  # do not answer at the moment
+    first: bool = True  # first attempt: a failure is reported
 
 
 class Torque:
-    """The state machine of one arm. Serialised by the owner's lock; instants and angles do not enter but `held`."""
+    """The state machine of one arm. The caller holds the loop's lock around every call."""
 
     def __init__(self, joints: int = 6) -> None:
         self.state = State.FOUND
-        self.held = np.full(joints, np.nan)  # rad, goal of each servo that is known to have torque; NaN: it has none
+        self.held = np.full(joints, np.nan)  # goal of each servo with torque, rad; NaN without
         self._before = State.FOUND
         self._unconfirmed: tuple[int, ...] = ()  # servos that have not confirmed torque off
         self._number, self._tried = 0, False
 
     @property
     def requested(self) -> bool:
-        """Torque is on or about to be."""
+        """Torque is on, or switching it on has been requested."""
         return self.state in (State.ENGAGING, State.ON)
 
     @property
@@ -93,32 +93,32 @@ class Torque:
 
     @property
     def driven(self) -> bool:
-        """Servos have been switched on by us and take goals."""
+        """Torque was switched on by this driver, so goals may be written."""
         return State.ON in (self.state, self._before if self.state is State.ENGAGING else None)
 
     @property
     def releasing(self) -> bool:
-        """Torque off was asked and some servo has not confirmed it."""
+        """Torque off was requested and not every servo has confirmed it."""
         return self.state is State.RELEASING
 
     # -- requests ----------------------------------------------------------------------------------------------------
     def engage(self) -> None:
-        """Ask for goals and torque (again) on every servo."""
-        self._ask(Event.ENGAGE)
+        """Request goals and torque (again) on every servo."""
+        self._request(Event.ENGAGE)
 
     def release(self) -> None:
-        """Ask every servo to let go, also where torque was found on; asked again each tick until all confirm."""
-        self._ask(Event.RELEASE)
+        """Request torque off on every servo; it is written in every tick until all have confirmed."""
+        self._request(Event.RELEASE)
         self._unconfirmed = tuple(range(len(self.held)))
 
-    def _ask(self, event: Event) -> None:
+    def _request(self, event: Event) -> None:
         if self.state is not State.ENGAGING:
             self._before = self.state
         self.happen(event)
         self._number, self._tried = self._number + 1, False
 
     def happen(self, event: Event) -> None:
-        """Follow one edge. ValueError for an edge that is not in the table."""
+        """Change the state by one edge of EDGES. ValueError when the event cannot happen in this state."""
         edge = (self.state, event)
         if edge not in EDGES:
             raise ValueError(f"torque: {event} cannot happen while it is {self.state}")
@@ -127,29 +127,29 @@ class Torque:
 
     # -- orders and reports ------------------------------------------------------------------------------------------
     def order(self, silent: np.ndarray) -> Order | None:
-        """What to write now, None for nothing. `silent` (joints,) bool: servos that do not answer at the moment."""
+        """Return what to write now, None for nothing. `silent` (joints,) bool: servos that do not answer."""
         if self.state is State.ENGAGING:
             return Order(self._number, on=True, confirming=tuple(range(len(self.held))))
         if self.state is not State.RELEASING:
             return None
-        first = not self._tried  # then even the silent are waited for: they may answer after all
+        first = not self._tried  # then silent servos are read back too: they may answer after all
         without_reply = tuple(i for i in self._unconfirmed if silent[i])
         confirming = self._unconfirmed if first else tuple(i for i in self._unconfirmed if not silent[i])
         return Order(self._number, on=False, confirming=confirming, silent=without_reply, first=first)
 
     def engaged(self, order: Order, goals: np.ndarray, failed: list[int]) -> None:
-        """Every servo took its goal (joints,) rad and was switched on; the indices `failed` did not confirm that."""
+        """Report: every servo took its goal (joints,) rad; joint indices `failed` did not confirm torque on."""
         self.held = np.where(np.isin(np.arange(len(self.held)), failed), np.nan, goals)
         if order.number == self._number:
             self.happen(Event.ENGAGED)
 
     def refused(self, order: Order) -> None:
-        """A servo did not take its goal: torque stays as it was, and only a new request tries again."""
+        """Report: a servo did not acknowledge its goal. Torque stays as it was; only a new request tries again."""
         if order.number == self._number:
             self.happen(Event.REFUSED)
 
     def released(self, order: Order, failed: list[int]) -> None:
-        """The servos of `order` read torque off, but for the indices `failed`."""
+        """Report: the servos of `order` confirmed torque off, except the joint indices `failed`."""
         gone = [i for i in order.confirming if i not in failed]
         self.held[gone] = np.nan
         if order.number != self._number:
@@ -158,12 +158,12 @@ class Torque:
         self.happen(Event.UNCONFIRMED if self._unconfirmed else Event.RELEASED)
 
     def read_back(self, index: int, goal: float) -> bool:
-        """One servo was looked at: its goal, rad, NaN without torque. True when it lost torque that it should have."""
+        """Report the goal of one servo, rad, NaN without torque. Returns True when it lost torque by itself."""
         self.held[index] = goal
         self.happen(Event.REJOINED)
         return self.state is State.ON and bool(np.isnan(goal))
 
     def returned(self, held: np.ndarray) -> None:
-        """The bus is back. `held` (joints,) rad: goal of each servo that has torque, NaN for the others."""
+        """Report: the bus is back. `held` (joints,) rad: goal of each servo with torque, NaN without."""
         self.held = np.array(held, float)
         self.happen(Event.BACK_HOLDING if np.isfinite(self.held).all() else Event.BACK_LIMP)

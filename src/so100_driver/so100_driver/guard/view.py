@@ -1,4 +1,4 @@
-"""What leaves the arm each tick: the decision for the loop, and a frozen view for publishers, read without a lock."""
+"""Results of one tick: the decision for the control loop, and an immutable view for publishers (needs no lock)."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,11 @@ from so100_driver.guard.torque import Order
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One tick's decision. `goal` None: write nothing (torque off, or never armed). `order`: torque to be switched."""
+    """The decision of one tick. `goal` (joints,) rad, None: write none (torque off). `order`: torque to switch.
+
+    `raw`: the client's own goal, None without one. `step`: fractional action step executed, -1 for none. `hits`:
+    limits hit, bits of DriverStatus.
+    """
 
     goal: np.ndarray | None
     torque: bool
@@ -21,10 +25,10 @@ class Output:
     raw: np.ndarray | None
     step: float
     hits: int
-    sequence: int = 0  # of the chunk this goal comes from, 0 for none
+    sequence: int = 0  # of the chunk that gave this goal, 0 for none
     epoch: int = 0
     order: Order | None = None
-    at_ns: int = 0  # when it was decided, monotonic
+    at_ns: int = 0  # time of the decision, monotonic
 
 
 NO_OUTPUT = Output(None, torque=False, source="released", raw=None, step=-1.0, hits=0)
@@ -32,7 +36,7 @@ NO_OUTPUT = Output(None, torque=False, source="released", raw=None, step=-1.0, h
 
 @dataclass(slots=True)
 class Totals:
-    """Counters since configure."""
+    """Counters since the node was configured."""
 
     ticks: int = 0
     limit_events: int = 0
@@ -42,15 +46,15 @@ class Totals:
     last_refusal: str = ""
 
     def copy(self) -> "Totals":
-        """As they are now; spelled out because it is made every tick."""
+        """Return a copy. Written out because it is called in every tick."""
         return Totals(self.ticks, self.limit_events, self.accepted, self.refused, self.empty_ticks, self.last_refusal)
 
 
 @dataclass(frozen=True, slots=True)
 class ArmView:
-    """The arm after one tick. `torque` (joints,) bool: servos that are known to have torque.
+    """The arm after one tick. `torque` (joints,) bool: servos known to have torque.
 
-    `chunk`: of the plan in force, None without one; `row`: its action step executed in this tick, -1 while holding.
+    `chunk`: the chunk in execution, None without one. `step`: its action step in this tick, -1 while holding.
     `bus_problem`: why the bus cannot be used, "" while it can. `hits`: limits of this tick, bits of DriverStatus.
     """
 

@@ -1,4 +1,4 @@
-"""What the arm knows of its servos' health over time: what it allows now, what gives way, whether the bus is there."""
+"""Servo health over time for one arm: the present verdict, relief of blocked joints, whether the bus can be used."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from so100_driver.params import DriverParams
 
 
 class Watch:
-    """`verdict` is of the newest snapshot; `relief` gives way where it says so.
+    """`verdict` is that of the newest state; `relief` limits the goals of the joints it names.
 
-    `bus_problem`: why the bus cannot be used, "" while it can: nothing is granted meanwhile.
+    `bus_problem`: why the bus cannot be used, "" while it can. No request is granted meanwhile.
     """
 
     def __init__(self, params: DriverParams) -> None:
@@ -20,17 +20,19 @@ class Watch:
         self.verdict = HealthVerdict()
         self.relief = Relief(params)
         self.bus_problem = ""
-        self.cooled = False  # the way to rest because of heat was begun since the last reset
+        self.cooled = False  # the arm was sent to the rest pose because of heat since the last reset
 
-    def update(self, now_ns: int, seen: ArmState, goal: np.ndarray | None, asked: np.ndarray | None) -> HealthVerdict:
-        """One snapshot; see ServoHealth.update for `goal` and `asked`, (joints,) rad."""
-        self._health, self.verdict = self._health.update(now_ns, seen, goal, asked, self._params)
+    def update(
+        self, now_ns: int, seen: ArmState, goal: np.ndarray | None, requested: np.ndarray | None
+    ) -> HealthVerdict:
+        """Take one state. `goal` and `requested` (joints,) rad: see ServoHealth.update."""
+        self._health, self.verdict = self._health.update(now_ns, seen, goal, requested, self._params)
         return self.verdict
 
     def begin(self) -> None:
-        """Armed, or the bus is back: timers start anew."""
+        """The arm was activated, or the bus is back: restart all timers."""
         self._health, self.verdict = ServoHealth(), HealthVerdict()
 
     def reset(self) -> None:
-        """A latched fault was left; what the last snapshot said still counts."""
+        """A latched fault was reset: restart all timers; the last verdict stays until the next state."""
         self._health, self.cooled = ServoHealth(), False

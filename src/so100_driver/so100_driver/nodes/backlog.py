@@ -1,4 +1,4 @@
-"""Records between the loop that makes them and the thread that publishes them: bounded, and what is lost is counted."""
+"""A bounded queue of records between the control loop and the publishing thread; lost records are counted."""
 
 import threading
 from collections import deque
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Backlog(Generic[T]):
-    """`push` from one thread, `pop` from another. When full, the oldest record goes and is counted in `dropped`."""
+    """`push` from one thread, `pop` from another. When full, the oldest record is dropped and counted in `dropped`."""
 
     def __init__(self, size: int = SIZE) -> None:
         self.dropped = 0
@@ -21,6 +21,7 @@ class Backlog(Generic[T]):
         self._ready = threading.Event()
 
     def push(self, record: T) -> None:
+        """Add a record; when full, drop the oldest one."""
         with self._lock:
             if len(self._records) == self._size:
                 self._records.popleft()
@@ -29,13 +30,15 @@ class Backlog(Generic[T]):
         self._ready.set()
 
     def pop(self) -> T | None:
+        """Remove and return the oldest record, None when empty."""
         with self._lock:
             return self._records.popleft() if self._records else None
 
     def wait(self, timeout_s: float) -> None:
-        """Until something was pushed, or `wake`."""
+        """Block until a record was pushed or `wake` was called, at most `timeout_s`."""
         self._ready.wait(timeout=timeout_s)
         self._ready.clear()
 
     def wake(self) -> None:
+        """End a `wait` without a record."""
         self._ready.set()

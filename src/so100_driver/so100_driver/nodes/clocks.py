@@ -1,4 +1,4 @@
-"""ROS time <-> monotonic time, in one place. A stamp is converted once, when its message arrives."""
+"""Conversion between ROS time and monotonic time. A stamp is converted once, when its message arrives."""
 
 import time
 
@@ -8,7 +8,7 @@ from grids_common.stamps import stamp_ns
 
 
 class Clocks:
-    """`ros_now` is the node's clock; both directions use the difference of this moment."""
+    """Converts with the difference of the two clocks at the time of the call. `clock`: the node's clock."""
 
     def __init__(self, clock) -> None:
         self._clock = clock
@@ -17,9 +17,9 @@ class Clocks:
         return self._clock.now().nanoseconds - time.monotonic_ns()
 
     def monotonic_ns(self, stamp) -> int:
-        """The monotonic instant of a builtin_interfaces/Time."""
+        """Monotonic time, ns, of a builtin_interfaces/Time."""
         return stamp_ns(stamp) - self._difference_ns()
 
     def stamp(self, monotonic_ns: int):
-        """builtin_interfaces/Time of a monotonic instant."""
+        """builtin_interfaces/Time of a monotonic time, ns."""
         return Time(nanoseconds=max(0, monotonic_ns + self._difference_ns())).to_msg()

@@ -1,7 +1,8 @@
-"""The follower driver node: `driver`. Converts messages, owns the loop and the lifecycle; decides nothing.
+"""The follower's lifecycle node `driver`: converts messages and owns the control loop. `guard` makes the decisions.
 
 unconfigured: port closed. inactive: port open, state published, commands refused, torque as found. active: the arm
-holds its measured pose and obeys its mode. deactivate: hold with torque on. cleanup: port closed, servos keep holding.
+holds its measured pose and follows its mode. deactivate: hold with torque on. cleanup: port closed, the servos hold
+their last goal.
 """
 
 import time
@@ -36,9 +37,9 @@ WAIT_STEP_S = 0.02
 
 
 class DriverNode(ManagedNode):
-    """All callbacks run in the executor's thread and take the loop's lock around the arm.
+    """All callbacks run in the executor's thread and hold the loop's lock around every call of the arm.
 
-    The emergency stop has a callback group of its own: it is obeyed also while another callback waits for the arm.
+    The emergency stop has its own callback group, so it is served while another callback waits for the arm.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class DriverNode(ManagedNode):
         self._clocks = Clocks(self.get_clock())
         self._loop: ControlLoop | None = None
         self._publishing: Publishing | None = None
-        self._stop_asked = ""  # an emergency stop that came without an arm to stop: latched by the next configure
+        self._stop_requested = ""  # an emergency stop that came before configure, which then latches it
         chunks = topics.subscription(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
         self._chunk_topic = chunks.topic_name
         topics.subscription(self, "/policy/status", PolicyStatus, self._on_policy_status)
@@ -82,12 +83,12 @@ class DriverNode(ManagedNode):
             bus.close()
             raise SetupError(str(error)) from error
         except BaseException:
-            bus.close()  # whatever it was, the next try must find the port free
+            bus.close()  # the port must be free for the next attempt
             raise
         arm = Arm(with_gripper, joints.low_rad, joints.high_rad)
-        if self._stop_asked:
-            arm.estop(time.monotonic_ns(), self._stop_asked)
-            self._stop_asked = ""
+        if self._stop_requested:
+            arm.estop(time.monotonic_ns(), self._stop_requested)
+            self._stop_requested = ""
         publishing = Publishing(self, self._clocks)
         loop = ControlLoop(bus, arm, joints, p, eeprom=eeprom, on_tick=publishing.push, on_event=self._event)
         loop.read_held()
@@ -113,7 +114,7 @@ class DriverNode(ManagedNode):
         self._loop = self._publishing = None
         if loop is not None:
             if loop.arm.mode is arbiter.Mode.ESTOP:
-                self._stop_asked = "latched before the driver was configured again"
+                self._stop_requested = "latched before the driver was configured again"
             loop.stop()
             loop.bus.close()
         if publishing is not None:
@@ -121,7 +122,7 @@ class DriverNode(ManagedNode):
             publishing.close()
 
     def make_safe(self) -> None:
-        """Rest and release, or hold, as `on_shutdown` says; then close the port. A second Ctrl-C holds at once."""
+        """Go to rest and release, or hold (`on_shutdown`), then close the port. A second Ctrl-C holds at once."""
         loop = self._loop
         try:
             if loop is not None and loop.arm.active:
@@ -131,11 +132,11 @@ class DriverNode(ManagedNode):
         self.cleanup()
 
     def _settle(self, loop: ControlLoop) -> None:
-        """Returns once the arm is released in its rest pose or stands still; an emergency stop ends the way there."""
+        """Wait until the arm is released in its rest pose or stands still. An emergency stop ends the motion."""
         arm = loop.arm
         with loop.lock:
             rest = self.params.on_shutdown == "rest" and arm.mode not in arbiter.LATCHED
-            arm.deactivate(time.monotonic_ns())  # no client is obeyed from now on
+            arm.deactivate(time.monotonic_ns())  # commands are refused from now on
             moving = rest and arm.go_rest(time.monotonic_ns(), "shutting down")[0]
         if moving:
             self._wait(lambda: not arm.resting, REST_TIMEOUT_S)
@@ -178,7 +179,7 @@ class DriverNode(ManagedNode):
         if not message.data:
             return
         if self._loop is None:
-            self._stop_asked = "topic /estop, before the driver was configured"
+            self._stop_requested = "topic /estop, before the driver was configured"
             self.get_logger().warning("emergency stop on /estop: it will be latched when the driver is configured")
             return
         with self._loop.lock:
@@ -232,7 +233,7 @@ class DriverNode(ManagedNode):
     # -- details -----------------------------------------------------------------------------------------------------
     def _event(self, level: str, text: str) -> None:
         logger = self.get_logger()
-        # rclpy ties a severity to the calling line, so each level needs a line of its own.
+        # rclpy allows one severity for each calling line, so each level needs its own line.
         if level == "error":
             logger.error(text)
         else:
@@ -248,9 +249,9 @@ class DriverNode(ManagedNode):
         return arm.bus_problem or arm.verdict.fault or arm.verdict.hold or "some replies are missing: the bus is noisy"
 
     def _wait(self, condition, timeout_s: float) -> bool:
-        """Poll, bounded; the loop thread makes the condition true. Only the emergency stop is served meanwhile."""
+        """Wait for a condition that the loop thread makes true. Only the emergency stop is served meanwhile."""
         others = self.default_callback_group
-        taken = others.beginning_execution(self._counting)  # False in a callback of that group: busy already
+        taken = others.beginning_execution(self._counting)  # False inside a callback of that group: it is taken already
         try:
             end = time.monotonic() + timeout_s
             while time.monotonic() < end and not condition():
@@ -267,7 +268,7 @@ class DriverNode(ManagedNode):
         try:
             self.executor.spin_once(timeout_sec=WAIT_STEP_S)
         except Exception:
-            # What a callback raises must not leave the arm between two poses.
+            # An exception in a callback must not stop the motion to the rest pose.
             self.get_logger().error(f"a callback failed: {traceback.format_exc()}")
 
 

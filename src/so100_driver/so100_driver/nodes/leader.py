@@ -1,4 +1,4 @@
-"""The leader node: `leader`. Publishes the pose of a hand-held arm at 100 Hz, torque off; decides nothing.
+"""The lifecycle node `leader`: publishes the pose of an arm moved by hand at rate_hz, torque off.
 
 unconfigured: port closed. inactive: port open, torque off, nothing published. active: /leader/joint_states. Squeezing
 the leader's gripper several times quickly publishes /estop.
@@ -28,7 +28,7 @@ NO_TORQUE = np.zeros(len(SERVO_IDS), bool)
 
 
 class LeaderNode(ManagedNode):
-    """Publishing happens in the reading thread: nothing waits for it."""
+    """The leader arm's node. Messages are published from the reading thread."""
 
     def __init__(self) -> None:
         super().__init__("leader")
@@ -51,7 +51,7 @@ class LeaderNode(ManagedNode):
         try:
             bus.open()
             prepare.find_servos(bus)
-            # First whose arm this is: torque off drops a follower.
+            # First check which arm this is: switching torque off would drop a follower.
             joints = prepare.load_calibration(bus, "leader", p.calibration, required=p.require_calibration)
             eeprom = prepare.read_eeprom(bus)
             bus.set_torque(dict.fromkeys(SERVO_IDS, False))
@@ -61,7 +61,7 @@ class LeaderNode(ManagedNode):
             bus.close()
             raise SetupError(str(error)) from error
         except BaseException:
-            bus.close()  # whatever it was, the next try must find the port free
+            bus.close()  # the port must be free for the next attempt
             raise
         self._loop = LeaderLoop(
             bus,
@@ -93,7 +93,7 @@ class LeaderNode(ManagedNode):
             loop.bus.close()
 
     def make_safe(self) -> None:
-        """A leader holds no torque, so closing is all there is to do."""
+        """Close the port; a leader has no torque."""
         self._active = False
         self.cleanup()
 
@@ -111,7 +111,7 @@ class LeaderNode(ManagedNode):
         publish_quietly(self._estop, Bool(data=True))
 
     def _event(self, level: str, text: str) -> None:
-        # Each level needs a call site of its own: rclpy refuses one that changes its severity.
+        # rclpy allows one severity for each calling line, so each level needs its own line.
         if level == "error":
             self.get_logger().error(text)
         else:

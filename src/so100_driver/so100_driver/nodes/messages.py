@@ -1,4 +1,4 @@
-"""Driver records to ROS messages and back. No arithmetic beyond units and stamps."""
+"""Conversion of driver records to ROS messages, and of action chunks from them."""
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -17,7 +17,7 @@ NAMES = list(JOINT_NAMES)
 
 
 def chunk_request(message: ActionChunk, start_ns: int) -> Request:
-    """`start_ns`: header.stamp on the monotonic clock."""
+    """The request in a chunk message. `start_ns`: its header.stamp on the monotonic clock."""
     return Request(
         tuple(message.joint_names),
         message.dt,
@@ -31,6 +31,7 @@ def chunk_request(message: ActionChunk, start_ns: int) -> Request:
 
 
 def joint_state(stamp, seen: ArmState) -> JointState:
+    """Positions rad, velocities rad/s, effort as load -1 to 1 of the maximum torque."""
     message = JointState(name=NAMES)
     message.header.stamp = stamp
     message.position = seen.position.tolist()
@@ -56,6 +57,7 @@ def servo_state(stamp, seen: ArmState, torque: np.ndarray) -> ServoState:
 
 
 def command_trace(stamp, record: TickRecord) -> CommandTrace:
+    """One goal: raw, limited, sent and measured (joints,) rad. Message `row`: fractional action step."""
     output, message = record.output, CommandTrace(joint_names=NAMES)
     message.header.stamp = stamp
     message.source = output.source
@@ -71,7 +73,7 @@ def command_trace(stamp, record: TickRecord) -> CommandTrace:
 
 
 def driver_status(stamp, view: ArmView, loop: ControlLoop, now_ns: int) -> DriverStatus:
-    """`now_ns`: monotonic, of the tick that `view` shows."""
+    """The status of the tick in `view`, which began at `now_ns` (monotonic). Message `row`: action step."""
     message = DriverStatus(joint_names=NAMES)
     message.header.stamp = stamp
     message.mode, message.state, message.reason = str(view.mode), view.state, view.reason
@@ -95,6 +97,7 @@ def driver_status(stamp, view: ArmView, loop: ControlLoop, now_ns: int) -> Drive
 
 
 def key_values(pairs: dict[str, object]) -> list[KeyValue]:
+    """Pairs for diagnostic_msgs/DiagnosticStatus."""
     return [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
 
 
@@ -131,7 +134,7 @@ def _servo_status(name: str, index: int, view: ArmView, loop: ControlLoop) -> Di
 def diagnostics(
     stamp, name: str, view: ArmView, loop: ControlLoop, *, publishers: int, dropped: int
 ) -> DiagnosticArray:
-    """One entry for the driver, one per servo. `dropped`: records never published."""
+    """One entry for the control loop, one for each servo. `dropped`: records that were never published."""
     level, text = DiagnosticStatus.OK, f"{view.mode}: {view.reason}"
     if view.verdict.warnings or publishers > 1:
         level = DiagnosticStatus.WARN

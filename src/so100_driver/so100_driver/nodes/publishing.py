@@ -1,4 +1,4 @@
-"""Publishes what the control loop did, from a thread of its own: the loop never waits for DDS."""
+"""Publishes the control loop's records from its own thread, so that the loop never waits for DDS."""
 
 import threading
 import traceback
@@ -20,13 +20,14 @@ SERVO_STATE_HZ, STATUS_HZ, DIAGNOSTICS_HZ = 20.0, 10.0, 1.0
 
 
 class Every:
-    """True once per period of a stream of instants."""
+    """Selects one of a stream of times for each period."""
 
     def __init__(self, rate_hz: float) -> None:
         self._period_ns = round(1e9 / rate_hz)
         self._next_ns = 0
 
     def due(self, now_ns: int) -> bool:
+        """Whether the next period has begun at `now_ns`."""
         if now_ns < self._next_ns:
             return False
         self._next_ns = max(self._next_ns + self._period_ns, now_ns)
@@ -34,7 +35,7 @@ class Every:
 
 
 def publish_quietly(publisher, message) -> bool:
-    """Publish; False after the context was shut down by a signal, while the arm still goes to rest."""
+    """Publish; returns False after a signal shut the context down (the arm may still be moving to rest)."""
     try:
         publisher.publish(message)
     except (_rclpy.RCLError, InvalidHandle):
@@ -43,7 +44,7 @@ def publish_quietly(publisher, message) -> bool:
 
 
 class Publishing:
-    """`push` from the loop thread; everything else happens in this thread. Bounded: see Backlog."""
+    """Publishers and thread of the driver node. The loop thread calls `push`; when it is too fast, records drop."""
 
     def __init__(self, node, clocks: Clocks) -> None:
         self._node, self._clocks = node, clocks
@@ -61,10 +62,12 @@ class Publishing:
         self._thread = threading.Thread(target=self._run, name="so100-publish", daemon=True)
 
     def start(self, loop: ControlLoop) -> None:
+        """Start the thread; `loop` is read for its counters."""
         self._loop = loop
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread; waits up to 2 s."""
         self._stop = True
         self._records.wake()
         if self._thread.is_alive():
@@ -76,10 +79,11 @@ class Publishing:
             self._node.destroy_publisher(publisher)
 
     def count_sources(self, count: int) -> None:
-        """How many publishers of action chunks there are, from the executor's thread."""
+        """Store the number of action chunk publishers. Called from the executor's thread."""
         self._sources = count
 
     def push(self, record: TickRecord) -> None:
+        """Queue one record. Called from the loop thread."""
         self._records.push(record)
 
     def _run(self) -> None:
@@ -89,7 +93,7 @@ class Publishing:
                 try:
                     self._publish(record)
                 except Exception:
-                    # The thread's top: one record that cannot be published must not silence the driver for good.
+                    # One record that cannot be published must not end the thread.
                     text = f"a record could not be published: {traceback.format_exc()}"
                     self._node.get_logger().error(text, throttle_duration_sec=5.0)
 

@@ -1,1 +1,1 @@
-"""`./grids calibrate` and `./grids doctor`: an arm before its first run."""
+"""`./grids calibrate` and `./grids doctor`: calibrate and check an arm before its first run."""

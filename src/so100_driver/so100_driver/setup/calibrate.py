@@ -1,8 +1,9 @@
-"""`./grids calibrate --arm follower|leader`: a guided calibration in LeRobot's format; also file to servos and back.
+"""`./grids calibrate --arm follower|leader`: guided calibration in LeRobot's format.
 
-The steps are LeRobot's: arm in the middle pose, then every joint to both stops. Offsets and limits go to the servos'
-EEPROM, the same numbers to a LeRobot file, so either program can use the arm. Interrupted between the steps it goes on
-where it was. Nothing is overwritten without being shown first.
+The steps are LeRobot's: arm in the middle pose, then every joint to both stops. Offsets and limits are written to the
+servos' EEPROM and to a LeRobot file, so both programs can use the arm. `--write` and `--read` copy
+from the file to the servos and back. A run interrupted between the steps can be continued. Differences are shown
+before anything is overwritten.
 """
 
 import argparse
@@ -29,20 +30,20 @@ from so100_driver.setup import site
 from so100_driver.setup.sweep import Sweep, gripper_inverted, homing_offsets, off_middle
 
 POLL_S = 0.02
-PATIENCE_S = 0.03  # nothing here is in a hurry
+PATIENCE_S = 0.03  # longer than in the driver: calibration is not in a hurry
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who is being guided. `ask` returns what was typed; `say` prints a line; `live` rewrites the last one."""
+    """The user at the terminal. `ask` returns the typed line; `say` prints a line; `live` rewrites the last one."""
 
     ask: Callable[[str], str]
     say: Callable[[str], None]
     live: Callable[[str], None]
 
 
-class Refused(DriverError):  # noqa: N818 - reads as what happened
-    """The person said no, or what was measured makes no sense."""
+class Refused(DriverError):  # noqa: N818 - named after the event
+    """The user refused, or the measured values cannot be a calibration."""
 
 
 def _ticks(bus: ServoBus) -> np.ndarray:
@@ -55,7 +56,7 @@ def _agree(person: Person, question: str) -> None:
 
 
 def _write(bus: ServoBus, calibration: cal.Calibration) -> None:
-    """Offsets and limits to EEPROM, read back."""
+    """Write offsets and limits to EEPROM and read them back."""
     for joint in calibration.values():
         values = [
             (reg.HOMING_OFFSET, joint.homing_offset),
@@ -68,7 +69,7 @@ def _write(bus: ServoBus, calibration: cal.Calibration) -> None:
 
 
 def _release(bus: ServoBus, person: Person) -> None:
-    """Torque off, after a warning when it is on: the arm will fall."""
+    """Switch torque off; asks first when it is on, because the arm will fall."""
     if any(bus.read(i, reg.TORQUE_ENABLE) for i in SERVO_IDS):
         _agree(person, "Torque is on and will be released: hold the arm. Ready?")
     if failed := bus.set_torque(dict.fromkeys(SERVO_IDS, False)):
@@ -76,13 +77,13 @@ def _release(bus: ServoBus, person: Person) -> None:
 
 
 class CalibrationProgress:
-    """What has been done so far, kept beside the calibration file until it is complete."""
+    """Finished steps of a calibration, in a file beside the calibration file until that is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_suffix(".progress.json")
 
     def load(self) -> np.ndarray | None:
-        """Offsets of a middle step that was finished, or None."""
+        """Return the offsets (joints,) of a finished middle step, ticks, or None."""
         try:
             offsets = json.loads(self.path.read_text(encoding="utf-8"))["offsets"]
         except (OSError, ValueError, KeyError):
@@ -91,18 +92,20 @@ class CalibrationProgress:
         return np.array(offsets) if good else None
 
     def save(self, offsets: np.ndarray) -> None:
+        """Store the offsets (joints,), ticks, of the middle step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps({"offsets": offsets.tolist()}), encoding="utf-8")
 
     def clear(self) -> None:
+        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
 
 def find_middle(bus: ServoBus, person: Person, progress: CalibrationProgress) -> np.ndarray:
-    """Step 1: offsets (joints,) such that the middle pose reads tick 2047. Skipped when an earlier run got this far."""
+    """Step 1: offsets (joints,) that make the middle pose read tick 2047. Skipped if an earlier run finished it."""
     done = progress.load()
     if done is not None and np.array_equal(done, [bus.read(i, reg.HOMING_OFFSET) for i in SERVO_IDS]):
-        person.say("The middle pose was recorded before: going on with the sweep.")
+        person.say("The middle pose was recorded before: continuing with the sweep.")
         return done
     person.ask("Move every joint to the middle of its range, then press ENTER. ")
     for servo_id in SERVO_IDS:
@@ -129,7 +132,7 @@ def find_middle(bus: ServoBus, person: Person, progress: CalibrationProgress) ->
 
 
 def sweep_joints(bus: ServoBus, person: Person) -> Sweep:
-    """Step 2: record the extremes until ENTER; repeats until the sweep makes sense."""
+    """Step 2: record each joint's extremes until ENTER; repeats until they can be a calibration."""
     while True:
         done, failed = threading.Event(), []
 
@@ -137,7 +140,7 @@ def sweep_joints(bus: ServoBus, person: Person) -> Sweep:
             try:
                 person.ask("Move every joint except wrist_roll slowly to both stops, then press ENTER.\n")
             except Exception as error:
-                errors.append(error)  # end of input, as a rule: for the thread that reads the arm
+                errors.append(error)  # usually the end of input; raised in the thread that reads the arm
             finally:
                 finished.set()
 
@@ -155,7 +158,7 @@ def sweep_joints(bus: ServoBus, person: Person) -> Sweep:
             person.say(problem)
         if sweep.wrapped:
             raise Refused("start again with the middle step (delete the progress file or answer N when asked)")
-        person.say("Once more, please.")
+        person.say("Please repeat the sweep.")
 
 
 def _extremes(sweep: Sweep) -> str:
@@ -164,10 +167,10 @@ def _extremes(sweep: Sweep) -> str:
 
 
 def guide(bus: ServoBus, person: Person, path: Path, arm: str) -> cal.Calibration:
-    """The whole calibration; writes EEPROM and `path`."""
+    """Run the whole calibration of `arm`; writes EEPROM and the file `path`. Refused when it is not usable."""
     progress = CalibrationProgress(path)
     if path.exists():
-        _agree(person, f"{path} exists and will be replaced. Go on?")
+        _agree(person, f"{path} exists and will be replaced. Continue?")
     _release(bus, person)
     try:
         offsets = find_middle(bus, person, progress)
@@ -178,7 +181,9 @@ def guide(bus: ServoBus, person: Person, path: Path, arm: str) -> cal.Calibratio
     person.ask("Open the gripper fully, then press ENTER. ")
     inverted = frozenset({"gripper"}) if gripper_inverted(int(_ticks(bus)[-1]), sweep) else frozenset()
     if inverted:
-        person.say("gripper: its ticks fall while it opens; drive_mode 1 is set, so that larger angles open it.")
+        person.say(
+            "gripper: its ticks fall while it opens; drive_mode 1 is set, so that it opens towards larger angles."
+        )
     calibration = sweep.calibration(offsets, inverted)
     if found := cal.problems(calibration):
         raise Refused("; ".join(found))
@@ -190,11 +195,11 @@ def guide(bus: ServoBus, person: Person, path: Path, arm: str) -> cal.Calibratio
 
 
 def write_file(bus: ServoBus, person: Person, path: Path) -> None:
-    """`--write`: the file's numbers to the servos, after showing what differs."""
+    """`--write`: show the differences, then write the file's values to the servos."""
     loaded = cal.load(path)
     lines = cal.mismatches(loaded, prepare.read_eeprom(bus))
     if not lines:
-        person.say(f"The servos already have what {path} says.")
+        person.say(f"The servos already contain the values of {path}.")
         return
     for line in lines:
         person.say(line)
@@ -205,9 +210,9 @@ def write_file(bus: ServoBus, person: Person, path: Path) -> None:
 
 
 def read_servos(bus: ServoBus, person: Person, path: Path) -> None:
-    """`--read`: the servos' numbers to the file, after showing what differs.
+    """`--read`: show the differences, then write the servos' values to the file.
 
-    The servos do not hold the direction of a joint (drive_mode): it is kept from the file that is replaced.
+    Servos do not contain the direction of a joint (drive_mode): it is kept from the file that is replaced.
     """
     eeprom = prepare.read_eeprom(bus)
     known = cal.load(path) if path.exists() else {}
@@ -222,7 +227,9 @@ def read_servos(bus: ServoBus, person: Person, path: Path) -> None:
     cal.save(made, path)
     inverted = ", ".join(n for n in JOINT_NAMES if modes[n]) or "no joint"
     origin = (
-        "kept from the former file" if known else "not held by servos: calibrate if the gripper moves the wrong way"
+        "kept from the former file"
+        if known
+        else "servos do not contain it: calibrate if the gripper moves the wrong way"
     )
     person.say(f"drive_mode 1 (inverted): {inverted} ({origin})")
     person.say(f"Saved {path}: {json.dumps({n: asdict(j) for n, j in made.items()})}")
@@ -244,19 +251,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grids calibrate", description=__doc__.splitlines()[0])
     parser.add_argument("--arm", required=True, choices=("follower", "leader"))
     parser.add_argument(
-        "--serial-port", default="", help="default: the site's (config/arm.yaml), else the only one there is"
+        "--serial-port", default="", help="default: serial_port in config/arm.yaml, else the only device"
     )
     parser.add_argument("--name", default="", help="name of the arm; default my_follower or my_leader")
     parser.add_argument("--file", default="", help="calibration file; default: LeRobot's folder and the name")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--write", action="store_true", help="write the file's values to the servos")
-    action.add_argument("--read", action="store_true", help="make the file from the servos' values")
+    action.add_argument("--read", action="store_true", help="write the servos' values to the file")
     action.add_argument("--check", action="store_true", help="compare file and servos, change nothing")
     return parser
 
 
 def _port(chosen: argparse.Namespace) -> str:
-    """The device asked for, else the site's, else the only one there is."""
+    """The device of the command line, else of config/arm.yaml, else the only one. DriverError without one."""
     found = candidates()
     port = chosen.serial_port or site.serial_ports().get(chosen.arm) or (found[0] if len(found) == 1 else "")
     if not port:
@@ -265,7 +272,7 @@ def _port(chosen: argparse.Namespace) -> str:
 
 
 def main(argv: list[str] | None = None, person: Person | None = None) -> int:
-    """0 done, 1 refused or different, 2 arm or file not reachable."""
+    """Exit code: 0 done, 1 refused or different, 2 arm or file not reachable."""
     chosen, person = _parser().parse_args(argv), person or _terminal()
     name = chosen.name or f"my_{chosen.arm}"
     default = cal.lerobot_root() / cal.FOLDERS[chosen.arm][0] / f"{name}.json"
@@ -297,7 +304,7 @@ def main(argv: list[str] | None = None, person: Person | None = None) -> int:
         person.say(str(error))
         return 2
     except (KeyboardInterrupt, EOFError):
-        person.say("\ninterrupted: start again to go on where this ended")
+        person.say("\ninterrupted: start again to continue")
         return 1
     finally:
         bus.close()

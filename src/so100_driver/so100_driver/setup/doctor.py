@@ -1,6 +1,6 @@
-"""`./grids doctor`: looks at everything a run needs and says what to do about what is wrong.
+"""`./grids doctor`: checks everything that a run needs and prints a fix for each problem.
 
-One line each: OK, WARN or FAIL, what was found, and the fix. Nothing is moved, written or configured.
+One line for each check: OK, WARN or FAIL, what was found, and the fix. Nothing is moved, written or configured.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PATIENCE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One finding. `level`: OK, WARN (works, worse than it could) or FAIL (will not work)."""
+    """The result of one check. `level`: OK, WARN (works, but not as well as it could) or FAIL (will not work)."""
 
     level: str
     what: str
@@ -51,6 +51,7 @@ class CheckResult:
 
 
 def ok(what: str, found: str) -> CheckResult:
+    """A check without a problem."""
     return CheckResult("OK", what, found)
 
 
@@ -58,6 +59,7 @@ def ok(what: str, found: str) -> CheckResult:
 
 
 def realtime() -> Iterable[CheckResult]:
+    """Check the permission for SCHED_FIFO."""
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
     if os.geteuid() == 0 or limit >= DriverParams().realtime_priority or limit == resource.RLIM_INFINITY:
         yield ok("real-time", "SCHED_FIFO is permitted")
@@ -68,6 +70,7 @@ def realtime() -> Iterable[CheckResult]:
 
 
 def dds() -> Iterable[CheckResult]:
+    """Check the DDS profile (shared-memory segment) and the discovery range."""
     path = os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE") or os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")
     fix = "export FASTRTPS_DEFAULT_PROFILES_FILE=<repository>/config/fastdds.xml (./grids does)"
     if not path:
@@ -97,6 +100,7 @@ def _profile(path: Path, fix: str) -> CheckResult:
 
 
 def gpu() -> Iterable[CheckResult]:
+    """Check the NVIDIA driver and ONNX Runtime."""
     if tool := shutil.which("nvidia-smi"):
         query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
@@ -120,6 +124,7 @@ def gpu() -> Iterable[CheckResult]:
 
 
 def cameras() -> Iterable[CheckResult]:
+    """Check the RealSense cameras: found, USB 3."""
     videos = sorted(str(p) for p in Path("/dev").glob("video*"))
     try:
         import pyrealsense2
@@ -132,7 +137,10 @@ def cameras() -> Iterable[CheckResult]:
     devices = list(pyrealsense2.context().query_devices())
     if not devices:
         yield CheckResult(
-            "WARN", "cameras", f"no RealSense found; V4L2: {videos or 'none'}", "the twin needs none; else replug"
+            "WARN",
+            "cameras",
+            f"no RealSense found; V4L2: {videos or 'none'}",
+            "not needed for the twin; else replug the camera",
         )
     for device in devices:
         name, serial = device.get_info(info.name), device.get_info(info.serial_number)
@@ -146,9 +154,10 @@ def cameras() -> Iterable[CheckResult]:
 
 
 def ports() -> Iterable[CheckResult]:
+    """Check the serial devices and their permissions."""
     found = candidates()
     if not found:
-        yield CheckResult("WARN", "serial devices", "none", "the twin needs none; else plug the adapter in")
+        yield CheckResult("WARN", "serial devices", "none", "not needed for the twin; else plug the adapter in")
     for path in found:
         if os.access(path, os.R_OK | os.W_OK):
             yield ok("serial device", path)
@@ -160,7 +169,7 @@ def ports() -> Iterable[CheckResult]:
 
 
 def latency_timer(path: str) -> Iterable[CheckResult]:
-    """FTDI adapters collect bytes for 16 ms unless told otherwise."""
+    """Check the latency timer of an FTDI adapter: by default it collects received bytes for 16 ms."""
     timer = Path("/sys/bus/usb-serial/devices") / Path(os.path.realpath(path)).name / "latency_timer"
     if timer.is_file():
         value = int(timer.read_text())
@@ -171,7 +180,7 @@ def latency_timer(path: str) -> Iterable[CheckResult]:
 
 
 def arm(name: str, path: str) -> Iterable[CheckResult]:
-    """Servos of one arm: found against expected, model, firmware, supply, heat, status, limits."""
+    """Check one arm: servos, model, firmware, supply, temperature, status, position limits."""
     bus = ServoBus(path, SERVO_IDS, reply_timeout_s=PATIENCE_S)
     try:
         bus.open()
@@ -193,9 +202,10 @@ def arm(name: str, path: str) -> Iterable[CheckResult]:
 
 
 def unexamined() -> Iterable[CheckResult]:
+    """Warn that no arm was checked."""
     fix = "--follower PATH and --leader PATH, or serial_port of driver and leader in config/arm.yaml"
     there = len(candidates())
-    fix = fix if there else "the twin needs none; else plug the adapter in"
+    fix = fix if there else "not needed for the twin; else plug the adapter in"
     yield CheckResult("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix)
 
 
@@ -227,7 +237,7 @@ def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[CheckResult]
     if wrong:
         found_models = f"expected {reg.MODEL_STS3215} (STS3215), got {wrong}"
         yield CheckResult(
-            "FAIL", f"{name} model", found_models, "fit STS3215 servos: others count and limit differently"
+            "FAIL", f"{name} model", found_models, "use STS3215 servos: others have different ticks and limits"
         )
     major, minor = read(reg.FIRMWARE_MAJOR), read(reg.FIRMWARE_MINOR)
     versions = {f"{major[i]}.{minor[i]}" for i in found}
@@ -264,7 +274,7 @@ def _limits(name: str, low: dict[int, int], high: dict[int, int]) -> CheckResult
         servo(i - 1) for i in low if (low[i], high[i]) in ((0, 4095), (0, 0)) and JOINT_NAMES[i - 1] != "wrist_roll"
     ]
     if open_ended:
-        fix = "nominal limits apply; a real arm wants ./grids calibrate"
+        fix = "nominal limits apply; calibrate a real arm with ./grids calibrate"
         return CheckResult("WARN", f"{name} limits", f"no position limits in {', '.join(open_ended)}", fix)
     return ok(f"{name} limits", ", ".join(f"id {i}: {low[i]}..{high[i]}" for i in low))
 
@@ -273,7 +283,7 @@ def _limits(name: str, low: dict[int, int], high: dict[int, int]) -> CheckResult
 
 
 def examine(arms: dict[str, str]) -> Iterable[CheckResult]:
-    """Every check; one that itself breaks is reported as its own line."""
+    """Run every check. `arms`: serial device by arm. A check that raises an error gives a FAIL line."""
     checks: list[tuple[str, Callable[[], Iterable[CheckResult]]]] = [
         ("serial devices", ports),
         *((name, lambda name=name, path=path: arm(name, path)) for name, path in arms.items()),
@@ -287,26 +297,26 @@ def examine(arms: dict[str, str]) -> Iterable[CheckResult]:
         try:
             yield from check()
         except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
-            fix = "remove the cause that is named, then run this again; the other lines hold"
+            fix = "remove the cause, then run this again; the other lines are valid"
             yield CheckResult("FAIL", name, f"could not be checked: {error}", fix)
 
 
 def choose(chosen: argparse.Namespace) -> dict[str, str]:
-    """Serial devices by arm: asked for, else the site's; of none, the only device there is is the follower."""
-    asked = {"follower": chosen.follower, "leader": chosen.leader}
-    arms = site.serial_ports(chosen.config) | {arm: port for arm, port in asked.items() if port}
+    """Serial device by arm: command line, else config/arm.yaml, else the only device as the follower."""
+    given = {"follower": chosen.follower, "leader": chosen.leader}
+    arms = site.serial_ports(chosen.config) | {arm: port for arm, port in given.items() if port}
     there = candidates()
     return arms or ({"follower": there[0]} if len(there) == 1 else {})
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 without FAIL, 1 with."""
+    """Exit code: 0 without a FAIL line, 1 with one."""
     parser = argparse.ArgumentParser(prog="grids doctor", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--follower", default="", help="serial device of the follower; default: the site's, else the only one there is"
+        "--follower", default="", help="serial device of the follower; default: config/arm.yaml, else the only device"
     )
-    parser.add_argument("--leader", default="", help="serial device of the leader; default: the site's")
-    parser.add_argument("--config", default="", help="the site's file with both; default: config/arm.yaml")
+    parser.add_argument("--leader", default="", help="serial device of the leader; default: config/arm.yaml")
+    parser.add_argument("--config", default="", help="file with both serial ports; default: config/arm.yaml")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of text")
     chosen = parser.parse_args(argv)
     lines: list[CheckResult] = []

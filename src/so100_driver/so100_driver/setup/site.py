@@ -1,4 +1,4 @@
-"""Which serial device is which arm at this site: what config/arm.yaml says."""
+"""The serial devices of follower and leader in config/arm.yaml."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,14 @@ from so100_driver.params import DriverParams, LeaderParams
 
 
 def default_file() -> Path:
+    """config/arm.yaml in the repository ($GRIDS_ROOT)."""
     return Path(os.environ.get("GRIDS_ROOT", ".")) / "config" / "arm.yaml"
 
 
 def serial_ports(chosen: str = "") -> dict[str, str]:
-    """Device by "follower" and "leader", where the file names one; ParameterError when it cannot be used.
+    """Serial device by "follower" and "leader", where the file names one. ParameterError for an invalid file.
 
-    `chosen`: another file than config/arm.yaml, which may be missing.
+    `chosen`: a file to use instead of config/arm.yaml; only the latter may be missing.
     """
     path = Path(chosen) if chosen else default_file()
     if not chosen and not path.is_file():

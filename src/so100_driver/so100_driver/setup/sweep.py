@@ -1,4 +1,4 @@
-"""The arithmetic of calibrating one arm: middle, sweep, checks. Pure; ticks are int arrays (joints,)."""
+"""Calculations of a calibration: middle pose, sweep, checks. Pure; ticks are int arrays (joints,)."""
 
 from dataclasses import dataclass, replace
 
@@ -7,20 +7,20 @@ import numpy as np
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, RAD_PER_TICK, SERVO_IDS, TICKS_PER_TURN, ZERO_TICK
 from grids_data.calibration import MAX_OFFSET, Calibration, JointCalibration
 
-FULL_TURN = ("wrist_roll",)  # turns freely; LeRobot gives it the whole circle
+FULL_TURN = ("wrist_roll",)  # has no stops; LeRobot uses the whole turn
 NEAR_MIDDLE_TICKS = 40
 LEAST_PART, MOST_PART = 0.5, 1.35  # of the joint's nominal range
 WRAP_TICKS = TICKS_PER_TURN // 2
 
 
 def homing_offsets(actual: np.ndarray) -> np.ndarray:
-    """Offsets that make `actual` (counted without offset) read ZERO_TICK, within what the register holds."""
+    """Offsets that make `actual` (ticks without offset) read ZERO_TICK, clipped to the register's range."""
     return np.clip(np.asarray(actual) - ZERO_TICK, -MAX_OFFSET, MAX_OFFSET).astype(int)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Extremes of each joint while it is moved by hand. `wrapped`: joints whose count jumped between the ends."""
+    """Extremes of each joint moved by hand, ticks. `wrapped`: joints whose ticks jumped between 0 and 4095."""
 
     low: np.ndarray
     high: np.ndarray
@@ -29,9 +29,11 @@ class Sweep:
 
     @classmethod
     def start(cls, ticks: np.ndarray) -> "Sweep":
+        """Begin with one reading, ticks (joints,)."""
         return cls(np.array(ticks), np.array(ticks), np.array(ticks))
 
     def update(self, ticks: np.ndarray) -> "Sweep":
+        """Take one reading, ticks (joints,)."""
         ticks = np.asarray(ticks)
         jumped = np.abs(ticks - self.last) > WRAP_TICKS
         names = {name for name, jump in zip(JOINT_NAMES, jumped, strict=True) if jump and name not in FULL_TURN}
@@ -44,7 +46,7 @@ class Sweep:
         )
 
     def problems(self) -> list[str]:
-        """Why this sweep cannot be a calibration, one sentence per joint."""
+        """Why this sweep cannot be a calibration: one sentence for each such joint."""
         found = []
         for i, name in enumerate(JOINT_NAMES):
             if name in FULL_TURN:
@@ -67,7 +69,7 @@ class Sweep:
         return found
 
     def calibration(self, offsets: np.ndarray, inverted: frozenset[str] = frozenset()) -> Calibration:
-        """The LeRobot calibration of this sweep."""
+        """The LeRobot calibration of this sweep. `inverted`: joints with drive_mode 1."""
         made = {}
         for i, (name, servo_id) in enumerate(zip(JOINT_NAMES, SERVO_IDS, strict=True)):
             low, high = (0, TICKS_PER_TURN - 1) if name in FULL_TURN else (int(self.low[i]), int(self.high[i]))
@@ -76,7 +78,7 @@ class Sweep:
 
 
 def off_middle(present: np.ndarray) -> list[str]:
-    """Joints that do not read the middle after their offset was written."""
+    """Sentences on joints that do not read ZERO_TICK after their offset was written."""
     wrong = np.abs(np.asarray(present) - ZERO_TICK) > NEAR_MIDDLE_TICKS
     return [
         f"{name}: expected tick {ZERO_TICK} in the middle pose, got {tick}"
@@ -86,6 +88,6 @@ def off_middle(present: np.ndarray) -> list[str]:
 
 
 def gripper_inverted(open_tick: int, sweep: Sweep) -> bool:
-    """Whether the opened gripper reads nearer to the low end of its range: its ticks fall while it opens."""
+    """Whether the gripper's ticks fall while it opens: opened, it reads nearer to the low end of its range."""
     i = JOINT_NAMES.index("gripper")
     return open_tick < (int(sweep.low[i]) + int(sweep.high[i])) / 2
