@@ -1,7 +1,7 @@
-"""Front and wrist camera of the twin, in a process of their own: drawing never delays a servo's answer.
+"""Front and wrist camera of the twin, in a separate process: rendering never delays a servo's answer.
 
-Every frame period the newest snapshot is drawn; when the machine is too slow frames are left out, never queued.
-`header.stamp` is the instant of the snapshot, as a camera's is that of the exposure.
+The newest snapshot is rendered once per frame period; if the machine is too slow, frames are dropped, never queued.
+`header.stamp` is the time of the snapshot, as a real camera's stamp is the time of exposure.
 """
 
 import math
@@ -31,18 +31,18 @@ _STALE_CHECK_S = 1.0
 
 
 def optical_frame(camera: str) -> str:
-    """Frame id of a camera's pictures, as realsense2_camera names it."""
+    """Frame id of a camera's images, named as by realsense2_camera."""
     return f"{camera}_color_optical_frame"
 
 
 def intrinsics(fovy_deg: float, width: int, height: int) -> tuple[float, float, float]:
-    """Focal length and principal point in pixels of MuJoCo's pinhole camera."""
+    """(focal length, cx, cy) in pixels of MuJoCo's pinhole camera with a vertical field of view in degrees."""
     focal = height / 2 / math.tan(math.radians(fovy_deg) / 2)
     return focal, (width - 1) / 2, (height - 1) / 2
 
 
 def camera_info(camera: str, fovy_deg: float, width: int, height: int) -> CameraInfo:
-    """Ideal pinhole without distortion; the stamp is left to the caller."""
+    """CameraInfo of an ideal pinhole camera without distortion; the caller sets the stamp."""
     focal, cx, cy = intrinsics(fovy_deg, width, height)
     return CameraInfo(
         header=Header(frame_id=optical_frame(camera)),
@@ -64,14 +64,14 @@ def image_message(pixels: np.ndarray, camera: str, stamp: Time) -> Image:
 
 
 class SnapshotRenderer:
-    """A World that only draws: follows the twin's task and state. Used by one thread (OpenGL)."""
+    """A World used only for rendering: follows the twin's task and state. Use from one thread (OpenGL)."""
 
     def __init__(self, height: int, width: int) -> None:
         self._size = height, width
         self._world = None
 
     def prepare(self, snapshot: SharedSnapshot) -> bool:
-        """Build the world of the snapshot's task and draw once, unless it is there; True when it took that time."""
+        """Build the world of the snapshot's task unless it exists; True if it was built, which takes seconds."""
         from grids_sim.physics.world import World, WorldConfig
 
         if self._world is not None and self._world.config.task == snapshot.task:
@@ -83,24 +83,26 @@ class SnapshotRenderer:
         return True
 
     def show(self, snapshot: SharedSnapshot) -> None:
-        """Take over a snapshot of the prepared task."""
+        """Load a snapshot of the prepared task."""
         self._world.restore(snapshot.values)
 
     def fovy_deg(self, camera: str) -> float:
+        """Vertical field of view of a camera in degrees."""
         return next(c.fovy_deg for c in self._world.scene.cameras if c.name == camera)
 
     def draw(self, camera: str) -> np.ndarray:
-        """(height, width, 3) uint8 RGB."""
+        """Render one camera: (height, width, 3) uint8 RGB."""
         return self._world.render(camera, *self._size)
 
     def close(self) -> None:
+        """Release the world and its OpenGL context; `prepare` builds them again."""
         if self._world is not None:
             self._world.close()
             self._world = None
 
 
 class TwinCameraNode(Node):
-    """Publishes both cameras from a thread of its own; the executor only serves parameters."""
+    """Publishes both cameras from a render thread; the executor only serves parameters. SetupError without a twin."""
 
     def __init__(self) -> None:
         super().__init__("twin_cameras")
@@ -145,7 +147,7 @@ class TwinCameraNode(Node):
         if self._missed > self.params.rate_hz / 2:
             self.get_logger().warning(
                 f"rendering is too slow for {self.params.rate_hz:g} Hz: left out {self._missed} frames in the "
-                f"last second; use a smaller picture or a lower rate_hz",
+                f"last second; use a smaller image or a lower rate_hz",
                 throttle_duration_sec=10.0,
             )
         self._missed = 0
@@ -156,7 +158,7 @@ class TwinCameraNode(Node):
         renderer = SnapshotRenderer(self.params.height, self.params.width)
         try:
             self._loop(renderer)
-        except Exception as error:  # the thread's top: raised again by _watch
+        except Exception as error:  # top of the thread: raised again by _watch
             self.failure = error
         finally:
             renderer.close()
@@ -171,7 +173,7 @@ class TwinCameraNode(Node):
             self._missed += pacer.wait().missed
             snapshot = self._reader.read(newer_than=counter)
             if snapshot is not None and renderer.prepare(snapshot):
-                pacer = Pacer(self.params.rate_hz)  # seconds have passed: neither late frames nor an old picture
+                pacer = Pacer(self.params.rate_hz)  # building took seconds: do not count missed frames
             elif snapshot is not None:
                 counter = snapshot.counter
                 self._publish(renderer, snapshot)
@@ -180,7 +182,7 @@ class TwinCameraNode(Node):
                 counter = self._follow_restart(counter)
 
     def _follow_restart(self, counter: int) -> int:
-        """The twin was started again: read its new file. Returns the counter to go on from."""
+        """If the twin was restarted, open its new file. Returns the counter from which to continue."""
         if not self._reader.stale:
             return counter
         try:
@@ -198,15 +200,15 @@ class TwinCameraNode(Node):
             code = snapshot.camera_faults.get(camera, 0)
             if code & UNPLUGGED:
                 continue
-            picture = self._picture(renderer, camera, code)
-            self._images[camera].publish(image_message(picture, camera, stamp))
+            image = self._render(renderer, camera, code)
+            self._images[camera].publish(image_message(image, camera, stamp))
             if camera not in self._info:
-                height, width, _ = picture.shape
+                height, width, _ = image.shape
                 self._info[camera] = camera_info(camera, renderer.fovy_deg(camera), width, height)
             self._info[camera].header.stamp = stamp
             self._infos[camera].publish(self._info[camera])
 
-    def _picture(self, renderer: SnapshotRenderer, camera: str, code: int) -> np.ndarray:
+    def _render(self, renderer: SnapshotRenderer, camera: str, code: int) -> np.ndarray:
         if code & BLACK:
             return np.zeros((self.params.height, self.params.width, 3), np.uint8)
         if not code & FROZEN or camera not in self._last:
@@ -215,4 +217,5 @@ class TwinCameraNode(Node):
 
 
 def main(args=None) -> int:
+    """Run the node `twin_cameras`; returns the exit code."""
     return run_node(TwinCameraNode, args)

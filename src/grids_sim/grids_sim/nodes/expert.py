@@ -1,6 +1,6 @@
-"""The scripted expert as a policy: reads the twin's ground truth, publishes the ActionChunk a learned policy would.
+"""The scripted expert as a policy node: reads the twin's ground truth and publishes ActionChunks like a learned policy.
 
-Plain node, one thread. Nothing is published while truth or joints are missing or old: the driver then holds.
+Plain node, one thread. It publishes no chunk while truth or joints are missing or old; the driver then holds.
 """
 
 import time
@@ -36,15 +36,15 @@ MAX_AGE_S = 0.5
 class ExpertParams:
     """Parameters of the node."""
 
-    task: str = param("", "task expected of the twin; empty: whichever is set up", choices=("", *TASKS))
+    task: str = param("", "expected task of the twin; empty: any", choices=("", *TASKS))
     rate_hz: float = param(5.0, "chunks per second", unit="Hz", lo=2.0, hi=30.0)
-    horizon: int = param(45, "rows per chunk", lo=10, hi=200)
-    dt: float = param(1 / 30, "between rows", unit="s", lo=0.01, hi=0.1)
-    speed: float = param(1.0, "times the expert's own speed", lo=0.2, hi=1.5)
+    horizon: int = param(45, "action steps per chunk", lo=10, hi=200)
+    dt: float = param(1 / 30, "time between two action steps", unit="s", lo=0.01, hi=0.1)
+    speed: float = param(1.0, "factor on the expert's normal speed", lo=0.2, hi=1.5)
 
 
 class ExpertNode(Node):
-    """All callbacks run in the executor's thread."""
+    """The node `policy` with the scripted expert. All callbacks run in the executor's thread."""
 
     def __init__(self) -> None:
         super().__init__("policy")
@@ -62,7 +62,7 @@ class ExpertNode(Node):
         subscription(self, "/twin/objects", MarkerArray, self._on_objects)
         subscription(self, "/twin/task_state", TaskState, self._on_task)
         subscription(self, "/follower/joint_states", JointState, self._on_joints)
-        self.create_timer(1 / self._params.rate_hz, self._decide)
+        self.create_timer(1 / self._params.rate_hz, self._publish_chunk)
         self.create_timer(1 / STATUS_HZ, self._report)
 
     def _on_objects(self, message: MarkerArray) -> None:
@@ -94,13 +94,13 @@ class ExpertNode(Node):
         config = ScriptedExpertConfig(self._params.horizon, self._params.dt, self._params.speed)
         self._expert = ScriptedExpert(message.task, message.seed % 2**63, config)
         self._tracker = ObjectTracker()
-        # A new scene makes everything planned for the old one void.
+        # A new epoch: the driver discards chunks that were planned for the old scene.
         self._epoch += self._scene is not None
         self._scene = scene
         self._instruction.publish(String(data=message.instruction))
 
     def _problem(self, now_s: float) -> str:
-        """Why nothing can be decided now, or an empty string."""
+        """Why no chunk can be computed now, or an empty string."""
         if self._task is None or self._expert is None:
             return "waiting for twin/task_state of a known task"
         if self._joints is None or now_s - self._joints[2] > MAX_AGE_S:
@@ -111,7 +111,7 @@ class ExpertNode(Node):
             return f"no twin/objects with {moved} and {goal} within {MAX_AGE_S} s"
         return ""
 
-    def _decide(self) -> None:
+    def _publish_chunk(self) -> None:
         began_s = time.monotonic()
         self._reason = self._problem(began_s)
         if self._reason:
@@ -119,11 +119,11 @@ class ExpertNode(Node):
             return
         position, observed_ns, _ = self._joints
         truth = _truth(self._task, self._tracker.poses)
-        rows, dt_s = self._expert.chunk(truth, position, observed_ns * 1e-9)
+        steps, dt_s = self._expert.chunk(truth, position, observed_ns * 1e-9)
         message = ActionChunk(
             joint_names=list(JOINT_NAMES),
             dt=dt_s,
-            horizon=len(rows),
+            horizon=len(steps),
             sequence=self._sequence,
             epoch=self._epoch,
             bundle_id=BUNDLE_ID,
@@ -131,7 +131,7 @@ class ExpertNode(Node):
             stage_names=["plan"],
         )
         message.header.stamp = to_stamp(observed_ns)
-        message.positions = array("d", rows.ravel())
+        message.positions = array("d", steps.ravel())
         message.stage_s = array("f", [time.monotonic() - began_s])
         self._chunks.publish(message)
         self._sequence += 1
@@ -165,6 +165,7 @@ def _truth(task: TaskState, poses: dict[str, ObjectPose]) -> Truth:
 
 
 def main(args=None) -> int:
+    """Run the node; returns the exit code."""
     return run_node(ExpertNode, args)
 
 

@@ -8,18 +8,18 @@ from grids_common.tasks import TASKS
 
 @dataclass(frozen=True)
 class TwinParams:
-    """Physics, servos and serial lines."""
+    """Parameters of the twin: physics, servos and serial lines. ValueError if they contradict each other."""
 
-    task: str = param("pick_place", "scene to set up and judge", choices=tuple(TASKS))
-    seed: int = param(0, "draws the scene", lo=0, hi=2**53)
+    task: str = param("pick_place", "task whose scene is set up and whose success is judged", choices=tuple(TASKS))
+    seed: int = param(0, "seed of the scene's layout", lo=0, hi=2**53)
     plant: str = param(
-        "mujoco", "what the servos turn; simple: a first-order arm without a scene", choices=("mujoco", "simple")
+        "mujoco", "mechanics of the arm; simple: a first-order arm without a scene", choices=("mujoco", "simple")
     )
-    start_pose: str = param("rest", "where the follower is before anybody moves it", choices=("rest", "home"))
+    start_pose: str = param("rest", "pose of the follower at the start", choices=("rest", "home"))
     leader: bool = param(True, "also simulate a leader arm")
     operator: str = param(
         "none",
-        "who moves the leader: nobody, a slow wave, the scripted expert, or twin/hand",
+        "what moves the leader: nothing, a slow wave, the scripted expert, or the topic twin/hand",
         choices=("none", "wave", "expert", "topic"),
     )
     link_dir: str = param("", "folder for the serial links; empty: one per user and ROS domain")
@@ -27,13 +27,13 @@ class TwinParams:
     step_batch: int = param(1, "physics steps per wake-up of the physics thread", lo=1, hi=10)
     horn_ticks: tuple[int, ...] = param(
         (0, 0, 0, 0, 0, 0),
-        "how far each horn is screwed on off centre: an arm that needs calibration",
+        "offset with which each horn is screwed on: an arm that needs calibration",
         unit="ticks",
         lo=-2047,
         hi=2047,
     )
-    configured: bool = param(False, "servos come with LeRobot's settings (return delay 0) instead of factory ones")
-    fault_seed: int = param(0, "draws the random faults", lo=0, hi=2**53)
+    configured: bool = param(False, "servos start with LeRobot's settings (return delay 0) instead of factory settings")
+    fault_seed: int = param(0, "seed of the random faults", lo=0, hi=2**53)
 
     def __post_init__(self) -> None:
         if len(self.horn_ticks) != 6:
@@ -46,11 +46,11 @@ class TwinParams:
 
 @dataclass(frozen=True)
 class TwinCameraParams:
-    """The renderer process."""
+    """Parameters of the twin's cameras (node `twin_cameras`)."""
 
-    link_dir: str = param("", "folder of the twin to draw; empty: one per user and ROS domain")
-    width: int = param(320, "picture width", unit="px", lo=16, hi=1920)
-    height: int = param(240, "picture height", unit="px", lo=16, hi=1080)
-    rate_hz: float = param(30.0, "pictures per second and camera", unit="Hz", lo=1, hi=60)
-    nice: int = param(5, "added to the process priority, so that drawing never delays a servo", lo=0, hi=19)
+    link_dir: str = param("", "folder of the twin to render; empty: one per user and ROS domain")
+    width: int = param(320, "image width", unit="px", lo=16, hi=1920)
+    height: int = param(240, "image height", unit="px", lo=16, hi=1080)
+    rate_hz: float = param(30.0, "images per second and camera", unit="Hz", lo=1, hi=60)
+    nice: int = param(5, "nice value of the process, so that rendering never delays a servo", lo=0, hi=19)
     twin_timeout_s: float = param(60.0, "how long to wait for the twin", unit="s", lo=0, hi=600)

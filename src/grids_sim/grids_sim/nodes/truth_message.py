@@ -1,16 +1,16 @@
-"""True object poses from the twin's markers, with speeds that markers do not carry."""
+"""True object poses from the twin's markers; speeds, which markers lack, are computed from successive poses."""
 
 import numpy as np
 
 from grids_common.stamps import stamp_ns
 from grids_sim.tasks.judge import ObjectPose
 
-# Weight of the newest difference in the running speed: two markers at 30 Hz average out their jitter.
+# Weight of the newest difference in the running average of the speed: smooths the jitter of the 30 Hz markers.
 _SPEED_WEIGHT = 0.5
 
 
 class ObjectTracker:
-    """Newest pose per object name. `arrival_s`: monotonic time of the last message."""
+    """The newest pose of each object by name. `arrival_s`: monotonic time at which the last message arrived."""
 
     def __init__(self) -> None:
         self.poses: dict[str, ObjectPose] = {}
@@ -18,7 +18,7 @@ class ObjectTracker:
         self._stamp_s: dict[str, float] = {}
 
     def update(self, message, arrival_s: float) -> None:
-        """Take over a visualization_msgs/MarkerArray: ns = object name, pose in the base frame."""
+        """Read a visualization_msgs/MarkerArray: `ns` is the object's name, the pose is in the base frame in m."""
         self.arrival_s = arrival_s
         for marker in message.markers:
             point, turn = marker.pose.position, marker.pose.orientation

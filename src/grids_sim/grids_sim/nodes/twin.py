@@ -1,4 +1,4 @@
-"""The ROS face of the twin: truth on topics, faults and resets as services. Physics and serial lines run in `Twin`."""
+"""ROS node of the twin: truth on topics, faults and resets as services. Physics and serial lines run in `Twin`."""
 
 import time
 
@@ -28,7 +28,7 @@ TASK_STATE_S = 0.5
 
 
 class TwinNode(Node):
-    """Plain node: the arm is there as soon as the process is, like a real one on its power supply."""
+    """The node `twin`, no lifecycle node: the arm answers as soon as the process runs. SetupError if it cannot."""
 
     def __init__(self) -> None:
         super().__init__("twin")
@@ -46,9 +46,9 @@ class TwinNode(Node):
         if self.params.operator == "topic":
             subscription(self, "/twin/hand", JointState, self._on_hand)
         self._markers: dict[str, list[Marker]] = {}
-        self._told: tuple | None = None
-        self._told_s = 0.0
-        # Also this thread: preempted while it holds the interpreter lock it would hold up the serial lines.
+        self._published_state: tuple | None = None
+        self._published_s = 0.0
+        # This thread too: if it were preempted while it holds the interpreter lock, the serial lines would wait.
         become_realtime(PHYSICS_PRIORITY)
         self._tick_timer = self.create_timer(1 / OBJECTS_HZ, self._tick)
         log.info(f"twin is up: {self.twin.paths}, task {self.params.task}, seed {self.params.seed}")
@@ -66,9 +66,9 @@ class TwinNode(Node):
         self._publish_objects(truth, stamp)
         state = (truth.task, truth.seed, truth.episode, truth.success)
         now_s = time.monotonic()
-        if state == self._told and now_s - self._told_s < TASK_STATE_S:
+        if state == self._published_state and now_s - self._published_s < TASK_STATE_S:
             return
-        self._told, self._told_s = state, now_s
+        self._published_state, self._published_s = state, now_s
         self._task.publish(
             TaskState(
                 header=Header(stamp=stamp, frame_id=BASE_FRAME),
@@ -95,7 +95,7 @@ class TwinNode(Node):
         self._objects.publish(message)
 
     def _marker(self, name: str) -> Marker:
-        """The marker of an object, made once per object: its pose changes, its looks do not."""
+        """The marker of an object, made once: its pose changes, its shape and colour do not."""
         if name not in self._markers:
             from grids_sim.physics.objects import footprint_m, rest_height_m
 
@@ -145,7 +145,7 @@ class TwinNode(Node):
         return response
 
     def _on_hand(self, message: JointState) -> None:
-        """Pose of the operator's hand by joint name; an empty message lets go."""
+        """Pose of the operator's hand by joint name, rad; an empty message releases the leader."""
         if not message.name:
             self.twin.set_hand(None)
             return
@@ -160,7 +160,7 @@ class TwinNode(Node):
 
 
 def main(args=None) -> int:
-
+    """Run the node; returns the exit code."""
     # The serial threads must not wait 5 ms for the interpreter while a callback runs.
     shorten_switch_interval()
     return run_node(TwinNode, args)

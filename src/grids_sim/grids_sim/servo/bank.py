@@ -231,7 +231,7 @@ class ServoBank:
             self._heat_c = None if temperature_c is None else np.asarray(temperature_c, float)
 
     def set_temperature(self, index: int, temperature_c: float) -> None:
-        """Set the winding temperature in °C at once (for tests)."""
+        """Set a servo's temperature in °C at once (for tests)."""
         with self.lock:
             self._temperature_c[index] = temperature_c
 

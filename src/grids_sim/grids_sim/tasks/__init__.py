@@ -1,1 +1,1 @@
-"""What is asked for and judged: initial layouts, success rules, out-of-distribution changes."""
+"""Tasks of the simulation: initial layouts, success rules, out-of-distribution scenarios."""

@@ -1,4 +1,4 @@
-"""Has the task been done? One rule per task on true poses; the rule must hold for a second, hand off."""
+"""Judges success from true poses: one rule per task, which must hold for one second without the arm's touch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,24 +29,25 @@ class ObjectPose:
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
-    """Judge state carried from tick to tick. Times are simulated seconds since reset, -1 = not (yet)."""
+    """State of the judge between two updates. Times are simulated s since the reset, -1: not (yet)."""
 
     condition_since_s: float = -1.0
     success_time_s: float = -1.0
 
     @property
     def success(self) -> bool:
+        """Whether the task has succeeded since the reset."""
         return self.success_time_s >= 0
 
 
 def axis_x(quaternion: np.ndarray) -> np.ndarray:
-    """First column of the rotation matrix of a quaternion wxyz: where the object's x axis points."""
+    """The object's x axis in the base frame, (3,): first column of the rotation matrix of a quaternion wxyz (4,)."""
     w, x, y, z = quaternion
     return np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)])
 
 
 def axis_z(quaternion: np.ndarray) -> np.ndarray:
-    """Third column of the rotation matrix of a quaternion wxyz."""
+    """The object's z axis in the base frame, (3,): third column of the rotation matrix of a quaternion wxyz (4,)."""
     w, x, y, z = quaternion
     return np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
 
@@ -84,21 +85,21 @@ def pen_in_cup(pen: ObjectPose, cup: ObjectPose) -> bool:
     )
 
 
-# Whether the object moved is at its goal, by task.
+# Rule of each task: whether the moved object is at its goal.
 RULES = {"pick_place": cube_in_bowl, "stack_cubes": cube_on_cube, "transfer_pen": pen_in_cup}
-# The moved object looks the same after this part of a turn: a cube a quarter, a pen grasped across a half.
+# Rotational symmetry of the moved object: a cube repeats every quarter turn, a pen grasped across every half turn.
 SYMMETRY = {"pick_place": 4, "stack_cubes": 4, "transfer_pen": 2}
 
 
 def condition(task: str, objects: Mapping[str, ObjectPose], touched: frozenset[str]) -> bool:
-    """Does the task's rule hold now, with the object at rest and not touched by the arm?"""
+    """Whether the task's rule holds now, with the moved object at rest and not among the `touched` objects."""
     moved, goal = TASKS[task].objects
     pose = objects[moved]
     return moved not in touched and pose.speed_m_s < STILL_M_S and RULES[task](pose, objects[goal])
 
 
 def update(verdict: TaskVerdict, now_s: float, *, holds: bool) -> TaskVerdict:
-    """Advance the judge. Success is latched once the condition has held for HOLD_S without a break."""
+    """Advance the judge to `now_s` (simulated s). Success is latched once `condition` has held for HOLD_S."""
     if verdict.success:
         return verdict
     if not holds:

@@ -1,4 +1,4 @@
-"""Where objects stand at the start of an episode: drawn from a seed, or fixed by a scenario."""
+"""Poses of the objects at the start of an episode: drawn from a seed, or fixed by a scenario."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _ATTEMPTS = 400
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Ring sector on the table around the pan axis, positive azimuth to the left."""
+    """Ring sector on the table around the pan axis; (min, max) radius and azimuth, positive to the left."""
 
     radius_m: tuple[float, float]
     azimuth_rad: tuple[float, float]
@@ -39,11 +39,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class LayoutConfig:
-    """Rules of the draw.
+    """Rules for drawing a layout.
 
-    Vessels keep `clearance_m` from what is picked so that the open jaw passes; fixed placements win over the draw.
-    Regions are what the arm reaches with its fingers pointing down or tilted by at most 45 degrees. Nothing stands
-    under the folded arm (`keep_out`: x, y, radius), so an episode may start from the rest pose as well.
+    Objects keep `clearance_m` from each other so that the open jaw fits between; `fixed` placements are not drawn.
+    The regions are those that the arm reaches with its fingers pointing down or tilted by at most 45 degrees. No
+    object stands under the folded arm (`keep_out`: x, y, radius in m), so an episode can also start at rest.
     """
 
     pick_region: Region = Region((0.140, 0.300), (-1.10, 1.10))
@@ -65,7 +65,10 @@ def draw_layout(
     config: LayoutConfig,
     rng: np.random.Generator,
 ) -> Mapping[str, Placement]:
-    """Placements by object name. Task objects are drawn before distractors, so these never move those."""
+    """Placements by object name. Task objects are drawn first, so distractors do not change their placements.
+
+    LayoutError if a fixed name is unknown or the objects do not fit.
+    """
     fixed = dict(config.fixed)
     everything = (*objects, *distractors)
     unknown = sorted(set(fixed) - {item.name for item in everything})

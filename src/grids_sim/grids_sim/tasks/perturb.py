@@ -1,8 +1,8 @@
 """Out-of-distribution scenarios: the seven families of the GridS paper's appendix A as changes of a SceneConfig, and
 light, camera pose, noise, blur, lost cameras and latency besides.
 
-A scenario is a pure function of (family, task, seed); `compound` has 21 fixed ones. What is never changed: the task's
-rule, the robot, the names of the task's objects.
+A scenario is a pure function of (family, task, seed); `compound` has 21 fixed ones. The task's rule, the robot and
+the names of the task's objects never change.
 """
 
 import colorsys
@@ -23,9 +23,10 @@ _GAP_M = 0.012
 
 @dataclass(frozen=True, slots=True)
 class ImageEffects:
-    """What happens to frames after rendering. noise: std in grey levels; blur: sigma in pixels.
+    """Changes made to images after rendering.
 
-    delay_s: how old a frame is when the policy gets it, in simulated s, however often the policy looks.
+    `noise`: standard deviation in grey levels; `blur_px`: sigma in pixels of a 96-pixel-high image; `black` and
+    `masked`: names of cameras; `delay_s`: age of an image when the policy receives it, in simulated s.
     """
 
     gain: float = 1.0
@@ -36,7 +37,7 @@ class ImageEffects:
     delay_s: float = 0.0
 
     def apply(self, camera: str, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(h, w, 3) uint8 in, the same out."""
+        """The changed image of a camera; (h, w, 3) uint8 in and out."""
         if camera in self.black:
             return np.zeros_like(image)
         if self.gain == 1.0 and not self.noise and not self.blur_px:
@@ -53,7 +54,10 @@ class ImageEffects:
 
 @dataclass(frozen=True, slots=True)
 class OodScenario:
-    """One perturbed episode's world. shared: many seeds use the same scene, so a World may be kept."""
+    """Scene, layout and image effects of one perturbed episode.
+
+    `shared`: all seeds use the same scene, so that one World can be reused.
+    """
 
     family: str
     name: str
@@ -63,16 +67,17 @@ class OodScenario:
     shared: bool = False
 
     def world_config(self, task: str) -> WorldConfig:
+        """Configuration of the scenario's World."""
         return WorldConfig(task=task, scene=self.scene, layout=self.layout)
 
 
 def _colour(rng: np.random.Generator, hue: tuple[float, float], low: float = 0.3, high: float = 0.9):
-    """A random colour of a hue range, (r, g, b)."""
+    """A random colour (r, g, b) within a hue range."""
     return colorsys.hsv_to_rgb(rng.uniform(*hue) % 1.0, rng.uniform(low, high), rng.uniform(0.45, 0.95))
 
 
 def clutter_background(scene: SceneConfig, rng: np.random.Generator) -> SceneConfig:
-    """Patterned cloth instead of the wooden table, another room behind it."""
+    """A patterned cloth instead of the wooden table, and another room colour."""
     texture = str(rng.choice(["checker", "stripes", "speckle"]))
     return replace(
         scene, table_texture=texture, table_rgb=_colour(rng, (0, 1), 0.1, 0.6), room_rgb=_colour(rng, (0, 1), 0.1, 0.5)
@@ -80,7 +85,7 @@ def clutter_background(scene: SceneConfig, rng: np.random.Generator) -> SceneCon
 
 
 def novel_target(scene: SceneConfig, rng: np.random.Generator) -> SceneConfig:
-    """Known kinds in another shade and size, on a plain table of an unknown colour."""
+    """The task's objects in another shade and size, on a plain table of a new colour."""
     objects = []
     for item in scene.objects:
         red, green, blue, alpha = item.rgba
@@ -100,7 +105,7 @@ def removed_priors(scene: SceneConfig, rng: np.random.Generator) -> SceneConfig:
 
 
 def unknown_distractors(count: int, rng: np.random.Generator) -> tuple[ObjectConfig, ...]:
-    """Things no task knows, in colours that are neither the targets' green nor blue."""
+    """Objects that belong to no task, in colours other than the targets' green and blue."""
     kinds = rng.choice(["ball", "can", "plate", "cube"], count)
     return tuple(
         ObjectConfig(f"distractor_{i}", str(kind), (*_colour(rng, (0.72, 1.12)), 1.0), 0.05)
@@ -109,7 +114,7 @@ def unknown_distractors(count: int, rng: np.random.Generator) -> tuple[ObjectCon
 
 
 def far_layout(scene: SceneConfig, layout: LayoutConfig, rng: np.random.Generator) -> LayoutConfig:
-    """What is picked, or the vessel it goes to, further to one side than in any demonstration."""
+    """Places the picked object or its goal further to one side than in any demonstration."""
     side = rng.choice([-1.0, 1.0])
     wide = tuple(sorted((side * 1.10, side * 1.35)))
     vessel = any(item.kind in ("bowl", "cup") for item in scene.objects)
@@ -119,7 +124,7 @@ def far_layout(scene: SceneConfig, layout: LayoutConfig, rng: np.random.Generato
 
 
 def adversarial(scene: SceneConfig, layout: LayoutConfig, task: str, rng: np.random.Generator):
-    """(scene, layout) with one distractor beside the target and one on the way to the goal."""
+    """(scene, layout) with one distractor beside the target and one between target and goal."""
     distractors = unknown_distractors(2, rng)
     distractors = tuple(replace(d, kind="cube" if d.kind == "plate" else d.kind) for d in distractors)
     placed = dict(draw_layout(scene.objects, (), layout, rng))
@@ -223,7 +228,7 @@ _SCENE_UNCHANGED = ("spatial", "sensor", "front_masked", "front_black", "latency
 
 
 def scenario(family: str, task: str, seed: int) -> OodScenario:
-    """The seed-th scenario of a family; `compound` repeats after 21."""
+    """Scenario number `seed` of a family; `compound` repeats after 21. ValueError for an unknown family."""
     if family not in ALL_FAMILIES:
         raise ValueError(f"ood family: expected one of {ALL_FAMILIES}, got {family!r}")
     number = seed % COMPOUND_COUNT if family == "compound" else seed

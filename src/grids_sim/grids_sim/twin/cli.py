@@ -1,11 +1,11 @@
-"""`./grids twin`: the twin without ROS, for any program that wants to drive an SO-100 over its serial line.
+"""`./grids twin`: the twin without ROS, for any program that drives an SO-100 over its serial line.
 
-Prints one JSON line with the serial paths, then runs until SIGINT or SIGTERM. Commands may be sent on stdin, one JSON
-object a line, each answered by one JSON line:
+Prints one JSON line with the serial paths, then runs until SIGINT or SIGTERM. Commands can be sent on stdin, one JSON
+object per line; each is answered by one JSON line:
 
     {"fault": "reply_loss", "target": "gripper", "arm": "follower", "value": 0.1, "duration": 5}    "" clears all
     {"reset": {"task": "stack_cubes", "seed": 3}}
-    {"hand": [0, -1, 0.8, 1.1, 1.5, 0]}       where the operator (--operator topic) moves the leader; null lets go
+    {"hand": [0, -1, 0.8, 1.1, 1.5, 0]}       rad: leader pose held by the operator (--operator topic); null releases
     {"state": true}                           true joint angles, success, faults seen, timing
 """
 
@@ -25,25 +25,28 @@ from grids_sim.twin.twin import PHYSICS_PRIORITY, Twin
 
 
 def parse(argv: list[str] | None) -> TwinParams:
+    """Parameters from the command line; exits with 2 and a message if they are invalid."""
     parser = argparse.ArgumentParser(prog="grids twin", description="Run the digital twin alone.")
     parser.add_argument("--task", default="pick_place", choices=TASKS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plant", default="mujoco", choices=("mujoco", "simple"))
     parser.add_argument("--start-pose", default="rest", choices=("rest", "home"))
-    parser.add_argument("--no-leader", action="store_true", help="only the follower arm")
+    parser.add_argument("--no-leader", action="store_true", help="simulate only the follower arm")
     parser.add_argument("--operator", default="none", choices=("none", "wave", "expert", "topic"))
     parser.add_argument("--link-dir", default="", help="folder for the serial links")
-    parser.add_argument("--bus-log", default="", help="file for every goal and torque write")
-    parser.add_argument("--configured", action="store_true", help="servos with LeRobot's settings, not the factory's")
+    parser.add_argument("--bus-log", default="", help="file that receives every goal and torque write")
+    parser.add_argument(
+        "--configured", action="store_true", help="servos start with LeRobot's settings instead of factory settings"
+    )
     parser.add_argument("--fault-seed", type=int, default=0)
     parser.add_argument(
         "--horn-ticks",
         type=lambda text: tuple(int(word) for word in text.split(",")),
         default=(0,) * 6,
         metavar="N,N,N,N,N,N",
-        help="an arm that needs calibration: how far each horn is screwed on off centre",
+        help="an arm that needs calibration: offset in ticks with which each horn is screwed on",
     )
-    parser.add_argument("--json", action="store_true", help="accepted for clarity: JSON is the output")
+    parser.add_argument("--json", action="store_true", help="no effect: the output is always JSON")
     chosen = vars(parser.parse_args(argv))
     chosen.pop("json")
     chosen["leader"] = not chosen.pop("no_leader")
@@ -54,7 +57,7 @@ def parse(argv: list[str] | None) -> TwinParams:
 
 
 def handle(twin: Twin, line: str) -> dict:
-    """Answer one command line."""
+    """Carry out one command line; returns the answer (`ok` false and a `message` if it is invalid)."""
     try:
         command = json.loads(line)
         if not isinstance(command, dict) or len(set(command) & {"fault", "reset", "hand", "state"}) != 1:
@@ -80,7 +83,7 @@ def handle(twin: Twin, line: str) -> dict:
 
 
 def state(twin: Twin) -> dict:
-    """The truth as plain data."""
+    """True state of the arms and the scene and the timing statistics, as JSON-serialisable data."""
     truth = twin.truth()
     arms = {
         name: {
@@ -106,8 +109,8 @@ def state(twin: Twin) -> dict:
 
 
 def serve(twin: Twin, stopping: threading.Event) -> None:
-    """Answer stdin until told to stop; the end of stdin is not the end of the twin."""
-    # Read past Python's buffer: select() would not see lines that are waiting in it.
+    """Answer commands from stdin until `stopping` is set; after the end of stdin the twin keeps running."""
+    # Bypass Python's buffer: select() does not see lines that are already in it.
     listening, rest = ([0] if sys.stdin is not None else []), b""
     while not stopping.is_set():
         twin.check()
@@ -123,16 +126,16 @@ def serve(twin: Twin, stopping: threading.Event) -> None:
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line.strip():
-                _say(handle(twin, line.decode(errors="replace")))
+                _write_line(handle(twin, line.decode(errors="replace")))
 
 
-def _say(answer: dict) -> None:
+def _write_line(answer: dict) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 after a signal, 2 when it cannot start."""
+    """Exit code: 0 after a signal, 2 if the twin cannot start (the reason is on stderr)."""
     params = parse(argv)
     shorten_switch_interval()
     stopping = threading.Event()
@@ -145,9 +148,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         twin.start()
-        # Also this thread: preempted while it holds the interpreter lock it would hold up the serial lines.
+        # This thread too: if it were preempted while it holds the interpreter lock, the serial lines would wait.
         become_realtime(PHYSICS_PRIORITY)
-        _say(twin.paths | {"task": params.task, "seed": params.seed})
+        _write_line(twin.paths | {"task": params.task, "seed": params.seed})
         serve(twin, stopping)
     finally:
         twin.close()

@@ -1,6 +1,7 @@
-"""Faults the twin can inject: what they are called, what their value means, and which are active now.
+"""Faults that the twin can inject: their names, the meaning of their values, and those that are active.
 
-Thread-safe. Times are monotonic seconds given by the caller; chance comes from a seeded generator, so a run repeats.
+Thread-safe. Times are monotonic seconds given by the caller; random numbers come from a seeded generator, so that a
+run can be repeated.
 """
 
 import math
@@ -16,7 +17,7 @@ ARMS = ("follower", "leader")
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """`value` explains the number; `lo`/`hi` bound it; `on` is "joint", "arm" or "camera"."""
+    """`on`: kind of target ("joint", "arm" or "camera"); `value`: meaning of the number, within `lo` to `hi`."""
 
     on: str
     value: str
@@ -33,7 +34,7 @@ KINDS = {
     "dead_servo": FaultKind("joint", "unused"),
     "unplug": FaultKind("arm", "unused"),
     "voltage_sag": FaultKind("arm", "V of the supply", 0, 20, 6.0),
-    "overheat": FaultKind("joint", "°C towards which it warms at 5 °C/s", 0, 150, 80.0),
+    "overheat": FaultKind("joint", "°C to which it warms at 5 °C/s", 0, 150, 80.0),
     "overload": FaultKind("joint", "unused"),
     "stuck_joint": FaultKind("joint", "unused"),
     "power_cycle": FaultKind("arm", "unused"),
@@ -47,7 +48,7 @@ _CAMERA_CODES = {"camera_freeze": 1, "camera_black": 2, "camera_unplug": 4}
 
 
 class FaultError(ValueError):
-    """A fault that does not exist; the message lists what does."""
+    """An unknown fault, arm or target, or a value out of range; the message lists what is allowed."""
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class _Active:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFate:
-    """What happens to one reply on its way to the client."""
+    """What happens to one reply between servo and client. `late_s`: delay in s."""
 
     lost: bool = False
     corrupt: bool = False
@@ -71,11 +72,11 @@ class ReplyFate:
     late_s: float = 0.0
 
 
-UNHARMED = ReplyFate()
+UNCHANGED = ReplyFate()
 
 
 class FaultInjector:
-    """The active faults of one twin."""
+    """The active faults of one twin. `revision` increases whenever the set of active faults changes."""
 
     def __init__(self, seed: int = 0) -> None:
         self._lock = threading.Lock()
@@ -93,7 +94,11 @@ class FaultInjector:
         value: float = 0.0,
         duration_s: float = 0.0,
     ) -> str:
-        """Start a fault; returns a sentence about it. FaultError names the kinds and targets there are."""
+        """Start a fault at monotonic time `now_s`; returns a sentence that describes it.
+
+        An empty `target` means every joint or camera, value 0 the default, `duration_s` 0 until cleared. FaultError if
+        a name is unknown or a number out of range.
+        """
         if kind not in KINDS:
             raise FaultError(f"unknown fault {kind!r}; known: {', '.join(KINDS)}")
         spec, arm = KINDS[kind], arm or "follower"
@@ -123,12 +128,13 @@ class FaultInjector:
         return f"{kind} on {arm} ({where}), value {value:g}, {span}"
 
     def clear(self) -> None:
+        """End all faults."""
         with self._lock:
             self._active.clear()
             self.revision += 1
 
     def expire(self, now_s: float) -> None:
-        """Drop what has run out; call regularly."""
+        """Remove faults whose duration or number of replies is used up; call regularly."""
         with self._lock:
             kept = [f for f in self._active if f.until_s > now_s and f.left > 0]
             if len(kept) != len(self._active):
@@ -136,7 +142,7 @@ class FaultInjector:
                 self.revision += 1
 
     def joints(self, kind: str, arm: str) -> frozenset[int]:
-        """Indices of the joints under an active fault of that kind."""
+        """Indices of the joints affected by active faults of this kind."""
         if not self._active:
             return frozenset()
         with self._lock:
@@ -144,13 +150,13 @@ class FaultInjector:
         return frozenset().union(*hit)
 
     def value(self, kind: str, arm: str) -> float | None:
-        """The newest active fault's value, or None."""
+        """Value of the newest active fault of this kind, or None."""
         with self._lock:
             values = [f.value for f in self._active if f.kind == kind and f.arm == arm]
         return values[-1] if values else None
 
     def temperatures_c(self, arm: str) -> list[float] | None:
-        """Per joint the temperature to warm to (nan: none), or None when nothing is heated."""
+        """Temperature in °C to which each joint warms (nan: not heated), or None if no joint is heated."""
         goals = [math.nan] * len(JOINT_NAMES)
         with self._lock:
             for fault in self._active:
@@ -160,15 +166,15 @@ class FaultInjector:
         return None if all(math.isnan(goal) for goal in goals) else goals
 
     def camera_code(self, camera: str) -> int:
-        """Bits: 1 frozen, 2 black, 4 unplugged."""
+        """Active faults of a camera as bits: 1 frozen, 2 black, 4 unplugged."""
         with self._lock:
             hit = [f.kind for f in self._active if camera in f.cameras]
         return sum({_CAMERA_CODES[kind] for kind in hit})
 
     def fate(self, arm: str, joint: int, now_s: float) -> ReplyFate:
-        """Draw what happens to one reply of one servo (called from the bus thread)."""
+        """Decide what happens to one reply of one servo; called from the bus thread. Uses up counted faults."""
         if not self._active:
-            return UNHARMED
+            return UNCHANGED
         hit, late_s = set(), 0.0
         with self._lock:
             for fault in self._active:

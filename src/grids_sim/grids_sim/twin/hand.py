@@ -1,4 +1,4 @@
-"""A virtual operator's hand on the leader arm: follows a target the way a person does, smoothly and not too fast."""
+"""A simulated operator's hand on the leader arm: follows a target smoothly, at the speed of a careful person."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _LOW, _HIGH = np.transpose(np.asarray(JOINT_LIMITS_RAD, float))
 
 @dataclass(frozen=True, slots=True)
 class LeaderHandConfig:
-    """Critically damped follower. Speed as a careful person moves a leader arm."""
+    """Critically damped second-order follower; limits are those of a careful person who moves a leader arm."""
 
     bandwidth_rad_s: float = 14.0
     speed_limit_rad_s: float = 1.8
@@ -21,7 +21,7 @@ class LeaderHandConfig:
 
 
 class LeaderHand:
-    """`target` gives the pose (6,) rad the operator wants at a time, or None for hands off."""
+    """Moves the leader. `target(now_s)` is the operator's goal pose (6,) rad, None to release it."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class LeaderHand:
         self._holding = False
 
     def step(self, now_s: float, dt_s: float, measured_rad: np.ndarray) -> np.ndarray | None:
-        """Where the hand holds the arm now, or None while it does not touch it."""
+        """Advance by `dt_s`; returns the pose (6,) rad at which the hand holds the arm, None while released."""
         goal = self._target(now_s)
         if goal is None:
             self._holding = False
@@ -45,9 +45,9 @@ class LeaderHand:
             self._holding = True
             self._position, self._velocity = measured_rad.copy(), np.zeros(6)
         config = self._config
-        wanted = config.bandwidth_rad_s / 2 * (np.clip(goal, _LOW, _HIGH) - self._position)
-        wanted = np.clip(wanted, -config.speed_limit_rad_s, config.speed_limit_rad_s)
-        change = 2 * config.bandwidth_rad_s * (wanted - self._velocity)
+        speed = config.bandwidth_rad_s / 2 * (np.clip(goal, _LOW, _HIGH) - self._position)
+        speed = np.clip(speed, -config.speed_limit_rad_s, config.speed_limit_rad_s)
+        change = 2 * config.bandwidth_rad_s * (speed - self._velocity)
         limit = config.acceleration_limit_rad_s2
         self._velocity = self._velocity + np.clip(change, -limit, limit) * dt_s
         self._position = np.clip(self._position + self._velocity * dt_s, _LOW, _HIGH)
@@ -55,7 +55,7 @@ class LeaderHand:
 
 
 def wave(now_s: float) -> np.ndarray:
-    """A slow demonstration: joints swing between rest and home with different periods."""
+    """A slow test motion, (6,) rad: each joint swings between rest and home pose with its own period."""
     rest, home = np.asarray(REST_POSE_RAD), np.asarray(HOME_POSE_RAD)
     middle, span = (rest + home) / 2, (home - rest) / 2
     span = np.where(np.abs(span) < 0.05, 0.35, span)

@@ -1,4 +1,4 @@
-"""The folder with a twin's serial links: one live twin per folder, leftovers of a dead one are cleared."""
+"""The folder with a twin's serial links: one running twin per folder; links of a killed twin are removed."""
 
 import contextlib
 import fcntl
@@ -10,18 +10,18 @@ STATE_NAME = "state"
 
 
 class FolderInUseError(RuntimeError):
-    """Another live twin holds the folder; the message names it."""
+    """The folder cannot be used: another running twin has locked it, or it is not writable; the message says which."""
 
 
 def default_folder() -> Path:
-    """One folder per user and ROS domain; without a domain, per process."""
+    """The default folder: one per user and ROS domain; without ROS_DOMAIN_ID, one per process."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
     tag = os.environ.get("ROS_DOMAIN_ID") or f"pid{os.getpid()}"
     return base / f"grids-twin-{os.getuid()}-{tag}"
 
 
 class LinkFolder:
-    """Creates and locks the folder. The lock is an flock, so a killed twin never blocks the next one."""
+    """Creates and locks the folder; FolderInUseError if it cannot. An flock is released even if the twin is killed."""
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = Path(path) if path else default_folder()
@@ -57,5 +57,5 @@ class LinkFolder:
         self._clear()
         (self.path / LOCK_NAME).unlink(missing_ok=True)
         self._lock.close()
-        with contextlib.suppress(OSError):  # somebody keeps other files there
+        with contextlib.suppress(OSError):  # other files are in it
             self.path.rmdir()

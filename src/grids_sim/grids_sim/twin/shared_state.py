@@ -1,7 +1,7 @@
-"""The world's snapshot in shared memory, so that another process can draw it without disturbing the first.
+"""The world's snapshot in shared memory, so that another process can render it without delaying the physics.
 
-One writer, any readers, no locks: a counter that is odd while writing, and a checksum over the payload, so that a
-torn read is noticed on any processor. Layout: 64-byte header (struct below), then float64 snapshot values.
+One writer, any number of readers, no locks. The counter is odd during a write, and a checksum covers the payload, so
+that a torn read is detected on any processor. Layout: 64-byte header (struct below), then float64 snapshot values.
 """
 
 import mmap
@@ -29,7 +29,11 @@ def _checksum(payload: bytes, stamp_ns: int, rest: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SharedSnapshot:
-    """One consistent read. `stamp_ns`: system clock at capture; `camera_faults`: code per camera name."""
+    """One consistent snapshot.
+
+    `stamp_ns`: system clock at capture; `values`: float64, as `World.restore` takes them.
+    `camera_faults`: `FaultInjector.camera_code` per camera name.
+    """
 
     counter: int
     stamp_ns: int
@@ -39,7 +43,7 @@ class SharedSnapshot:
 
 
 class StateWriter:
-    """Owner of the file; `path` lies in /dev/shm."""
+    """Creates the shared file (`path` is in /dev/shm) and writes to it. Use from one thread."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -52,7 +56,7 @@ class StateWriter:
         self.values = np.zeros(0)
 
     def write(self, values: np.ndarray, *, stamp_ns: int, task: str, camera_faults: dict[str, int]) -> None:
-        """Publish one snapshot (float64, at most MAX_VALUES)."""
+        """Publish one snapshot, `stamp_ns` on the system clock; ValueError above MAX_VALUES values."""
         payload = np.ascontiguousarray(values, dtype="<f8").tobytes()
         if values.size > MAX_VALUES:
             raise ValueError(f"snapshot: expected at most {MAX_VALUES} values, got {values.size}")
@@ -65,12 +69,13 @@ class StateWriter:
         _HEADER.pack_into(self._map, 0, MAGIC, os.getpid(), self._counter, stamp_ns, values.size, crc, codes, name)
 
     def close(self) -> None:
+        """Unmap and delete the file."""
         self._map.close()
         self.path.unlink(missing_ok=True)
 
 
 class StateReader:
-    """Reads the newest snapshot. Raises FileNotFoundError while there is no twin."""
+    """Reads the newest snapshot. FileNotFoundError if no twin has created the file."""
 
     def __init__(self, path: str | Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
@@ -83,14 +88,14 @@ class StateReader:
 
     @property
     def stale(self) -> bool:
-        """The file behind the path is gone or is another one: the twin ended or was started again."""
+        """Whether the file at the path is gone or has been replaced: the twin ended or was restarted."""
         try:
             return self._path.stat().st_ino != self._inode
         except FileNotFoundError:
             return True
 
     def read(self, newer_than: int = 0) -> SharedSnapshot | None:
-        """The newest snapshot, None when its counter is not above `newer_than` or it cannot be had untorn."""
+        """The newest snapshot, None if its counter is not above `newer_than` or every read was torn."""
         for _ in range(20):
             magic, _, counter, stamp_ns, count, crc, codes, name = _HEADER.unpack_from(self._map, 0)
             if magic != MAGIC or counter <= newer_than or count > MAX_VALUES:
@@ -108,4 +113,5 @@ class StateReader:
         return None
 
     def close(self) -> None:
+        """Unmap the file."""
         self._map.close()

@@ -1,7 +1,7 @@
 """The running twin: physics in real time, a servo bank and a serial line per arm, faults, shared snapshot. No ROS.
 
 Threads: one for physics (absolute deadlines, 300 steps/s), one per serial line. Everything that touches the world
-runs in the physics thread; other threads hand in work with `_call` and read results that are replaced as a whole.
+runs in the physics thread; other threads queue work with `_call` and read results that are replaced as a whole.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from grids_sim.servo.bank import BankConfig, ServoBank
 from grids_sim.servo.bus_log import ERROR_NAMES, BusLog
 from grids_sim.servo.plant import SimplePlant, StuckJoints, WorldPlant
 from grids_sim.servo.serial_bus import SerialBus
-from grids_sim.twin import faults as fault_box
+from grids_sim.twin import faults as fault_kinds
 from grids_sim.twin.faults import FaultInjector
 from grids_sim.twin.hand import LeaderHand, wave
 from grids_sim.twin.link_folder import STATE_NAME, LinkFolder
 from grids_sim.twin.shared_state import StateWriter
 
 PHYSICS_HZ = 300
-PHYSICS_PRIORITY = 15  # SCHED_FIFO: the twin stands for hardware, which no load on this computer delays
+PHYSICS_PRIORITY = 15  # SCHED_FIFO: like real hardware, the twin must not be delayed by load on this computer
 MAX_BACKLOG_STEPS = 60
 TRUTH_STEPS = 10
 SNAPSHOT_STEPS = 3
@@ -41,7 +41,10 @@ LOG_FLUSH_STEPS = 30
 
 @dataclass(slots=True)
 class TwinStats:
-    """Totals since the start. Dropped steps: the machine was too slow for them. `realtime`: priority was granted."""
+    """Totals since the start.
+
+    `dropped_steps`: skipped because the machine was too slow; `realtime`: whether real-time priority was granted.
+    """
 
     steps: int = 0
     dropped_steps: int = 0
@@ -50,7 +53,7 @@ class TwinStats:
 
 
 class _Arm:
-    """One arm: bank, line and what it turns."""
+    """One arm: servo bank, serial line and plant."""
 
     def __init__(self, name: str, twin: "Twin", plant) -> None:
         params = twin.params
@@ -69,7 +72,7 @@ class _Arm:
 
 
 def _apply_lerobot_settings(bank: ServoBank) -> None:
-    """What LeRobot's follower writes on connecting, as far as it changes timing or protection."""
+    """What LeRobot's SO100Follower writes when it connects, as far as it changes timing or protection."""
     for index in range(bank.count):
         bank.set(index, "Return_Delay_Time", 0)
         bank.set(index, "Acceleration", 254)
@@ -81,7 +84,10 @@ def _apply_lerobot_settings(bank: ServoBank) -> None:
 
 
 class Twin:
-    """Build, `start`, use, `close`. Methods are thread-safe. `warn` receives sentences for the user's log."""
+    """The whole twin: `start` its threads, use it, `close` it. Public methods are thread-safe.
+
+    `warn` receives sentences for the user's log, from any thread. FolderInUseError if another twin uses the folder.
+    """
 
     def __init__(self, params: TwinParams | None = None, *, warn: Callable[[str], None] = lambda text: None) -> None:
         self.params = params or TwinParams()
@@ -109,7 +115,7 @@ class Twin:
         if params.leader:
             leader = SimplePlant(REST_POSE_RAD, lag_s=0.02)
             self.arms["leader"] = _Arm("leader", self, leader)
-        self._look()
+        self._read_truth()
         self._operator = None
         self._hand = self._new_hand()
         self._state = self._open_state() if self.world else None
@@ -138,6 +144,7 @@ class Twin:
     # -- life --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Open the serial lines and start the threads."""
         for arm in self.arms.values():
             arm.sense(1e-6)
             arm.bus.start()
@@ -165,12 +172,12 @@ class Twin:
         return {name: str(arm.bus.link) for name, arm in self.arms.items()}
 
     def check(self) -> None:
-        """Raise what ended one of the threads, if anything did."""
+        """RuntimeError if one of the threads ended with an exception (its cause)."""
         for failure in (self.failure, *(arm.bus.failure for arm in self.arms.values())):
             if failure is not None:
                 raise RuntimeError("a thread of the twin ended") from failure
 
-    # -- what users of the twin do -----------------------------------------------------------------------------
+    # -- for clients of the twin -------------------------------------------------------------------------------
 
     def inject(
         self,
@@ -181,14 +188,14 @@ class Twin:
         value: float = 0.0,
         duration_s: float = 0.0,
     ) -> str:
-        """Start a fault, or clear all when `kind` is empty; returns a sentence. FaultError lists what there is."""
+        """As `FaultInjector.inject`, but starting now; an empty `kind` clears all faults."""
         if not kind:
             self.faults.clear()
             self.log.event("follower", "faults cleared")
             return "all faults cleared"
         arm = arm or "follower"
-        if arm in fault_box.ARMS and arm not in self.arms:
-            raise fault_box.FaultError("this twin has no leader arm")
+        if arm in fault_kinds.ARMS and arm not in self.arms:
+            raise fault_kinds.FaultError("this twin has no leader arm")
         text = self.faults.inject(
             kind,
             now_s=time.monotonic(),
@@ -203,7 +210,10 @@ class Twin:
         return text
 
     def reset(self, task: str = "", seed: int | None = None) -> int:
-        """A new scene (None: the next seed); the arm stays where it is. Returns the seed. ValueError: unknown task."""
+        """Draw a new scene and return its seed (None: the next seed); the arm does not move.
+
+        ValueError for an unknown task.
+        """
         task = task or self._task
         if task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
@@ -225,21 +235,21 @@ class Twin:
             self.arms["follower"].plant.plant = WorldPlant(world)
         self.world.reset(seed, arm_rad=pose)
         self._task, self._seed = task, seed
-        self._look()
+        self._read_truth()
 
     def truth(self):
-        """Newest `grids_sim.physics.world.Truth` (at most 1/30 s old), None without MuJoCo."""
+        """The newest `grids_sim.physics.world.Truth` (at most 1/30 s old), None without MuJoCo."""
         return self._truth[0]
 
     def stamped_truth(self):
-        """(`truth`, the system clock in ns when it was so)."""
+        """The newest `truth` and the time at which it was read, in ns of the system clock."""
         return self._truth
 
-    def _look(self) -> None:
+    def _read_truth(self) -> None:
         self._truth = (self.world.truth() if self.world else None, time.time_ns())
 
     def set_hand(self, pose_rad) -> None:
-        """Where the operator (operator: topic) wants the leader, (6,) rad; None lets go."""
+        """Set the pose (6,) rad to which the operator (operator: topic) moves the leader; None releases the leader."""
         self._hand_target = None if pose_rad is None else np.asarray(pose_rad, float)
 
     def _call(self, work: Callable[[], object], timeout_s: float = 10.0):
@@ -254,7 +264,7 @@ class Twin:
         self.stats.realtime = not become_realtime(PHYSICS_PRIORITY)
         try:
             self._loop()
-        except Exception as error:  # the thread's top: kept for `check`
+        except Exception as error:  # top of the thread: kept for `check`
             self.failure = error
             self._warn(f"physics stopped: {error}")
 
@@ -299,11 +309,11 @@ class Twin:
         self._sim_s += dt_s
         self.stats.steps += 1
         if self.stats.steps % LOG_FLUSH_STEPS == 0:
-            self.log.flush()  # also the last writes before a client fell silent
+            self.log.flush()  # includes the last writes of a client that has stopped
         if self.world is None:
             return
         if self.stats.steps % TRUTH_STEPS == 0:
-            self._look()
+            self._read_truth()
         if self.stats.steps % SNAPSHOT_STEPS == 0:
             self._publish_snapshot(self._state)
 
@@ -329,7 +339,7 @@ class Twin:
         arm.was_on = on
 
     def _between(self) -> None:
-        """Work handed in by other threads, and faults that began or ran out."""
+        """Between steps: expire and apply faults, then run the work queued by other threads."""
         self.faults.expire(time.monotonic())
         if self.faults.revision != self._fault_revision:
             self._fault_revision = self.faults.revision
@@ -341,7 +351,7 @@ class Twin:
                 return
             try:
                 future.set_result(work())
-            except Exception as error:  # handed to the caller
+            except Exception as error:  # raised again in the caller
                 future.set_exception(error)
 
     def _apply_faults(self) -> None:
