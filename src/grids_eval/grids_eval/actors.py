@@ -14,7 +14,7 @@ from grids_policy.runtime.reuse import FrameReuse
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
-    """Everything the loop needs to know. Frames are rgb8 of exactly these (height, width)."""
+    """What an evaluation must know of a policy. image_hw: (height, width) of each camera's rgb8 frames."""
 
     name: str
     cameras: tuple[str, ...]
@@ -26,8 +26,12 @@ class ActorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One observation. present False masks a camera; committed_rad (n, J): action steps executed meanwhile."""
+class ActorObservation:
+    """One observation.
+
+    frames: uint8 rgb (height, width, 3) per camera. present: False masks a camera. position_rad: (J,) measured.
+    noise_seed: of the noise that sampling starts from. committed_rad: (n, J), action steps executed during inference.
+    """
 
     frames: tuple[np.ndarray, ...]
     present: tuple[bool, ...]
@@ -41,8 +45,8 @@ class Seen:
 class ActorOptions:
     """How to run a policy.
 
-    fps, system, calibration: action steps per second and units (grids_data.units) of a checkpoint that does not say
-        them; one that does, and a bundle, need none.
+    fps, system, calibration: action steps per second and units (grids_data.units) of a checkpoint that does
+        not contain them; None and "" for a bundle and for a checkpoint that does.
     noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
     reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: no
         tokens are reused.
@@ -61,25 +65,28 @@ class AbstractActor(ABC):
 
     spec: ActorSpec
 
-    def begin(self) -> None:  # noqa: B027 - most policies remember nothing
-        """A new episode: forget what was seen before."""
+    def begin(self) -> None:  # noqa: B027 - most policies keep no state
+        """Start a new episode: drop the state kept from earlier observations."""
 
     @abstractmethod
-    def act(self, seen: Seen) -> np.ndarray:
+    def act(self, seen: ActorObservation) -> np.ndarray:
         """The chunk for one observation: (S, J) rad."""
 
     @abstractmethod
     def sampled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates (N, K, 2) and retention (N, h, w) of the last call."""
+        """Sample coordinates (N, K, 2), 0 to 1, and retention maps (N, h, w) of the last `act`: N cameras, K tokens."""
 
     @property
     def reused(self) -> int:
-        """Cameras whose tokens the last call took from an earlier one."""
+        """Number of cameras whose tokens the last `act` reused from an earlier one."""
         return 0
 
 
 class RuntimeActor(AbstractActor):
-    """A policy on any runtime: the inputs are prepared as on the robot. `name`: of the policy, for reports."""
+    """A policy on any runtime, with inputs prepared as on the robot. name: the policy's, for reports.
+
+    Raises ValueError when tokens are to be reused and the runtime has one vision call for all cameras.
+    """
 
     def __init__(self, name: str, runtime: AbstractRuntime, encoder: SentenceEncoder, options: ActorOptions) -> None:
         self._runtime, self._encoder, self._reuse_threshold = runtime, encoder, options.reuse_threshold
@@ -108,7 +115,7 @@ class RuntimeActor(AbstractActor):
     def reused(self) -> int:
         return sum(not fresh for fresh in self._refreshed or ())
 
-    def act(self, seen: Seen) -> np.ndarray:
+    def act(self, seen: ActorObservation) -> np.ndarray:
         inputs = prepare_inputs(
             self._policy,
             frames=seen.frames,
@@ -128,7 +135,7 @@ class RuntimeActor(AbstractActor):
 
 
 def _bundle_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
-    """The robot's own runtime, on the CPU."""
+    """A bundle on the runtime that the robot uses, on the CPU."""
     from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
     runtime = OnnxRuntime(folder, EngineOptions(engine="cpu", threads=options.threads))
@@ -147,16 +154,16 @@ def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(folder)
     meaning = meaning_of(checkpoint, options.system, options.calibration, options.fps)
-    wanted = ExportOptions(fps=meaning.fps, units=meaning.units, name=folder.name, per_camera=True)
-    spec = policy_spec(checkpoint, wanted)
+    export = ExportOptions(fps=meaning.fps, units=meaning.units, name=folder.name, per_camera=True)
+    spec = policy_spec(checkpoint, export)
     encoder = SentenceEncoder(folder, spec.language)
     return RuntimeActor(folder.name, TorchRuntime(checkpoint, spec), encoder, options)
 
 
 def load_actor(folder: Path, **options) -> AbstractActor:
-    """A bundle (policy.json) or a checkpoint (config.json), with the fields of `ActorOptions`.
+    """Load a bundle (policy.json) or a checkpoint (config.json). options: fields of `ActorOptions`.
 
-    Raises ValueError for anything else.
+    Raises ValueError for any other folder, BundleError, CheckpointError or UnitsError for one that cannot be used.
     """
     folder, chosen = Path(folder), ActorOptions(**options)
     if (folder / "policy.json").is_file():

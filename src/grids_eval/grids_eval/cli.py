@@ -1,7 +1,8 @@
 """./grids eval BUNDLE: success of a policy in the lock-step twin, with intervals, failure categories and OOD families.
 
-BUNDLE is a bundle or a checkpoint folder. Simulated time stands still while the policy thinks; --delay-ms adds
-latency on purpose. The same arguments give the same result. With --json the last line is one JSON object.
+BUNDLE is a bundle or a checkpoint folder. Simulated time stops during inference; --delay-ms simulates inference
+latency. OOD: out of distribution. The same arguments give the same result. With --json the last line is one JSON
+object.
 """
 
 import argparse
@@ -28,12 +29,12 @@ from grids_eval.rollout import (
 from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
 from grids_eval.through_ros import FailedRun, evaluate_through_ros
 
-# Shows that both cameras are used, and that no path was memorised.
+# Controls that show whether the policy uses both cameras and the measured joints instead of a memorised path.
 CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The options; ends the program with a sentence when they contradict each other."""
+    """Parse and check the options. Exits with status 2 and one sentence when they contradict each other."""
     from grids_sim.tasks.perturb import ALL_FAMILIES
 
     parser = argparse.ArgumentParser(prog="grids eval", description=__doc__.splitlines()[0])
@@ -43,16 +44,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7_000_000, help="first scene seed (default 7000000)")
     parser.add_argument(
         "--ood", nargs="*", default=None, metavar="FAMILY",
-        help=f"also these perturbations; no name: the paper's seven. Known: {', '.join(ALL_FAMILIES)}",
+        help=f"also evaluate these OOD families; without a name: the paper's seven. Known: {', '.join(ALL_FAMILIES)}",
     )  # fmt: skip
     parser.add_argument(
-        "--controls", action="store_true", help="also with cameras greyed, masked, swapped, state frozen"
+        "--controls",
+        action="store_true",
+        help="also evaluate with a camera greyed or masked, another scene's images, or the state frozen",
     )
     parser.add_argument("--control", choices=CONTROLS, default="none", help="one control for all episodes")
     parser.add_argument(
         "--scene", choices=("task", "all"), default="task", help="all: every task's objects on the table"
     )
-    parser.add_argument("--instruction", default="", help="say this instead of the task's own sentence")
+    parser.add_argument("--instruction", default="", help="instruction given to the policy instead of the task's own")
     parser.add_argument(
         "--delay-ms", type=float, nargs="+", default=[0.0],
         help="inference delays to try, multiples of the policy's action step (1000 / its steps per second)",
@@ -74,12 +77,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     arguments = parser.parse_args(argv)
-    _refuse_nonsense(parser, arguments)
+    _check_options(parser, arguments)
     return arguments
 
 
 def _add_policy_options(parser: argparse.ArgumentParser) -> None:
-    """How the policy is run, and what a checkpoint does not say about itself."""
+    """Options for running the policy, and for what a checkpoint does not contain (rate, units)."""
     parser.add_argument(
         "--n-action-steps", type=int, default=0, help="action steps of a chunk to execute; 0: the bundle's"
     )
@@ -92,7 +95,7 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--units", type=parse_system, choices=SYSTEMS, default="",
-        help="of a checkpoint that does not say them (default: rad)",
+        help="units of a checkpoint that does not contain them (default: rad)",
     )  # fmt: skip
     parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, with --units degrees or normalised")
     parser.add_argument(
@@ -101,12 +104,12 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--reuse-threshold", type=float, default=0.0,
-        help="keep a camera's tokens while no block of its image differs by this; the node's reuse_threshold",
+        help="reuse a camera's tokens while no block of its image changes more than this, as the policy node; 0: never",
     )  # fmt: skip
 
 
-def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Ends the program with a sentence where options do not fit together."""
+def _check_options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Exit with status 2 and one sentence when options contradict each other."""
     from grids_sim.tasks.perturb import ALL_FAMILIES
 
     if arguments.ood is not None and (unknown := sorted(set(arguments.ood) - set(ALL_FAMILIES))):
@@ -118,7 +121,7 @@ def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namesp
     if not 0 <= arguments.reuse_threshold <= 255:
         parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
     if (arguments.units or arguments.calibration) and (arguments.policy / "policy.json").is_file():
-        parser.error("--units and --calibration are for checkpoints; a bundle says its own: leave them out")
+        parser.error("--units and --calibration are for checkpoints; a bundle contains its own: leave them out")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
     if wrong := [ms for ms in arguments.delay_ms if not 0 <= ms < math.inf]:
@@ -126,28 +129,28 @@ def _refuse_nonsense(parser: argparse.ArgumentParser, arguments: argparse.Namesp
     if any(arguments.delay_ms) and (arguments.controls or arguments.ood is not None):
         parser.error("--delay-ms: --controls and --ood run without a delay; give the delays a run of their own")
     if arguments.through_ros:
-        _refuse_in_real_time(parser, arguments)
+        _check_real_time_options(parser, arguments)
 
 
-def _refuse_in_real_time(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Ends the program with a sentence where an option means nothing to the real-time graph."""
+def _check_real_time_options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Exit with status 2 and one sentence for options that the real-time graph does not have."""
     if arguments.out is None:
-        parser.error("--through-ros needs --out: every run leaves its folder there")
+        parser.error("--through-ros needs --out: each run writes its folder there")
     standard = "the real-time graph runs the standard scene with both cameras; leave it out or leave out --through-ros"
-    own = "the real-time graph goes by its policy node and driver; leave it out or leave out --through-ros"
+    own = "the policy node and the driver of the real-time graph decide this; leave it out or leave out --through-ros"
     refused = (
         ("--ood", arguments.ood is not None, standard),
         ("--controls", arguments.controls, standard),
         ("--control", arguments.control != "none", standard),
         ("--scene", arguments.scene != "task", standard),
-        ("--delay-ms", any(arguments.delay_ms), "the real-time graph has the delay it has"),
+        ("--delay-ms", any(arguments.delay_ms), "the real-time graph has the machine's own delay; leave it out"),
         ("--n-action-steps", arguments.n_action_steps != 0, own),
         ("--switching", arguments.switching != ["blend"], own),
         ("--noise-scale", arguments.noise_scale is not None,
-         "the real-time graph samples as the bundle says; export one with another scale"),
+         "the real-time graph uses the bundle's noise scale; export a bundle with another one"),
         ("--reuse-threshold", arguments.reuse_threshold != 0,
          "in the real-time graph it is a parameter of the policy node"),
-        ("--videos", arguments.videos != 0, "every run through ROS leaves its overlay.mp4 in its own folder"),
+        ("--videos", arguments.videos != 0, "each run through ROS already writes overlay.mp4 into its folder"),
     )  # fmt: skip
     for option, given, why in refused:
         if given:
@@ -155,7 +158,7 @@ def _refuse_in_real_time(parser: argparse.ArgumentParser, arguments: argparse.Na
 
 
 def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, str], list[EpisodeConfig]]:
-    """Episodes by (condition, task), in the order of the table; dt_s: the policy's row.
+    """Episodes by (condition, task), in the order of the table. dt_s: duration of one action step of the policy, s.
 
     Raises ValueError when a delay is not a whole number of action steps.
     """
@@ -192,7 +195,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
 
 
 def _chunk_and_committed(folder: Path) -> tuple[int, int]:
-    """Rows of a chunk, and how many of them may be given. Raises ValueError when `folder` is no policy."""
+    """chunk_size and max_committed of a policy. Raises ValueError when `folder` contains no policy."""
     from grids_policy.model.lerobot import policy_config
     from grids_policy.runtime.bundle import read_manifest
 
@@ -211,9 +214,9 @@ def check_delays(folder: Path, episodes: list[EpisodeConfig]) -> None:
     """Raises ValueError when the policy in `folder` cannot run with the delay of one of the episodes."""
     if not any(config.delay_steps for config in episodes):
         return
-    chunk, committed = _chunk_and_committed(folder)
+    chunk_size, max_committed = _chunk_and_committed(folder)
     for steps, switching in {(config.delay_steps, config.switching) for config in episodes}:
-        check_delay(steps, switching, chunk, committed)
+        check_delay(steps, switching, chunk_size, max_committed)
 
 
 def _speed(results, seconds: float) -> float:
@@ -221,7 +224,7 @@ def _speed(results, seconds: float) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 done, 1 refused or a run failed."""
+    """Exit status: 0 done, 1 options refused or a run failed (2: from the argument parser)."""
     arguments = parse_arguments(argv)
     try:
         return _evaluate(arguments)
@@ -251,24 +254,24 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
     good = 0
     with Progress("episodes", len(episodes)) as progress:
 
-        def say(result: EpisodeResult | FailedRun) -> None:
+        def report(result: EpisodeResult | FailedRun) -> None:
             nonlocal good
             good += isinstance(result, EpisodeResult) and result.success
             progress.advance(f"{good} successes")
 
         if arguments.through_ros:
-            return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", say)
+            return evaluate_through_ros(arguments.policy, episodes, arguments.out / "runs", report)
         return [
             *evaluate(
                 arguments.policy, episodes, _actor_options(arguments), processes=arguments.processes,
-                nice=arguments.nice, say=lambda _done, _total, result: say(result),
+                nice=arguments.nice, report=lambda _done, _total, result: report(result),
             )
         ]  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    wanted = conditions(arguments, _step_seconds(arguments))
-    named = [(name, config) for (name, _), configs in wanted.items() for config in configs]
+    requested = conditions(arguments, _step_seconds(arguments))
+    named = [(name, config) for (name, _), configs in requested.items() for config in configs]
     episodes = [config for _, config in named]
     check_delays(arguments.policy, episodes)
     began = time.monotonic()
@@ -318,7 +321,7 @@ def _print(arguments: argparse.Namespace, summaries: list[Summary], results: lis
 
 
 def overall(arguments: argparse.Namespace, summaries: list[Summary], results, seconds: float) -> dict[str, object]:
-    """The JSON object: the first condition's numbers on top, all conditions below."""
+    """The JSON object of results.json: the first condition's numbers at the top level, all conditions in a list."""
     first = as_json(summaries[0])
     return {
         "policy": str(arguments.policy),

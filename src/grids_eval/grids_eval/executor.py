@@ -1,6 +1,6 @@
-"""Executes action chunks in the lock-step twin as the driver does: the same seam, at the driver's control rate.
+"""Executes action chunks in the lock-step twin as the driver does: same blending between chunks, same control rate.
 
-Simulated time, in ns since the episode began. What the driver adds for safety, start ramp and limits, is left out.
+Times are simulated, in ns since the episode began. The driver's start ramp and safety limits are left out.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ DRIVER_HZ = 100
 
 
 def control_steps(policy_hz: int, physics_hz: int) -> int:
-    """Control steps per action step: as many as fit the physics without exceeding DRIVER_HZ, at least one."""
+    """Control steps per action step: the most whose rate divides physics_hz and is at most DRIVER_HZ, else 1."""
     fitting = [n for n in range(1, DRIVER_HZ + 1) if physics_hz % (n * policy_hz) == 0 and n * policy_hz <= DRIVER_HZ]
     return max(fitting, default=1)
 
@@ -36,11 +36,11 @@ class Executor:
         return None if self._plan is None else self._plan.chunk
 
     def take(self, chunk: Chunk) -> None:
-        """Go over to `chunk`, from the last target and its velocity."""
+        """Switch to `chunk`, starting from the last target and its velocity."""
         self._plan = join(chunk, self._now_ns, self._position, self._velocity, self._blend_s)
 
     def advance(self, now_ns: int) -> np.ndarray:
-        """The target at `now_ns`, later than the last. Before the first chunk: where the arm stood."""
+        """The target (6,) in rad at `now_ns`, which must increase. Before the first chunk: the start position."""
         if self._plan is not None:
             target, _, _ = self._plan.target(now_ns)
             self._velocity = (target - self._position) / ((now_ns - self._now_ns) * 1e-9)

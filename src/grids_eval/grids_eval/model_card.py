@@ -1,9 +1,9 @@
-"""README.md of a shipped policy: what it was trained on and how, and how well it does, from the files of the run.
+"""Writes README.md of a shipped policy (its model card): data, training configuration and measured success.
 
     ./grids card models/demo --run runs/demo --results runs/eval/results.json --data "COMMAND"
 
-Only the lines of --data are typed: configuration comes from the run, digest and commit from policy.json, tables from
-`./grids eval`.
+Only --data is written by hand. The configuration comes from the training run, digest and commit from policy.json, the
+tables from results.json of `./grids eval`.
 """
 
 import argparse
@@ -18,7 +18,11 @@ from grids_policy.runtime.bundle import CARD, Bundle, load_bundle
 
 
 def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], data: Sequence[str]) -> str:
-    """The text of README.md."""
+    """The text of README.md.
+
+    config, progress: config.json and state/progress.json of the training run. reports: results.json of evaluations.
+    data: commands that made the data.
+    """
     size = sum(file.bytes for file in bundle.files.values()) / 1e6
     samples = progress["samples"]
     lines = [
@@ -27,7 +31,7 @@ def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], 
         f"GridS-SmolVLA, K = {bundle.tokens} of {bundle.grid_height * bundle.grid_width} tokens per camera, "
         f"{len(bundle.cameras)} cameras, chunks of {bundle.chunk_size} action steps at {1 / bundle.dt:.0f} Hz. "
         f"Sampled from noise of scale {bundle.noise_scale:g}. "
-        f"Bundle `{bundle.bundle_id}`, {size:.1f} MB. It has only ever seen the twin: do not expect it to work on a "
+        f"Bundle `{bundle.bundle_id}`, {size:.1f} MB. It was trained in simulation only: do not expect it to work on a "
         "real arm.",
         "",
         "## Made with",
@@ -56,7 +60,7 @@ def card(bundle: Bundle, config: dict, progress: dict, reports: Sequence[dict], 
 
 
 def table(report: dict) -> list[str]:
-    """One evaluation as Markdown lines."""
+    """One evaluation (results.json) as lines of a Markdown table."""
     lines = [
         f"Scene seeds from {report['seed']}, {report['seconds']:.0f} s, {report['times_real_time']} x real time, "
         f"chunks taken over by `--switching {report.get('switching', 'naive')}`"
@@ -77,8 +81,9 @@ def table(report: dict) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Write BUNDLE/README.md. Exit status: 0 done, 1 a file is missing or invalid."""
     parser = argparse.ArgumentParser(prog="grids card", description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, help="bundle folder; its README.md is replaced")
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="results.json of evaluations")
     parser.add_argument("--data", nargs="+", default=[], help="the commands that made the data")

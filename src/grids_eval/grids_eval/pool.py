@@ -1,4 +1,4 @@
-"""Episodes spread over processes: each loads the policy once, takes the next episode, sends back the result.
+"""Runs episodes in several processes. Each loads the policy once, then takes the next episode and returns its result.
 
 Results do not depend on the number of processes: an episode's randomness comes from its own config only.
 """
@@ -15,11 +15,11 @@ from grids_common.errors import GridsError
 from grids_eval.rollout import EpisodeConfig, EpisodeResult
 from grids_sim.gl import choose_backend
 
-_SILENCE_S = 300.0
+_NO_RESULT_S = 300.0  # without any finished episode for this long, a worker is taken for stuck
 
 
 class EvaluationError(GridsError):
-    """A worker failed; the text holds its message, or its traceback where nobody expected it."""
+    """A worker or a run failed. The text is its message, or the traceback of an unexpected exception."""
 
 
 def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
@@ -37,7 +37,7 @@ def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
             results.put((number, rollouts.run(config), ""))
     except GridsError as error:
         results.put((-1, None, str(error)))
-    except Exception:  # handed to the parent, who raises it
+    except Exception:  # sent to the parent process, which raises it
         results.put((-1, None, traceback.format_exc()))
 
 
@@ -48,11 +48,13 @@ def evaluate(
     *,
     processes: int = 2,
     nice: int = 0,
-    say: Callable[[int, int, EpisodeResult], None] | None = None,
+    report: Callable[[int, int, EpisodeResult], None] | None = None,
 ) -> list[EpisodeResult]:
-    """Results in the order of `episodes`; `options` as load_actor takes them. Raises EvaluationError.
+    """Run the episodes in worker processes and return their results in the same order.
 
-    `say(done, total, result)` is called after each.
+    options: keyword arguments of `load_actor`. nice: added to the workers' niceness. `report(done, total, result)` is
+    called in this process after each episode. Raises EvaluationError when a worker fails or none returns a result for
+    300 s.
     """
     context = multiprocessing.get_context("spawn")
     jobs, results = context.Queue(), context.Queue()
@@ -68,7 +70,7 @@ def evaluate(
     for worker in workers:
         worker.start()
     try:
-        return _collect(results, workers, len(episodes), say)
+        return _collect(results, workers, len(episodes), report)
     finally:
         for worker in workers:
             if worker.is_alive():
@@ -76,7 +78,7 @@ def evaluate(
             worker.join()
 
 
-def _collect(results, workers, total: int, say) -> list[EpisodeResult]:
+def _collect(results, workers, total: int, report) -> list[EpisodeResult]:
     found: dict[int, EpisodeResult] = {}
     last = time.monotonic()
     while len(found) < total:
@@ -85,14 +87,14 @@ def _collect(results, workers, total: int, say) -> list[EpisodeResult]:
         except queue.Empty:
             dead = [w.exitcode for w in workers if w.exitcode not in (None, 0)]
             if dead:
-                raise EvaluationError(f"a worker ended with exit code {dead[0]}, without a message") from None
-            if time.monotonic() - last > _SILENCE_S:
-                raise EvaluationError(f"no episode finished for {_SILENCE_S:.0f} s") from None
+                raise EvaluationError(f"a worker ended with exit code {dead[0]} and sent no message") from None
+            if time.monotonic() - last > _NO_RESULT_S:
+                raise EvaluationError(f"no episode finished for {_NO_RESULT_S:.0f} s") from None
             continue
         if problem:
             raise EvaluationError(problem)
         last = time.monotonic()
         found[number] = result
-        if say is not None:
-            say(len(found), total, result)
+        if report is not None:
+            report(len(found), total, result)
     return [found[i] for i in range(total)]

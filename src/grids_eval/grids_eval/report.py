@@ -1,4 +1,4 @@
-"""Files of an evaluation: results.json, one line per episode, a Markdown table, a bar chart, videos of failures."""
+"""Writes an evaluation's files: results, one line per episode, a Markdown table, a bar chart, videos of failures."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def write_episodes(folder: Path, results: Iterable[tuple[str, EpisodeResult | Fa
 
 
 def write_report(folder: Path, report: dict, summaries: Sequence[Summary]) -> None:
-    """results.json, table.md and success.png."""
+    """Write results.json (`report`), table.md and success.png into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json_text(report, indent=1) + "\n", encoding="utf-8")
     (folder / "table.md").write_text(markdown(summaries), encoding="utf-8")
@@ -28,7 +28,7 @@ def write_report(folder: Path, report: dict, summaries: Sequence[Summary]) -> No
 
 
 def plot(path: Path, summaries: Sequence[Summary]) -> None:
-    """Success with its interval, one bar per condition and task."""
+    """Write a bar chart (PNG) of success with its 95 % interval, one bar per condition and task."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -49,10 +49,10 @@ def plot(path: Path, summaries: Sequence[Summary]) -> None:
 def write_videos(
     folder: Path, policy: Path, episodes: Sequence[tuple[str, EpisodeConfig]], options: dict[str, object]
 ) -> list[Path]:
-    """Run the episodes, (condition, config), again; one MP4 each, named after its condition.
+    """Run each (condition, config) again and write one MP4 per episode, named after its condition. Returns the paths.
 
-    Every image is what the policy saw at one inference, the cameras side by side with the sample locations; a masked
-    camera is black. `options` as load_actor takes them.
+    Each video image shows the policy's input at one inference: the cameras side by side, with the sample locations; a
+    masked camera is black. options: keyword arguments of `load_actor`. Slow: runs in this process.
     """
     import av
 
@@ -83,7 +83,7 @@ def write_videos(
 
 
 def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
-    """(h, w, 3) uint8 of any sizes in one row, black below the lower ones; height and width even, as H.264 needs."""
+    """Join (h, w, 3) uint8 images of any sizes from left to right, padded with black to an even size (H.264)."""
     height, width = (n + n % 2 for n in (max(i.shape[0] for i in images), sum(i.shape[1] for i in images)))
     out, left = np.zeros((height, width, 3), np.uint8), 0
     for image in images:
@@ -93,7 +93,7 @@ def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def mark(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The image with a small square, about 1/50 of its height, at each sample location (K, 2) in [0, 1]."""
+    """A copy of the image with a small square at each sample location (K, 2): x and y from 0 to 1."""
     out = image.copy()
     height, width = out.shape[:2]
     reach = max(1, height // 120)

@@ -1,8 +1,9 @@
 """Runs one evaluation episode in the lock-step twin: observe, infer, execute action steps, judge, name the failure.
 
-Simulated time only: `delay_steps` is the inference delay in steps of the policy. During a delay the previous chunk runs
-on; `switching` says how the new one takes over: "naive" (at once), "blend" (joined as the driver does) or "rtc"
-(joined, and the actions that run meanwhile are given to the policy, which continues them: as the policy node does).
+Simulated time only. `delay_steps` is the inference delay in action steps, during which the previous chunk goes on.
+`switching`: how the arm changes to the new chunk. "naive": at once; "blend": as the driver does; "rtc": as the driver
+does, and the policy gets the action steps executed during the delay and continues them (training-time real-time
+chunking), as the policy node does.
 """
 
 from collections import deque
@@ -12,7 +13,7 @@ import numpy as np
 
 from grids_common.chunk import Chunk, committed_actions
 from grids_common.tasks import TASKS
-from grids_eval.actors import AbstractActor, ActorSpec, Seen
+from grids_eval.actors import AbstractActor, ActorObservation, ActorSpec
 from grids_eval.executor import SWITCHING, Executor, control_steps
 from grids_sim.physics.lockstep import LockstepEnv
 from grids_sim.physics.objects import STANDARD_OBJECTS, rest_height_m
@@ -24,8 +25,8 @@ from grids_sim.tasks.perturb import ImageEffects, OodScenario
 LIFTED_M = 0.020
 NEAR_GOAL_M = 0.08
 GREY = 127
-# A demonstration made in lock-step stores, with each observation, the target reached at the end of that control period.
-# So step 0 is due one step after its observation here; on the robot it is due at the observation.
+# A lock-step demonstration stores with each observation the target at the end of that control period. So action step 0
+# belongs to one step after its observation here; on the robot it belongs to the time of the observation.
 DUE_STEPS = 1
 STEP_TOLERANCE = 0.01  # of an action step, for delays given in rounded ms
 
@@ -35,7 +36,11 @@ CONTROLS = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "bla
 
 @dataclass(frozen=True, slots=True)
 class EpisodeConfig:
-    """What one episode is. `instruction` empty: the task's own; `scenario` None: the task's standard scene."""
+    """Defines one episode; the same config gives the same result.
+
+    instruction "": the task's own. scenario None: the task's standard scene. n_action_steps 0: the policy's own.
+    limit_s 0: the task's own. Raises ValueError for an unknown control or switching, or a negative number of steps.
+    """
 
     task: str = "pick_place"
     seed: int = 0
@@ -58,7 +63,13 @@ class EpisodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """time_s: until success, or the limit. jerk: RMS of the arm joints' third difference. moved: by name, m."""
+    """The result of one episode.
+
+    time_s: simulated, until success or the end. failure: a category of grids_common.tasks.OUTCOMES, "" on success.
+    jerk_rad_s3: RMS over the arm joints, from third differences. retention: mean of the retention maps, 0 to 1.
+    coordinate_spread: mean standard deviation of the sample coordinates over the episode, in fractions of the image.
+    moved_m: distance of each object from its start, by name.
+    """
 
     task: str
     seed: int
@@ -75,7 +86,7 @@ class EpisodeResult:
 
 @dataclass(slots=True)
 class _History:
-    """What the end of an episode is judged by. start: the objects' first places, m."""
+    """What happened in an episode, to name its failure. start: first positions (3,) of the objects, m; path: rad."""
 
     start: dict[str, np.ndarray]
     touched: bool = False
@@ -83,7 +94,7 @@ class _History:
     settled: bool = False
     path: list[np.ndarray] = field(default_factory=list)
 
-    def look(self, truth) -> None:
+    def update(self, truth) -> None:
         """Update the flags from the truth after one action step."""
         moved, goal = TASKS[truth.task].objects
         height = truth.objects[moved].position_m[2] - rest_height_m(STANDARD_OBJECTS[moved])
@@ -94,7 +105,7 @@ class _History:
 
 @dataclass(slots=True)
 class _Tokens:
-    """What the sampler did, one entry per inference."""
+    """The sampler's results, one entry per inference."""
 
     coordinates: list[np.ndarray] = field(default_factory=list)
     retention: list[float] = field(default_factory=list)
@@ -109,7 +120,7 @@ class _Tokens:
 
 
 def failure_of(history: _History, truth) -> str:
-    """The first of `grids_common.tasks.OUTCOMES` that fits, empty on success."""
+    """The first category of `grids_common.tasks.OUTCOMES` that applies; "" on success."""
     if truth.success:
         return ""
     moved, goal = TASKS[truth.task].objects
@@ -126,7 +137,7 @@ def failure_of(history: _History, truth) -> str:
 
 
 def rms_jerk(path: list[np.ndarray], dt_s: float) -> float:
-    """RMS over arm joints of the third difference of measured positions."""
+    """RMS jerk of the five arm joints, rad/s³: third difference of positions `path` (6,) measured every dt_s."""
     if len(path) < 4:
         return 0.0
     third = np.diff(np.stack(path)[:, :5], n=3, axis=0) / dt_s**3
@@ -134,7 +145,7 @@ def rms_jerk(path: list[np.ndarray], dt_s: float) -> float:
 
 
 def whole_steps(what: str, delay_s: float, dt_s: float) -> int:
-    """A delay in action steps of dt_s. Raises ValueError, beginning with `what`, when it is not a whole number."""
+    """Convert a delay to action steps of dt_s. Raises ValueError, naming `what`, when it is not a whole number."""
     steps = round(delay_s / dt_s)
     if abs(delay_s / dt_s - steps) > STEP_TOLERANCE:
         step, below = 1000 * dt_s, int(delay_s / dt_s)
@@ -159,7 +170,7 @@ def check_delay(delay_steps: int, switching: str, chunk_size: int, max_committed
 
 
 class Cameras:
-    """Frames as the policy gets them: perturbed, controlled, and as old as the scenario says."""
+    """Renders the policy's images: perturbed and delayed by the scenario, changed by the control."""
 
     def __init__(self, world: World, actor: AbstractActor, config: EpisodeConfig, other: World | None) -> None:
         self._world, self._spec = world if other is None else other, actor.spec
@@ -172,25 +183,25 @@ class Cameras:
         masked = {*self._effects.masked, self._lost if self._kind == "mask" else ""}
         self.present = tuple(camera not in masked for camera in self._spec.cameras)
 
-    def keep(self, tick: int) -> None:
-        """Render and store the images of this tick, which `look` returns `age_steps` ticks later. Ticks must ascend."""
+    def capture(self, tick: int) -> None:
+        """Render and store the images of this tick for `frames_at`, `age_steps` ticks later. Ticks must increase."""
         if not self._kept or self._kept[-1][0] != tick:
-            self._kept.append((tick, self._take()))
+            self._kept.append((tick, self._render()))
 
-    def look(self, tick: int) -> tuple[np.ndarray, ...]:
-        """Frames of `age_steps` ticks ago; of the first tick when the episode is younger.
+    def frames_at(self, tick: int) -> tuple[np.ndarray, ...]:
+        """Images of `age_steps` ticks before `tick`, one per camera; of the first tick when the episode is younger.
 
-        With an age, every tick from `age_steps` before this one must have been kept.
+        With `age_steps` > 0, `capture` must have been called for every tick from `age_steps` before this one.
         """
         if not self._kept or not self.age_steps:
-            self.keep(tick)
+            self.capture(tick)
         return next((frames for at, frames in reversed(self._kept) if at <= tick - self.age_steps), self._kept[0][1])
 
     def shown(self, frames: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        """The frames for a reader: what the policy does not see is black."""
+        """The images for display: a masked camera is black."""
         return tuple(f if seen else np.zeros_like(f) for f, seen in zip(frames, self.present, strict=True))
 
-    def _take(self) -> tuple[np.ndarray, ...]:
+    def _render(self) -> tuple[np.ndarray, ...]:
         frames = []
         for camera, (height, width) in zip(self._spec.cameras, self._spec.image_hw, strict=True):
             image = self._effects.apply(camera, self._world.render(camera, height, width), self._rng)
@@ -201,7 +212,7 @@ class Cameras:
 
 
 class Rollouts:
-    """Runs episodes one after another, keeping worlds that fit. Owns OpenGL contexts: one thread."""
+    """Runs episodes one after another and keeps worlds that can be used again. Owns OpenGL contexts: one thread."""
 
     def __init__(self, actor: AbstractActor) -> None:
         self.actor = actor
@@ -215,10 +226,10 @@ class Rollouts:
         return self._worlds[config]
 
     def run(self, config: EpisodeConfig, watch=None) -> EpisodeResult:
-        """One episode. `watch(world, frames, actor)` is called at every inference, for videos.
+        """Run one episode. `watch(world, frames, actor)` is called after each inference, e.g. for videos.
 
-        Its frames are those the policy saw; a masked camera's is black. Raises ValueError when the policy cannot run
-        with the episode's delay.
+        frames: the policy's input images; a masked camera is black. Raises ValueError when the policy cannot run with
+        the episode's delay.
         """
         check_delay(config.delay_steps, config.switching, self.actor.spec.chunk_size, self.actor.spec.max_committed)
         scenario = config.scenario
@@ -252,37 +263,37 @@ class Rollouts:
         executor = Executor(first, config.switching)
         self.actor.begin()
         pending: tuple[int, Chunk] | None = None
-        asked = -executed
+        inferred = -executed  # tick of the last inference
         for tick in range(round((config.limit_s or TASKS[config.task].limit_s) / spec.dt_s)):
-            if pending is None and tick - asked >= executed:
+            if pending is None and tick - inferred >= executed:
                 delay = config.delay_steps if tick else 0
-                frames = cameras.look(tick)
+                frames = cameras.frames_at(tick)
                 state = first if config.control == "frozen_state" else world.position_rad
                 limit = spec.max_committed if config.switching == "rtc" else 0
                 start_ns = round((tick + DUE_STEPS) * dt_s * 1e9)
                 fixed = committed_actions(executor.chunk, start_ns, dt_s, delay * dt_s, limit)
                 noise = (config.seed << 16) + tick
-                actions = self.actor.act(Seen(frames, cameras.present, state, instruction, noise, fixed))
+                actions = self.actor.act(ActorObservation(frames, cameras.present, state, instruction, noise, fixed))
                 tokens.add(self.actor)
-                pending, asked = (tick + delay, Chunk(start_ns, dt_s, actions)), tick
+                pending, inferred = (tick + delay, Chunk(start_ns, dt_s, actions)), tick
                 if watch is not None:
                     watch(world, cameras.shown(frames), self.actor)
-            if cameras.age_steps and tick + cameras.age_steps >= asked + executed:
-                cameras.keep(tick)
+            if cameras.age_steps and tick + cameras.age_steps >= inferred + executed:
+                cameras.capture(tick)
             if pending is not None and tick >= pending[0]:
                 executor.take(pending[1])
                 pending = None
             done = execute(env, executor, tick * steps, steps)
             history.path.append(world.position_rad)
             truth = world.truth()
-            history.look(truth)
+            history.update(truth)
             if done:
                 break
         return _result(config, spec, truth, history, tokens)
 
 
 def execute(env: LockstepEnv, executor: Executor, begin: int, count: int) -> bool:
-    """Control steps `begin` to `begin + count` of an episode, until success; returns whether it came."""
+    """Execute control steps `begin` to `begin + count` of an episode, or until success; returns whether it came."""
     for number in range(begin + 1, begin + count + 1):
         if env.step(executor.advance(round(number * env.dt_s * 1e9))).success:
             return True
@@ -290,7 +301,7 @@ def execute(env: LockstepEnv, executor: Executor, begin: int, count: int) -> boo
 
 
 def _result(config: EpisodeConfig, spec: ActorSpec, truth, history: _History, tokens: _Tokens) -> EpisodeResult:
-    """`truth` is the one at the end."""
+    """truth: at the end of the episode."""
     return EpisodeResult(
         config.task,
         config.seed,

@@ -1,4 +1,4 @@
-"""From episode results to numbers that can be compared: intervals, categories, tables. Pure."""
+"""Summarises episode results: success rates with intervals, failure categories, tables. Pure functions."""
 
 import json
 import math
@@ -15,7 +15,7 @@ Z_95 = 1.959964
 
 
 def wilson(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
-    """Score interval of a share; (0, 1) when nothing was tried."""
+    """Wilson score interval (low, high), 0 to 1, of successes / count; (0, 1) when count is 0 (Wilson 1927)."""
     if count == 0:
         return 0.0, 1.0
     share, square = successes / count, z * z
@@ -26,7 +26,12 @@ def wilson(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One condition. Times are simulated seconds of successful episodes; nan where there is none."""
+    """Results of one condition and task.
+
+    interval: Wilson 95 %, 0 to 1. Times are simulated seconds of successful episodes; nan where there is none.
+    failures: episodes by category of grids_common.tasks.OUTCOMES. retention, coordinate_spread, reused: means over
+    episodes, as in EpisodeResult.
+    """
 
     condition: str
     task: str
@@ -44,7 +49,7 @@ class Summary:
 
 
 def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
-    """Raises ValueError on an empty list."""
+    """Summarise the episodes of one condition. Raises ValueError on an empty list."""
     if not results:
         raise ValueError(f"{condition}: expected at least one episode, got none")
     times = [r.time_s for r in results if r.success]
@@ -68,7 +73,7 @@ def summarise(condition: str, results: Sequence[EpisodeResult]) -> Summary:
 
 
 def _finite(value: object) -> object:
-    """The same with None for every number that is not finite, at any depth."""
+    """A copy in which None replaces every number that is not finite, at any depth."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in cast("dict[str, object]", value).items()}
     if isinstance(value, list | tuple):
@@ -77,17 +82,17 @@ def _finite(value: object) -> object:
 
 
 def as_json(summary: Summary) -> dict[str, object]:
-    """JSON has neither nan nor infinity: None instead."""
+    """The summary as a dict for JSON. None replaces nan and infinity, which JSON does not have."""
     return {key: _finite(value) for key, value in asdict(summary).items()}
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """JSON that every parser reads: null where a number is not finite."""
+    """`value` as standard JSON text: null where a number is not finite."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """A table, one row per condition."""
+    """A Markdown table, one row per condition and task."""
     lines = [
         "| condition | task | success | 95 % | median s | jerk rad/s³ | failures |",
         "|---|---|---|---|---|---|---|",

@@ -1,7 +1,7 @@
 """`./grids eval --through-ros`: the same scenes through the real-time graph, one `grids deploy` run per episode.
 
-Twin, servos over the wire, camera, policy and driver nodes run as they would for a user, against the wall clock. So
-the machine must keep up: an episode whose run failed to come up is an error, not a failure of the policy.
+Twin, simulated servo bus, camera, policy and driver nodes run as in any deployment, in real time, so the machine must
+be fast enough. An episode whose run did not start is reported as an error, not as a failure of the policy.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from grids_eval.pool import EvaluationError
 from grids_eval.rollout import EpisodeConfig, EpisodeResult
 
 RUN_S = 180.0  # bring-up, at most 60 s of task, rest and tear-down
-END_S = 60.0  # from SIGINT until a run's manager has held the arm and summed up
-_SAID = 500  # characters of a run's output in an error
+END_S = 60.0  # from SIGINT until a run has stopped the arm and written summary.json
+_OUTPUT_CHARACTERS = 500  # of a run's output, at most, in an error
 
 
 @dataclass(frozen=True, slots=True)
 class FailedRun:
-    """An episode of which nothing is known, because its run, not the policy, failed. `error` says why."""
+    """An episode without a result: its run failed, not the policy. `error` is the reason."""
 
     task: str
     seed: int
@@ -30,7 +30,7 @@ class FailedRun:
 
 
 def deploy_command(policy: Path, config: EpisodeConfig, folder: Path) -> list[str]:
-    """One run of the deployed graph."""
+    """The command line of one episode's `grids deploy`. folder: the run's output folder."""
     arguments = [f"policy:={policy.resolve()}", f"task:={config.task}", f"seed:={config.seed}", f"output:={folder}"]
     if config.instruction:
         arguments.append(f"instruction:={config.instruction}")
@@ -38,9 +38,9 @@ def deploy_command(policy: Path, config: EpisodeConfig, folder: Path) -> list[st
 
 
 def failure_of_run(summary: dict) -> str:
-    """Why a run that came up did not do its task, as far as its summary.json says; empty on success.
+    """The failure category of a run from its summary.json; empty on success.
 
-    Where the objects are at the end is not in it, so the categories of the lock-step evaluation cannot be told.
+    summary.json does not contain the objects' positions, so the categories of the lock-step evaluation are unknown.
     """
     if summary["success"]:
         return ""
@@ -52,7 +52,7 @@ def failure_of_run(summary: dict) -> str:
 
 
 def result_of(summary: dict, config: EpisodeConfig) -> EpisodeResult:
-    """A run's summary.json as an episode. Raises EvaluationError when the run, not the policy, failed."""
+    """The episode's result from a run's summary.json. Raises EvaluationError when the run, not the policy, failed."""
     if summary.get("success") is None or summary.get("ended_by") == "failure":
         exit_code, arm = summary.get("exit_code", "unknown"), summary.get("arm", "in an unknown state")
         why = summary.get("failure") or summary
@@ -67,11 +67,12 @@ def result_of(summary: dict, config: EpisodeConfig) -> EpisodeResult:
 
 
 def run_folder(folder: Path, config: EpisodeConfig) -> Path:
+    """The output folder of one episode's run below `folder`."""
     return folder / f"{config.task}_{config.seed}"
 
 
 def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
-    """Raises EvaluationError for what the graph cannot run, and where an earlier run would be taken for a new one."""
+    """Raises EvaluationError for options the graph does not have, and when `folder` already contains a run."""
     for config in episodes:
         if config.scenario is not None or config.control != "none" or config.delay_steps or config.n_action_steps:
             raise EvaluationError(
@@ -83,12 +84,12 @@ def check_episodes(episodes: Sequence[EpisodeConfig], folder: Path) -> None:
 
 
 def _end(run: Child) -> None:
-    """Asks a run to end, so that it holds the arm, sums up and stops its nodes; kills what is left after END_S."""
+    """End a run with SIGINT: it stops the arm and its nodes and writes its summary. Kill what is left after END_S."""
     import psutil
 
     if not run.alive:
         return
-    # Nodes lead sessions of their own, so they must be found before their parent is gone.
+    # Nodes are leaders of their own sessions, so they must be found before their parent ends.
     nodes = set(psutil.Process(run.pid).children(recursive=True))
     run.send(signal.SIGINT)
     if run.wait(END_S) is None:
@@ -101,7 +102,7 @@ def _end(run: Child) -> None:
 
 
 def run_graph(command: list[str], log: Path) -> None:
-    """Runs one graph to its end, output to `log`. After RUN_S it is ended as a whole: EvaluationError."""
+    """Run one graph until it ends, with its output in `log`. Ends it after RUN_S and raises EvaluationError."""
     log.parent.mkdir(parents=True, exist_ok=True)
     run = Child(command, log=log)
     try:
@@ -112,12 +113,12 @@ def run_graph(command: list[str], log: Path) -> None:
 
 
 def run_episode(policy: Path, config: EpisodeConfig, run: Path) -> EpisodeResult:
-    """One episode; its summary, logs and deploy.log stay in the folder `run`. Raises EvaluationError when it fails."""
+    """Run one episode; its summary and logs stay in the folder `run`. Raises EvaluationError when the run fails."""
     log, path = run / "deploy.log", run / "summary.json"
     run_graph(deploy_command(policy, config, run), log)
     if not path.is_file():
-        output = log.read_text(encoding="utf-8", errors="replace").strip()[-_SAID:]
-        raise EvaluationError(f"seed {config.seed}: expected {path}, found none; the run said: {output}")
+        output = log.read_text(encoding="utf-8", errors="replace").strip()[-_OUTPUT_CHARACTERS:]
+        raise EvaluationError(f"seed {config.seed}: expected {path}, found none; the run's output ends with: {output}")
     return result_of(json.loads(path.read_text(encoding="utf-8")), config)
 
 
@@ -125,11 +126,12 @@ def evaluate_through_ros(
     policy: Path,
     episodes: Sequence[EpisodeConfig],
     folder: Path,
-    say: Callable[[EpisodeResult | FailedRun], None] | None = None,
+    report: Callable[[EpisodeResult | FailedRun], None] | None = None,
 ) -> list[EpisodeResult | FailedRun]:
-    """One episode after another, each in a folder of its own below `folder`; a run that fails does not end the others.
+    """Run the episodes one after another, each in its own folder below `folder`; results in the same order.
 
-    Raises EvaluationError before anything starts where `check_episodes` does.
+    A failed run becomes a FailedRun and the next one starts. `report` is called after each. Raises EvaluationError,
+    before any run, for episodes that `check_episodes` refuses.
     """
     check_episodes(episodes, folder)
     results: list[EpisodeResult | FailedRun] = []
@@ -138,6 +140,6 @@ def evaluate_through_ros(
             results.append(run_episode(policy, config, run_folder(folder, config)))
         except EvaluationError as error:
             results.append(FailedRun(config.task, config.seed, str(error)))
-        if say is not None:
-            say(results[-1])
+        if report is not None:
+            report(results[-1])
     return results

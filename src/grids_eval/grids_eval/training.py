@@ -1,4 +1,4 @@
-"""`./grids train`: the trainer of grids_policy, with success in the lock-step twin measured while it trains."""
+"""`./grids train`: the trainer of grids_policy, which also measures success in the lock-step twin during training."""
 
 import sys
 from pathlib import Path

@@ -38,9 +38,9 @@ def test_a_run_that_does_not_end_is_ended_with_all_its_nodes(tmp_path: Path, cap
     assert psutil.pid_exists(node) is False or psutil.Process(node).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_run_without_a_summary_says_what_it_said(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_without_a_summary_is_reported_with_its_output(tmp_path: Path, monkeypatch) -> None:
     words = "import sys; sys.exit('no such task')"
     monkeypatch.setattr(evaluate_ros, "deploy_command", lambda *_: [sys.executable, "-c", words])
     (failed,) = evaluate_through_ros(tmp_path, [EpisodeConfig(seed=7)], tmp_path)
     assert isinstance(failed, FailedRun)
-    assert "the run said: no such task" in failed.error
+    assert "the run's output ends with: no such task" in failed.error

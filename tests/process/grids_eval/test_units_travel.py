@@ -18,7 +18,7 @@ from grids_data.dataset.schema import ACTION, STATE, DatasetSpec, image_key, so1
 from grids_data.dataset.writer import DatasetWriter
 from grids_data.units import Units, UnitsError, units
 from grids_eval import cli as evaluate
-from grids_eval.actors import AbstractActor, Seen, load_actor
+from grids_eval.actors import AbstractActor, ActorObservation, load_actor
 from grids_policy.export import cli as export
 from grids_policy.model.checkpoint import load_checkpoint, read_trained_on, save_checkpoint
 from grids_policy.runtime.bundle import load_bundle
@@ -75,7 +75,7 @@ def run_training(out: Path, *datasets: Path) -> int:
 def act(actor: AbstractActor) -> np.ndarray:
     """A chunk in rad for one pose of the sweep, with noise and images that are always the same."""
     images = tuple(np.full((*hw, 3), 80, np.uint8) for hw in actor.spec.image_hw)
-    return actor.act(Seen(images, (True, True), pose_rad(4), "sweep", 3, np.zeros((0, 6))))
+    return actor.act(ActorObservation(images, (True, True), pose_rad(4), "sweep", 3, np.zeros((0, 6))))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_what_contradicts_the_checkpoint_is_refused(trained, tmp_path, capsys):
 def test_a_bundle_is_given_no_units(bundle, capsys):
     with pytest.raises(SystemExit):
         evaluate.main([str(bundle), "--units", "rad"])
-    assert "a bundle says its own" in capsys.readouterr().err
+    assert "a bundle contains its own" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_units_whose_numbers_cannot_be_rad_is_refused(unsaid, tmp_path, capsys):

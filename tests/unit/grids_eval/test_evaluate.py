@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from repository import ROOT
 
-from grids_eval.actors import AbstractActor, ActorSpec, Seen, load_actor
+from grids_eval.actors import AbstractActor, ActorObservation, ActorSpec, load_actor
 from grids_eval.cli import conditions, main, parse_arguments
 from grids_eval.pool import EvaluationError
 from grids_eval.report import mark, side_by_side, write_episodes, write_report, write_videos
@@ -35,7 +35,7 @@ class ExpertActor(AbstractActor):
     def __init__(self, task: str = "pick_place", rows: int = 10) -> None:
         self.spec = ActorSpec("expert", ("front", "wrist"), (HW, HW), 0.05, rows, 1, 2)
         self._expert = ScriptedExpert(task, 0, ScriptedExpertConfig(chunk_size=rows, dt_s=0.05))
-        self.seen: list[Seen] = []
+        self.seen: list[ActorObservation] = []
         self.world = None
 
     def attach(self, rollouts: Rollouts, task: str) -> None:
@@ -43,7 +43,7 @@ class ExpertActor(AbstractActor):
 
         self.world = rollouts._world(WorldConfig(task=task), keep=True)
 
-    def act(self, seen: Seen) -> np.ndarray:
+    def act(self, seen: ActorObservation) -> np.ndarray:
         self.seen.append(seen)
         if self.world.time_s < 0.01:
             self._expert.reset(0)
@@ -56,7 +56,7 @@ class ExpertActor(AbstractActor):
 class StillActor(ExpertActor):
     """Never moves."""
 
-    def act(self, seen: Seen) -> np.ndarray:
+    def act(self, seen: ActorObservation) -> np.ndarray:
         self.seen.append(seen)
         return np.tile(seen.position_rad, (self.spec.chunk_size, 1))
 
@@ -399,6 +399,7 @@ def test_the_noise_scale_reaches_the_policy():
             actor = load_actor(folder, fps=10.0, noise_scale=scale)
             frames = tuple(np.zeros((*hw, 3), np.uint8) for hw in actor.spec.image_hw)
             chunks = [
-                actor.act(Seen(frames, (True, True), np.zeros(6), "go", seed, np.zeros((0, 6)))) for seed in (1, 2)
+                actor.act(ActorObservation(frames, (True, True), np.zeros(6), "go", seed, np.zeros((0, 6))))
+                for seed in (1, 2)
             ]
             assert np.array_equal(*chunks) == same

@@ -17,10 +17,11 @@ from grids_sim.physics.scene import PHYSICS_HZ
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The options of `./grids demos`."""
     parser = argparse.ArgumentParser(prog="grids demos", description=__doc__)
     add = parser.add_argument
-    add("--task", nargs="+", choices=TASKS, default=["pick_place"], help="one or more; several alternate")
-    add("--episodes", type=int, default=50, help="successful episodes wanted (default: 50)")
+    add("--task", nargs="+", choices=TASKS, default=["pick_place"], help="one or more; episodes alternate between them")
+    add("--episodes", type=int, default=50, help="number of successful episodes (default: 50)")
     add("--seed", type=int, default=0, help="the same seed makes the same dataset (default: 0)")
     add("--out", type=Path, required=True, help="dataset folder; must not exist. Run again to resume")
     add("--size", type=parse_size, default=(128, 128), metavar="HxW", help="image size (default: 128)")
@@ -32,14 +33,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=parse_system,
         choices=SYSTEMS,
         default=DEGREES,
-        help="joint units, as LeRobot's (default: degrees)",
+        help="joint units of the dataset (default: degrees, as LeRobot)",
     )
     add("--workers", type=int, default=0, help="processes (default: one per core)")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """0 done, 1 failed, 2 refused, 130 interrupted (run again to resume)."""
+    """Exit status: 0 done, 1 failed, 2 refused, 130 interrupted (run again to resume)."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if PHYSICS_HZ % arguments.fps:
@@ -66,11 +67,11 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"grids demos: {error}\n")
         return 2 if type(error) is DatasetError else 1
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to go on\n")
+        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to continue\n")
         return 130
     wall_s, simulated_s = time.monotonic() - began, sum(m.simulated_s for m in made)
     sys.stdout.write(
-        f"{folder}: {arguments.episodes} episodes; {len(made)} made now in {wall_s:.0f} s from "
+        f"{folder}: {arguments.episodes} episodes; {len(made)} recorded in {wall_s:.0f} s from "
         f"{sum(m.tries for m in made)} tries, {simulated_s / max(wall_s, 1e-9):.1f} x real time\n"
     )
     return 0

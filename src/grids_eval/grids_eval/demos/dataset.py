@@ -28,27 +28,27 @@ from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.demonstrator import POSE_NAMES, Demo, Demonstrator
 
 POSES = "privileged.object_poses"
-# Scenes tried per wanted episode before giving up; about nine in ten work.
+# Scenes tried per episode before giving up; the expert succeeds in about nine of ten.
 MAX_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What became of one wanted episode."""
+class MadeEpisode:
+    """One recorded episode. tries: scenes used until the expert succeeded; steps: action steps."""
 
     key: str
     tries: int
-    rows: int
+    steps: int
     simulated_s: float
 
 
 def scene_seed(seed: int, episode: int, attempt: int) -> int:
-    """The seed of one try: different for every run seed, episode and attempt, whoever computes it."""
+    """The scene seed of one attempt: a hash of run seed, episode and attempt, equal in every process."""
     return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0] >> 1)
 
 
 def demo_spec(tasks: list[str], seed: int, config: DemoConfig, system: str) -> DatasetSpec:
-    """The dataset description; `notes` say how to make the same again."""
+    """The dataset's description; its `notes` contain everything needed to make the same dataset again."""
     extra = {
         VALID: Feature("bool", (1,)),
         SUCCESS: Feature("bool", (1,)),
@@ -62,7 +62,7 @@ def demo_spec(tasks: list[str], seed: int, config: DemoConfig, system: str) -> D
 
 
 def write_demo(demo: Demo, writer: EpisodeWriter, joint_units: Units, **extra: object) -> None:
-    """Stage one demonstration."""
+    """Write one demonstration into the staging folder. extra: further values of the episode's metadata."""
     for index, step in enumerate(demo.steps):
         images = {image_key(camera): step.images.by_camera[camera] for camera in CAMERAS}
         row = {
@@ -89,12 +89,12 @@ class _DatasetWorker:
         os.environ.setdefault("LP_NUM_THREADS", "1")
         cls.spec, cls.staging, cls.joint_units = spec, staging, units(system)
         cls.demonstrator = Demonstrator(config)
-        # OpenGL contexts must be gone before the interpreter takes OpenGL apart.
+        # OpenGL contexts must be freed before the interpreter unloads OpenGL.
         atexit.register(cls.demonstrator.close)
 
     @classmethod
-    def make(cls, job: tuple[str, int, int]) -> Made:
-        """The first try of an episode that works out. Raises DatasetError when none of MAX_TRIES does."""
+    def make(cls, job: tuple[str, int, int]) -> MadeEpisode:
+        """Write the first attempt of an episode that succeeds. Raises DatasetError when none of MAX_TRIES does."""
         task, seed, episode = job
         key = f"ep-{episode:06d}"
         for attempt in range(MAX_TRIES):
@@ -107,22 +107,25 @@ class _DatasetWorker:
                     write_demo(demo, writer, cls.joint_units, scene_seed=number, task=task)
             except OSError as error:
                 raise DiskError.of(error) from error
-            return Made(key, attempt + 1, len(demo.steps), demo.simulated_s)
+            return MadeEpisode(key, attempt + 1, len(demo.steps), demo.simulated_s)
         raise DatasetError(
-            f"{task}: {MAX_TRIES} scenes in a row did not work out for episode {episode}; lower the noise"
+            f"{task}: the expert failed in {MAX_TRIES} scenes in a row for episode {episode}; lower --noise"
         )
 
 
 def generate(
     folder: Path, tasks: list[str], episodes: int, seed: int, config: DemoConfig, *, system: str, workers: int
-) -> tuple[Path, list[Made]]:
-    """Make what is missing, then finish the dataset. Returns its folder and what was made now."""
+) -> tuple[Path, list[MadeEpisode]]:
+    """Record the missing episodes, then finish the dataset. Returns its folder and the episodes recorded now.
+
+    system: joint units (grids_data.units). Raises DatasetError or DiskError.
+    """
     spec = demo_spec(tasks, seed, config, system)
-    made: list[Made] = []
+    made: list[MadeEpisode] = []
     with DatasetWriter(folder, spec) as dataset:
-        wanted = {f"ep-{i:06d}": (tasks[i % len(tasks)], seed, i) for i in range(episodes)}
+        jobs = {f"ep-{i:06d}": (tasks[i % len(tasks)], seed, i) for i in range(episodes)}
         have = set(dataset.staged())
-        missing = [job for key, job in wanted.items() if key not in have]
+        missing = [job for key, job in jobs.items() if key not in have]
         arguments = (spec, dataset.staging(), config, system)
         with Progress("demonstrations", episodes, done=episodes - len(missing)) as progress:
             for one in run_jobs(
@@ -130,4 +133,4 @@ def generate(
             ):
                 made.append(one)
                 progress.advance(f"{sum(m.tries for m in made)} tried")
-        return dataset.finish(list(wanted)), made
+        return dataset.finish(list(jobs)), made

@@ -1,9 +1,9 @@
 """Demonstrations of the scripted expert in lock-step: no ROS, no clock, the same for the same seed.
 
-What is recorded as action is the expert's clean target; what is executed is disturbed by noise that fades in and out
-(Ornstein-Uhlenbeck), so that states beside the ideal path, and the way back from them, are in the data. Some episodes
-grasp beside the object first: those action steps are marked invalid, the recovery is what is learnt. A policy may take
-turns with the expert; only the expert's steps are valid then.
+The recorded action is the expert's target without noise. The executed one has correlated noise (Ornstein-Uhlenbeck), so
+that the data contain states beside the ideal path and the way back from them. Some episodes first grasp beside the
+object: those action steps are marked invalid, and the recovery is learnt. A policy may take turns with the expert; then
+only the expert's steps are valid.
 
 `dataset` and `frames` write these episodes, each with its own DemoConfig.
 """
@@ -17,8 +17,8 @@ from grids_common.so100 import HOME_POSE_RAD, JOINT_LIMITS_RAD, RAD_PER_TICK
 from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
 from grids_eval.actors import AbstractActor
+from grids_eval.demos.appearance import AppearanceRandomiser
 from grids_eval.demos.config import DemoConfig
-from grids_eval.demos.looks import Looks
 from grids_eval.demos.turns import Turns
 from grids_sim.expert.expert import ScriptedExpert, ScriptedExpertConfig
 from grids_sim.physics import ik
@@ -28,7 +28,7 @@ from grids_sim.physics.world import Truth, World, WorldConfig
 from grids_sim.tasks.layout import LayoutError
 
 ARM_JOINTS = 5
-# Noise is for the way; close work would only fail.
+# Full noise on the way; with it, grasping and placing would fail.
 _NOISE_GAIN = {"descend": 0.5, "settle": 0.1, "close": 0.1, "squeeze": 0.1, "lower": 0.5, "rest": 0.2, "open": 0.2}
 _AFTER_SUCCESS_S = 0.5
 _MAX_ATTEMPTS = 3
@@ -41,7 +41,7 @@ class DemoImages:
     """What the cameras show at every `image_every`-th action step.
 
     by_camera: (height, width, 3) uint8 rgb. pixels: (cameras, 2, 2), x and y of the object to move and of its goal,
-    0 to 1 inside the image; None unless asked for. phase: what the expert was about to do.
+    0 to 1 inside the image; None unless `pixels` is set. phase: the expert's current phase.
     """
 
     by_camera: dict[str, np.ndarray]
@@ -64,7 +64,7 @@ class DemoStep:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A successful episode. `misses`: its first grasp was made to miss; `sigma_rad`: of the noise."""
+    """A successful episode. misses: its first grasp missed on purpose. sigma_rad: standard deviation of the noise."""
 
     task: str
     instruction: str
@@ -100,7 +100,7 @@ def to_ticks(rad: np.ndarray) -> np.ndarray:
 
 
 class Noise:
-    """What is executed instead of the expert's target: the target plus an Ornstein-Uhlenbeck process, arm joints."""
+    """Adds an Ornstein-Uhlenbeck process to the arm joints of the expert's target. One object per episode."""
 
     def __init__(self, config: DemoConfig, rng: np.random.Generator) -> None:
         self.sigma_rad = float(rng.uniform(*config.noise_rad)) if rng.random() < config.noisy_share else 0.0
@@ -108,7 +108,7 @@ class Noise:
         self._rng, self._value = rng, np.zeros(ARM_JOINTS)
 
     def __call__(self, action: np.ndarray, phase: str) -> np.ndarray:
-        """The disturbed target, (6,) rad; call once per step."""
+        """The target with noise, (6,) rad. Call once per action step."""
         kick = self.sigma_rad * math.sqrt(1 - self._keep * self._keep) * self._rng.standard_normal(ARM_JOINTS)
         self._value = self._keep * self._value + kick
         executed = action.copy()
@@ -117,7 +117,7 @@ class Noise:
 
 
 def start_pose(config: DemoConfig, rng: np.random.Generator) -> np.ndarray:
-    """(6,) rad: near home, sometimes far from it, fingertips then above everything that stands on the table."""
+    """A random start pose (6,) in rad: near home, or far from it with the fingertips above all objects."""
     home = np.array(HOME_POSE_RAD)
     pose = home + config.start_spread_rad * rng.uniform(-1, 1, len(home))
     if _happens(config.far_start_share, rng):
@@ -130,14 +130,14 @@ def start_pose(config: DemoConfig, rng: np.random.Generator) -> np.ndarray:
 
 
 def _happens(share: float, rng: np.random.Generator) -> bool:
-    """An option that is off draws no random number, so that it changes no episode by being there."""
+    """True with probability `share`. A share of 0 draws no random number, so unused options change no episode."""
     return share > 0 and bool(rng.random() < share)
 
 
 class Demonstrator:
     """One process's worlds and experts. Owns OpenGL contexts: one thread of one process only.
 
-    `actor`: a policy that takes turns with the expert; then no grasp is made to miss.
+    actor: a policy that takes turns with the expert; then no grasp misses on purpose.
     """
 
     def __init__(self, config: DemoConfig, actor: AbstractActor | None = None) -> None:
@@ -152,7 +152,7 @@ class Demonstrator:
         return self._worlds[key]
 
     def episode(self, task: str, seed: int) -> Demo | None:
-        """One demonstration, or None when the expert did not succeed in this scene in time."""
+        """Record one demonstration; None when the scene has no valid layout or the expert did not succeed in time."""
         config, rng = self.config, np.random.default_rng([seed, self.config.stream])
         world = self._world(task, all_objects=_happens(config.all_objects_share, rng))
         misses = bool(rng.random() < config.miss_share) and self._actor is None
@@ -163,7 +163,7 @@ class Demonstrator:
             world.reset(seed, arm_rad=start_pose(config, rng))
         except LayoutError:
             return None
-        steps = self._run(world, expert, noise, turns, Looks(world, config, seed))
+        steps = self._run(world, expert, noise, turns, AppearanceRandomiser(world, config, seed))
         in_bounds = turns is not None or misses < expert.attempts <= _MAX_ATTEMPTS
         if not (steps[-1].success and in_bounds):
             return None
@@ -178,7 +178,7 @@ class Demonstrator:
         )  # fmt: skip
 
     def _run(
-        self, world: World, expert: ScriptedExpert, noise: Noise, turns: Turns | None, looks: Looks
+        self, world: World, expert: ScriptedExpert, noise: Noise, turns: Turns | None, appearance: AppearanceRandomiser
     ) -> list[DemoStep]:
         config, env = self.config, LockstepEnv(world, control_hz=self.config.fps)
         low, high = np.transpose(JOINT_LIMITS_RAD)
@@ -188,7 +188,7 @@ class Demonstrator:
             truth, tick = world.truth(), len(steps)
             poses = poses_of(truth)
             state = to_ticks(world.position_rad) if config.as_servos else world.position_rad
-            images = None if tick % config.image_every else self._look(world, looks, poses, expert.phase)
+            images = None if tick % config.image_every else self._images(world, appearance, poses, expert.phase)
             if turns is not None and turns.change(tick) and turns.expert_drives:
                 expert.take_over()
             by_expert = turns is None or turns.expert_drives
@@ -203,8 +203,8 @@ class Demonstrator:
                 end_s = min(end_s, world.time_s + _AFTER_SUCCESS_S)
         return steps
 
-    def _look(self, world: World, looks: Looks, poses: np.ndarray, phase: str) -> DemoImages:
-        looks.before_image()
+    def _images(self, world: World, appearance: AppearanceRandomiser, poses: np.ndarray, phase: str) -> DemoImages:
+        appearance.before_image()
         hw = self.config.image_hw
         images = {camera: world.render(camera, *hw) for camera in CAMERAS}
         return DemoImages(images, pixels_of(world, poses, hw) if self.config.pixels else None, phase)

@@ -1,12 +1,13 @@
-"""Demonstrations of the scripted expert straight into a frame cache, without video: what `./grids train` reads.
+"""Writes demonstrations of the scripted expert as a frame cache, without video: the format that `./grids train` reads.
 
-Targets are the expert's clean ones; the labels keep a part of the truth for the auxiliary loss. See
-`grids_policy.train.cache` for the files and `demonstrator` for what happens in an episode.
+Targets are the expert's, without noise. The labels hold object and goal positions for the auxiliary loss. The files are
+described in `grids_policy.train.cache`, the episodes in `demonstrator`.
 """
 
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def labels_of(task: str, poses: np.ndarray) -> np.ndarray:
 
 
 def frames_of(demo: Demo, seed: int) -> EpisodeFrames:
-    """One demonstration as the cache stores it."""
+    """One demonstration in the cache's format. Only steps with an image get labels, pixels and a weight."""
     seen = [step for step in demo.steps if step.images is not None]
     return EpisodeFrames(
         demo.instruction,
@@ -79,7 +80,7 @@ class _FramesWorker:
 
     @classmethod
     def make(cls, job: tuple[Path, list[tuple[str, int]]]) -> tuple[int, int]:
-        """One shard: (tried, kept)."""
+        """Write one shard. Returns the numbers of episodes tried and kept."""
         folder, episodes = job
         shutil.rmtree(folder.with_name(folder.name + ".part"), ignore_errors=True)
         writer = ShardWriter(spec(cls.demonstrator.config))
@@ -101,9 +102,13 @@ def make(
     per_shard: int = 50,
     config: DemoConfig = FRAMES,
     policy: Path | None = None,
-    say=None,
+    report: Callable[[int, int, int], None] | None = None,
 ) -> tuple[int, int]:
-    """Run all jobs (task, seed), a shard at a time; a shard that exists is skipped. Returns (tried, kept)."""
+    """Run all jobs (task, seed) and write one shard per `per_shard` jobs; existing shards are skipped.
+
+    policy: bundle or checkpoint that takes turns with the expert. `report(tried, kept, total)` is called after each
+    shard. Returns the numbers of episodes (tried, kept).
+    """
     parts = [(out / f"{k:04d}", jobs[i : i + per_shard]) for k, i in enumerate(range(0, len(jobs), per_shard))]
     missing = [part for part in parts if not part[0].exists()]
     tried, kept, total = 0, 0, sum(len(episodes) for _, episodes in missing)
@@ -111,13 +116,13 @@ def make(
     jobs_done = run_jobs(_FramesWorker.make, missing, workers=processes, start=_FramesWorker.start, arguments=arguments)
     for each, good in jobs_done:
         tried, kept = tried + each, kept + good
-        if say is not None:
-            say(tried, kept, total)
+        if report is not None:
+            report(tried, kept, total)
     return tried, kept
 
 
-def remember(out: Path, values: dict) -> None:
-    """Note how the shards in `out` are made; raises CacheError when those that are there were made otherwise."""
+def write_recipe(out: Path, values: dict) -> None:
+    """Write the options of the shards in `out`. Raises CacheError when existing shards were made with other options."""
     path = out / RECIPE_FILE
     if path.exists():
         found = {"size": list(IMAGE_HW)} | json.loads(path.read_text(encoding="utf-8"))
@@ -131,7 +136,7 @@ def remember(out: Path, values: dict) -> None:
 
 
 def job_list(mix: dict[str, int], seed: int) -> list[tuple[str, int]]:
-    """Episodes of all tasks, interleaved in a fixed order; every episode has its own seed."""
+    """Jobs (task, seed) for `mix` (episodes by task), interleaved in a fixed order; seeds are seed, seed + 1, …"""
     jobs = [(task, n / count) for task, count in mix.items() for n in range(count)]
     ordered = sorted(range(len(jobs)), key=lambda i: (jobs[i][1], jobs[i][0]))
     return [(jobs[i][0], seed + rank) for rank, i in enumerate(ordered)]

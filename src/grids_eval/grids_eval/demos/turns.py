@@ -1,21 +1,22 @@
 """A policy and the expert take turns within one demonstration (as in HG-DAgger, Kelly et al. 2019).
 
-The states a policy gets itself into are in the data, with the way out of them. Steps of the policy's turns could not be
-targets even with the expert's opinion of each: a chunk is what the expert goes on to do, not a list of opinions.
+The data then contain the states that the policy reaches, and how the expert continues from them. Steps of the policy's
+turns are no targets, not even relabelled by the expert: a chunk must be one continuous motion of the expert, and
+relabelled steps are each chosen in another state.
 """
 
 import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
-from grids_eval.actors import AbstractActor, Seen
+from grids_eval.actors import AbstractActor, ActorObservation
 from grids_eval.demos.config import DemoConfig
 from grids_sim.physics.world import World
 
 
 class Turns:
-    """Who drives when, and a policy's chunks as evaluation would execute them, a straight line from step to step.
+    """Decides who drives, and executes the policy's chunks, interpolated linearly between action steps.
 
-    Raises ValueError where the policy's action steps are no multiple of the demonstration's.
+    Raises ValueError when the policy's action step is not a multiple of the demonstration's.
     """
 
     def __init__(self, actor: AbstractActor, config: DemoConfig, rng: np.random.Generator, seed: int) -> None:
@@ -26,17 +27,17 @@ class Turns:
                 f"expected a policy whose action steps are multiples of {1 / config.fps:g} s apart, "
                 f"got {actor.spec.dt_s:g} s"
             )
-        self._chunk, self._asked = np.zeros((0, len(JOINT_NAMES))), 0
+        self._chunk, self._inferred = np.zeros((0, len(JOINT_NAMES))), 0
         self.expert_drives = bool(rng.random() < 0.5)
         self._until = self._length()
 
     def _length(self) -> float:
-        """Of a turn, in action steps."""
+        """The length of the next turn, in action steps."""
         config = self._config
         return config.fps * self._rng.uniform(*(config.expert_s if self.expert_drives else config.policy_s))
 
     def change(self, tick: int) -> bool:
-        """Call once per action step; True when somebody else drives from here on."""
+        """Call once per action step; True when the driver changes at this step."""
         if tick < self._until:
             return False
         self.expert_drives = not self.expert_drives
@@ -45,13 +46,13 @@ class Turns:
         return True
 
     def action(self, tick: int, world: World, sentence: str) -> np.ndarray:
-        """The policy's target for now, (6,). It sees images of its own size, which may not be the demonstration's."""
-        if not len(self._chunk) or tick - self._asked >= self._actor.spec.n_action_steps * self._per_action:
+        """The policy's target (6,) in rad at this tick. Its images have the policy's size, not the dataset's."""
+        if not len(self._chunk) or tick - self._inferred >= self._actor.spec.n_action_steps * self._per_action:
             spec, state = self._actor.spec, world.position_rad
             frames = tuple(world.render(camera, *hw) for camera, hw in zip(spec.cameras, spec.image_hw, strict=True))
             none = np.zeros((0, len(state)))
-            seen = Seen(frames, (True,) * len(frames), state, sentence, (self._seed << 16) + tick, none)
-            self._chunk, self._asked = self._actor.act(seen), tick
-        row, part = divmod(tick - self._asked, self._per_action)
-        low, high = self._chunk[row], self._chunk[min(row + 1, len(self._chunk) - 1)]
+            seen = ActorObservation(frames, (True,) * len(frames), state, sentence, (self._seed << 16) + tick, none)
+            self._chunk, self._inferred = self._actor.act(seen), tick
+        step, part = divmod(tick - self._inferred, self._per_action)
+        low, high = self._chunk[step], self._chunk[min(step + 1, len(self._chunk) - 1)]
         return low + part / self._per_action * (high - low)

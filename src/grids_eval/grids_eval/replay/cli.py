@@ -6,10 +6,11 @@ from pathlib import Path
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The options of `./grids replay`."""
     parser = argparse.ArgumentParser(prog="grids replay", description=__doc__)
     add = parser.add_argument
     add("episode", type=Path, help="a recorded episode")
-    add("--to", choices=("arm", "policy"), required=True, help="where to play it")
+    add("--to", choices=("arm", "policy"), required=True, help="what replays it")
     add("--bundle", type=Path, help="policy: bundle folder (default: the one in ./models named like the recorded one)")
     add("--engine", help="policy: engine, as the policy node's parameter (default: auto)")
     add("--speed", type=float, help="arm: 0.1 to 1.0 of the recorded speed (default: 1)")
@@ -17,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """0 played (arm) or equal bit for bit (policy), 1 different or ended early, 2 refused."""
+    """Exit status: 0 executed (arm) or equal bit for bit (policy), 1 different or ended early, 2 refused."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     for name in {"arm": ("bundle", "engine"), "policy": ("speed",)}[arguments.to]:

@@ -1,8 +1,8 @@
-"""Gives a bundle the recorded observations and noise seeds again and compares its chunks with the recorded ones.
+"""Runs a bundle on recorded observations and noise seeds and compares its chunks with the recorded ones.
 
-On the same engine, with images recorded raw, they are equal bit for bit. JPEG images, another engine or another
-bundle show as a table of differences. A bag does not say which of two messages of the same instant the policy had
-when it began, so the few observations it may have had are tried in turn.
+On the same engine, with raw images, they are equal bit for bit. With JPEG images, another engine or another bundle the
+largest differences are printed as a table. A bag does not contain which of two messages with almost equal times had
+reached the policy when it started an inference, so the few possible observations are tried one after another.
 """
 
 import sys
@@ -33,19 +33,19 @@ _CACHE = Path("~/.cache/grids/engines")
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """One chunk: largest difference in rad (0 when `exact`), and where."""
+class ChunkDifference:
+    """The largest difference of one chunk, in rad (0 when `exact`), with its joint and action step."""
 
     sequence: int
     exact: bool
     difference_rad: float
     joint: str
-    row: int
+    step: int
 
 
 @dataclass(slots=True)
 class Recorded:
-    """What a policy heard, with everything but the images decoded."""
+    """The messages a policy received and its chunks; images are still encoded. Times are ns; raw: no image is JPEG."""
 
     frames: dict[str, tuple[np.ndarray, list[BagMessage]]]  # camera: stamps in ns, images
     joints: tuple[Joints, ...]
@@ -55,7 +55,7 @@ class Recorded:
 
 
 def read_recorded(bag: Bag, cameras: tuple[str, ...]) -> Recorded:
-    """Everything needed of a bag; DataError names what is missing."""
+    """Read a bag's observations and chunks. Raises DataError that names what is missing."""
     frames, raw = {}, True
     for camera in cameras:
         topic = next((name for name in image_topics(camera) if bag.counts.get(name)), None)
@@ -65,16 +65,16 @@ def read_recorded(bag: Bag, cameras: tuple[str, ...]) -> Recorded:
         raw = raw and records[0].type == cdr.IMAGE
         frames[camera] = (np.array([cdr.stamp_ns(one.raw) for one in records]), records)
     joints = [Joints(cdr.stamp_ns(one.raw), ordered(bag.decode(one))) for one in bag.messages([JOINTS])]
-    spoken = [(one.time_ns, bag.decode(one).data) for one in bag.messages([INSTRUCTION])]
+    instructions = [(one.time_ns, bag.decode(one).data) for one in bag.messages([INSTRUCTION])]
     chunks = [(one.time_ns, bag.decode(one)) for one in bag.messages([CHUNKS])]
     computed = [(at, chunk) for at, chunk in chunks if len(chunk.stage_s)]
     if not computed:
         raise DataError(f"{bag.folder}: expected chunks of a policy on {CHUNKS}, found none to compare with")
-    return Recorded(frames, tuple(sorted(joints, key=lambda j: j.stamp_ns)), spoken, computed, raw)
+    return Recorded(frames, tuple(sorted(joints, key=lambda j: j.stamp_ns)), instructions, computed, raw)
 
 
 class Replayer:
-    """A loaded bundle and one recording."""
+    """Runs a loaded bundle on one recording. Raises DataError when the recording lacks something."""
 
     def __init__(self, bag: Bag, runtime: OnnxRuntime, encoder: SentenceEncoder) -> None:
         self.bundle: Bundle = runtime.bundle
@@ -83,14 +83,14 @@ class Replayer:
         self._outputs = PolicyOutputs.empty(self.bundle)
 
     def _image(self, camera: str, stamp: int, *, earlier: bool) -> np.ndarray:
-        """The image nearest to `stamp`, or the one before it: the nearest may have come too late."""
+        """The image nearest to `stamp`, or the one before it, as the nearest may have arrived too late."""
         stamps, records = self.recorded.frames[camera]
         index = int(nearest(stamps, np.array([stamp]))[0])
         record = records[max(index - earlier, 0)]
         return np.ascontiguousarray(self._bag.image(record))
 
     def _position(self, message, stamp: int, known: int) -> np.ndarray:
-        """Joints, rad, at `stamp` from all samples (known 0), or without those from `stamp` on and `known` - 1 more."""
+        """Joints (6,) in rad at `stamp`. known 0: from all samples; else none from it on, nor `known` - 1 before."""
         samples = self.recorded.joints
         if known:
             before = int(np.searchsorted([sample.stamp_ns for sample in samples], stamp))
@@ -101,11 +101,11 @@ class Replayer:
         return position
 
     def _instruction(self, time_ns: int) -> str:
-        spoken = [text for at, text in self.recorded.instructions if at <= time_ns]
-        return spoken[-1] if spoken else self.bundle.language.instruction
+        texts = [text for at, text in self.recorded.instructions if at <= time_ns]
+        return texts[-1] if texts else self.bundle.language.instruction
 
     def _variants(self) -> list[tuple[bool, int]]:
-        """(earlier image of the other cameras, joint samples left out), likeliest first."""
+        """Pairs (use the previous image of the other cameras, `known` of `_position`), the most likely first."""
         comparable = self.recorded.raw and self.bundle.bundle_id in self._bag.episode.get("bundle_ids", [])
         return [(False, 0), (False, 1), (True, 0), (True, 1), (False, 2), (True, 2)] if comparable else [(False, 0)]
 
@@ -126,12 +126,12 @@ class Replayer:
             committed_rad=committed,
         )
 
-    def compare(self) -> Iterator[Compared]:
-        """Every recorded chunk against the one computed now."""
+    def compare(self) -> Iterator[ChunkDifference]:
+        """Compare each recorded chunk with the one computed now. Raises DataError where the shapes differ."""
         previous = None
         for time_ns, message in self.recorded.chunks:
             same = previous is not None and previous.epoch == message.epoch
-            best: Compared | None = None
+            best: ChunkDifference | None = None
             for variant in self._variants():
                 found = self._once(message, self._inputs(time_ns, message, previous if same else None, variant))
                 best = found if best is None or found.difference_rad < best.difference_rad else best
@@ -140,62 +140,67 @@ class Replayer:
             yield best
             previous = message
 
-    def _once(self, message, inputs: PolicyInputs) -> Compared:
+    def _once(self, message, inputs: PolicyInputs) -> ChunkDifference:
         self._runtime.infer(inputs, self._outputs)
         now = self.bundle.action_units.to_rad(self._outputs.actions.astype(np.float64))
         then = np.asarray(message.positions).reshape(-1, len(message.joint_names))
         if now.shape != then.shape:
             raise DataError(f"expected chunks of shape {then.shape} as recorded, the bundle makes {now.shape}")
         difference = np.abs(now - then)
-        row, joint = np.unravel_index(int(difference.argmax()), difference.shape)
+        step, joint = np.unravel_index(int(difference.argmax()), difference.shape)
         exact = bool(np.array_equal(now, then))
-        return Compared(int(message.sequence), exact, float(difference.max()), message.joint_names[joint], int(row))
+        return ChunkDifference(
+            int(message.sequence), exact, float(difference.max()), message.joint_names[joint], int(step)
+        )
 
 
 def _as_chunk(message) -> Chunk:
-    rows = np.asarray(message.positions, float).reshape(-1, len(message.joint_names))
-    return Chunk(stamp_ns(message.header.stamp), message.dt, rows)
+    positions = np.asarray(message.positions, float).reshape(-1, len(message.joint_names))
+    return Chunk(stamp_ns(message.header.stamp), message.dt, positions)
 
 
 def find_bundle(recorded_ids: Sequence[str], models: Path) -> Path:
-    """The bundle below `models` whose whole id an episode's chunks carry. DataError names the ids that are there."""
+    """The folder below `models` of the first recorded bundle id. Raises DataError that lists the bundles found."""
     found = {read_manifest(path.parent).bundle_id: path.parent for path in sorted(models.glob("*/policy.json"))}
     for name in recorded_ids:
         if name in found:
             return found[name]
-    wanted = ", ".join(recorded_ids) or "the recorded policy (the episode names none)"
+    expected = ", ".join(recorded_ids) or "the recorded policy (the episode names none)"
     raise DataError(
-        f"expected the bundle {wanted} under {models}, found {', '.join(found) or 'none'}: give --bundle FOLDER"
+        f"expected the bundle {expected} under {models}, found {', '.join(found) or 'none'}: give --bundle FOLDER"
     )
 
 
 def replay_policy(folder: Path, chosen: Path | None, engine: str) -> int:
-    """Exit code of `./grids replay --to policy`."""
+    """Replay the episode in `folder` and print the outcome. Exit status: 0 equal bit for bit, 1 different.
+
+    chosen: bundle folder; None: the bundle below ./models with a recorded id. Raises DataError or BundleError.
+    """
     with Bag(folder) as bag:
         recorded_ids = bag.episode.get("bundle_ids", [])
         path = (chosen or find_bundle(recorded_ids, workspace() / "models")).expanduser()
         runtime = OnnxRuntime(path, EngineOptions(engine, 0, _CACHE.expanduser()))
         try:
             replayer = Replayer(bag, runtime, SentenceEncoder(path, runtime.bundle.language))
-            rows = list(replayer.compare())
+            differences = list(replayer.compare())
             raw = replayer.recorded.raw
         finally:
             runtime.close()
-    return report(rows, runtime.bundle.bundle_id, recorded_ids, raw=raw)
+    return report(differences, runtime.bundle.bundle_id, recorded_ids, raw=raw)
 
 
-def report(rows: list[Compared], bundle_id: str, recorded_ids: list[str], *, raw: bool) -> int:
-    """Print the outcome; 0 when every chunk is equal bit for bit."""
-    exact = sum(row.exact for row in rows)
+def report(differences: list[ChunkDifference], bundle_id: str, recorded_ids: list[str], *, raw: bool) -> int:
+    """Print the comparison. Returns 0 when every chunk is equal bit for bit, else 1."""
+    exact = sum(one.exact for one in differences)
     write = sys.stdout.write
-    write(f"{exact} of {len(rows)} chunks are equal bit for bit\n")
-    if exact == len(rows):
+    write(f"{exact} of {len(differences)} chunks are equal bit for bit\n")
+    if exact == len(differences):
         return 0
     if recorded_ids and bundle_id not in recorded_ids:
-        write(f"the episode was made by {', '.join(recorded_ids)}, compared is {bundle_id}\n")
+        write(f"the episode was recorded with {', '.join(recorded_ids)}, but is compared with {bundle_id}\n")
     if not raw:
-        write("images were recorded as JPEG, so small differences are expected; record with images: raw for bits\n")
+        write("images were recorded as JPEG, so small differences are expected; record with images: raw for equality\n")
     write("chunk  largest difference\n")
-    for row in sorted(rows, key=lambda row: -row.difference_rad)[:20]:
-        write(f"{row.sequence:5d}  {1000 * row.difference_rad:8.3f} mrad  {row.joint}, action step {row.row}\n")
+    for one in sorted(differences, key=lambda one: -one.difference_rad)[:20]:
+        write(f"{one.sequence:5d}  {1000 * one.difference_rad:8.3f} mrad  {one.joint}, action step {one.step}\n")
     return 1

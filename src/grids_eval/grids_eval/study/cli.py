@@ -2,9 +2,9 @@
 
 ./grids study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
-Every run has the same weights to begin with, frozen vision, frames, number of samples and scenes; only what the variant
-names and the seed differ. A complete run is not repeated, so an interrupted study goes on with the same command.
-`--table` only reads what is there.
+All runs have the same initial weights, frozen vision, frames, number of samples and scenes; only the variant's options
+and the seed differ. Complete runs are not repeated, so the same command continues an interrupted study. `--table` only
+reads existing runs.
 """
 
 import argparse
@@ -33,22 +33,23 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "lora": ("lora.rank=8",),
     "dense-lora": ("model.sampler.kind=dense", "lora.rank=8"),
 }
-# Vision tower and connector stay as they are, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
+# Vision tower and connector are frozen, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
 SETTINGS = "settings.json"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse and check the options. Exits with status 2 and one sentence when they are not enough."""
     parser = argparse.ArgumentParser(prog="grids study", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="one folder per run in here")
-    parser.add_argument("--table", action="store_true", help="train nothing: the table of the runs that are complete")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study, with one folder per run")
+    parser.add_argument("--table", action="store_true", help="do not train; print the table of the complete runs")
     parser.add_argument("--reference", type=Path, help="study whose grids-16 the table compares with; default: --out")
     parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
     parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches of ./grids frames")
     parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training")
-    parser.add_argument("--steps", type=int, default=800, help="of 32 samples")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
+    parser.add_argument("--steps", type=int, default=800, help="training steps of 32 samples")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--tasks", nargs="+", default=["pick_place", "stack_cubes"])
     parser.add_argument("--episodes", type=int, default=100, help="per task, in distribution")
@@ -63,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[str]:
-    """Of the training configuration, for one run."""
+    """The values that one run changes in the training configuration, as for `./grids train --set`."""
     frames = ", ".join(str(path) for path in arguments.frames)
     return [
         f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
@@ -73,14 +74,14 @@ def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[st
     ]  # fmt: skip
 
 
-def train_words(arguments: argparse.Namespace, variant: str, seed: int, folder: Path) -> list[str]:
+def train_command(arguments: argparse.Namespace, variant: str, seed: int, folder: Path) -> list[str]:
     """The training command of one run."""
     words = [sys.executable, "-m", "grids_eval.training", "--config", str(arguments.config), "--out", str(folder)]
     return words + [word for override in overrides(arguments, variant, seed) for word in ("--set", override)]
 
 
 def build_features(arguments: argparse.Namespace) -> None:
-    """The frozen tower's tokens of all images, before runs that go side by side ask for them."""
+    """Compute the frozen vision tower's tokens of all images once, before parallel runs read them."""
     from grids_policy.model.checkpoint import load_checkpoint
     from grids_policy.train.config import load_train_config
     from grids_policy.train.features import open_features
@@ -89,13 +90,13 @@ def build_features(arguments: argparse.Namespace) -> None:
     config = load_train_config(arguments.config, tuple(overrides(arguments, "dense", 0)))
     policy = load_checkpoint(arguments.base, cameras=config.model.cameras).policy
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
-    open_features(policy, open_shards(config), arguments.out / "features", build=True, say=say)
+    open_features(policy, open_shards(config), arguments.out / "features", build=True, say=print_line)
 
 
-def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
+def evaluate_command(arguments: argparse.Namespace, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
     """The evaluation command of one run, in or out of distribution."""
     words = [sys.executable, "-m", "grids_eval.cli", str(checkpoint), "--task", *arguments.tasks]
     words += ["--seed", str(arguments.scene_seed), "--noise-scale", str(arguments.noise_scale), "--processes", "1"]
@@ -103,23 +104,23 @@ def evaluate_words(arguments: argparse.Namespace, checkpoint: Path, out: Path, *
     return [*words, "--ood"] if ood else words
 
 
-def settle(arguments: argparse.Namespace) -> None:
-    """Note what all runs in --out have in common. ValueError where those that are there were made otherwise."""
+def write_settings(arguments: argparse.Namespace) -> None:
+    """Write the options that all runs in --out share. Raises ValueError when existing runs have other options."""
     each_call = ("out", "table", "reference", "variants", "seeds", "lanes")  # may differ from call to call
     values = {name: value for name, value in vars(arguments).items() if name not in each_call}
-    wanted = json.loads(json.dumps(values, default=str))
+    settings = json.loads(json.dumps(values, default=str))
     path = arguments.out / SETTINGS
     if path.exists():
         found = json.loads(path.read_text())
-        differs = [f"{n} {found.get(n)}, not {wanted[n]}" for n in wanted if found.get(n) != wanted[n]]
+        differs = [f"{n} {found.get(n)}, not {settings[n]}" for n in settings if found.get(n) != settings[n]]
         if differs:
             raise ValueError(f"{path}: runs there have {'; '.join(differs)}: give the same options, or another --out")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=1))
+    path.write_text(json.dumps(settings, indent=1))
 
 
 def share_features(out: Path, run: Path) -> None:
-    """Dense tokens are computed once for all runs: they are kept by the weights that made them."""
+    """Link the folder of dense tokens into a run, so that all runs use the tokens that were computed once."""
     shared, link = (out / "features").resolve(), run / "features"
     shared.mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
@@ -129,30 +130,33 @@ def share_features(out: Path, run: Path) -> None:
 
 
 class Runner:
-    """Trains and evaluates runs, side by side from several threads, until `stop`."""
+    """Trains and evaluates runs in child processes. Called from several threads at once."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments, self._stopping = arguments, threading.Event()
 
     def stop(self) -> None:
-        """Nothing further begins; what runs is expected to end by itself (Ctrl-C reaches it, too)."""
+        """Start no further child process. Running ones end by themselves, as Ctrl-C reaches them, too."""
         self._stopping.set()
 
     def run(self, variant: str, seed: int) -> None:
-        """One run. CalledProcessError or ValueError when it fails or is interrupted; its words are in log.txt."""
+        """Do one run, unless it is complete. Its output goes to log.txt.
+
+        Raises CalledProcessError or ValueError when it fails or is interrupted.
+        """
         arguments, folder = self._arguments, self._arguments.out / f"{variant}-s{seed}"
         if (folder / RESULT).exists():
             return
         share_features(arguments.out, folder / "train")
         with (folder / "log.txt").open("a") as log:
-            self._call(train_words(arguments, variant, seed, folder / "train"), log)
+            self._call(train_command(arguments, variant, seed, folder / "train"), log)
             step = json.loads((folder / "train" / "state" / "progress.json").read_text())["step"]
-            if step != arguments.steps:  # the trainer also ends well when it is asked to stop
+            if step != arguments.steps:  # the trainer's exit status is 0 also when it was interrupted
                 raise ValueError(f"training stopped at step {step} of {arguments.steps}")
             found = []
             for ood in (False, True):
                 out = folder / ("ood" if ood else "id")
-                self._call(evaluate_words(arguments, folder / "train" / "checkpoint", out, ood=ood), log)
+                self._call(evaluate_command(arguments, folder / "train" / "checkpoint", out, ood=ood), log)
                 report = json.loads((out / "results.json").read_text())
                 found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
         partial = folder / (RESULT + ".partial")
@@ -167,8 +171,8 @@ class Runner:
 
 
 def run_all(arguments: argparse.Namespace) -> int:
-    """All runs asked for, `lanes` at a time; 1 when one failed, 130 after Ctrl-C."""
-    settle(arguments)
+    """Do all requested runs, `lanes` at a time. Exit status: 0 done, 1 a run failed, 130 after Ctrl-C."""
+    write_settings(arguments)
     build_features(arguments)
     runner, failed = Runner(arguments), 0
     runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
@@ -182,12 +186,13 @@ def run_all(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             runner.stop()
             lanes.shutdown(wait=False, cancel_futures=True)
-            sys.stderr.write("study: interrupted; the same command goes on\n")
+            sys.stderr.write("study: interrupted; the same command continues\n")
             return 130
     return failed
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Do the runs and print the table. Exit status: 0 done, 1 failed or no complete run, 130 after Ctrl-C."""
     arguments, code = parse_arguments(argv), 0
     if not arguments.table:
         try:

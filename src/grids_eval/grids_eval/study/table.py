@@ -1,4 +1,4 @@
-"""The table of a study: success with intervals, and each variant's distance from GridS with 16 tokens."""
+"""The table of a study: success with intervals, and each variant's difference from GridS with 16 tokens."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _DRAWS = 4000
 
 
 def read_results(out: Path, order: Sequence[str]) -> dict[str, list[dict]]:
-    """Complete runs by variant, in the given order, each variant's by seed."""
+    """result.json of the complete runs in `out` by variant, in the given order; each variant's runs sorted by seed."""
     found = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
     by_variant = {v: sorted((r for r in found if r["variant"] == v), key=lambda r: r["seed"]) for v in order}
     return {variant: results for variant, results in by_variant.items() if results}
@@ -31,7 +31,7 @@ def count(results: list[dict], task: str, *, ood: bool) -> tuple[int, int, list[
 
 
 def successes(out: Path, variant: str, tasks: Sequence[str], *, ood: bool) -> dict[int, np.ndarray]:
-    """Of each training seed, every scene's success as (scenes,) 0 or 1; all variants have the same scenes in order."""
+    """By training seed: success of each scene, (scenes,) 0 or 1. Scenes and order are the same for all variants."""
     found = {}
     for path in sorted(out.glob(f"{variant}-s*/{RESULT}")):
         folder = path.parent / ("ood" if ood else "id")
@@ -50,9 +50,9 @@ def successes(out: Path, variant: str, tasks: Sequence[str], *, ood: bool) -> di
 
 
 def difference(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> tuple[float, float, float] | None:
-    """(mean, low, high) of first - second on the seeds that both have, scene by scene; None without a common scene.
+    """(mean, low, high) of first - second, scene by scene, on the seeds that both have; None without a common seed.
 
-    95 % by bootstrap over seeds and scenes; with one seed it knows nothing of what differs from seed to seed.
+    95 % interval by bootstrap over seeds and scenes. With one seed it does not include the variation between seeds.
     """
     seeds = sorted(s for s in set(first) & set(second) if len(first[s]) == len(second[s]) > 0)
     if not seeds:
@@ -93,7 +93,10 @@ def _distance(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> st
 
 
 def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
-    """Markdown: success per task (Wilson 95 % over all episodes; then each seed's), OOD, distances, behaviour."""
+    """The study as a Markdown table: success per task (Wilson 95 % over all episodes, each seed), OOD, differences.
+
+    reference: folder of the study whose grids-16 runs the differences are taken from.
+    """
     tasks = sorted({c["task"] for rs in by_variant.values() for r in rs for c in r["conditions"]})
     compared = [([task], False) for task in tasks] + [(tasks, True)]
     distances = [f"{name} − {REFERENCE}" for name in (*tasks, "OOD")]

@@ -251,7 +251,7 @@ def test_the_command_line_says_what_is_wrong_and_fails(tmp_path, capsys):
 
 
 def test_the_evaluator_reuses_tokens_as_the_robot_does(exported):
-    from grids_eval.actors import Seen, load_actor
+    from grids_eval.actors import ActorObservation, load_actor
 
     plain = load_actor(exported[1])
     actor = load_actor(exported[1], reuse_threshold=5.0)
@@ -260,7 +260,7 @@ def test_the_evaluator_reuses_tokens_as_the_robot_does(exported):
     brighter = (frames[0], frames[1] + 9)
 
     def act(actor, frames):
-        chunk = actor.act(Seen(frames, (True, True), np.zeros(6), "go", 1, np.zeros((0, 6))))
+        chunk = actor.act(ActorObservation(frames, (True, True), np.zeros(6), "go", 1, np.zeros((0, 6))))
         return chunk, actor.reused
 
     first, reused = act(actor, frames)

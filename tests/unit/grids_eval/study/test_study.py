@@ -51,7 +51,7 @@ def arguments(tmp_path):
 def test_every_variant_is_a_training_the_trainer_accepts_and_no_two_are_alike(arguments, tmp_path):
     seen = set()
     for variant in study.VARIANTS:
-        words = study.train_words(arguments, variant, 3, tmp_path / "run")
+        words = study.train_command(arguments, variant, 3, tmp_path / "run")
         overrides = tuple(words[i + 1] for i, word in enumerate(words) if word == "--set")
         config = load_train_config(Path("config/train/demo.yaml"), overrides)
         assert (config.seed, config.optimiser.minutes, config.data.frames) == (3, 0, ("a", "b"))

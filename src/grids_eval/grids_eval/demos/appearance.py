@@ -7,14 +7,15 @@ from grids_sim.physics.appearance import draw_appearance, standard_appearance
 from grids_sim.physics.world import World
 
 
-class Looks:
-    """Changes how a world looks between images. Its random numbers are its own: what happens stays the same."""
+class AppearanceRandomiser:
+    """Changes a world's appearance between images. Its own random generator leaves the motion unchanged."""
 
     def __init__(self, world: World, config: DemoConfig, seed: int) -> None:
         self._world, self._config, self._rng = world, config, np.random.default_rng([seed, 78])
         self._left = 0
 
     def before_image(self) -> None:
+        """Call before each rendered image; sets a new appearance after a random number of images."""
         if not self._config.varied_share:
             return
         if not self._left:
