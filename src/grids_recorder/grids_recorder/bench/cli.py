@@ -1,7 +1,7 @@
-"""`./grids bench record`: does the recorder keep every message, at what cost, and how much does kill -9 lose?
+"""`./grids bench record`: measures messages lost by the recorder, its CPU time, and what a kill -9 loses.
 
-1. Two cameras of 640x480 at 30 fps and three states at 100 Hz from another process through the real recorder node:
-   messages lost, CPU, write time. 2. The writer is killed at random moments and its bag recovered.
+1. Another process publishes two cameras of 640x480 at 30 Hz and three states at 100 Hz to the real recorder node:
+   messages lost, CPU, write time. 2. The writer is killed at random times and its bag is recovered.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _FLUSH_SLACK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Outcome of the first part. CPU in percent of one core."""
+    """Result of the first part. CPU in percent of one core, size of the bag in bytes."""
 
     published: int
     lost: int
@@ -52,7 +52,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Kills:
-    """Outcome of the second part."""
+    """Result of the second part. Losses are measured in s before the kill."""
 
     kills: int
     unreadable: int
@@ -61,24 +61,24 @@ class Kills:
 
 
 def missing_stamps(published: list[int], recorded: set[int]) -> int:
-    """Messages published between the answers to start and stop that are not in the bag, first and last included."""
+    """Number of stamps, published between the recorder's answers to start and stop, that are not in the bag."""
     return sum(stamp not in recorded for stamp in published)
 
 
 def run_graph(folder: Path, seconds: float) -> Graph:
-    """Recorder and source as processes in a ROS domain of their own."""
+    """First part: run recorder and source as processes in their own ROS domain for `seconds`."""
     environment = {"ROS_DOMAIN_ID": str(62 + os.getpid() % 40)}
     parameters = {"folder": str(folder / "bags"), "min_free_mb": 50}
-    words = [sys.executable, "-c", _RECORDER, "--ros-args"]
-    words += [word for name, value in parameters.items() for word in ("-p", f"recorder:{name}:={json.dumps(value)}")]
-    recorder = Child(words, log=folder / "recorder.log", environment=environment)
+    command = [sys.executable, "-c", _RECORDER, "--ros-args"]
+    command += [word for name, value in parameters.items() for word in ("-p", f"recorder:{name}:={json.dumps(value)}")]
+    recorder = Child(command, log=folder / "recorder.log", environment=environment)
     try:
-        told = folder / "published.json"
-        source = [sys.executable, "-c", _SOURCE, str(told), str(seconds), str(recorder.pid)]
+        result_file = folder / "published.json"
+        source = [sys.executable, "-c", _SOURCE, str(result_file), str(seconds), str(recorder.pid)]
         subprocess.run(source, env=os.environ | environment, check=True, timeout=seconds + _START_S)
     finally:
         recorder.end(interrupt_s=20.0)
-    tale = json.loads(told.read_text(encoding="utf-8"))
+    source_result = json.loads(result_file.read_text(encoding="utf-8"))
     (bag_folder,) = find_bags([folder / "bags"])
     recorded: dict[str, set[int]] = {}
     with Bag(bag_folder) as bag:
@@ -87,19 +87,19 @@ def run_graph(folder: Path, seconds: float) -> Graph:
                 topic = record.topic.removesuffix(cdr.COMPRESSED_SUFFIX)
                 recorded.setdefault(topic, set()).add(cdr.stamp_ns(record.raw))
         write_p99_ms = bag.episode["write_p99_ms"]
-    lost = sum(missing_stamps(stamps, recorded.get(topic, set())) for topic, stamps in tale["stamps"].items())
-    published = sum(map(len, tale["stamps"].values()))
+    lost = sum(missing_stamps(stamps, recorded.get(topic, set())) for topic, stamps in source_result["stamps"].items())
+    published = sum(map(len, source_result["stamps"].values()))
     size = sum(file.stat().st_size for file in bag_folder.glob("*.mcap"))
-    return Graph(published, lost, tale["cpu_percent"], write_p99_ms, size)
+    return Graph(published, lost, source_result["cpu_percent"], write_p99_ms, size)
 
 
-def _write_until_killed(folder: Path, told: Path) -> None:
-    """The child: records synthetic messages in real time, telling each stamp it handed to the recorder."""
+def _write_until_killed(folder: Path, sent_file: Path) -> None:
+    """The child process: records synthetic messages in real time and writes the stamp of each to `sent_file`."""
     connections = [(JOINTS, synthetic.JOINT_STATE, False), (TRACE, synthetic.COMMAND_TRACE, False)]
     connections += [(f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")]
     bag = BagWriter(folder, connections, {"task": "bench"})
     recording = Recording(bag, jpeg_quality=90, queue_bytes=64 << 20, min_free_bytes=0)
-    out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    out = os.open(sent_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     offset_ns = time.time_ns() - time.monotonic_ns()
     for sample in synthetic.samples(60.0, start_ns=time.time_ns(), size=(240, 320)):
         time.sleep(max(sample.stamp_ns - offset_ns - time.monotonic_ns(), 0) * 1e-9)
@@ -108,42 +108,42 @@ def _write_until_killed(folder: Path, told: Path) -> None:
 
 
 def kill_once(folder: Path, after_s: float) -> tuple[bool, float]:
-    """(readable, seconds before the end whose messages are missing) of one killed recording."""
-    told = folder / "told.txt"
+    """Kill a recording after `after_s`; returns (whether its bag is readable, seconds lost before the kill)."""
+    sent_file = folder / "sent.txt"
     child = os.fork()
     if child == 0:
         try:
-            _write_until_killed(folder / "bags" / "episode", told)
+            _write_until_killed(folder / "bags" / "episode", sent_file)
         finally:
             os._exit(1)
     deadline = time.monotonic() + _START_S
-    while (not told.exists() or told.stat().st_size == 0) and time.monotonic() < deadline:
+    while (not sent_file.exists() or sent_file.stat().st_size == 0) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(after_s)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    handed = [(int(stamp), topic) for stamp, topic in (line.split() for line in told.read_text().splitlines())]
+    sent = [(int(stamp), topic) for stamp, topic in (line.split() for line in sent_file.read_text().splitlines())]
     (result,) = recover_all(folder / "bags")
     kept = set()
-    # Before the first flush there is no message on the disk: a loss like any other, to be judged by its length.
+    # Before the first flush no message is on the disk: an empty bag is then a loss of `after_s`, not unreadable.
     if not result.empty or after_s > FLUSH_S + _FLUSH_SLACK_S:
         try:
             with Bag(result.folder or result.partial) as bag:
                 kept = {(cdr.stamp_ns(r.raw), r.topic.removesuffix(cdr.COMPRESSED_SUFFIX)) for r in bag.messages()}
         except DataError:
             return False, after_s
-    end = handed[-1][0]
-    lost = [stamp for stamp, topic in handed if (stamp, topic) not in kept]
+    end = sent[-1][0]
+    lost = [stamp for stamp, topic in sent if (stamp, topic) not in kept]
     return True, (end - min(lost)) * 1e-9 if lost else 0.0
 
 
 def run_kills(folder: Path, count: int) -> Kills:
-    """Kill at `count` random moments, the same ones every time."""
-    dice, unreadable, beyond, worst = random.Random(7), 0, 0, 0.0
+    """Second part: kill `count` recordings at random times; the times are the same in every run."""
+    rng, unreadable, beyond, worst = random.Random(7), 0, 0, 0.0
     for number in range(count):
         place = folder / f"kill_{number}"
         (place / "bags").mkdir(parents=True)
-        readable, loss_s = kill_once(place, dice.uniform(0.3, 2.0))
+        readable, loss_s = kill_once(place, rng.uniform(0.3, 2.0))
         unreadable += not readable
         beyond += loss_s > 1.0
         worst = max(worst, loss_s)
@@ -155,14 +155,14 @@ def run_kills(folder: Path, count: int) -> Kills:
 
 
 def main(argv: list[str]) -> int:
-    """0 when nothing was lost and every bag is readable, else 1. The last line is one JSON object."""
+    """Exit code: 0 if nothing was lost and every bag is readable, else 1. The last line of the output is JSON."""
     parser = argparse.ArgumentParser(prog="grids bench record", description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="less than a minute")
     arguments = parser.parse_args(argv)
     seconds, count = (SHORT_SECONDS, SHORT_KILLS) if arguments.short else (SECONDS, KILLS)
     with tempfile.TemporaryDirectory(prefix="grids-bench-") as name:
         folder = Path(name)
-        # The kills fork, so they come before anything starts threads here.
+        # Before anything starts threads in this process, because the kills fork it.
         killed = run_kills(folder, count)
         graph = run_graph(folder, seconds)
     rate = graph.bytes / seconds / 1e6
@@ -173,19 +173,19 @@ def main(argv: list[str]) -> int:
         f"than the last second (worst {killed.worst_loss_s:.2f} s)",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    row = {
+    result = {
         "bench": "record", "seconds": seconds, "published": graph.published, "lost": graph.lost,
         "unreadable": killed.unreadable, "cpu_percent": round(graph.cpu_percent, 1),
         "write_p99_ms": round(graph.write_p99_ms, 3), "bytes": graph.bytes, "kills": killed.kills,
         "lost_beyond_last_second": killed.lost_beyond_last_second, "worst_loss_s": round(killed.worst_loss_s, 3),
         "load": round(psutil.getloadavg()[0], 1),
     }  # fmt: skip
-    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")
     return int(graph.lost + killed.unreadable + killed.lost_beyond_last_second > 0)
 
 
 def noisy_frames(count: int) -> list[np.ndarray]:
-    """Images with sensor noise, so that JPEG has real work: (480, 640, 3) uint8."""
+    """Images with sensor noise, which JPEG compresses as slowly as real ones: (480, 640, 3) uint8 each."""
     rng = np.random.default_rng(0)
     frames = []
     for index in range(count):

@@ -1,4 +1,4 @@
-"""The bench's robot: publishes, asks the recorder to start and stop, and tells which stamps it sent."""
+"""The robot of the bench: publishes messages, starts and stops the recorder, and writes the stamps it has sent."""
 
 import json
 import sys
@@ -24,13 +24,13 @@ _WAIT_S = 40.0
 
 
 def stamped(raw: bytes, stamp_ns: int) -> bytes:
-    """The serialized message with another header stamp."""
+    """A copy of the serialized (CDR, little-endian) message with another header stamp in ns."""
     seconds, nanoseconds = divmod(stamp_ns, 10**9)
     return raw[:4] + seconds.to_bytes(4, "little") + nanoseconds.to_bytes(4, "little") + raw[12:]
 
 
 class Source(Node):
-    """One thread: publishes serialized messages on a fixed grid."""
+    """Publishes serialized messages at TICK_HZ. Single-threaded. `stamps`: sent stamps in ns per topic."""
 
     def __init__(self) -> None:
         super().__init__("bench_source")
@@ -49,12 +49,13 @@ class Source(Node):
         self.stop = services.client(self, "/recorder/stop", StopEpisode)
 
     def publish(self, name: str, raw: bytes) -> None:
+        """Publish a message stamped with the system clock, and keep the stamp."""
         now = time.time_ns()
         self._out[name].publish(stamped(raw, now))
         self.stamps.setdefault(name, []).append(now)
 
     def tick(self, number: int) -> None:
-        """States at 100 Hz, each camera at 30 Hz, spread over the grid as in a real graph."""
+        """Publish the messages due at tick `number`: states at 100 Hz, each camera at 30 Hz, at different ticks."""
         if number % 3 == 0:
             for name, raw in self._state.items():
                 self.publish(name, raw)
@@ -63,12 +64,14 @@ class Source(Node):
                 self.publish(f"/{camera}/color/image_raw", self._images[number // 10 % _PREPARED])
 
     def run_for(self, seconds: float) -> None:
+        """Publish in real time for `seconds`."""
         pacer = Pacer(TICK_HZ)
         for number in range(round(seconds * TICK_HZ)):
             pacer.wait()
             self.tick(number)
 
     def call(self, client, request):
+        """Call a service and return its response, None after a timeout; RuntimeError if there is no recorder."""
         if not client.wait_for_service(timeout_sec=_WAIT_S):
             raise RuntimeError("the recorder does not answer")
         future = client.call_async(request)
@@ -77,8 +80,11 @@ class Source(Node):
 
 
 def main(arguments: list[str]) -> int:
-    """FILE SECONDS PID: publish, record SECONDS, write stamps and the CPU share of process PID to FILE."""
-    told, seconds, pid = Path(arguments[0]), float(arguments[1]), int(arguments[2])
+    """Arguments FILE SECONDS PID: record for SECONDS, write stamps and the CPU share of process PID to FILE.
+
+    Returns the exit code: 1 if the recorder refuses to start.
+    """
+    result_file, seconds, pid = Path(arguments[0]), float(arguments[1]), int(arguments[2])
     rclpy.init()
     source, recorder = Source(), psutil.Process(pid)
     source.run_for(1.5)  # discovery
@@ -93,7 +99,7 @@ def main(arguments: list[str]) -> int:
     time.sleep(0.5)
     stopped = source.call(source.stop, StopEpisode.Request(outcome="success"))
     sys.stderr.write(f"{stopped.verdict} {stopped.message}\n")
-    told.write_text(json.dumps({"stamps": source.stamps, "cpu_percent": cpu}), encoding="utf-8")
+    result_file.write_text(json.dumps({"stamps": source.stamps, "cpu_percent": cpu}), encoding="utf-8")
     source.destroy_node()
     rclpy.try_shutdown()
     return 0

@@ -1,6 +1,6 @@
-"""A made-up arm and made-up cameras as serialized messages, for the bench and for tests. No ROS graph.
+"""Serialized messages of a synthetic arm and synthetic cameras, for the bench and for tests. No ROS graph.
 
-The arm swings slowly; each image shows a bar whose column follows the frame's time, so frames can be told apart.
+The arm swings slowly; each image shows a bar whose column depends on the time, so that images can be distinguished.
 """
 
 import math
@@ -19,7 +19,7 @@ JOINT_STATE, COMMAND_TRACE = "sensor_msgs/msg/JointState", "grids_msgs/msg/Comma
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One message on its way to a recorder; `stamp_ns` is also inside `raw`."""
+    """One message for a recorder, serialized as CDR in `raw`; `stamp_ns` equals its header stamp."""
 
     topic: str
     type: str
@@ -39,12 +39,12 @@ def _serialize(kind: str, **fields: object) -> bytes:
 
 
 def positions(time_s: float) -> np.ndarray:
-    """Where the arm is, (6,) rad."""
+    """Joint angles at a time in s, (6,) rad."""
     return 0.4 * np.sin(0.8 * time_s + np.arange(len(JOINT_NAMES)))
 
 
 def frame(time_s: float, size: tuple[int, int], *, camera: str = CAMERAS[0]) -> np.ndarray:
-    """(height, width, 3) uint8: a grey gradient and a bar at column 40 * time (modulo the width)."""
+    """(height, width, 3) uint8 RGB: a grey gradient and a bar at column 40 * time (modulo the width)."""
     height, width = size
     image_rgb = np.empty((height, width, 3), np.uint8)
     image_rgb[:] = np.linspace(60, 160, width, dtype=np.uint8)[None, :, None]
@@ -54,6 +54,7 @@ def frame(time_s: float, size: tuple[int, int], *, camera: str = CAMERAS[0]) -> 
 
 
 def image(stamp_ns: int, image_rgb: np.ndarray) -> bytes:
+    """Serialized rgb8 Image of (height, width, 3) uint8 pixels."""
     height, width, _ = image_rgb.shape
     return _serialize(
         cdr.IMAGE, header=_header(stamp_ns), height=height, width=width, encoding="rgb8", is_bigendian=0,
@@ -62,6 +63,7 @@ def image(stamp_ns: int, image_rgb: np.ndarray) -> bytes:
 
 
 def joint_state(stamp_ns: int, rad: np.ndarray) -> bytes:
+    """Serialized JointState of the positions (6,) rad."""
     none = np.empty(0)
     return _serialize(
         JOINT_STATE, header=_header(stamp_ns), name=list(JOINT_NAMES), position=rad, velocity=none, effort=none
@@ -71,7 +73,7 @@ def joint_state(stamp_ns: int, rad: np.ndarray) -> bytes:
 def command_trace(
     stamp_ns: int, rad: np.ndarray, *, human: bool = False, raw: np.ndarray | None = None, source: str = "policy"
 ) -> bytes:
-    """`raw` other than `rad` means that the command was outside the range."""
+    """Serialized CommandTrace with `rad` (6,) as the sent command; `raw`, if given, was outside the joint range."""
     return _serialize(
         COMMAND_TRACE, header=_header(stamp_ns), joint_names=list(JOINT_NAMES), source=source, sequence=0, epoch=0,
         row=-1.0, raw=rad if raw is None else raw, limited=rad, sent=rad, measured=rad, limits_hit=int(raw is not None),
@@ -87,7 +89,7 @@ def samples(
     image_hz: float = 30.0,
     joint_hz: float = 100.0,
 ) -> Iterator[Sample]:
-    """Both cameras, joints and command traces of `duration_s`, in order of their stamps."""
+    """Messages of both cameras, joints and command traces for `duration_s`, in the order of their stamps."""
     events = [(k / joint_hz, 1, "") for k in range(math.ceil(duration_s * joint_hz))]
     events += [(k / image_hz, 0, camera) for k in range(math.ceil(duration_s * image_hz)) for camera in CAMERAS]
     for time_s, kind, camera in sorted(events):

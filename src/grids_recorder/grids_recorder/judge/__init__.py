@@ -1,1 +1,1 @@
-"""`./grids check`: is an episode worth training on."""
+"""`./grids check`: judges whether an episode is good enough for training."""

@@ -24,9 +24,10 @@ _COLOUR = {"OK": "green", "WARN": "yellow", "REJECT": "red"}
 def check_bag(
     folder: Path, *, image_hz: float | None = None, joint_hz: float | None = None, sheet: bool = True
 ) -> EpisodeVerdict:
-    """Judge one bag, at the rates of its episode.json unless others are given, and store what was found beside it.
+    """Judge one bag and store the verdict and the contact sheet in its folder.
 
-    Where that folder cannot be written, the verdict is only returned.
+    Expected rates in Hz default to those in episode.json. If the folder cannot be written, the verdict is only
+    returned and a message goes to stderr.
     """
     series = None
     with Bag(folder) as bag:
@@ -45,13 +46,13 @@ def check_bag(
 
 
 def unreadable(bag: Bag, error: DataError) -> EpisodeVerdict:
-    """A message that cannot be decoded is a finding like any other: nothing would convert this episode."""
+    """The verdict REJECT for a bag with a message that cannot be decoded, because it cannot be converted."""
     return EpisodeVerdict(REJECT, (Finding(REJECT, f"cannot be read: {error}"),), (), bag.duration_s)
 
 
 @contextmanager
 def _shown_only(folder: Path) -> Iterator[None]:
-    """A folder that cannot be written costs the file, not the verdict."""
+    """Report an OSError from writing to `folder` on stderr instead of raising it."""
     try:
         yield
     except OSError as error:
@@ -59,13 +60,13 @@ def _shown_only(folder: Path) -> Iterator[None]:
 
 
 def store_verdict(folder: Path, verdict: EpisodeVerdict) -> None:
-    """Write verdict.json beside the bag; where that is refused, only say so."""
+    """Write verdict.json into the bag's folder; if that fails, only report it on stderr."""
     with _shown_only(folder):
         write_json(folder / VERDICT_FILE, verdict.as_json() | {"episode": folder.name})
 
 
 def stored_level(folder: Path) -> str | None:
-    """The level in verdict.json, or None when the bag was not judged yet. DataError for a file that is none."""
+    """The level in verdict.json, None if the bag was not judged yet. DataError if the file is not a verdict."""
     path = folder / VERDICT_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))["level"] if path.exists() else None
@@ -74,7 +75,7 @@ def stored_level(folder: Path) -> str | None:
 
 
 def lines(folder: Path, verdict: EpisodeVerdict) -> list[str]:
-    """An episode in the table: one line, then one per finding."""
+    """The report on one episode in rich markup: one line, then one per finding."""
     images = [f"{c.recorded}/{c.expected}" for c in verdict.topics if "image" in c.topic and c.expected >= 0]
     joints = [f"{c.recorded}/{c.expected}" for c in verdict.topics if c.topic == JOINTS]
     level = f"[{_COLOUR[verdict.level]}]{verdict.level:6s}[/]"
@@ -83,7 +84,7 @@ def lines(folder: Path, verdict: EpisodeVerdict) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    """0 no episode rejected, 1 at least one, 2 nothing to judge."""
+    """Exit code: 0 no episode rejected, 1 at least one, 2 nothing to judge."""
     parser = argparse.ArgumentParser(prog="grids check", description=__doc__)
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")
     parser.add_argument("--image-hz", type=float, help="expected camera rate (default: the episode's own)")
@@ -91,11 +92,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-sheet", action="store_true", help="no contact sheets")
     arguments = parser.parse_args(argv)
     rates = {"image_hz": arguments.image_hz, "joint_hz": arguments.joint_hz}
-    rows, failed = [], False
+    judged, failed = [], False
     try:
         for folder in find_bags(arguments.bags):
             try:
-                rows.append((folder, check_bag(folder, **rates, sheet=not arguments.no_sheet)))
+                judged.append((folder, check_bag(folder, **rates, sheet=not arguments.no_sheet)))
             except DataError as error:
                 failed = True
                 sys.stderr.write(f"grids check: {folder.name}: {error}\n")
@@ -103,6 +104,6 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"grids check: {error}\n")
         return 2
     console = Console(highlight=False, soft_wrap=True)
-    for folder, verdict in rows:
+    for folder, verdict in judged:
         console.print("\n".join(lines(folder, verdict)))
-    return int(failed or any(verdict.level == REJECT for _, verdict in rows))
+    return int(failed or any(verdict.level == REJECT for _, verdict in judged))

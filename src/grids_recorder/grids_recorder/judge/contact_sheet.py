@@ -1,4 +1,4 @@
-"""One sheet per episode: images of both cameras in strips, joint angles and commands as curves below."""
+"""Contact sheet of an episode: a strip of images per camera, with curves of joint angles and commands below."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _LEVEL = {"OK": (40, 140, 60), "WARN": (200, 140, 20), "REJECT": (200, 40, 40)}
 
 
 def _text(canvas: np.ndarray, text: str, at: tuple[int, int], colour=_INK, *, scale: float = 0.42) -> None:
-    # The font knows ASCII only.
+    # OpenCV's font contains only ASCII.
     plain = text.encode("ascii", "replace").decode()
     cv2.putText(canvas, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
@@ -47,13 +47,13 @@ def _curve(canvas: np.ndarray, times: np.ndarray, values: np.ndarray, limits, co
     cv2.polylines(canvas, [points], isClosed=False, color=colour, thickness=1, lineType=cv2.LINE_AA)
 
 
-def _joint_rows(series: Series) -> list[np.ndarray]:
+def _joint_curves(series: Series) -> list[np.ndarray]:
     sources: Sequence = [(JOINTS, series.joints, _MEASURED), (TRACE, series.sent, _COMMANDED)]
     sources = [(series.streams[t].stamp_ns * 1e-9, v, c) for t, v, c in sources if t in series.streams and len(v)]
     if not sources:
         return []
     t0, t1 = min(times[0] for times, _, _ in sources), max(times[-1] for times, _, _ in sources)
-    rows = []
+    curves = []
     for joint, name in enumerate(JOINT_NAMES):
         canvas = np.full((CURVE_PX, WIDTH_PX, 3), _PAPER, np.uint8)
         low = min(values[:, joint].min() for _, values, _ in sources) - 0.05
@@ -61,23 +61,23 @@ def _joint_rows(series: Series) -> list[np.ndarray]:
         for times, values, colour in reversed(sources):
             _curve(canvas, times, values[:, joint], (t0, t1, low, high), colour)
         _text(canvas, f"{name}  {low:+.2f} to {high:+.2f} rad", (6, 14))
-        rows.append(canvas)
-    return rows
+        curves.append(canvas)
+    return curves
 
 
 def draw_sheet(name: str, task: str, series: Series, verdict: EpisodeVerdict) -> np.ndarray:
-    """(height, WIDTH_PX, 3) uint8 RGB, from a series read with COLUMNS thumbnails of at least TILE_PX[0] px."""
+    """The sheet as (height, WIDTH_PX, 3) uint8 RGB; `series` must contain thumbnails at least TILE_PX[0] px high."""
     head = np.full((46, WIDTH_PX, 3), _PAPER, np.uint8)
     _text(head, f"{name}   {verdict.duration_s:.1f} s   {task}", (6, 18), scale=0.5)
     _text(head, f"{verdict.level}  {verdict.reasons}"[:180], (6, 38), _LEVEL[verdict.level])
     foot = np.full((20, WIDTH_PX, 3), _PAPER, np.uint8)
     _text(foot, "measured", (6, 14), _MEASURED)
     _text(foot, "commanded", (90, 14), _COMMANDED)
-    return np.vstack([head, *(_strip(series, camera) for camera in CAMERAS), *_joint_rows(series), foot])
+    return np.vstack([head, *(_strip(series, camera) for camera in CAMERAS), *_joint_curves(series), foot])
 
 
 def save_sheet(name: str, task: str, series: Series, verdict: EpisodeVerdict, path: Path) -> None:
-    """Write the sheet as PNG; OSError when the folder refuses."""
+    """Write the sheet as PNG; OSError if the file cannot be written."""
     ok, data = cv2.imencode(".png", np.ascontiguousarray(draw_sheet(name, task, series, verdict)[..., ::-1]))
     if not ok:
         raise OSError(0, "the image could not be encoded", str(path))

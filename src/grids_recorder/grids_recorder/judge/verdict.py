@@ -1,4 +1,4 @@
-"""Is an episode worth training on? OK, WARN or REJECT, each finding with the number that decided it. Pure numpy."""
+"""Judges an episode for training: OK, WARN or REJECT, with the measured number in each finding. Pure numpy."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ _ORDER = (OK, WARN, REJECT)
 
 @dataclass(frozen=True, slots=True)
 class JudgeLimits:
-    """Where WARN and REJECT begin, as (warn, reject). Times in s."""
+    """Limits of an episode; pairs are (WARN, REJECT). Times in s, shares from 0 to 1, `black_level` in grey levels."""
 
     shortest_s: float = 2.0
     image_hz: float = 30.0
@@ -42,7 +42,7 @@ class JudgeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason. `level` is WARN or REJECT."""
+    """One reason for a verdict. `level` is WARN or REJECT."""
 
     level: str
     text: str
@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class TopicCount:
-    """Expected and recorded messages of one topic; expected is -1 where any number is fine."""
+    """Expected and recorded messages of one topic; `expected` is -1 if no rate is required."""
 
     topic: str
     expected: int
@@ -61,7 +61,7 @@ class TopicCount:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeVerdict:
-    """The judgement of one episode."""
+    """The verdict on one episode: the worst level of its findings, and the message counts."""
 
     level: str
     findings: tuple[Finding, ...]
@@ -69,10 +69,12 @@ class EpisodeVerdict:
     duration_s: float
 
     def as_json(self) -> dict:
+        """The content of verdict.json."""
         return asdict(self)
 
     @property
     def reasons(self) -> str:
+        """All findings as one line, separated by semicolons; empty without findings."""
         return "; ".join(finding.text for finding in self.findings)
 
 
@@ -89,7 +91,7 @@ def _graded(value: float, bounds: tuple[float, float], text: str, *, low_is_bad:
 
 
 def limits_of(episode: Mapping, *, image_hz: float | None = None, joint_hz: float | None = None) -> JudgeLimits:
-    """The limits of an episode at the rates it was recorded for, unless others are given."""
+    """The limits for an episode.json; rates in Hz default to those it was recorded for."""
     noted, usual = episode.get("expected_hz") or {}, JudgeLimits()
     return JudgeLimits(
         image_hz=image_hz or noted.get("images", usual.image_hz),
@@ -98,7 +100,7 @@ def limits_of(episode: Mapping, *, image_hz: float | None = None, joint_hz: floa
 
 
 def judge(series: Series, episode: Mapping, limits: JudgeLimits | None = None) -> EpisodeVerdict:
-    """The verdict from an episode's series and what the recorder noted about it (lost messages, recovery)."""
+    """The verdict from an episode's series and its episode.json (lost messages, recovery, sources)."""
     limits = limits or limits_of(episode)
     start, stop = _span(series)
     duration = max(stop - start, 0) * 1e-9
@@ -121,18 +123,18 @@ def judge(series: Series, episode: Mapping, limits: JudgeLimits | None = None) -
 
 
 def _required(series: Series, episode: Mapping, limits: JudgeLimits) -> dict[str, tuple[float, str]]:
-    """Topics that belong to an episode: nominal rate, and what it is to be judged without them."""
+    """Required topics: nominal rate in Hz, and the level of the finding if a topic is missing."""
     rates = {}
     for camera in CAMERAS:
         raw, jpeg = image_topics(camera)
         rates[raw if raw in series.streams else jpeg] = limits.image_hz, REJECT
     rates |= {JOINTS: (limits.joint_hz, REJECT), TRACE: (limits.joint_hz, REJECT)}
-    # The leader's request is also in the command trace, so that the episode is good without it.
+    # The leader's angles are also in the command trace, so the episode can be used without them.
     return rates | ({LEADER: (limits.joint_hz, WARN)} if TELEOP in (episode.get("sources") or ()) else {})
 
 
 def _span(series: Series) -> tuple[int, int]:
-    """First and last receive time of anything, ns."""
+    """First and last receive time over all topics, ns."""
     if not series.streams:
         return 0, 0
     first = min(stream.received_ns[0] for stream in series.streams.values())
@@ -174,10 +176,10 @@ def _check_stream(topic: str, stream: Stream, rate_hz: float, span, limits: Judg
 
 
 def _clock(topic: str, stream: Stream, limits: JudgeLimits) -> Iterator[Finding]:
-    """Stamps that leap against the recorder's monotonic time: a clock was set while recording."""
+    """Stamps that jump relative to the recorder's monotonic time: a clock was set during the recording."""
     age = (stream.received_ns - stream.stamp_ns) * 1e-9
     leap = np.diff(age)
-    # A stall makes messages late, which passes; a set clock shifts even the promptest message for good.
+    # A stall delays messages only for a while; a set clock shifts even the least delayed message permanently.
     for index in np.flatnonzero(np.abs(leap) > limits.clock_jump_s):
         at = stream.received_ns[index]
         before = age[: index + 1][stream.received_ns[: index + 1] >= at - _CLOCK_WINDOW_NS]
@@ -214,7 +216,7 @@ def _images(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
 
 
 def _frozen(series: Series, same: np.ndarray, stamps: np.ndarray, limits: JudgeLimits) -> tuple[float, float]:
-    """Longest time a image stayed the same although the arm moved (a still scene gives equal images too)."""
+    """Longest time in s without a new image while the arm moved (a still scene also gives equal images), and its start."""
     joints, best = series.streams.get(JOINTS), (0.0, 0.0)
     begin = None
     for index, value in enumerate([*same, False]):
@@ -230,12 +232,12 @@ def _frozen(series: Series, same: np.ndarray, stamps: np.ndarray, limits: JudgeL
     return best
 
 
-def nearest(stamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each wanted time the index of the nearest stamp; both in ns, `stamps` sorted and not empty."""
-    right = np.clip(np.searchsorted(stamps, wanted), 1, max(len(stamps) - 1, 1))
+def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Index of the nearest stamp for each of `times`; both in ns, `stamps` sorted and not empty."""
+    right = np.clip(np.searchsorted(stamps, times), 1, max(len(stamps) - 1, 1))
     right = np.minimum(right, len(stamps) - 1)
     left = np.maximum(right - 1, 0)
-    return np.where(np.abs(stamps[left] - wanted) <= np.abs(stamps[right] - wanted), left, right)
+    return np.where(np.abs(stamps[left] - times) <= np.abs(stamps[right] - times), left, right)
 
 
 def _skew(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
@@ -256,7 +258,7 @@ def _skew(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
 
 def _motion(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
     if len(series.raw):
-        # Slowed or load-limited commands are the driver's business; only what was outside the range is lost for good.
+        # Count only commands outside the joint's range: speed and load limits delay a command, they do not lose it.
         outside = (series.limits_hit & LIMIT_RANGE > 0)[:, None]
         clipped = outside & (np.abs(series.raw - series.limited) > limits.clipped_rad)
         share = clipped.mean(axis=0)
@@ -272,7 +274,7 @@ def _motion(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
 
 
 def _dead(times: np.ndarray, joints: np.ndarray, limits: JudgeLimits) -> tuple[float, tuple[float, float], float]:
-    """Still time in s at the beginning, the longest one in between with its start, and at the end."""
+    """Time in s without motion: at the beginning; the longest pause in between with its start; at the end."""
     grid = np.arange(times[0], times[-1], 0.1)
     if len(grid) < 3:
         return 0.0, (0.0, 0.0), 0.0

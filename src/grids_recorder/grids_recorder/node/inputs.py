@@ -1,4 +1,4 @@
-"""What the recorder receives: one raw subscription per recorded topic, with the QoS its publisher really offers."""
+"""The recorder's subscriptions: one per recorded topic, for serialized messages, with the QoS its publishers offer."""
 
 import importlib
 import time
@@ -12,23 +12,26 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from grids_common.topics import Topic, relative
 from grids_data.bag import cdr
 
-# Enough for a writer that is delayed for a moment; images are large, so fewer.
+# Queue depths that cover a short delay of the writer; fewer images, because they are large.
 DEPTH, IMAGE_DEPTH = 400, 12
 RECENT_S = 1.0
 LONGEST_WAIT_NS = 10 * 10**9
 
 
 def message_class(type_name: str) -> type:
-    """`sensor_msgs/msg/Image` -> its Python class."""
+    """The Python class of a message type, for example `sensor_msgs/msg/Image`."""
     package, _, name = type_name.split("/")
     return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 class Inputs:
-    """Subscribes when a publisher appears. Callbacks run in the executor's thread."""
+    """Subscribes to each recorded topic when a publisher appears. Callbacks run in the executor's thread.
+
+    `lost`, `received`: messages per topic that DDS lost and that arrived.
+    """
 
     def __init__(self, node: Node, take: Callable[[Topic, bytes, int], None]) -> None:
-        """`take(topic, raw, monotonic_ns)` gets each message with the time at which it reached this process."""
+        """`take(topic, raw, monotonic_ns)` is called with each message and its time of arrival in this process."""
         self.lost: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
         self._received_s: dict[str, float] = {}
@@ -37,12 +40,12 @@ class Inputs:
         self._subscriptions = {}
 
     def silent(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` that were not received within the last second."""
+        """The topics among `names` of which no message arrived within the last second."""
         now_s = time.monotonic()
         return [name for name in names if now_s - self._received_s.get(name, -RECENT_S) > RECENT_S]
 
     def discover(self) -> None:
-        """Call now and then: subscribes to topics that have a publisher by now."""
+        """Subscribe to the topics that have a publisher by now. Call regularly."""
         for name, topic in list(self._waiting.items()):
             resolved = self._node.resolve_topic_name(relative(name))
             publishers = self._node.get_publishers_info_by_topic(resolved)
@@ -63,7 +66,7 @@ class Inputs:
         def on_message(raw: bytes, info: dict) -> None:
             self.received[topic.name] += 1
             self._received_s[topic.name] = time.monotonic()
-            # How long it waited for this callback; limited, because the wall clock may have been set meanwhile.
+            # Time the message waited for this callback; limited, because the system clock may have been set since.
             waited_ns = min(max(time.time_ns() - info["received_timestamp"], 0), LONGEST_WAIT_NS)
             self._take(topic, raw, time.monotonic_ns() - waited_ns)
 

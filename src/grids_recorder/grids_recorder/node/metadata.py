@@ -1,4 +1,4 @@
-"""What is known about an episode besides its messages: versions, code state, calibration."""
+"""Content of episode.json at the start of an episode: versions, code revision, calibration, client's metadata."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ _PACKAGES = ("rosbags", "numpy", "simplejpeg", "mujoco-core", "rclpy")
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what shapes a recording, and the commit of this code where it is a git checkout."""
+    """Versions of the packages that affect a recording, the host's name, and the commit of this code if it has one."""
     found = {"python": platform.python_version(), "host": platform.node()}
     for name in _PACKAGES:
         try:
@@ -25,9 +25,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "system"
     here = Path(__file__).resolve().parent
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=5)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
         found["code"] = done.stdout.strip() or "unknown"
     except (OSError, subprocess.TimeoutExpired):
         found["code"] = "unknown"
@@ -35,12 +35,15 @@ def versions() -> dict[str, str]:
 
 
 def calibration(path: str) -> dict | None:
-    """The follower's calibration as LeRobot wrote it; None where none was named (the nominal ranges then hold)."""
+    """The follower's calibration file as LeRobot wrote it; None for an empty path (nominal ranges apply).
+
+    OSError or ValueError if the file cannot be read.
+    """
     return json.loads(Path(path).expanduser().read_text(encoding="utf-8")) if path else None
 
 
 def pairs(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    """Metadata that a client sends with an episode; DataError when a key has no value or the other way round."""
+    """Metadata that a client sends with an episode, as a dict; DataError if the lengths differ."""
     if len(keys) != len(values):
         raise DataError(
             f"expected as many metadata_values as metadata_keys, got {len(values)} for {', '.join(keys) or 'no key'}"
@@ -49,7 +52,7 @@ def pairs(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
 
 
 def begin(name: str, **known: object) -> dict:
-    """episode.json at the start of an episode."""
+    """The content of episode.json at the start of episode `name`; `known` adds or replaces entries."""
     now = datetime.now(UTC)
     return {
         "schema": SCHEMA,

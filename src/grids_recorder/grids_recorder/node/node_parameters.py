@@ -8,7 +8,7 @@ NODES = ("driver", "leader", "policy", "twin", "front_camera", "wrist_camera")
 
 
 class NodeParameters:
-    """`known` maps node to parameter to value; it fills as nodes answer. Executor's thread only."""
+    """Parameters of the running nodes: `known[node][parameter]`, filled as nodes answer. Executor's thread only."""
 
     def __init__(self, node: Node) -> None:
         self.known: dict[str, dict] = {}

@@ -1,4 +1,7 @@
-"""Who commanded in an episode, and when a person had taken over: noted message by message, and again on recovery."""
+"""Sources of the commands in an episode and the times of human intervention, collected from its messages.
+
+Used while recording, and again when a bag is recovered.
+"""
 
 from grids_data.bag.series import CHUNKS, TRACE
 
@@ -6,7 +9,7 @@ NOTED = (TRACE, CHUNKS)
 
 
 class Provenance:
-    """`begin` with the time of every message (the first counts), `add` with those on NOTED, decoded. Times in ns."""
+    """Call `begin` with every message's time, and `add` with the decoded messages on NOTED topics. Times in ns."""
 
     def __init__(self) -> None:
         self._origin_ns: int | None = None
@@ -16,11 +19,12 @@ class Provenance:
         self._bundles: dict[str, None] = {}
 
     def begin(self, time_ns: int) -> None:
+        """Set the start of the episode; only the first call has an effect."""
         if self._origin_ns is None:
             self._origin_ns = time_ns
 
     def add(self, topic: str, time_ns: int, message) -> None:
-        """A CommandTrace or an ActionChunk."""
+        """Evaluate a CommandTrace or an ActionChunk."""
         if topic == CHUNKS:
             self._bundles[message.bundle_id] = None
             return
@@ -33,7 +37,7 @@ class Provenance:
         self._human_now = bool(message.human)
 
     def as_json(self) -> dict:
-        """For episode.json; spans in s since the first message."""
+        """Entries for episode.json; spans in s since the first message."""
         return {
             "human_spans_s": self._human,
             "sources": list(self._sources),

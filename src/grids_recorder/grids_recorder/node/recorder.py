@@ -1,7 +1,7 @@
 """The recorder node: `recorder`. Writes every recorded topic to one bag per episode; services start and stop it.
 
-Plain node in its own process, so that neither disk nor JPEG work can hold up the control loop. Callbacks only queue;
-the writer thread of `Recording` and a saving thread do the rest.
+Plain node in its own process, so that neither disk nor JPEG work can delay the control loop. Callbacks only queue
+messages; the writer thread of `Recording` and a saving thread do the rest.
 """
 
 import threading
@@ -40,7 +40,10 @@ NEEDED = (
 
 
 class RecorderNode(Node):
-    """All callbacks run in the executor's thread; saving runs beside it and is joined by polling."""
+    """The node `recorder`. Callbacks run in the executor's thread; episodes are saved in another one, which is polled.
+
+    SetupError if the folder or the calibration cannot be used.
+    """
 
     def __init__(self, **options) -> None:
         super().__init__("recorder", **options)
@@ -61,14 +64,14 @@ class RecorderNode(Node):
         self._task_state: TaskState | None = None
         self._started_ns = self._clock_offset_ns = 0
         self._old_scene: int | None = None
-        self._asked_s = 0.0
+        self._reset_requested_s = 0.0
         self.inputs = Inputs(self, self._take)
         self.node_parameters = NodeParameters(self)
         self._status = topics.publisher(self, "/recorder/status", EpisodeStatus)
         topics.subscription(self, "/twin/task_state", TaskState, self._on_task_state)
         self._reset_client = services.client(self, "/twin/reset", TwinReset)
         services.serve(self, "/recorder/start", StartEpisode, self._serve_start)
-        # A group of its own: while its callback awaits the saving, the timers must go on.
+        # Its own callback group: the timers must keep running while the callback waits for the saving thread.
         waiting = MutuallyExclusiveCallbackGroup()
         services.serve(self, "/recorder/stop", StopEpisode, self._serve_stop, callback_group=waiting)
         self.create_timer(TICK_S, self._tick)
@@ -78,9 +81,9 @@ class RecorderNode(Node):
     def _take(self, topic: topics.Topic, raw: bytes, monotonic_ns: int) -> None:
         if topic.offered == "LATCHED":
             self._latched[topic.name] = raw
-        # What was waiting from before the start belongs to no episode.
+        # Messages that arrived before the start belong to no episode.
         if self._recording is not None and monotonic_ns >= self._started_ns:
-            # The wall clock at the episode's start, carried on by the monotonic one: a set clock cannot disorder a bag.
+            # System time at the episode's start plus monotonic time since: setting the clock cannot disorder a bag.
             self._recording.put(topic.name, topic.type, monotonic_ns + self._clock_offset_ns, raw)
 
     def _on_task_state(self, message: TaskState) -> None:
@@ -96,7 +99,7 @@ class RecorderNode(Node):
 
     # -- episodes ----------------------------------------------------------------------------------------------------
     def start_episode(self, task: str, operator: str, extra: dict[str, str]) -> str:
-        """Begin recording; DataError with the reason otherwise."""
+        """Begin recording and return the episode's name; DataError with the reason if that is not possible."""
         p = self.params
         if self._recording is not None or self._saving is not None:
             raise DataError(f"{self._episode} is still {self.session.state}: stop it first")
@@ -142,13 +145,13 @@ class RecorderNode(Node):
 
     def _connections(self) -> list[tuple[str, str, bool]]:
         jpeg = self.params.images == "jpeg"
-        rows = []
+        connections = []
         for topic in cdr.recorded_topics():
             if topic.type == cdr.IMAGE and jpeg:
-                rows.append((topic.name + cdr.COMPRESSED_SUFFIX, cdr.COMPRESSED, False))
+                connections.append((topic.name + cdr.COMPRESSED_SUFFIX, cdr.COMPRESSED, False))
             else:
-                rows.append((topic.name, topic.type, topic.offered == "LATCHED"))
-        return rows
+                connections.append((topic.name, topic.type, topic.offered == "LATCHED"))
+        return connections
 
     def stop_episode(self, outcome: str) -> Future:
         """End the episode; the future's result is a `Saved`. DataError when there is nothing to stop."""
@@ -202,15 +205,15 @@ class RecorderNode(Node):
     def _scene_is_new(self) -> bool:
         """On an automatic twin: a scene that nothing has moved yet, requested as late as possible.
 
-        Whoever demonstrates begins at once when a scene appears, so recording has to begin with it.
+        An automatic demonstrator starts as soon as a scene appears, so recording has to start with it.
         """
         state, now_s = self._task_state, time.monotonic()
         if not (self.params.twin and self.params.automatic) or state is None:
             return True
         if self._old_scene is not None and state.episode != self._old_scene and not state.success:
             return True
-        if self._old_scene is None or now_s - self._asked_s > RESET_WAIT_S:
-            self._old_scene, self._asked_s = state.episode, now_s
+        if self._old_scene is None or now_s - self._reset_requested_s > RESET_WAIT_S:
+            self._old_scene, self._reset_requested_s = state.episode, now_s
             self._reset_client.call_async(TwinReset.Request(keep_seed=True))
             self._reason = "waiting for the twin's next scene"
         return False
@@ -286,7 +289,7 @@ class RecorderNode(Node):
         self._status.publish(message)
 
     def destroy_node(self) -> None:
-        """A stop in mid-episode keeps the episode: unlabelled, closed and judged."""
+        """Shut down; an episode that is being recorded is kept without a label, closed and judged."""
         if self._recording is not None:
             self.stop_episode("")
         if self._saving is not None:
@@ -295,4 +298,5 @@ class RecorderNode(Node):
 
 
 def main() -> int:
+    """Run the node; returns the exit code."""
     return run_node(RecorderNode)

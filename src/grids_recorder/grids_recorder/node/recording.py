@@ -1,4 +1,4 @@
-"""The writer thread of one episode: a bounded queue in, a crash-safe bag out. No ROS."""
+"""The writer thread of one episode: takes messages from a bounded queue and writes a crash-safe bag. No ROS."""
 
 import shutil
 import threading
@@ -17,11 +17,12 @@ _WRITES_KEPT = 100_000
 
 
 def too_little_space(folder: Path, least_mb: int) -> str:
+    """The message for a disk with less than `least_mb` MB free."""
     return f"less than {least_mb} MB are free in {folder}"
 
 
 def require_space(folder: Path, least_mb: int) -> None:
-    """An episode that would end at once is not begun; DataError says where the space is missing."""
+    """DataError if less than `least_mb` MB are free in `folder`, or if it does not exist."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
@@ -31,10 +32,14 @@ def require_space(folder: Path, least_mb: int) -> None:
 
 
 class Recording:
-    """`put` from the callback thread, `finish` once; everything else happens in the writer thread."""
+    """Writes one episode. Call `put` from the callback thread and `finish` once; the writer thread does the rest.
+
+    `lost`: messages per topic that were not written; `failure`: why writing ended, or empty; `full`: the disk is;
+    `write_s`: seconds per write.
+    """
 
     def __init__(self, bag: BagWriter, *, jpeg_quality: int | None, queue_bytes: int, min_free_bytes: int) -> None:
-        """`jpeg_quality=None` stores raw images."""
+        """Start the writer thread. `jpeg_quality=None` stores raw images."""
         self.lost: Counter[str] = Counter()
         self.failure = ""
         self.full = False
@@ -52,14 +57,16 @@ class Recording:
 
     @property
     def messages(self) -> int:
+        """Messages written so far."""
         return self._bag.messages
 
     @property
     def bytes(self) -> int:
+        """Bytes written so far; 0 once the recording ends or has failed."""
         return 0 if self.failure or self._ending else self._bag.bytes
 
     def put(self, topic: str, kind: str, time_ns: int, raw: bytes) -> None:
-        """Queue one message, or count it as lost when the disk does not keep up."""
+        """Queue one serialized message (system time in ns), or count it as lost if the disk does not keep up."""
         with self._wake:
             if self.failure or self._ending or self._queued_bytes + len(raw) > self._limit:
                 self.lost[topic] += 1
@@ -115,7 +122,10 @@ class Recording:
         self._thread.join()
 
     def finish(self, **changes: object) -> Path | None:
-        """Write what is queued and put the bag in place; None after a disk error (see `failure`)."""
+        """Write the queued messages and close the bag; `changes` go into episode.json.
+
+        Returns the bag's folder, or None after a disk error (see `failure`).
+        """
         self._drain()
         if self.failure:
             return None

@@ -1,4 +1,4 @@
-"""What follows the last message of an episode: close, judge, or put away. Runs in a thread of its own."""
+"""Saves a finished episode: closes the bag, then judges it or moves it aside. Runs in its own thread."""
 
 import traceback
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from grids_recorder.node.session import DISCARD, REDO
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """`level` is OK, WARN or REJECT; `note` says why. `failed`: a disk error; recover the rest."""
+    """A saved episode. `level`: OK, WARN or REJECT; `note`: the reason; `failed`: disk error, run `./grids recover`."""
 
     folder: Path | None
     level: str
@@ -22,7 +22,7 @@ class Saved:
 
 
 def save(recording: Recording, outcome: str, changes: dict) -> Saved:
-    """Finish an episode. Discarded ones are moved aside, not erased: keys are pressed by mistake."""
+    """Close and judge an episode. A discarded one is moved aside, not deleted: a key may be pressed by mistake."""
     folder = recording.finish(**changes)
     if folder is None:
         return Saved(None, "REJECT", f"{recording.failure}; fix that, then run ./grids recover", failed=True)
@@ -32,7 +32,7 @@ def save(recording: Recording, outcome: str, changes: dict) -> Saved:
         return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
     try:
         verdict = check_bag(folder)
-    except Exception as error:  # the thread's top: the episode is safe on disk whatever judging does
+    except Exception as error:  # top of the thread: the episode is on disk even if judging fails
         known = isinstance(error, (DataError, OSError))
         text = str(error) if known else "".join(traceback.format_exception(error))
         return Saved(folder, "REJECT", f"could not be judged: {text}")

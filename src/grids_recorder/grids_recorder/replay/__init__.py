@@ -1,1 +1,1 @@
-"""Recorded commands through a running driver."""
+"""Replay of recorded commands through a running driver."""

@@ -1,4 +1,4 @@
-"""Plays recorded commands through a running driver, as action chunks: every guard of the driver applies."""
+"""Plays recorded commands through a running driver as action chunks, so that every guard of the driver applies."""
 
 import sys
 import time
@@ -22,12 +22,16 @@ DT_S = 0.02
 HORIZON = 60
 PERIOD_S = 0.2
 DRIVER_WAIT_S = 5.0
-# The driver ramps from where the arm is to the first row, at first with 0.5 rad/s; the longest way takes 12 s.
+# The driver ramps from the present pose to the first action step, at first at 0.5 rad/s; at most 12 s.
 APPROACH_WAIT_S = 20.0
 
 
 def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rows of sent goals every DT_S (n, 6), times of measured joints in s, measured joints (m, 6)), rad."""
+    """The commands of an episode and its measured joints.
+
+    Returns (goals sent to the servos, resampled to one action step per DT_S: (n, 6) rad; times of the measured joints
+    in s since the first command: (m,); measured joints: (m, 6) rad). DataError if commands are missing or interrupted.
+    """
     series = read_series(bag, images=False)
     if TRACE not in series.streams or len(series.sent) < 2:
         raise DataError(f"{bag.folder}: expected recorded commands on {TRACE}, found none")
@@ -35,30 +39,33 @@ def recorded_commands(bag: Bag) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     times = (stamps - stamps[0]) * 1e-9
     problem = break_in(times)
     if problem:
-        raise DataError(f"{bag.folder}: {problem}, so that its motion is not known: replay another episode")
+        raise DataError(f"{bag.folder}: {problem}, so its motion is not known: replay another episode")
     grid = np.arange(0.0, times[-1], DT_S)
-    rows = np.stack([np.interp(grid, times, series.sent[:, j]) for j in range(len(JOINT_NAMES))], axis=1)
+    steps = np.stack([np.interp(grid, times, series.sent[:, j]) for j in range(len(JOINT_NAMES))], axis=1)
     measured = (series.streams[JOINTS].stamp_ns - stamps[0]) * 1e-9 if JOINTS in series.streams else np.empty(0)
-    return rows, measured, series.joints
+    return steps, measured, series.joints
 
 
-def first_measured(rows: np.ndarray, times: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """Where the arm was at the first row, (6,) rad; the row itself where that was not recorded."""
-    return joints[int(np.abs(times).argmin())] if len(joints) else rows[0]
+def first_measured(steps: np.ndarray, times: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Measured pose at the first action step, (6,) rad; the step itself if no joints were recorded. `times` in s."""
+    return joints[int(np.abs(times).argmin())] if len(joints) else steps[0]
 
 
-def window(rows: np.ndarray, at_s: float, speed: float) -> np.ndarray:
-    """The next HORIZON rows (HORIZON, 6) from `at_s` of playing time; before 0 the first, past the end the last row."""
+def window(steps: np.ndarray, at_s: float, speed: float) -> np.ndarray:
+    """The next HORIZON action steps (HORIZON, 6) from playing time `at_s` (s); clamped to the first and last step.
+
+    `speed` scales the recorded speed; steps between two recorded ones are interpolated linearly.
+    """
     index = (at_s + np.arange(HORIZON) * DT_S) * speed / DT_S
-    index = np.clip(index, 0, len(rows) - 1)
+    index = np.clip(index, 0, len(steps) - 1)
     low = index.astype(int)
-    high = np.minimum(low + 1, len(rows) - 1)
+    high = np.minimum(low + 1, len(steps) - 1)
     part = (index - low)[:, None]
-    return (1 - part) * rows[low] + part * rows[high]
+    return (1 - part) * steps[low] + part * steps[high]
 
 
 class Player(Node):
-    """One thread: spins itself between two chunks."""
+    """The ROS client that sends the chunks. Single-threaded: it spins itself between two chunks."""
 
     def __init__(self) -> None:
         super().__init__("replay")
@@ -78,12 +85,14 @@ class Player(Node):
         self.measured.append((time.monotonic(), np.array(message.measured)))
 
     def spin_for(self, seconds: float, until=lambda: False) -> bool:
+        """Run callbacks for `seconds` (monotonic) or until the condition is true; returns its last value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not until():
             rclpy.spin_once(self, timeout_sec=min(0.02, max(end - time.monotonic(), 0.0)))
         return until()
 
     def set_mode(self, mode: str) -> None:
+        """Switch the driver to this mode; DataError if it does not answer or refuses."""
         if not self._modes.wait_for_service(timeout_sec=DRIVER_WAIT_S):
             raise DataError(
                 "no driver answers: start one first, for example ./grids teleop operator:=none in another terminal"
@@ -94,31 +103,33 @@ class Player(Node):
         if not future.result().success:
             raise DataError(f"the driver refused mode {mode!r}: {future.result().message}")
 
-    def send(self, rows: np.ndarray, sequence: int, epoch: int) -> None:
+    def send(self, steps: np.ndarray, sequence: int, epoch: int) -> None:
+        """Publish action steps (n, 6) rad as one chunk whose first step is due now."""
         now_ns = self.get_clock().now().nanoseconds
         chunk = ActionChunk(
-            joint_names=list(JOINT_NAMES), dt=DT_S, horizon=len(rows), positions=rows.ravel().tolist(),
+            joint_names=list(JOINT_NAMES), dt=DT_S, horizon=len(steps), positions=steps.ravel().tolist(),
             sequence=sequence, epoch=epoch, bundle_id="replay",
         )  # fmt: skip
         chunk.header.stamp = to_stamp(now_ns)
         self._chunks.publish(chunk)
 
-    def play(self, rows: np.ndarray, reached: np.ndarray, speed: float) -> tuple[float, str]:
-        """Approach, then play; returns (monotonic s of the episode's start, "" or why it ended early).
+    def play(self, steps: np.ndarray, reached: np.ndarray, speed: float) -> tuple[float, str]:
+        """Move to the first action step, then play all `steps` (n, 6) rad at `speed` times the recorded speed.
 
-        `reached` (6,) rad is where the arm was at the first row when it was recorded.
+        `reached` (6,) rad: measured pose at the first step when it was recorded. Returns (monotonic s at which playing
+        began, "" or why it ended early). DataError if the driver does not enter mode policy.
         """
         if not self.spin_for(DRIVER_WAIT_S, lambda: self.status is not None and self.status.mode == "policy"):
             raise DataError(f"the driver did not report mode 'policy' within {DRIVER_WAIT_S:.0f} s")
         self._acceptance = ChunkAcceptance(time.monotonic(), self.status.chunks_accepted, self.status.chunks_refused)
-        ended = self._approach(rows[0], reached)
+        ended = self._approach(steps[0], reached)
         start = time.monotonic()
-        while not ended and (at_s := time.monotonic() - start) < len(rows) * DT_S / speed:
-            ended = self._send_and_watch(window(rows, at_s, speed))
+        while not ended and (at_s := time.monotonic() - start) < len(steps) * DT_S / speed:
+            ended = self._send_and_watch(window(steps, at_s, speed))
         return start, ended
 
     def _approach(self, first: np.ndarray, reached: np.ndarray) -> str:
-        """Ask for the first row until the arm is there."""
+        """Send the first action step until the arm has reached it; returns why it could not, or an empty string."""
         deadline = time.monotonic() + APPROACH_WAIT_S
         while not (ended := self._send_and_watch(np.tile(first, (HORIZON, 1)))):
             away, joint = distance(self.measured[-1][1], first, reached) if self.measured else (np.inf, "the arm")
@@ -129,10 +140,10 @@ class Player(Node):
                 return f"the arm did not come to the first pose within {APPROACH_WAIT_S:.0f} s: {where}"
         return ended
 
-    def _send_and_watch(self, rows: np.ndarray) -> str:
-        """One chunk and PERIOD_S of listening; why the episode cannot go on, or an empty string."""
+    def _send_and_watch(self, steps: np.ndarray) -> str:
+        """Send one chunk and spin for PERIOD_S; returns why the episode cannot go on, or an empty string."""
         self._sequence += 1
-        self.send(rows, self._sequence, self._epoch)
+        self.send(steps, self._sequence, self._epoch)
         self.spin_for(PERIOD_S)
         status = self.status
         if status.mode != "policy":
@@ -142,7 +153,10 @@ class Player(Node):
 
 
 def tracking(player: Player, start: float, speed: float, times: np.ndarray, joints: np.ndarray) -> np.ndarray | None:
-    """Mean absolute difference to the recorded joints (6,) rad, over the playing time; None without overlap."""
+    """Mean absolute difference between measured and recorded joints, (6,) rad, over the playing time.
+
+    `start` in monotonic s, `times` in s of the recording, `joints` (m, 6) rad. None without overlap.
+    """
     if not len(joints):
         return None
     inside = [((at - start) * speed, rad) for at, rad in player.measured if 0 <= (at - start) * speed <= times[-1]]
@@ -154,16 +168,16 @@ def tracking(player: Player, start: float, speed: float, times: np.ndarray, join
 
 
 def replay_arm(folder: Path, speed: float) -> int:
-    """Exit code of `./grids replay --to arm`; DataError when it cannot begin."""
+    """Replay the commands of the bag in `folder`; returns the exit code. DataError if it cannot begin."""
     with Bag(folder) as bag:
-        rows, times, joints = recorded_commands(bag)
+        steps, times, joints = recorded_commands(bag)
     rclpy.init()
     player = Player()
     try:
         player.set_mode("policy")
-        sys.stdout.write(f"playing {len(rows) * DT_S / speed:.1f} s, once the arm has come to the first pose\n")
+        sys.stdout.write(f"playing {len(steps) * DT_S / speed:.1f} s, once the arm has come to the first pose\n")
         sys.stdout.flush()
-        start, ended = player.play(rows, first_measured(rows, times, joints), speed)
+        start, ended = player.play(steps, first_measured(steps, times, joints), speed)
         if ended:
             sys.stderr.write(f"ended early: {ended}\n")
             return 1

@@ -1,19 +1,19 @@
-"""When the replay of an episode may begin and when it must end, from what the driver reports. Times are monotonic s."""
+"""Conditions for starting and stopping the replay of an episode, from the driver's status. Times are monotonic s."""
 
 import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
 
-# Above the droop of a loaded arm, below what the driver calls a jump.
+# Larger than the sag of a loaded arm, smaller than what the driver refuses as a jump.
 ARRIVED_RAD = 0.1
-# Commands come a hundred times a second; the motion within a longer break is unknown.
+# Commands are recorded at 100 Hz; the motion within a longer break is unknown.
 LONGEST_BREAK_S = 0.5
-# Chunks go out five times, the driver's status ten times a second.
+# Chunks are sent at 5 Hz, the driver reports its status at 10 Hz.
 PATIENCE_S = 2.0
 
 
 def break_in(times: np.ndarray) -> str:
-    """Where the recorded commands (n,) in s do not follow each other: a hole, or a clock that was set; else empty."""
+    """The first gap or backward jump in the times of the commands, (n,) in s, as a sentence; empty if there is none."""
     steps = np.diff(times)
     for index in np.flatnonzero((steps < 0) | (steps > LONGEST_BREAK_S))[:1]:
         step, at = steps[index], times[index]
@@ -24,10 +24,10 @@ def break_in(times: np.ndarray) -> str:
 
 
 def distance(measured: np.ndarray, goal: np.ndarray, reached: np.ndarray) -> tuple[float, str]:
-    """How far the worst joint is from the start of an episode, rad, and its name.
+    """Largest distance in rad of a joint from the start of an episode, and the joint's name.
 
-    At the start lie the first `goal`, the pose that the arm had `reached` then (a closed gripper never gets to its
-    goal), and everything between; all (6,) rad.
+    Any angle between the first `goal` and the pose `reached` at that time counts as the start, because a closed
+    gripper does not reach its goal. All arguments are (6,) rad.
     """
     low, high = np.minimum(goal, reached), np.maximum(goal, reached)
     away = np.maximum(np.maximum(low - measured, measured - high), 0.0)
@@ -36,13 +36,13 @@ def distance(measured: np.ndarray, goal: np.ndarray, reached: np.ndarray) -> tup
 
 
 class ChunkAcceptance:
-    """Whether the driver takes the chunks: its counters are compared with those of the beginning."""
+    """Checks that the driver accepts the chunks: compares its counters with those at the beginning."""
 
     def __init__(self, now_s: float, accepted: int, refused: int) -> None:
         self._accepted, self._refused, self._since_s = accepted, refused, now_s
 
     def problem(self, now_s: float, accepted: int, refused: int, last_refusal: str) -> str:
-        """Empty while all is well; call it at some Hz with the newest status."""
+        """Why the replay must end, or an empty string. Call a few times per second with the newest status."""
         if refused > self._refused:
             return f"the driver refused a chunk: {last_refusal}"
         if accepted > self._accepted:
