@@ -1,10 +1,9 @@
-"""`./grids bench driver`: what the driver costs and how punctual it is, on the twin or on a real arm.
+"""`./grids bench driver`: bus rate, CPU use and lateness of the driver, on the twin or on a real arm.
 
-Three parts: how fast one read-and-write cycle of the bus is, in our layer and as LeRobot does it with the SDK as
-shipped; how punctual the control loop is, alone and beside a one-thread inference load; how old a command is when it
-reaches the servos (how old the image is by then needs cameras and a policy: `./grids bench graph`). The arm is only
-asked to stay where it is. The last line is one JSON object.
-`--campaign [--short]` runs the fault campaign instead.
+Three parts: the rate of one write-and-read cycle on the bus, in this project's bus layer and with Feetech's SDK as
+LeRobot uses it; the lateness of the control loop, alone and beside a one-thread inference load; the age of a command
+when it reaches the servos (`./grids bench graph` measures the age of the image). The arm holds its pose. The last line
+is one JSON object. `--campaign [--short]` runs the fault campaign instead.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from so100_driver.guard.arm import Arm
 from so100_driver.guard.intake import Request
 from so100_driver.params import DriverParams
 
-# About what one policy inference costs: a matrix product in one thread, for ever.
+# About the load of policy inference: matrix products in one thread, without end.
 LOAD = (
     "import os; os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')\n"
     "import numpy as np\n"
@@ -39,12 +38,13 @@ LOAD = (
 
 
 class Meter:
-    """Rate and CPU share of one thread between `__init__` and `read`."""
+    """Measures rate and CPU use of the calling thread, from construction on."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.monotonic(), time.thread_time()
 
     def read(self, count: int, cycles_s: list[float]) -> dict:
+        """Rate Hz, CPU %, median and 99th percentile of `cycles_s`, ms, over `count` cycles."""
         wall = time.monotonic() - self._wall
         cpu = time.thread_time() - self._cpu
         p50, p99 = np.percentile(cycles_s, (50, 99)) * 1e3
@@ -61,7 +61,7 @@ def _repeat(cycle, seconds: float) -> dict:
 
 
 def our_cycles(path: str, seconds: float) -> dict[str, dict]:
-    """Sync write and sync read in our bus layer: the whole state block, and the position only as LeRobot reads it."""
+    """Sync write and sync read with ServoBus: the whole state block, and only the position, as LeRobot reads it."""
     bus = ServoBus(path, SERVO_IDS)
     bus.open()
     try:
@@ -76,16 +76,16 @@ def our_cycles(path: str, seconds: float) -> dict[str, dict]:
             bus.write_goals(goals)
             bus.sync_read(ids, PRESENT_POSITION.address, PRESENT_POSITION.size)
 
-        rows = {"ours, position": _repeat(position, seconds), "ours, whole state": _repeat(whole, seconds)}
+        cycles = {"ours, position": _repeat(position, seconds), "ours, whole state": _repeat(whole, seconds)}
         errors = sum(c.errors for c in bus.counters.values())
-        rows["ours, whole state"]["bus_errors"] = errors
-        return rows
+        cycles["ours, whole state"]["bus_errors"] = errors
+        return cycles
     finally:
         bus.close()
 
 
 def sdk_cycles(path: str, seconds: float) -> dict[str, dict]:
-    """The same with the SDK as shipped: LeRobot's sync read and sync write, and one read per servo and register."""
+    """The same with Feetech's SDK: sync read and sync write as LeRobot does, and one read for each servo."""
     port, packets = PortHandler(path), PacketHandler(0)
     port.openPort()
     try:
@@ -114,7 +114,7 @@ def sdk_cycles(path: str, seconds: float) -> dict[str, dict]:
 
 
 class LoopBench:
-    """The real control loop on the bus, holding its pose through chunks that arrive at 10 Hz."""
+    """Runs the control loop on the bus; chunks at 10 Hz hold the arm's pose."""
 
     def __init__(self, path: str, params: DriverParams, seconds: float) -> None:
         self.params, self.seconds = params, seconds
@@ -132,7 +132,7 @@ class LoopBench:
             eeprom=prepare.read_eeprom(self.bus),
             on_tick=self._ticked,
             on_event=self._on_event,
-            lateness_window_s=2 * seconds + 10,  # all of it, also where the machine is slow
+            lateness_window_s=2 * seconds + 10,  # the whole run, also on a slow machine
         )
         self._offered: dict[int, int] = {}
         self._ages_s: list[float] = []
@@ -148,13 +148,14 @@ class LoopBench:
 
     def _offer(self, sequence: int) -> None:
         now_ns = time.monotonic_ns()
-        rows = np.tile(self.arm.motion.position, 30)
-        request = Request(JOINT_NAMES, 1 / 30, 30, rows, now_ns, sequence, 0)
+        positions = np.tile(self.arm.motion.position, 30)
+        request = Request(JOINT_NAMES, 1 / 30, 30, positions, now_ns, sequence, 0)
         self._offered[sequence] = now_ns
         with self.loop.lock:
             self.arm.offer(now_ns, request)
 
     def run(self) -> dict:
+        """Run for `seconds`: rate, lateness, command age, CPU use, bus errors. DriverError when no goal was sent."""
         self.loop.read_held()
         self.loop.start()
         time.sleep(0.3)
@@ -164,7 +165,7 @@ class LoopBench:
         ticks, late, cpu, began = self.arm.totals.ticks, self.loop.late_ticks, time.process_time(), time.monotonic()
         errors = sum(c.errors for c in self.bus.counters.values())
         for sequence in range(1, round(self.seconds * 10) + 1):
-            # Not in step with the loop, as no policy is.
+            # Not a multiple of the loop's period: policies are not in step with it either.
             time.sleep(0.0973)
             self._offer(sequence)
         wall = time.monotonic() - began
@@ -188,7 +189,7 @@ class LoopBench:
         }
 
     def close(self) -> None:
-        """Leave torque as it was found."""
+        """Switch torque off if it was off before, then close the bus."""
         if not self.found_torque and self.arm.active:
             with self.loop.lock:
                 self.arm.release(time.monotonic_ns(), "the bench is over")
@@ -198,6 +199,7 @@ class LoopBench:
 
 
 def measure_loop(path: str, params: DriverParams, seconds: float) -> dict:
+    """One LoopBench run, closed afterwards."""
     bench = LoopBench(path, params, seconds)
     try:
         return bench.run()
@@ -206,10 +208,10 @@ def measure_loop(path: str, params: DriverParams, seconds: float) -> dict:
 
 
 def measure(path: str, params: DriverParams, seconds: float, say) -> dict:
-    """All parts; prints rows as they come."""
+    """Measure all parts; `say` prints each result. DriverError without an arm."""
     result: dict = {"cycles": {}, "loops": {}}
     part = max(seconds / 5, 0.5)
-    # Settings first: a factory servo waits 0.5 ms before each answer.
+    # Servo settings first: with factory settings a servo waits 0.5 ms before each reply.
     bus = ServoBus(path, SERVO_IDS)
     bus.open()
     try:
@@ -247,7 +249,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0, or 2 when the arm cannot be reached."""
+    """Exit code: 0, or 2 when the arm cannot be reached."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--campaign" in argv:
         from so100_driver_testing import campaign

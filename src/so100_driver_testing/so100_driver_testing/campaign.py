@@ -1,7 +1,7 @@
 """The fault campaign: `./grids bench driver --campaign [--short]`.
 
-Runs the real driver node on the twin's serial line under every fault of `faults.py` and checks the promises on the
-twin's own log of goals and torque. Prints a table; the last line is one JSON object with "runs" and "violations".
+Runs the real driver node on the twin's serial line under every fault of `scenarios` and checks the promises on the
+twin's log of goals and torque. Prints a table; the last line is one JSON object with "runs" and "violations".
 """
 
 import argparse
@@ -19,7 +19,7 @@ from so100_driver_testing.scenarios import SCENARIOS, FaultScenario, named
 
 @dataclass(slots=True)
 class CampaignRow:
-    """One line of the table."""
+    """Runs and violations of one scenario: one line of the table."""
 
     name: str
     runs: int = 0
@@ -28,14 +28,14 @@ class CampaignRow:
 
 
 class Campaign:
-    """Keeps one twin and, for scenarios that share it, one driver; renews both after anything went wrong."""
+    """Keeps one twin and, for scenarios that share it, one driver; starts new ones after a violation."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._rig: Rig | None = None
 
     def run(self, scenario: FaultScenario, index: int) -> list[str]:
-        """One run; a harness that breaks is a violation too."""
+        """One run of a scenario; returns its violations. An error of the test rig is a violation too."""
         rng = random.Random(f"{self.seed}/{scenario.name}/{index}")
         try:
             rig = self._ready(fresh=scenario.fresh)
@@ -43,7 +43,7 @@ class Campaign:
         except Exception as error:
             found = [f"could not run: {''.join(traceback.format_exception_only(error)).strip()}"]
         if found or scenario.name == "temperature ramp":
-            self.close()  # a hot servo stays hot, and after a violation nothing is known
+            self.close()  # a hot servo stays hot, and after a violation the state is unknown
         elif scenario.fresh:
             self._rig.client.swinging(on=False)
             self._rig.stop_driver()
@@ -64,12 +64,14 @@ class Campaign:
         return rig
 
     def close(self) -> None:
+        """End driver and twin."""
         if self._rig is not None:
             self._rig.close()
             self._rig = None
 
 
 def table(rows: list[CampaignRow]) -> str:
+    """The results as a text table with a header; at most five violations of each scenario."""
     lines = [f"{'fault':40} {'runs':>5} {'violations':>11} {'s':>7}"]
     for row in rows:
         lines.append(f"{row.name:40} {row.runs:5d} {len(row.violations):11d} {row.seconds:7.1f}")
@@ -78,7 +80,7 @@ def table(rows: list[CampaignRow]) -> str:
 
 
 def run(scenarios: tuple[FaultScenario, ...], *, short: bool, seed: int, say=lambda text: None) -> list[CampaignRow]:
-    """Every scenario its number of runs; `say` gets one line per scenario."""
+    """Run every scenario its number of times; `say` gets one line for each scenario."""
     campaign, rows = Campaign(seed), []
     try:
         for scenario in scenarios:
@@ -96,13 +98,13 @@ def run(scenarios: tuple[FaultScenario, ...], *, short: bool, seed: int, say=lam
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 without violations, 1 with."""
+    """Exit code: 0 without violations, 1 with."""
     parser = argparse.ArgumentParser(prog="grids bench driver --campaign", description=__doc__.splitlines()[0])
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="one run of each fault, about a minute")
     length.add_argument("--long", action="store_true", help="every fault many times (the default)")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
-    parser.add_argument("--seed", type=int, default=0, help="draws joints and moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random joints and times")
     chosen = parser.parse_args(argv)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     scenarios = named(chosen.only) if chosen.only else SCENARIOS

@@ -1,4 +1,4 @@
-"""What every scenario of the fault campaign ends with: a look at the twin's log, and sentences about what is wrong."""
+"""Checks at the end of every scenario of the fault campaign. They return violations as sentences."""
 
 import time
 
@@ -11,11 +11,12 @@ SETTLE_S = 0.35  # the log is flushed every 0.2 s
 
 
 def settled(rig: Rig, mark: Mark, allowed: Allowed = promises.NEVER, *, moving: bool = True) -> list[str]:
-    """Standing promises over everything since `mark`."""
+    """Violations of the promises of every scenario in the twin's log since `mark`. `moving`: the arm has to move."""
     time.sleep(SETTLE_S)
     records = rig.twin.records(mark)
     return promises.standing(records, allowed) + (promises.moved(records) if moving else [])
 
 
 def expect(true: bool, what: str) -> list[str]:  # noqa: FBT001 - reads as a sentence
+    """`what` as a violation unless `true`."""
     return [] if true else [what]

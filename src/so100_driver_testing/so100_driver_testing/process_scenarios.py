@@ -1,6 +1,6 @@
-"""Scenarios of the fault campaign about processes and clocks: killed, stopped, started twice, an hour off.
+"""Scenarios of the fault campaign about processes and clocks: killed, stopped, started twice, clock steps.
 
-Each returns violations; see `faults`.
+Each returns violations; see `scenarios`.
 """
 
 import random
@@ -27,7 +27,7 @@ HAND_RAD = np.array([0.8, 0, 0, 0, 0, 0])
 
 
 def signalled(number: signal.Signals) -> Callable:
-    """SIGINT or SIGTERM at a random moment: rest at limited speed, then torque off, code 0."""
+    """SIGINT or SIGTERM at a random time: the arm goes to rest at limited speed, torque goes off, exit code 0."""
 
     def act(rig: Rig, rng: random.Random) -> list[str]:
         mark = rig.twin.mark()
@@ -62,7 +62,7 @@ def killed(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def stopped_for_2s(rig: Rig, rng: random.Random) -> list[str]:
-    """SIGSTOP of the driver: on waking it holds or goes on, never catches up in a leap."""
+    """SIGSTOP of the driver for 2 s: afterwards it holds or continues without a jump."""
     mark = rig.twin.mark()
     time.sleep(rng.uniform(0.1, 0.8))
     rig.driver.send(signal.SIGSTOP)
@@ -72,7 +72,7 @@ def stopped_for_2s(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def twin_stopped(rig: Rig, rng: random.Random) -> list[str]:
-    """The far end of the line is frozen for two seconds: old goals are not delivered in a burst."""
+    """The twin is stopped for 2 s: old goals are not delivered in a burst."""
     mark = rig.twin.mark()
     time.sleep(rng.uniform(0.1, 0.8))
     rig.twin.process.send(signal.SIGSTOP)
@@ -87,7 +87,7 @@ def policy_process(number: signal.Signals) -> Callable:
     def act(rig: Rig, rng: random.Random) -> list[str]:
         rig.client.swinging(on=False)
         rig.client.until(lambda s: s.state == "holding", 4.0)
-        time.sleep(2.1)  # the former source is forgotten after 2 s
+        time.sleep(2.1)  # after 2 s another source may begin its sequence again
         mover = Child([sys.executable, "-m", "so100_driver_testing.rig"])
         try:
             if not rig.client.until(lambda s: s.state == "executing", START_TIMEOUT_S):
@@ -111,16 +111,16 @@ def policy_process(number: signal.Signals) -> Callable:
 
 
 def clock_steps(rig: Rig, rng: random.Random) -> list[str]:
-    """The ROS clock jumps an hour back or forth: the arm neither stops for good nor leaps."""
+    """The ROS clock jumps by an hour, back or forth: the arm goes on without a jump."""
     stop, step = threading.Event(), rng.choice((-HOUR_S, HOUR_S))
     publisher = rig.client.node.create_publisher(Clock, "/clock", 10)
 
-    def tell() -> None:
+    def publish_clock() -> None:
         while not stop.wait(0.004):
             publisher.publish(Clock(clock=rig.client.stamp()))
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    clock_thread = threading.Thread(target=publish_clock, daemon=True)
+    clock_thread.start()
     try:
         rig.start(use_sim_time=True)
         rig.client.swinging(on=True)
@@ -135,7 +135,7 @@ def clock_steps(rig: Rig, rng: random.Random) -> list[str]:
     finally:
         rig.client.clock_offset_s = 0.0
         stop.set()
-        teller.join(1)
+        clock_thread.join(1)
         rig.client.node.destroy_publisher(publisher)
 
 
@@ -143,13 +143,13 @@ def dead_at_start(rig: Rig, rng: random.Random) -> list[str]:
     """A servo is missing when the driver starts: one sentence that names it, no goal, no torque."""
     joint = rng.choice(JOINT_NAMES)
     rig.twin.fault("dead_servo", target=joint)
-    time.sleep(SETTLE_S)  # what an earlier driver wrote has reached the servos
+    time.sleep(SETTLE_S)  # until the writes of an earlier driver have reached the servos
     mark = rig.twin.mark()
     driver = rig.launch()
     code = driver.wait(START_TIMEOUT_S)
     rig.twin.clear()
     if code is None:
-        return ["the driver did not give up"]
+        return ["the driver did not end"]
     found = expect(code != 0, "expected a non-zero exit code")
     found += expect(joint in driver.output, f"expected a sentence that names {joint}, got {driver.output[-300:]}")
     goals = [r for r in rig.twin.records(mark) if r.kind in ("goal", "torque")]
@@ -157,7 +157,7 @@ def dead_at_start(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def second_driver(rig: Rig, rng: random.Random) -> list[str]:
-    """A second driver on the same port is refused; the first goes on undisturbed."""
+    """A second driver on the same port is refused; the first one continues."""
     mark = rig.twin.mark()
     second = start_node("so100_driver.nodes.driver", rig.folder, {"serial_port": rig.twin.paths["follower"]})
     try:
@@ -171,7 +171,7 @@ def second_driver(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def _under_way(rig: Rig, standing: np.ndarray, timeout_s: float = 2.0) -> bool:
-    """Wait until the follower has left the pose `standing`; a loaded machine takes its time."""
+    """Wait until the follower has left the pose `standing` (joints,) rad. False after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if np.abs(rig.twin.positions("follower") - standing).max() > 0.06:
@@ -195,11 +195,11 @@ def leader_process(number: signal.Signals) -> Callable:
             ):
                 return [f"the follower did not catch up with the leader: {rig.client.status.reason}"]
             mark, standing = rig.twin.mark(), rig.twin.positions("follower")
-            away = -HAND_RAD if here[0] > 0 else HAND_RAD  # the leader stays where the run before has left it
+            away = -HAND_RAD if here[0] > 0 else HAND_RAD  # the leader stays where the previous run left it
             rig.twin.ask({"hand": (here + away).tolist()})
             if not _under_way(rig, standing):
                 return ["the follower did not move with the leader"]
-            time.sleep(rng.uniform(0.0, 0.15))  # the hand is under way for 0.45 s
+            time.sleep(rng.uniform(0.0, 0.15))  # the hand moves for 0.45 s
             cause = time.monotonic()
             leader.send(number)
             time.sleep(2.0 if number == signal.SIGSTOP else 1.0)
@@ -208,7 +208,7 @@ def leader_process(number: signal.Signals) -> Callable:
             reason = rig.client.status.reason
             found += expect("the leader has been silent" in reason, f"expected a silent leader, got {reason!r}")
             leader.send(signal.SIGCONT)
-            time.sleep(1.0 if number == signal.SIGSTOP else 0.0)  # it is followed again, from a ramp
+            time.sleep(1.0 if number == signal.SIGSTOP else 0.0)  # the follower follows again, after a ramp
             found += settled(rig, mark)
         finally:
             leader.kill()

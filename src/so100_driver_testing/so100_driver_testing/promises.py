@@ -1,4 +1,4 @@
-"""What the driver promises, checked on the twin's own log of goals and torque. Pure; times are monotonic seconds."""
+"""The driver's promises, checked on the twin's log of goals and torque. Pure; times are monotonic seconds."""
 
 from dataclasses import dataclass
 
@@ -9,23 +9,23 @@ from grids_common.so100 import RAD_PER_TICK, REST_POSE_RAD, ZERO_TICK
 VELOCITY_LIMIT = 3.0
 STEP_LIMIT = 0.045  # one and a half ticks at the velocity limit and 100 Hz
 HOLD_WITHIN_S = 0.3
-WINDOW_S = 0.2  # speeds are measured over this, because two writes may reach the bus closer than they were computed
+WINDOW_S = 0.2  # speed is measured over this: two writes can reach the bus closer together than they were computed
 SPEED_TOLERANCE = 1.1
 REST_TOLERANCE_RAD = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Exceptions a scenario makes from the standing promises."""
+    """What a scenario allows beyond the promises of every scenario."""
 
-    torque_off: str = "never"  # "never", "at_rest" (only in the rest pose), "asked"
+    torque_off: str = "never"  # "never", "at_rest" (only in the rest pose), "asked" (requested by a client)
 
 
 NEVER = Allowed()
 
 
 def standing(records: list, allowed: Allowed = NEVER) -> list[str]:
-    """Violations of the promises that hold in every scenario: step, speed, torque."""
+    """Violations of the promises of every scenario: largest step, speed, torque. `records`: of bus_log."""
     from grids_sim.servo import bus_log
 
     found = []
@@ -39,7 +39,7 @@ def standing(records: list, allowed: Allowed = NEVER) -> list[str]:
 
 
 def torque(records: list, allowed: Allowed) -> list[str]:
-    """Releases that were not allowed."""
+    """Servos whose torque went off although that was not allowed."""
     from grids_sim.servo import bus_log
 
     if allowed.torque_off == "asked":
@@ -56,7 +56,7 @@ def _at_rest(record) -> bool:
 
 
 def held(records: list, cause_s: float, until_s: float) -> list[str]:
-    """Goals must have stopped changing HOLD_WITHIN_S after the cause, and stay so."""
+    """Goals must not change later than HOLD_WITHIN_S after the cause."""
     from grids_sim.servo import bus_log
 
     changed = bus_log.last_goal_change_s([r for r in records if r.t_s <= until_s])
@@ -66,7 +66,7 @@ def held(records: list, cause_s: float, until_s: float) -> list[str]:
 
 
 def unmoved(records: list) -> list[str]:
-    """No goal took another value at all."""
+    """No goal may have changed."""
     goals: dict[int, set[int]] = {}
     for record in records:
         if record.kind == "goal":
@@ -76,7 +76,7 @@ def unmoved(records: list) -> list[str]:
 
 
 def moved(records: list, at_least_rad: float = 0.05) -> list[str]:
-    """The arm was commanded to move at all: a scenario on a standing arm proves nothing."""
+    """The goals must have moved: a scenario on an arm that stands still tests nothing."""
     goals: dict[int, list[int]] = {}
     for record in records:
         if record.kind == "goal":

@@ -1,7 +1,7 @@
-"""A driver process on a twin process, and a client that commands it: the bench of the fault campaign and of tests.
+"""The test rig: a driver process on a twin process, and a client that commands it. For the fault campaign and tests.
 
-Everything is real but the motors: the twin's serial line, the driver node in its own process, DDS between them. The
-twin's own log of goals and torque is the judge.
+Only the motors are simulated: the driver node runs in its own process, on the twin's serial line and DDS. Promises are
+checked on the twin's log of goals and torque.
 """
 
 import os
@@ -26,21 +26,21 @@ from grids_common.process import Child
 from grids_common.so100 import JOINT_NAMES, REST_POSE_RAD
 from so100_driver_testing.twin_process import TwinProcess
 
-START_TIMEOUT_S = 120.0  # patience only: a process that ends is noticed at once
-# Travel of each joint from the rest pose, inwards; 2 rad/s of phase makes 1 rad/s at most.
+START_TIMEOUT_S = 120.0  # an upper limit: a process that ends is noticed at once
+# Amplitude of each joint from the rest pose, inwards; a phase rate of 2 rad/s gives at most 1 rad/s.
 SWING_RAD = np.array([0.5, 0.4, -0.4, -0.4, 0.3, 0.4])
 PHASE_RATE = 2.0
 STEPS, DT_S = 30, 1 / 30
 
 
 def swing(t_s: np.ndarray | float) -> np.ndarray:
-    """The test motion (…, 6) rad at monotonic time t: out from the rest pose and back, smoothly, for ever."""
+    """The test motion (…, 6) rad at monotonic time `t_s`: smoothly out of the rest pose and back, repeated."""
     t = np.asarray(t_s, float)[..., None]
     return np.array(REST_POSE_RAD) + SWING_RAD * (1 - np.cos(PHASE_RATE * t))
 
 
 def start_node(module: str, folder: Path, parameters: dict[str, object]) -> Child:
-    """One of our nodes as a process, started by itself (`autostart`). Its output is kept in `folder` for messages."""
+    """Start a node as a process that activates itself (`autostart`). Its output goes to a file in `folder`."""
     command = [sys.executable, "-m", module, "--ros-args"]
     for name, value in ({"autostart": True} | parameters).items():
         text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
@@ -51,7 +51,7 @@ def start_node(module: str, folder: Path, parameters: dict[str, object]) -> Chil
 
 
 class Client:
-    """A policy that swings the arm, and eyes on what the driver says. Spins in a thread of its own."""
+    """A policy that can swing the arm, with the driver's newest status and joint states. Has its own threads."""
 
     def __init__(self, name: str = "rig") -> None:
         self._own_context = not rclpy.ok()
@@ -103,14 +103,16 @@ class Client:
 
     # -- commands ------------------------------------------------------------------------------------------------
     def swinging(self, *, on: bool) -> None:
+        """Switch publishing of the test motion on or off."""
         self._swinging = on
 
     def stamp(self, offset_s: float = 0.0):
+        """builtin_interfaces/Time of now plus `offset_s` and the clock offset under test."""
         now = self.node.get_clock().now() + rclpy.duration.Duration(seconds=self.clock_offset_s + offset_s)
         return now.to_msg()
 
     def swing_chunk(self) -> ActionChunk:
-        """One second of the test motion from now on."""
+        """A chunk of one second of the test motion from now on."""
         message = ActionChunk(joint_names=list(JOINT_NAMES), dt=DT_S, horizon=STEPS, bundle_id="campaign")
         message.header.stamp = self.stamp()
         message.positions = swing(time.monotonic() + np.arange(STEPS) * DT_S).ravel().tolist()
@@ -119,21 +121,23 @@ class Client:
         return message
 
     def pose_chunk(self, pose: np.ndarray) -> ActionChunk:
-        """One second of standing at `pose`."""
+        """A chunk of one second that holds `pose` (joints,) rad."""
         message = self.swing_chunk()
         message.positions = np.tile(pose, message.horizon).tolist()
         return message
 
     def publish(self, message: ActionChunk) -> None:
+        """Publish a chunk."""
         self.chunks.publish(message)
 
     def estop_topic(self) -> None:
+        """Publish an emergency stop on /estop."""
         self._estop.publish(Bool(data=True))
 
     def call(self, name: str, timeout_s: float = 5.0):
-        """One of the driver's Trigger services; None without an answer in time.
+        """Call a Trigger service of the driver. Returns its response, None without one within `timeout_s`.
 
-        Asked again every 2 s: a request goes astray while DDS still knows a driver of the same name that was killed.
+        The call is repeated every 2 s: a request is lost while DDS still knows a killed driver of the same name.
         """
         end = time.monotonic() + timeout_s
         while (left_s := end - time.monotonic()) > 0:
@@ -143,6 +147,7 @@ class Client:
         return None
 
     def set_mode(self, mode: str, timeout_s: float = 5.0):
+        """Call driver/set_mode. Returns its response, None without one."""
         return self._wait(self._mode, SetMode.Request(mode=mode), timeout_s)
 
     @staticmethod
@@ -154,7 +159,7 @@ class Client:
         return future.result() if done.wait(timeout_s) else None
 
     def until(self, condition, timeout_s: float) -> bool:
-        """Poll `condition(status)`."""
+        """Wait until `condition(status)` is true. False after `timeout_s`."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             if self.status is not None and condition(self.status):
@@ -163,6 +168,7 @@ class Client:
         return False
 
     def close(self) -> None:
+        """End the threads, then destroy the node."""
         self._stop = True
         self._thread.join()  # a node that is destroyed while it spins or publishes ends the process
         self._mover.join()
@@ -173,7 +179,7 @@ class Client:
 
 
 def send_heartbeats(client: Client, stop: threading.Event) -> None:
-    """What a policy node does besides chunks: its status at 20 Hz."""
+    """Publish the policy's status at 20 Hz until `stop`, as a policy node does."""
     publisher = topics.publisher(client.node, "/policy/status", PolicyStatus)
     while not stop.wait(0.05):
         publisher.publish(PolicyStatus(state="running"))
@@ -196,18 +202,18 @@ class Rig:
         self.close()
 
     def launch(self, **parameters) -> Child:
-        """Start a driver and do not wait for it."""
+        """Start a driver without waiting for it. `parameters`: of the node `driver`."""
         self.driver = start_node(
             "so100_driver.nodes.driver", self.folder, {"serial_port": self.twin.paths["follower"]} | parameters
         )
         return self.driver
 
     def start(self, **parameters) -> Child:
-        """Start a driver and wait until it is armed; RuntimeError with its output if that fails."""
+        """Start a driver and wait until it is active. RuntimeError with its output if that fails."""
         self.client.status = None
         driver = self.launch(**parameters)
-        wanted = parameters.get("mode", "policy")
-        if not self._armed(driver, wanted):
+        mode = parameters.get("mode", "policy")
+        if not self._armed(driver, mode):
             raise RuntimeError(f"the driver did not arm: {driver.output[-2000:]}")
         return driver
 
@@ -219,7 +225,7 @@ class Rig:
         return False
 
     def recover(self) -> bool:
-        """Clear faults, reset, back to policy mode and swinging; False when the driver does not come back."""
+        """Clear the twin's faults, reset the driver, and swing in policy mode. False if that fails within 8 s."""
         self.twin.clear()
         self.client.swinging(on=True)
         end = time.monotonic() + 8.0
@@ -233,11 +239,13 @@ class Rig:
         return False
 
     def stop_driver(self) -> None:
+        """Kill the driver."""
         if self.driver is not None:
             self.driver.kill()
             self.driver = None
 
     def close(self) -> None:
+        """End every process and delete the folder."""
         self.stop_driver()
         if self.client is not None:
             self.client.close()
@@ -246,7 +254,7 @@ class Rig:
 
 
 def mover() -> int:
-    """A policy process: swings and reports its status until it is stopped."""
+    """The program of a policy process: swings the arm and publishes its status until a signal ends it."""
     client, stop = Client(f"mover_{os.getpid()}"), threading.Event()
     client.swinging(on=True)
     for number in (signal.SIGINT, signal.SIGTERM):

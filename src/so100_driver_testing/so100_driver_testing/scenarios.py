@@ -1,6 +1,7 @@
-"""The scenarios of the fault campaign: what is done to a running driver and what must be true of the twin's servos.
+"""The scenarios of the fault campaign: a fault of a running driver, and what must be true of the twin's servos.
 
-A scenario takes a `Rig` with an armed, swinging driver (or none, for those that start their own); returns violations.
+A scenario takes a `Rig` with an active, swinging driver (or without, if it starts its own) and a random generator, and
+returns violations as sentences.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ AT_REST = Allowed("at_rest")
 
 @dataclass(frozen=True, slots=True)
 class FaultScenario:
-    """`runs` in the short and in the long campaign. `fresh`: starts and ends its own driver."""
+    """`short` and `long`: runs in the short and long campaign. `fresh`: the scenario starts its own driver."""
 
     name: str
     act: Callable[[Rig, random.Random], list[str]]
@@ -42,7 +43,7 @@ class FaultScenario:
 
 
 def rides_through(kind: str, value: float, duration_s: float = 1.5) -> Callable:
-    """A fault that must not stop the motion for good, break a limit or latch anything."""
+    """A fault of the twin after which the motion must go on, with no limit broken and nothing latched."""
 
     def act(rig: Rig, rng: random.Random) -> list[str]:
         mark = rig.twin.mark()
@@ -61,7 +62,7 @@ def rides_through(kind: str, value: float, duration_s: float = 1.5) -> Callable:
 
 @contextlib.contextmanager
 def diagnosed(rig: Rig) -> Iterator[list[str]]:
-    """What /diagnostics says meanwhile."""
+    """Collects the messages in /diagnostics meanwhile."""
     texts: list[str] = []
     listener = topics.subscription(
         rig.client.node,
@@ -76,7 +77,7 @@ def diagnosed(rig: Rig) -> Iterator[list[str]]:
 
 
 def sagging(rig: Rig, rng: random.Random) -> list[str]:
-    """The supply sags: the motion goes on, and /diagnostics says so."""
+    """The supply voltage drops: the motion goes on, and /diagnostics contains a warning."""
     with diagnosed(rig) as texts:
         found = rides_through("voltage_sag", 4.5, duration_s=2.5)(rig, rng)  # diagnostics come once a second
     return found + expect(
@@ -90,20 +91,20 @@ def _off_truth(rig: Rig) -> float:
 
 
 def late_then_other_read(rig: Rig, rng: random.Random) -> list[str]:
-    """One reply 45 ms late: nothing that is read afterwards may be taken from it."""
+    """One reply comes 45 ms late: no later reading may be taken from it."""
     mark = rig.twin.mark()
     found = []
     for joint in rng.sample(JOINT_NAMES, 3):
         rig.twin.fault("late_reply", target=joint, value=0.045)
         time.sleep(0.2)
-        # The nearest of a few looks: on a busy machine one look may itself be late; old replies stay wrong in each.
+        # The smallest error of five: on a busy machine one reading may be late; an old reply is wrong in each.
         error = min(_off_truth(rig) for _ in range(5))
         found += expect(error < 0.15, f"joint states are {error:.2f} rad from the truth after a late reply")
     return found + expect(rig.recover(), "the motion did not go on") + settled(rig, mark)
 
 
 def servo_dies(joint: str | None) -> Callable:
-    """One servo (None: a random one), or all ("all"), fall silent in mid-motion."""
+    """One servo (None: a random one), or all ("all"), stop answering during a motion."""
 
     def act(rig: Rig, rng: random.Random) -> list[str]:
         target = rng.choice(JOINT_NAMES) if joint is None else joint
@@ -126,7 +127,7 @@ def servo_dies(joint: str | None) -> Callable:
 
 
 def unplugged(rig: Rig, rng: random.Random) -> list[str]:
-    """The adapter is pulled and put back; the node keeps running and recovers after a reset."""
+    """The adapter is unplugged and plugged in again; the node keeps running and recovers after a reset."""
     mark = rig.twin.mark()
     time.sleep(rng.uniform(0.1, 0.5))
     rig.twin.fault("unplug")
@@ -141,7 +142,7 @@ def unplugged(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def overloaded(rig: Rig, rng: random.Random) -> list[str]:
-    """A latched overload bit: named as a fault; an explicit release clears it."""
+    """A latched overload bit becomes a fault that names the joint; an explicit release clears it."""
     joint = rng.choice(JOINT_NAMES[:5])
     mark = rig.twin.mark()
     rig.twin.fault("overload", target=joint)
@@ -156,7 +157,7 @@ def overloaded(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def stuck(rig: Rig, rng: random.Random) -> list[str]:
-    """A blocked joint: its goal stays near it, then a fault names it."""
+    """A blocked joint: its goal stays near it, then a fault names the joint."""
     index = rng.randrange(4)
     joint, servo_id = JOINT_NAMES[index], index + 1
     mark = rig.twin.mark()
@@ -184,7 +185,7 @@ def stuck(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def gripper_stalled(rig: Rig, rng: random.Random) -> list[str]:
-    """The jaw closes on an object: the goal stays a bounded squeeze past it."""
+    """The jaw closes on an object: its goal stays at most gripper_squeeze past it."""
     mark = rig.twin.mark()
     rig.client.until(lambda s: s.state == "executing", 5.0)
     time.sleep(rng.uniform(0.2, 1.0))
@@ -207,10 +208,10 @@ def gripper_stalled(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def overheated(rig: Rig, rng: random.Random) -> list[str]:
-    """A servo warms up: slower, then to rest, and torque goes only there."""
+    """A servo warms up: the arm moves slower, then to rest, and torque goes off only there."""
     joint = rng.choice(JOINT_NAMES)
     mark = rig.twin.mark()
-    rig.twin.fault("overheat", target=joint, value=68)  # the servo itself lets go at 70
+    rig.twin.fault("overheat", target=joint, value=68)  # at 70 the servo itself switches torque off
     found = expect(rig.client.until(lambda s: s.mode == "fault", 25.0), "expected a fault")
     reason = rig.client.status.reason
     found += expect(joint in reason, f"expected a reason that names {joint}, got {reason!r}")
@@ -247,7 +248,7 @@ def _stamped(rig: Rig, offset_s: float) -> Callable:
 
 
 def bad_inputs(rig: Rig) -> dict[str, Callable]:
-    """Name -> what it does to a good chunk."""
+    """Functions that make a good chunk malformed, by name."""
     return {
         "NaN": _value(math.nan),
         "+inf": _value(math.inf),
@@ -265,7 +266,7 @@ def bad_inputs(rig: Rig) -> dict[str, Callable]:
 
 
 def bad_input(rig: Rig, rng: random.Random) -> list[str]:
-    """Every malformed chunk, to an arm that holds: all refused with a reason, no goal moves."""
+    """Every malformed chunk while the arm holds: each is refused with a reason, and no goal changes."""
     rig.client.swinging(on=False)
     time.sleep(1.5)  # the last good chunk is one second long
     rig.client.until(lambda s: s.state == "holding" and "ended" in s.reason, 4.0)
@@ -288,7 +289,7 @@ def bad_input(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def flood(rig: Rig, rng: random.Random) -> list[str]:
-    """A thousand chunks a second."""
+    """1000 chunks a second: the motion goes on."""
     mark = rig.twin.mark()
     rig.client.swinging(on=False)
     end = time.monotonic() + 1.5
@@ -299,7 +300,7 @@ def flood(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def fighting(rig: Rig, rng: random.Random) -> list[str]:
-    """A second publisher sends other poses with its own count: no limit breaks, and /diagnostics names the quarrel."""
+    """A second publisher sends other poses with its own sequence: no limit breaks, /diagnostics warns of it."""
     mark, refused = rig.twin.mark(), rig.client.status.chunks_refused
     second = topics.publisher(rig.client.node, "/policy/action_chunk", ActionChunk)
     try:
@@ -320,7 +321,7 @@ def fighting(rig: Rig, rng: random.Random) -> list[str]:
 
 
 def estopped(rig: Rig, rng: random.Random) -> list[str]:
-    """The emergency stop by topic or service, in mid-motion: stops, latches, keeps torque."""
+    """The emergency stop by topic or service during a motion: stops, latches, keeps torque."""
     mark = rig.twin.mark()
     time.sleep(rng.uniform(0.1, 0.8))
     cause = time.monotonic()

@@ -13,14 +13,17 @@ from grids_common.process import Child
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in the twin's log: bytes, and monotonic seconds."""
+    """A position in the twin's log: bytes, and monotonic seconds."""
 
     offset: int
     at_s: float
 
 
 class TwinProcess:
-    """`python -m grids_sim.twin.cli` with a bus log. Commands go to its stdin, one JSON answer each."""
+    """`python -m grids_sim.twin.cli` with a bus log. RuntimeError when the twin does not start.
+
+    Commands are JSON lines on its stdin; the twin answers each with one line.
+    """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.log = folder / "bus.log"
@@ -34,6 +37,7 @@ class TwinProcess:
         self.paths = json.loads(line)
 
     def ask(self, command: dict) -> dict:
+        """Send one command and return the answer. RuntimeError when the twin refuses it."""
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -42,26 +46,29 @@ class TwinProcess:
         return answer
 
     def fault(self, kind: str, target: str = "", value: float = 0.0, duration_s: float = 0.0) -> None:
+        """Inject a fault of grids_sim.twin.faults, which explains `kind`, `target`, `value` and `duration_s`."""
         self.ask({"fault": kind, "target": target, "value": value, "duration": duration_s})
 
     def clear(self) -> None:
+        """End all faults."""
         self.ask({"fault": ""})
 
     def positions(self, arm: str = "follower") -> np.ndarray:
-        """True joint angles, rad."""
+        """True joint angles (joints,) rad, of the simulation."""
         return np.array(self.ask({"state": True})["arms"][arm]["position_rad"])
 
     def torque(self) -> list[bool]:
+        """Whether each servo of the follower has torque."""
         return self.ask({"state": True})["arms"]["follower"]["torque_on"]
 
     def mark(self) -> Mark:
-        """Now, as a place in the log; hand it to `records`."""
+        """The present position in the log, for `records`."""
         return Mark(self.log.stat().st_size, time.monotonic())
 
     def records(self, mark: "Mark") -> list:
-        """The bus log since `mark`, as far as it has been flushed.
+        """Records of the bus log since `mark`, as far as the twin has flushed them.
 
-        The first goal of each servo counts as where it starts from, not as a step.
+        The first goal of each servo is its start, not a step.
         """
         from grids_sim.servo import bus_log
 
@@ -72,7 +79,7 @@ class TwinProcess:
             tail = tail.partition(b"\n")[2]
         part = self.log.with_suffix(".part")
         part.write_bytes(tail)
-        # What was written before the mark may reach the file after it.
+        # Records from before the mark may be flushed after it.
         records, seen = [r for r in bus_log.load(part) if r.t_s >= mark.at_s], set()
         for index, record in enumerate(records):
             if record.kind == "goal" and (record.arm, record.servo_id) not in seen:
@@ -81,4 +88,5 @@ class TwinProcess:
         return records
 
     def close(self) -> None:
+        """End the process."""
         self.process.end(interrupt_s=0.0, terminate_s=5.0)

@@ -273,6 +273,7 @@ class DriverNode(ManagedNode):
 
 
 def main() -> int:
+    """Run the node until a signal ends it; returns the exit code."""
     return run_node(DriverNode, outlive_signals=True)
 
 

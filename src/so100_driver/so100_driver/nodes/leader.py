@@ -139,6 +139,7 @@ class LeaderNode(ManagedNode):
 
 
 def main() -> int:
+    """Run the node until a signal ends it; returns the exit code."""
     return run_node(LeaderNode)
 
 
