@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ros
 
 
 class Stage:
-    """Publishes what a twin and a driver would about one World that stands still; collects what the expert says."""
+    """Publishes what a twin and a driver would about a World at rest; collects what the expert publishes."""
 
     def __init__(self):
         rclpy.init()
@@ -84,15 +84,15 @@ def stage():
     built.close()
 
 
-def test_chunks_carry_the_stamp_of_the_joints_and_begin_where_the_arm_is(stage):
+def test_chunks_have_the_stamp_of_the_joints_and_begin_at_the_arms_pose(stage):
     stage.names.reverse()  # names decide, not the order of the message
     assert stage.run(lambda: len(stage.chunks) >= 3)
     chunk = stage.chunks[0]
     assert tuple(chunk.joint_names) == JOINT_NAMES
     assert (chunk.header.stamp.sec, chunk.header.stamp.nanosec) in stage.stamps
-    rows = np.array(chunk.positions).reshape(chunk.horizon, 6)
+    steps = np.array(chunk.positions).reshape(chunk.horizon, 6)
     assert chunk.horizon * chunk.dt >= 1.0
-    assert np.abs(rows[0] - stage.world.position_rad).max() < 0.1
+    assert np.abs(steps[0] - stage.world.position_rad).max() < 0.1
     assert [later.sequence for later in stage.chunks[:3]] == [0, 1, 2]
     assert stage.run(lambda: stage.status and stage.status[-1].state == "running")
     assert stage.status[-1].bundle_id == "expert"
@@ -105,7 +105,7 @@ def test_a_reset_of_the_scene_raises_the_epoch(stage):
     assert stage.run(lambda: stage.chunks[-1].epoch == 1)
 
 
-def test_without_fresh_joints_nothing_is_published_and_the_status_says_why(stage):
+def test_without_fresh_joints_nothing_is_published_and_the_status_gives_the_reason(stage):
     assert stage.run(lambda: len(stage.chunks) >= 2)
     assert stage.run(lambda: "joint_states" in stage.status[-1].reason, joints=False)
     count = len(stage.chunks)
@@ -114,6 +114,6 @@ def test_without_fresh_joints_nothing_is_published_and_the_status_says_why(stage
     assert stage.run(lambda: len(stage.chunks) > count), "it goes on when joints are back"
 
 
-def test_it_ends_cleanly_when_told_to(stage):
+def test_it_ends_cleanly_on_a_signal(stage):
     assert stage.run(lambda: stage.status)
     assert stage.close() == 0

@@ -79,12 +79,12 @@ class Graph:
         assert self.until(future.done, 30.0)
         return future.result()
 
-    def picture(self, camera: str) -> np.ndarray:
+    def image(self, camera: str) -> np.ndarray:
         message = self.newest[f"/{camera}/color/image_raw"]
         return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
 
-    def fresh_picture(self, camera: str) -> np.ndarray:
-        """One that left the twin after now."""
+    def fresh_image(self, camera: str) -> np.ndarray:
+        """An image whose stamp is later than this call."""
         now_s = time.time()
 
         def is_new():
@@ -92,7 +92,7 @@ class Graph:
             return stamp.sec + stamp.nanosec * 1e-9 > now_s
 
         assert self.until(is_new)
-        return self.picture(camera)
+        return self.image(camera)
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -137,7 +137,7 @@ def test_task_state_names_the_task_and_counts_episodes(graph):
     assert {marker.ns for marker in graph.newest["/twin/objects"].markers} == set(state.object_names)
 
 
-def test_a_late_listener_gets_the_task_at_once(graph):
+def test_a_late_subscriber_receives_the_task_at_once(graph):
     node, got = rclpy.create_node("late"), []
     subscription(node, "/twin/task_state", TaskState, got.append)
     end = time.monotonic() + 10
@@ -147,11 +147,11 @@ def test_a_late_listener_gets_the_task_at_once(graph):
     assert got
 
 
-def test_pictures_show_the_scene_and_carry_capture_stamps(graph):
+def test_images_show_the_scene_and_have_capture_stamps(graph):
     for camera in ("front", "wrist"):
-        picture = graph.fresh_picture(camera)
-        assert picture.shape == (120, 160, 3)
-        assert picture.std() > 10
+        image = graph.fresh_image(camera)
+        assert image.shape == (120, 160, 3)
+        assert image.std() > 10
         message = graph.newest[f"/{camera}/color/image_raw"]
         assert message.encoding == "rgb8"
         assert message.step == 3 * 160
@@ -159,12 +159,12 @@ def test_pictures_show_the_scene_and_carry_capture_stamps(graph):
         info = graph.newest[f"/{camera}/color/camera_info"]
         assert (info.width, info.height) == (160, 120)
         assert info.k[0] == info.k[4] > 0
-    front = graph.picture("front").astype(int)
+    front = graph.image("front").astype(int)
     green = (front[..., 1] > front[..., 0] + 30) & (front[..., 1] > front[..., 2] + 30)
     assert green.sum() > 50
 
 
-def test_both_cameras_keep_the_same_stamps_and_run_on(graph):
+def test_both_cameras_have_the_same_stamps_and_keep_publishing(graph):
     for seen in graph.stamps.values():
         seen.clear()
     assert graph.until(lambda: all(len(seen) >= 10 for seen in graph.stamps.values()))
@@ -175,16 +175,16 @@ def test_both_cameras_keep_the_same_stamps_and_run_on(graph):
 def test_black_frozen_and_unplugged_cameras(graph):
     fault = {"kind": "camera_black", "target": "front"}
     assert graph.call(TwinFault, "twin/fault", **fault).success
-    assert graph.until(lambda: graph.fresh_picture("front").max() == 0)
-    assert graph.fresh_picture("wrist").max() > 0
+    assert graph.until(lambda: graph.fresh_image("front").max() == 0)
+    assert graph.fresh_image("wrist").max() > 0
     graph.call(TwinFault, "twin/fault", kind="")
-    assert graph.until(lambda: graph.fresh_picture("front").max() > 0)
+    assert graph.until(lambda: graph.fresh_image("front").max() > 0)
     assert graph.call(TwinFault, "twin/fault", kind="camera_freeze", target="wrist").success
     graph.wait(0.3)
-    before = graph.fresh_picture("wrist")
+    before = graph.fresh_image("wrist")
     graph.call(TwinReset, "twin/reset", task="stack_cubes", seed=5)
     assert graph.until(lambda: graph.newest["/twin/task_state"].task == "stack_cubes")
-    assert np.array_equal(graph.fresh_picture("wrist"), before)
+    assert np.array_equal(graph.fresh_image("wrist"), before)
     graph.call(TwinFault, "twin/fault", kind="")
     assert graph.call(TwinFault, "twin/fault", kind="camera_unplug", target="wrist").success
     graph.wait(0.5)
@@ -203,12 +203,12 @@ def test_reset_changes_task_and_seed_and_both_processes_follow(graph):
     assert state.seed == 11
     assert state.episode > episode
     assert graph.until(lambda: {m.ns for m in graph.newest["/twin/objects"].markers} == set(state.object_names))
-    assert graph.fresh_picture("front").std() > 10
+    assert graph.fresh_image("front").std() > 10
     again = graph.call(TwinReset, "twin/reset", keep_seed=True)
     assert (again.success, again.seed) == (True, 12)
 
 
-def test_refusals_say_what_there_is(graph):
+def test_refusals_list_the_allowed_values(graph):
     answer = graph.call(TwinFault, "twin/fault", kind="gremlin")
     assert not answer.success
     assert "known: reply_loss" in answer.message
@@ -233,14 +233,14 @@ def test_an_unknown_task_is_refused(graph, tmp_path):
     assert "task: expected one of" in graph.log("wrong")
 
 
-def test_cameras_without_a_twin_say_so(graph, tmp_path):
+def test_cameras_without_a_twin_report_that_it_is_missing(graph, tmp_path):
     lonely = graph.start("lonely", "camera_renderer", link_dir=str(tmp_path), twin_timeout_s=0.5)
     assert graph.until(lambda: lonely.poll() is not None)
     assert lonely.returncode == 2
     assert "expected a running twin behind" in graph.log("lonely")
 
 
-def test_cameras_pick_up_a_restarted_twin_and_nothing_is_left_behind(graph):
+def test_cameras_follow_a_restarted_twin_and_leave_no_files(graph):
     links = graph.folder / "links"
     state = (links / "state").resolve()
     twin = graph.processes["twin"]
@@ -251,5 +251,5 @@ def test_cameras_pick_up_a_restarted_twin_and_nothing_is_left_behind(graph):
     assert not state.exists()
     graph.start("twin", "twin", task="pick_place", seed=8, leader="false")
     assert graph.until(lambda: graph.newest["/twin/task_state"].seed == 8)
-    assert graph.fresh_picture("front").std() > 10
+    assert graph.fresh_image("front").std() > 10
     assert graph.processes["cameras"].poll() is None

@@ -216,7 +216,7 @@ def _images(series: Series, limits: JudgeLimits) -> Iterator[Finding]:
 
 
 def _frozen(series: Series, same: np.ndarray, stamps: np.ndarray, limits: JudgeLimits) -> tuple[float, float]:
-    """Longest time in s without a new image while the arm moved (a still scene also gives equal images), and its start."""
+    """Longest time in s without a new image while the arm moved, and its start; a still scene gives equal images."""
     joints, best = series.streams.get(JOINTS), (0.0, 0.0)
     begin = None
     for index, value in enumerate([*same, False]):

@@ -86,7 +86,7 @@ def test_locked_eeprom_answers_success_but_keeps_its_value(client):
     assert client.value(1, "P_Coefficient") == 9
 
 
-def test_twos_complement_is_not_what_the_servo_means(client):
+def test_negative_values_are_sign_magnitude_not_twos_complement(client):
     """The SDK sends -5 as 0xFFFB; the servo reads that as sign-magnitude -32763."""
     client.write(1, "Goal_Velocity", 0x8005)
     assert client.value(1, "Goal_Velocity") == -5
@@ -101,17 +101,17 @@ def test_homing_offset_shifts_what_is_read(client, until):
     assert until(lambda: client.value(2, "Present_Position") == before + 120)
 
 
-def test_an_arm_with_horns_off_centre_is_put_right_by_offsets_as_lerobot_writes_them(start_twin, connect, until):
+def test_lerobots_homing_offsets_correct_an_arm_with_horns_off_centre(start_twin, connect, until):
     horns = (310, -45, 700, 0, -1200, 12)
     client = connect(start_twin(horn_ticks=horns, start_pose="home").paths["follower"])
     true = connect(start_twin(start_pose="home").paths["follower"])
-    wanted = {i: true.value(i, "Present_Position") for i in IDS}
+    expected = {i: true.value(i, "Present_Position") for i in IDS}
     raw = {i: client.value(i, "Present_Position") for i in IDS}
-    assert raw == {i: (wanted[i] + horns[i - 1]) % 4096 for i in IDS}
+    assert raw == {i: (expected[i] + horns[i - 1]) % 4096 for i in IDS}
     for i in IDS:
-        offset = (raw[i] - wanted[i] + 2048) % 4096 - 2048  # the short way round: the register holds +-2047
+        offset = (raw[i] - expected[i] + 2048) % 4096 - 2048  # the short way round: the register holds +-2047
         client.write(i, "Homing_Offset", abs(offset) | (1 << 11 if offset < 0 else 0))
-    assert until(lambda: {i: client.value(i, "Present_Position") for i in IDS} == wanted)
+    assert until(lambda: {i: client.value(i, "Present_Position") for i in IDS} == expected)
 
 
 def test_sync_read_returns_the_status_block_of_all(client):
@@ -154,7 +154,7 @@ def test_a_new_id_answers_and_the_old_one_is_silent(client):
     assert client.is_silent(6)
 
 
-def test_unknown_instructions_and_packets_for_nobody_stay_unanswered(client):
+def test_unknown_instructions_and_packets_for_unknown_ids_get_no_answer(client):
     for packet in (
         Instruction(1, 0x55, b"\x01"),
         Instruction(42, feetech_packet.PING),
@@ -174,7 +174,7 @@ def test_factory_reset_keeps_the_id(client):
     assert client.value(4, "Max_Torque_Limit") == 1000
 
 
-def test_a_client_at_another_baud_rate_hears_nothing_until_the_servo_is_set_to_it(client, twin, connect):
+def test_a_client_at_another_baud_rate_gets_no_answer_until_the_servo_uses_it(client, twin, connect):
     client.write(2, "Lock", 0)
     client.write(2, "Baud_Rate", 4)  # 115200
     assert client.is_silent(2)
@@ -191,7 +191,7 @@ def test_requests_with_a_wrong_checksum_are_ignored(client):
     assert [s.servo_id for s in statuses(client, good, 1)] == [1]
 
 
-def test_half_a_packet_is_forgotten_when_the_line_goes_quiet(client):
+def test_an_incomplete_packet_is_discarded_after_a_pause(client):
     good = feetech_packet.encode_instruction(Instruction(1, feetech_packet.WRITE, b"\x29\x05"))
     raw_exchange(client, good[:5], 0.1)
     client.flush()
@@ -250,7 +250,7 @@ def test_a_dead_servo_is_silent_and_the_others_are_not(client, twin):
 
 def test_reply_loss_by_probability_and_by_count(client, twin):
     twin.inject("reply_loss", target="shoulder_pan", value=0.5)
-    # The line is served in order: once servo 2 has answered, whatever servo 1 says has been said.
+    # The line is served in order: once servo 2 has answered, servo 1 has sent all its replies.
     assert 15 <= len(statuses(client, 60 * ping(1) + ping(2), 2)) - 1 <= 45
     twin.inject("")
     twin.inject("reply_loss", target="shoulder_pan", value=3)
@@ -258,7 +258,7 @@ def test_reply_loss_by_probability_and_by_count(client, twin):
     assert [client.ping(1)[1] for _ in range(2)] == [OK] * 2
 
 
-def test_a_corrupt_checksum_is_what_the_sdk_calls_corrupt(client, twin):
+def test_the_sdk_reports_a_corrupt_checksum_as_corrupt(client, twin):
     twin.inject("corrupt_checksum", value=1.0, target="wrist_roll")
     assert client.read(5, "Present_Position")[1] == CORRUPT
     assert client.read(4, "Present_Position")[1] == OK
@@ -275,12 +275,12 @@ def test_a_late_reply_is_read_as_the_answer_to_the_next_question(client, twin, u
     assert stale == 2047 & 0xFF
 
 
-def test_a_wrong_id_answers(client, twin):
+def test_a_reply_has_a_wrong_id(client, twin):
     twin.inject("wrong_id", value=1.0, target="shoulder_pan")
     assert [s.servo_id for s in statuses(client, ping(1), 2)] == [2]
 
 
-def test_unplugged_the_path_is_gone_and_comes_back_with_a_new_terminal(client, twin, connect, until):
+def test_unplugging_removes_the_path_and_replugging_gives_a_new_terminal(client, twin, connect, until):
     path = Path(twin.paths["follower"])
     twin.inject("unplug")
     assert until(lambda: not path.is_symlink())
@@ -345,12 +345,12 @@ def test_a_stuck_joint_does_not_move_and_shows_its_load(client, twin, until):
     ],
     ids=lambda value: value if isinstance(value, str) else value["kind"],
 )
-def test_faults_that_make_no_sense_are_refused_with_what_there_is(twin, request_, expected):
+def test_invalid_faults_are_refused_with_the_allowed_values(twin, request_, expected):
     with pytest.raises(FaultError, match=expected):
         twin.inject(**request_)
 
 
-def test_the_page_of_the_twin_lists_every_fault():
+def test_the_documentation_of_the_twin_lists_every_fault():
     text = (ROOT / "docs" / "twin.md").read_text(encoding="utf-8")
     missing = [kind for kind in KINDS if f"`{kind}`" not in text]
     assert not missing
@@ -379,7 +379,7 @@ def test_the_log_holds_every_goal_and_torque_write_on_disk_too(start_twin, conne
     ]
 
 
-def test_the_torque_that_the_twin_reports_is_what_the_servos_answer_also_between_physics_steps(client, twin):
+def test_reported_torque_equals_the_servos_register_also_between_physics_steps(client, twin):
     client.sync_write("Torque_Enable", dict.fromkeys(IDS, 1))
     assert [client.value(i, "Torque_Enable") for i in IDS] == [1] * 6
     holding, go_on = threading.Event(), threading.Event()
@@ -423,7 +423,7 @@ def test_closing_removes_links_and_folder(start_twin):
     Twin(TwinParams(plant="simple", link_dir=str(folder))).close()
 
 
-def test_the_leader_is_moved_by_hand_when_limp_and_holds_when_torqued(start_twin, connect, until):
+def test_the_operator_moves_the_leader_without_torque_and_it_holds_with_torque(start_twin, connect, until):
     twin = start_twin(leader=True, operator="topic")
     leader, follower = connect(twin.paths["leader"]), connect(twin.paths["follower"])
     start = leader.value(1, "Present_Position")

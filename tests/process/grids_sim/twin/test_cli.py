@@ -86,26 +86,26 @@ def test_it_runs_on_without_stdin_and_after_sigkill_the_next_one_starts(run_twin
     assert connect(second.line()["follower"]).ping(1)[:2] == (777, 0)
 
 
-def test_a_second_twin_on_the_folder_says_why_and_exits_with_2(run_twin):
+def test_a_second_twin_on_the_folder_gives_the_reason_and_exits_with_2(run_twin):
     first = run_twin("--plant", "simple")
     first.line()
     second = run_twin("--plant", "simple")
-    _, said = second.process.communicate(timeout=60)
+    _, messages = second.process.communicate(timeout=60)
     assert second.process.returncode == 2
-    assert said.count("\n") == 1
-    assert f"another twin (process {first.process.pid}) already uses" in said
+    assert messages.count("\n") == 1
+    assert f"another twin (process {first.process.pid}) already uses" in messages
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
     twin = TwinProcess("--plant", "simple", "--link-dir", str(blocker / "links"))
-    _, said = twin.process.communicate(timeout=60)
+    _, messages = twin.process.communicate(timeout=60)
     assert twin.process.returncode == 2
-    assert "link_dir: expected a folder that can be written" in said
+    assert "link_dir: expected a folder that can be written" in messages
 
 
-def test_commands_are_answered_and_nonsense_is_explained(run_twin, until):
+def test_commands_are_answered_and_invalid_ones_are_explained(run_twin, until):
     twin = run_twin("--plant", "simple", "--no-leader")
     twin.line()
     assert twin.ask(fault="dead_servo", target="gripper", duration=2)["ok"]

@@ -118,8 +118,8 @@ def test_present_position_is_actual_minus_homing_offset(angle, offset):
     for index in range(6):
         bank.set(index, "Homing_Offset", offset)
     run(bank, 0.01, position=np.full(6, angle))
-    wanted = (round(angle / RAD_PER_TICK) + 2047 - offset) % 4096
-    assert abs(bank.get(3, "Present_Position") - wanted) <= 1
+    expected = (round(angle / RAD_PER_TICK) + 2047 - offset) % 4096
+    assert abs(bank.get(3, "Present_Position") - expected) <= 1
 
 
 @pytest.mark.parametrize("offset", [-700, 0, 35])
@@ -173,7 +173,7 @@ def test_position_limits_hold_goals_back(bank):
     assert follow(bank, 2.0)[-1, 0] / RAD_PER_TICK == pytest.approx(2200 - 2047)
 
 
-def test_a_limp_servo_follows_the_shaft_and_does_not_spring_back(bank):
+def test_a_servo_without_torque_follows_the_shaft_and_does_not_spring_back(bank):
     command = run(bank, 0.5, position=np.full(6, 0.8))
     assert not command.torque_on.any()
     assert command.setpoint_rad == pytest.approx(np.full(6, 0.8))
@@ -224,7 +224,7 @@ def test_overload_trips_after_its_time_weakens_the_servo_and_stays(bank):
 
 
 @pytest.mark.parametrize("steps_apart", range(10))
-def test_a_load_that_changes_sides_again_and_again_is_no_overload(bank, steps_apart):
+def test_a_load_of_alternating_sign_is_no_overload(bank, steps_apart):
     write(bank, 5, "Torque_Enable", 1)
     write(bank, 5, "Overload_Torque", 25)
     period_s = 6 * math.ceil(SLOW_PERIOD_S / DT_S) * DT_S
@@ -298,7 +298,7 @@ def test_register_write_waits_for_action(bank):
     assert bank.action(0) is None
 
 
-def test_two_banks_fed_the_same_are_the_same_to_the_bit():
+def test_two_banks_with_equal_inputs_are_equal_bit_for_bit():
     banks = ServoBank(), ServoBank()
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(300, 3, 6))

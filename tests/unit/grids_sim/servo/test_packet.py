@@ -17,7 +17,7 @@ def test_a_status_is_the_bytes_of_the_manual():
     assert packet.encode_status(Status(1, 0, b"\x18\x05")) == bytes.fromhex("ffff0104001805dd")
 
 
-def test_instructions_survive_any_chopping_of_the_stream():
+def test_instructions_are_read_from_pieces_of_any_size():
     rng = random.Random(1)
     sent = [
         Instruction(rng.randrange(253), rng.choice((1, 2, 3, 0x82)), rng.randbytes(rng.randrange(30)))
@@ -35,9 +35,9 @@ def test_instructions_survive_any_chopping_of_the_stream():
 
 @pytest.mark.parametrize("garbage", [b"\x00\x17", b"\xff", b"\xff\xff\xff", b"\xff\xff\x01\x00", b"\xff\x00\xff"])
 def test_a_good_packet_behind_garbage_is_found(garbage):
-    wanted = Instruction(3, packet.READ, b"\x38\x02")
+    expected = Instruction(3, packet.READ, b"\x38\x02")
     reader = PacketReader()
-    assert packet.read_instructions(reader, garbage + packet.encode_instruction(wanted)) == [wanted]
+    assert packet.read_instructions(reader, garbage + packet.encode_instruction(expected)) == [expected]
     assert reader.garbage_bytes > 0
 
 
@@ -49,7 +49,7 @@ def test_a_wrong_checksum_drops_that_packet_only():
     assert reader.checksum_errors == 1
 
 
-def test_a_length_shortened_on_the_wire_does_not_swallow_the_next_packet():
+def test_a_corrupt_length_does_not_lose_the_next_packet():
     good = packet.encode_instruction(Instruction(2, packet.WRITE, b"\x2a\xff\x07"))
     cut = good[:5]  # the rest was lost
     reader = PacketReader()

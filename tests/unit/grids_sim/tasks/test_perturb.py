@@ -1,4 +1,4 @@
-"""The out-of-distribution families: each changes what it says, keeps the task, and can be done."""
+"""The out-of-distribution families: each changes only what its name states, keeps the task, and is feasible."""
 
 import os
 
@@ -67,7 +67,7 @@ def test_adversarial_distractors_leave_room_for_the_jaw_but_stand_close() -> Non
     assert found >= 5
 
 
-def test_image_effects_do_what_they_say() -> None:
+def test_each_image_effect_changes_the_image_as_documented() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(40, 200, (48, 64, 3), dtype=np.uint8)
     assert ImageEffects().apply("front", image, rng) is image
@@ -79,7 +79,7 @@ def test_image_effects_do_what_they_say() -> None:
     assert 8 < noisy.std() < 11
 
 
-def test_late_pictures_are_late_by_a_time_and_the_scene_is_as_ever() -> None:
+def test_latency_delays_images_and_does_not_change_the_scene() -> None:
     made = scenario("latency_100ms", "pick_place", 0)
     assert made.effects == ImageEffects(delay_s=0.1)
     assert made.scene == standard_scene("pick_place")
