@@ -197,7 +197,7 @@ class RecorderNode(Node):
         future.set_result(saved)
 
     def _fail(self, reason: str) -> None:
-        """The session cannot go on by itself; the status says so until a client starts an episode."""
+        """The session cannot go on by itself; the status is "failed" until a client starts an episode."""
         self._reason = reason
         self.session.failed()
         self.get_logger().error(reason)
