@@ -10,7 +10,7 @@ STATE_NAME = "state"
 
 
 class FolderInUseError(RuntimeError):
-    """The folder cannot be used: another running twin has locked it, or it is not writable; the message states which."""
+    """The folder cannot be used: a running twin has locked it, or it is not writable; the message states which."""
 
 
 def default_folder() -> Path:
