@@ -1,7 +1,7 @@
 """./grids bench policy: one chunk, stage by stage; dense against GridS, torch against ONNX Runtime.
 
-All variants take turns within each round, so that ratios hold on a machine that is busy with other things. Weights are
-random: speed does not depend on them, accuracy is the parity gate's business.
+Each round runs every variant once, so that ratios are valid on a machine that other programs use. Weights are random:
+speed does not depend on them, and the parity gate of the export checks accuracy.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from grids_policy.runtime.onnx import EngineOptions
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The options of `./grids bench policy`."""
     parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or models/untrained's")
     parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
@@ -67,8 +68,8 @@ def _samplers(text: str) -> list[SamplerConfig]:
     return [parse_sampler(word) for word in text.split(",") if word]
 
 
-def _that_fit(policy: SmolVLA, batch: int, device: str, say) -> list[Variant]:
-    """Eager and, on a GPU, captured; what does not fit into the memory is said and left out."""
+def _variants_that_fit(policy: SmolVLA, batch: int, device: str, report) -> list[Variant]:
+    """Torch eager and, on a GPU, CUDA graphs. Variants that do not fit into memory are reported and left out."""
     found: list[Variant] = []
     for captured in (False, True) if device == "cuda" else (False,):
         try:
@@ -77,7 +78,9 @@ def _that_fit(policy: SmolVLA, batch: int, device: str, say) -> list[Variant]:
         except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, a bare RuntimeError of the CPU's allocator
             if "memory" not in str(error):
                 raise
-            say(f"left out, no memory: {sampler_name(policy.config.sampler)}, batch {batch}: {error}".splitlines()[0])
+            report(
+                f"left out, no memory: {sampler_name(policy.config.sampler)}, batch {batch}: {error}".splitlines()[0]
+            )
             if device == "cuda":
                 torch.cuda.empty_cache()
             continue
@@ -85,25 +88,25 @@ def _that_fit(policy: SmolVLA, batch: int, device: str, say) -> list[Variant]:
     return found
 
 
-def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> tuple[list[Variant], dict[str, Any]]:
-    """Everything to be measured, and notes on export and load times."""
+def build_variants(arguments: argparse.Namespace, config: PolicyConfig, report) -> tuple[list[Variant], dict[str, Any]]:
+    """All variants to measure, and export and load times in s by bundle folder."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engines, notes = arguments.engines.split(","), {}
     variants: list[Variant] = []
     base = random_policy(config)
-    say(f"{sum(p.numel() for p in base.parameters()) / 1e6:.1f} M random weights ready")
+    report(f"{sum(p.numel() for p in base.parameters()) / 1e6:.1f} M random weights ready")
     folders = list(arguments.bundle)
     if "onnx" in engines:
         for sampler in _samplers(arguments.onnx_tokens):
             for precision in arguments.precisions.split(","):
-                folder, export_s = cached_bundle(with_sampler(base, sampler), precision, arguments.cache, say)
+                folder, export_s = cached_bundle(with_sampler(base, sampler), precision, arguments.cache, report)
                 folders.append(folder)
                 notes[folder.name] = {"export_s": export_s}
     if "torch" in engines:
         for sampler in _samplers(arguments.tokens):
             policy = with_sampler(base, sampler)
             for batch in (int(b) for b in arguments.batches.split(",")):
-                variants += _that_fit(policy, batch, device, say)
+                variants += _variants_that_fit(policy, batch, device, report)
     options = EngineOptions(threads=arguments.threads)
     for folder in folders:
         began = time.monotonic()
@@ -112,15 +115,15 @@ def build_variants(arguments: argparse.Namespace, config: PolicyConfig, say) -> 
     return variants, notes
 
 
-def measure(variants: list[Variant], rounds: int, say) -> list[dict[str, Any]]:
-    """Rounds of one run each, after one uncounted run per variant."""
+def measure(variants: list[Variant], rounds: int, report) -> list[dict[str, Any]]:
+    """Run every variant once per round, after one unmeasured run each. Returns one row of results per variant."""
     runs: list[list[dict[str, float]]] = [[] for _ in variants]
     for variant in variants:
         variant.run()
     for number in range(rounds):
         for variant, kept in zip(variants, runs, strict=True):
             kept.append(variant.run())
-        say(f"round {number + 1} of {rounds}")
+        report(f"round {number + 1} of {rounds}")
     return [
         {
             "label": v.label,
@@ -134,7 +137,7 @@ def measure(variants: list[Variant], rounds: int, say) -> list[dict[str, Any]]:
 
 
 def stage_flops(config: PolicyConfig, sampler: SamplerConfig) -> dict[str, float]:
-    """Analytic operations of one chunk per stage."""
+    """Floating point operations of one chunk per stage, calculated from the sizes."""
     counted = count_flops(dataclasses.replace(config, sampler=sampler))
     return {
         "preprocess": 0.0,
@@ -146,20 +149,21 @@ def stage_flops(config: PolicyConfig, sampler: SamplerConfig) -> dict[str, float
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure all variants. Returns the report that is written as JSON. Raises ValueError for options or bundles."""
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - began:6.1f} s] {text}\n")
 
     torch.set_num_threads(arguments.threads)
     config = full_config() if arguments.size == "full" else small_config()
-    variants, notes = build_variants(arguments, config, say)
+    variants, notes = build_variants(arguments, config, print_line)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     peaks = measure_peaks(device)
-    rows = measure(variants, arguments.rounds, say)
+    rows = measure(variants, arguments.rounds, print_line)
     others = {id(v) for v in variants if isinstance(v, OnnxVariant) and v.folder in arguments.bundle}
     for row, variant in zip(rows, variants, strict=True):
-        # A bundle named by the user may be of any size: nothing is known of its operations.
+        # A bundle given with --bundle may have any size, so its operations are unknown.
         row["flops"] = None if id(variant) in others else stage_flops(config, parse_sampler(row["sampler"]))
     report: dict[str, Any] = {
         "bench": "policy",
@@ -195,6 +199,7 @@ def _cpu_name() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Measure, write policy.json and policy.png, print the tables. Exit status: 0 done, 1 refused."""
     arguments = parse_arguments(argv)
     try:
         report = run(arguments)

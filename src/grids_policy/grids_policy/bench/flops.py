@@ -1,4 +1,4 @@
-"""Floating point operations of one chunk, counted on paper: 2 per multiply-add of a product.
+"""Floating point operations of one chunk, calculated from the sizes: 2 per multiply-add of a product.
 
 Elementwise work, norms and softmax are left out, as torch's FlopCounterMode leaves them out; the two
 agree exactly where the counter knows the operator (it does not see fused attention on a CPU). Needs
@@ -15,7 +15,7 @@ from grids_policy.model.config import PolicyConfig
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flops:
-    """Per stage, for one observation and the given number of cameras."""
+    """Operations per stage, for one observation with all its cameras."""
 
     vision: int
     connector: int
@@ -26,15 +26,17 @@ class Flops:
 
     @property
     def denoise(self) -> int:
+        """All denoising steps of a chunk."""
         return self.step * self.steps
 
     @property
     def total(self) -> int:
+        """All stages."""
         return self.vision + self.connector + self.sampler + self.prefix + self.denoise
 
 
-def _linear(rows: int, inputs: int, outputs: int) -> int:
-    return 2 * rows * inputs * outputs
+def _linear(vectors: int, inputs: int, outputs: int) -> int:
+    return 2 * vectors * inputs * outputs
 
 
 def _attention(queries: int, keys: int, width: int) -> int:
@@ -42,7 +44,7 @@ def _attention(queries: int, keys: int, width: int) -> int:
 
 
 def prefix_tokens(config: PolicyConfig, *, cameras: int, language: int) -> int:
-    """Prefix length without padding to prefix_length: cameras, their markers, language, state."""
+    """Number of prefix tokens without padding to prefix_length: images, their special tokens, language, state."""
     markers = 3 if config.image_special_tokens else 0
     return cameras * (config.image_tokens + markers) + language + 1
 
@@ -94,13 +96,13 @@ def _sampler(config: PolicyConfig) -> int:
     return total
 
 
-def _language(config: PolicyConfig, rows: int, *, as_lerobot: bool) -> int:
-    """The language layers on `rows` prefix tokens."""
+def _language(config: PolicyConfig, tokens: int, *, as_lerobot: bool) -> int:
+    """The language layers on the prefix tokens."""
     text = config.text
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    keys_values = 2 * _linear(rows, text.width, kv)
-    rest = 2 * _linear(rows, text.width, heads) + 3 * _linear(rows, text.width, text.mlp)
-    rest += _attention(rows, rows, heads)
+    keys_values = 2 * _linear(tokens, text.width, kv)
+    rest = 2 * _linear(tokens, text.width, heads) + 3 * _linear(tokens, text.width, text.mlp)
+    rest += _attention(tokens, tokens, heads)
     last = config.expert_layers[-1]
     full = text.depth if as_lerobot else last
     return full * (keys_values + rest) + (0 if as_lerobot else keys_values)
@@ -108,16 +110,16 @@ def _language(config: PolicyConfig, rows: int, *, as_lerobot: bool) -> int:
 
 def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool) -> int:
     """One denoising step."""
-    text, width, rows = config.text, config.expert.width, config.chunk_size
+    text, width, steps = config.text, config.expert.width, config.chunk_size
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    total = 2 * _linear(rows, config.max_action_dim, width)
-    total += _linear(rows, 2 * width, width) + _linear(rows, width, width)
+    total = 2 * _linear(steps, config.max_action_dim, width)
+    total += _linear(steps, 2 * width, width) + _linear(steps, width, width)
     for layer in config.expert_layers:
-        total += 2 * _linear(rows, width, heads) + 3 * _linear(rows, width, config.expert.mlp)
+        total += 2 * _linear(steps, width, heads) + 3 * _linear(steps, width, config.expert.mlp)
         if config.is_self_layer(layer):
-            total += 2 * _linear(rows, width, kv) + _attention(rows, prefix + rows, heads)
+            total += 2 * _linear(steps, width, kv) + _attention(steps, prefix + steps, heads)
         else:
-            total += _attention(rows, prefix, heads)
+            total += _attention(steps, prefix, heads)
             total += 2 * _linear(prefix, kv, kv) if as_lerobot else 0
     return total
 
@@ -129,21 +131,21 @@ def count_flops(
     language: int | None = None,
     as_lerobot: bool = False,
 ) -> Flops:
-    """Work of one chunk; `cameras` and `language` tokens default to the config's own."""
+    """Operations of one chunk. cameras, language: numbers of cameras and language tokens; None: the config's."""
     cameras = len(config.image_keys) if cameras is None else cameras
     language = config.tokenizer_max_length if language is None else language
-    rows = prefix_tokens(config, cameras=cameras, language=language)
+    tokens = prefix_tokens(config, cameras=cameras, language=language)
     kv = config.text.kv_heads * config.text.head_dim
     cross = sum(not config.is_self_layer(i) for i in config.expert_layers)
-    prefix = _language(config, rows, as_lerobot=as_lerobot)
+    prefix = _language(config, tokens, as_lerobot=as_lerobot)
     prefix += _linear(1, config.max_state_dim, config.text.width)
-    prefix += 0 if as_lerobot else cross * 2 * _linear(rows, kv, kv)
+    prefix += 0 if as_lerobot else cross * 2 * _linear(tokens, kv, kv)
     shuffled = config.vision.width * config.vision.shuffle**2
     return Flops(
         vision=cameras * _vision(config),
         connector=cameras * _linear(config.vision_shape[0], shuffled, config.text.width),
         sampler=cameras * _sampler(config),
         prefix=prefix,
-        step=_expert(config, rows, as_lerobot=as_lerobot),
+        step=_expert(config, tokens, as_lerobot=as_lerobot),
         steps=config.num_steps,
     )

@@ -9,7 +9,7 @@ STAGES = ("preprocess", "vision", "prefix", "denoise", "total")
 
 
 def reference_row(report: dict[str, Any]) -> dict[str, Any]:
-    """What speed-ups are relative to: torch eager, dense, batch 1; else the first row."""
+    """The row that speed-ups are relative to: torch eager, dense, batch 1; without it the first row."""
     rows = report["rows"]
     eager = [r for r in rows if r["label"] == "torch eager" and r["sampler"] == "dense" and r["batch"] == 1]
     return (eager or rows)[0]
@@ -27,7 +27,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def stage_floor_s(report: dict[str, Any], row: dict[str, Any], stage: str) -> float:
-    """The least time fp32 could take: products at the measured peak, or the expert's weights read once per step."""
+    """The shortest possible time in fp32, s: products at peak speed, or the expert's weights read once per step."""
     compute = row["flops"][stage] * row["batch"] / (report["peaks"]["fp32_gflops"] * 1e9)
     if stage != "denoise":
         return compute
@@ -35,7 +35,7 @@ def stage_floor_s(report: dict[str, Any], row: dict[str, Any], stage: str) -> fl
 
 
 def stage_table(report: dict[str, Any]) -> str:
-    """Milliseconds per stage, the whole as p50/p95/p99, speed-up, and the distance from the measured floor."""
+    """Milliseconds per stage, the total as p50/p95/p99, the speed-up, and the ratio to the shortest possible time."""
     reference = reference_row(report)
     base = reference["seconds"]["total"]["p50"] / reference["batch"]
     rows = []
@@ -53,7 +53,7 @@ def stage_table(report: dict[str, Any]) -> str:
     peaks = report["peaks"]
     note = (
         f"{report['device']}, {report['threads']} threads: {peaks['fp32_gflops']:.0f} GFLOP/s fp32, "
-        f"{peaks['read_gb_s']:.1f} GB/s read; {report['rows'][0]['runs']} runs each, taking turns\n"
+        f"{peaks['read_gb_s']:.1f} GB/s read; {report['rows'][0]['runs']} runs each, alternating\n"
     )
     return note + _table(head, rows)
 

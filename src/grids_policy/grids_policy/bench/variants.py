@@ -1,4 +1,4 @@
-"""What `./grids bench policy` measures: one policy on one engine at one batch size, timed stage by stage."""
+"""The variants of `./grids bench policy`: one policy on one engine at one batch size, timed stage by stage."""
 
 from __future__ import annotations
 
@@ -33,32 +33,34 @@ from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
 
 class Variant(Protocol):
-    """`run` does one batch of chunks and returns seconds per stage."""
+    """A policy on an engine that can be timed."""
 
     label: str
     sampler: SamplerConfig
     batch: int
 
-    def run(self) -> dict[str, float]: ...
+    def run(self) -> dict[str, float]:
+        """Infer one batch of chunks. Returns seconds by stage."""
+        ...
 
 
 def full_config() -> PolicyConfig:
-    """SmolVLA: two cameras of 640 x 480, 48 language tokens, chunks of 50, ten steps."""
+    """SmolVLA: two cameras of 640 x 480, 48 language tokens, chunk_size 50, ten denoising steps."""
     return PolicyConfig(language_padding="max_length")
 
 
 def small_config() -> PolicyConfig:
-    """The sizes of models/untrained, dense: seconds instead of minutes, for trying the bench."""
+    """The sizes of models/untrained with dense tokens, for a bench of seconds instead of minutes."""
     from grids_policy.export.untrained import demo_config
 
     return dataclasses.replace(demo_config(), sampler=SamplerConfig(), max_committed=0)
 
 
 def random_policy(config: PolicyConfig) -> SmolVLA:
-    """Random weights with an output that depends on everything; for speed only."""
+    """A policy with random weights whose output depends on all inputs; only to measure speed."""
     policy = SmolVLA(config)
     init_weights(policy, 0)
-    # Seeded: a kept bundle must be the one this very policy would give.
+    # Seeded, so that a bundle kept from an earlier call has the same weights.
     generator = torch.Generator().manual_seed(0)
     torch.nn.init.normal_(policy.action_out_proj.weight, std=config.expert.width**-0.5, generator=generator)
     return policy.eval().requires_grad_(False)
@@ -84,7 +86,7 @@ def sampler_name(sampler: SamplerConfig) -> str:
 
 
 def with_sampler(policy: SmolVLA, sampler: SamplerConfig) -> SmolVLA:
-    """The same weights behind another sampler; nothing large is copied."""
+    """A policy with another sampler that shares all other weights with `policy`."""
     other = copy.copy(policy)
     other._modules = dict(policy._modules)  # noqa: SLF001 - copy.copy shares the dict of children
     other.config = dataclasses.replace(policy.config, sampler=sampler)
@@ -94,7 +96,7 @@ def with_sampler(policy: SmolVLA, sampler: SamplerConfig) -> SmolVLA:
 
 
 def random_checkpoint(policy: SmolVLA, folder: Path) -> Checkpoint:
-    """`policy` with unit statistics and a tokenizer, enough to export it."""
+    """A checkpoint of `policy` that can be exported: mean 0, std 0.5 and a small tokenizer, written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     demo_tokenizer(320, folder / "tokenizer.json")
     stats = {}
@@ -168,6 +170,7 @@ class TorchVariant:
 
     @torch.no_grad()
     def run(self) -> dict[str, float]:
+        """See `Variant.run`."""
         value, seconds = None, {}
         for name, stage in zip(STAGES, self._stages, strict=True):
             start = self._now()
@@ -195,29 +198,30 @@ class OnnxVariant:
         self._outputs = PolicyOutputs.empty(bundle)
 
     def run(self) -> dict[str, float]:
+        """See `Variant.run`."""
         return self._runtime.infer(self._inputs, self._outputs)
 
 
-def cached_bundle(policy: SmolVLA, precision: str, root: Path, say: Callable[[str], None]) -> tuple[Path, float]:
-    """The exported bundle of `policy` (random weights), made once per code version; and the seconds it took."""
+def cached_bundle(policy: SmolVLA, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
+    """The folder below `root` of `policy` as a bundle, exported once per code version, and the export's seconds."""
     code = "".join(Path(module.__file__).read_text() for module in (graphs, fused, early, bundles))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
     key = f"{sampler_name(policy.config.sampler)}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     full, folder = root / f"{key}-fp32", root / f"{key}-{precision}"
     if (folder / bundles.MANIFEST).is_file():
         return folder, 0.0
-    say(f"exporting {sampler_name(policy.config.sampler)}, {precision} (kept in {folder})")
+    report(f"exporting {sampler_name(policy.config.sampler)}, {precision} (kept in {folder})")
     began = time.monotonic()
     checkpoint = random_checkpoint(policy, root)
     if precision != "fp32" and (full / bundles.MANIFEST).is_file():
-        reduce_bundle(checkpoint, full, folder, precision, say)
+        reduce_bundle(checkpoint, full, folder, precision, report)
     else:
-        export_bundle(checkpoint, folder, ExportOptions(precision=precision, instruction="bench"), say)
+        export_bundle(checkpoint, folder, ExportOptions(precision=precision, instruction="bench"), report)
     return folder, time.monotonic() - began
 
 
 def counted_flops(variant: TorchVariant) -> float:
-    """Floating point operations of one run by torch's own counter, fused attention spelled out so that it counts."""
+    """Floating point operations of one run from torch's FlopCounterMode, with unfused attention, which it counts."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -228,14 +232,14 @@ def counted_flops(variant: TorchVariant) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Peaks:
-    """What this machine can do, measured in the same run with the same threads."""
+    """The machine's measured peaks, with the threads of the bench: fp32 GFLOP/s, and memory reads in GB/s."""
 
     fp32_gflops: float
     read_gb_s: float
 
 
 def measure_peaks(device: str) -> Peaks:
-    """Best of several: a 2048-cubed product, and the sum of half a gigabyte."""
+    """Measure the peaks: the best of six 2048 x 2048 matrix products and of six sums over half a gigabyte."""
     side, count = 2048, 1 << 27
     a = torch.randn(side, side, device=device)
     x = torch.ones(count, device=device)
@@ -259,7 +263,7 @@ def _now(device: str) -> float:
 
 
 def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: str = "cpu") -> list[float]:
-    """Seconds of forward and backward of the whole policy, random data; the optimiser is left out."""
+    """Seconds of forward and backward of the whole policy on random data, per repeat; without the optimiser."""
     from grids_policy.model.flow import FlowDraw, TrainBatch, draw, flow_loss
 
     variant = TorchVariant(policy, batch, device=device)
@@ -280,7 +284,7 @@ def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: str = "cp
 
 
 def stage_percentiles(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """p50, p95, p99 of each stage and of the whole, in seconds."""
+    """p50, p95 and p99 of each stage and of the total, in seconds."""
     columns = {name: np.array([run[name] for run in runs]) for name in STAGES}
     columns["total"] = np.sum(list(columns.values()), axis=0)
     return {name: {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)} for name, values in columns.items()}

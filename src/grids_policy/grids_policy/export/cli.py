@@ -1,7 +1,7 @@
-"""./grids export CHECKPOINT_DIR BUNDLE_DIR: a checkpoint as a bundle, or not at all.
+"""./grids export CHECKPOINT_DIR BUNDLE_DIR: export a checkpoint to ONNX as a bundle that the robot can run.
 
-Everything is written into BUNDLE_DIR.partial, run by the same runtime the robot uses, compared with the torch model,
-and renamed only when actions and coordinates agree within the tolerance of the precision.
+The files are written into BUNDLE_DIR.partial, run by the runtime that the robot uses and compared with the torch model.
+The folder gets its final name only when actions and coordinates agree within the tolerance of the precision.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from grids_policy.export.graphs import (
     VisionGraph,
     cache_names,
     export_onnx,
-    seen_names,
+    observed_names,
 )
 from grids_policy.export.precision import convert
 from grids_policy.export.spec import ExportError, ExportOptions, parse_cameras, policy_spec, refuse_unknown_cameras
@@ -48,7 +48,7 @@ PRECISIONS = tuple(TOLERANCES)
 
 
 def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, list[int]]) -> dict[str, Any]:
-    """policy.json without parity, files and digest."""
+    """The content of policy.json without parity, files and digest. cache: shapes by name, from `write_graphs`."""
     spec = policy_spec(checkpoint, options)
     return {
         **dataclasses.asdict(spec),
@@ -73,9 +73,12 @@ def _provenance() -> dict[str, Any]:
 
 
 def write_graphs(
-    checkpoint: Checkpoint, options: ExportOptions, folder: Path, say: Callable[[str], None]
+    checkpoint: Checkpoint, options: ExportOptions, folder: Path, report: Callable[[str], None]
 ) -> dict[str, list[int]]:
-    """Export the four graphs into `folder`; returns the shapes of the cache between the last two."""
+    """Export the four graphs into `folder`. Returns the cache's shapes by name (computed by prefix for denoise_step).
+
+    `report` is called with one line per graph.
+    """
     policy, config = checkpoint.policy, checkpoint.config
     state, action = checkpoint.normalizer("observation.state"), checkpoint.normalizer("action")
     cameras = parse_cameras(options.cameras, config)
@@ -104,50 +107,53 @@ def write_graphs(
     for name, module, inputs, outputs in (
         ("preprocess", PreprocessGraph(policy), frames, ["images"]),
         ("vision", VisionGraph(policy), {"images": pixels}, ["dense"]),
-        ("prefix", prefix, observed, [*names, *seen_names(config)]),
+        ("prefix", prefix, observed, [*names, *observed_names(config)]),
         ("denoise_step", StepGraph(policy, action), stepped, ["x_next", "actions"]),
     ):
         began = time.monotonic()
         path = folder / f"{name}.onnx"
         export_onnx(module, inputs, outputs, path)
         convert(path, options.precision)
-        say(f"{name}.onnx in {time.monotonic() - began:.1f} s")
+        report(f"{name}.onnx in {time.monotonic() - began:.1f} s")
     return {name: list(tensor.shape) for name, tensor in cache.items()}
 
 
 def export_bundle(
-    checkpoint: Checkpoint, folder: Path, options: ExportOptions, say: Callable[[str], None] = lambda _: None
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions, report: Callable[[str], None] = lambda _: None
 ) -> Bundle:
-    """Write the bundle. Raises ExportError, with nothing left behind, when the parity gate fails."""
+    """Write the bundle into `folder`. Raises ExportError, and leaves no files, when the parity gate fails."""
     folder = Path(folder)
     if checkpoint.tokenizer is None:
         raise ExportError("the checkpoint folder has no tokenizer.json; copy SmolVLM2's into it")
     if options.precision not in PRECISIONS:
         raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {options.precision!r}")
     options = dataclasses.replace(options, name=options.name or folder.name)
-    with _whole_or_nothing(folder) as partial:
+    with _replace_when_complete(folder) as partial:
         shutil.copyfile(checkpoint.tokenizer, partial / bundles.TOKENIZER)
         # The converter warns about its own internals on every call.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, say))
-        _pass_gate(checkpoint, partial, values, say)
+            values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, report))
+        _pass_gate(checkpoint, partial, values, report)
     return bundles.read_manifest(folder)
 
 
 def reduce_bundle(
-    checkpoint: Checkpoint, source: Path, folder: Path, precision: str, say: Callable[[str], None] = lambda _: None
+    checkpoint: Checkpoint, source: Path, folder: Path, precision: str, report: Callable[[str], None] = lambda _: None
 ) -> Bundle:
-    """A bundle of lower precision from the fp32 bundle `source` of the same checkpoint, behind the same gate."""
+    """Write a bundle of lower precision from the checkpoint's fp32 bundle `source`, with the same parity gate.
+
+    Raises ExportError, and leaves no files, when the gate fails; BundleError when `source` cannot be loaded.
+    """
     bundles.load_bundle(source)
-    with _whole_or_nothing(Path(folder)) as partial:
+    with _replace_when_complete(Path(folder)) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True)
         for name in bundles.GRAPHS:
             convert(partial / f"{name}.onnx", precision)
         written = json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8"))
         values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest", "parity")}
-        _pass_gate(checkpoint, partial, {**values, "precision": precision}, say)
+        _pass_gate(checkpoint, partial, {**values, "precision": precision}, report)
     return bundles.read_manifest(folder)
 
 
@@ -156,14 +162,16 @@ def _is_empty(path: Path) -> bool:
 
 
 @contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends, and vanishes when it raises.
+def _replace_when_complete(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder that replaces `folder` when the block ends, and is deleted when the block raises.
 
-    Only a bundle or an empty folder is replaced: a slip of the keyboard must not cost anybody a folder.
+    Raises ExportError unless `folder` is missing, empty or a bundle, so that a mistyped path deletes no other data.
     """
     folder = folder.resolve()
     if folder.exists() and not (folder / bundles.MANIFEST).is_file() and not _is_empty(folder):
-        raise ExportError(f"{folder} holds something that is not a policy bundle and would be lost; name a new folder")
+        raise ExportError(
+            f"{folder} contains something that is not a policy bundle and would be lost; name a new folder"
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -175,20 +183,21 @@ def _whole_or_nothing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Seal as not passed, compare, and seal again with the result. Raises ExportError when it is not good enough.
+def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], report: Callable[[str], None]) -> None:
+    """Write policy.json as not passed, compare, write it again with the result. Raises ExportError when the gate fails.
 
     A process killed in between leaves a folder that no runtime loads.
     """
     bundles.seal(partial, {**values, "parity": {"passed": False}}, gated=False)
     parity = run_gate(checkpoint, partial, values["precision"])
-    say(f"parity: {parity}")
+    report(f"parity: {parity}")
     if not parity["passed"]:
         raise ExportError(f"the exported graphs differ from the torch model, nothing was written: {parity}")
     bundles.seal(partial, {**values, "parity": parity})
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The options of `./grids export`."""
     parser = argparse.ArgumentParser(prog="grids export", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="LeRobot SmolVLA (or GridS) checkpoint folder")
     parser.add_argument("bundle", type=Path, help="folder to write")
@@ -208,28 +217,31 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--units", type=parse_system, choices=SYSTEMS, default="",
-        help="of the dataset's state and actions (default: the checkpoint's own, else rad)",
+        help="units of the dataset's state and actions (default: the checkpoint's own, else rad)",
     )  # fmt: skip
     parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
-    parser.add_argument("--instruction", default="", help="sentence used when the node is given none")
+    parser.add_argument("--instruction", default="", help="sentence that the policy node uses when it receives none")
     parser.add_argument("--name", default="", help="bundle name (default: the folder's)")
     parser.add_argument(
         "--noise-scale", type=float, default=1.0,
-        help="0 to 1: below 1 draws chunks nearer to the middle of what the policy would do (default 1, as trained)",
+        help="standard deviation, 0 to 1, of the noise sampling starts from; below 1: less varied chunks (default 1)",
     )  # fmt: skip
     parser.add_argument("--per-camera", action="store_true", help="one vision call per camera, so tokens can be reused")
     parser.add_argument(
-        "--missing-camera", default="mask,black", help="what the checkpoint copes with: mask, black, both or none"
+        "--missing-camera",
+        default="mask,black",
+        help="how a missing camera may be replaced: mask, black, mask,black or none",
     )
     parser.add_argument("--identity-stats", action="store_true", help="the dataset is already normalised")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 the bundle is written, 1 refused or the parity gate failed (nothing is written)."""
     arguments = parse_arguments(argv)
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         sys.stdout.write(f"[{time.monotonic() - began:6.1f} s] {text}\n")
         sys.stdout.flush()
 
@@ -244,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.tokens:
             checkpoint = with_tokens(checkpoint, arguments.tokens)
         refuse_unknown_cameras(arguments.cameras, checkpoint.config)
-        say(f"checkpoint {arguments.checkpoint} loaded")
+        print_line(f"checkpoint {arguments.checkpoint} loaded")
         options = ExportOptions(
             precision=arguments.precision,
             cameras=arguments.cameras,
@@ -257,12 +269,12 @@ def main(argv: list[str] | None = None) -> int:
             noise_scale=arguments.noise_scale,
             provenance={"checkpoint": arguments.checkpoint.name},
         )
-        made = export_bundle(checkpoint, arguments.bundle, options, say)
+        made = export_bundle(checkpoint, arguments.bundle, options, print_line)
     except (GridsError, ValueError, OSError) as error:
         sys.stderr.write(f"export: {error}\n")
         return 1
     size = sum(file.bytes for file in made.files.values())
-    say(f"{arguments.bundle}: {made.bundle_id}, {size / 1e6:.1f} MB")
+    print_line(f"{arguments.bundle}: {made.bundle_id}, {size / 1e6:.1f} MB")
     return 0
 
 

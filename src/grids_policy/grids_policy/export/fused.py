@@ -1,4 +1,4 @@
-"""Transformer layers as an exporter wants them: the same numbers from fewer, larger products.
+"""Transformer layers for the export: the same results from fewer, larger matrix products.
 
 Query, key and value weights are one matrix, gate and up weights another, the attention scale is inside the query
 weights, queries and keys are rotated together, masks are additive. RMS normalisation is written with a division so that
@@ -17,22 +17,23 @@ from grids_policy.model.vision import VisionBlock
 
 
 def rms(norm: RmsNorm, x: Tensor) -> Tensor:
+    """RMS normalisation of x (..., W), written with a division."""
     return x / torch.sqrt(x.square().mean(-1, keepdim=True) + norm.eps) * norm.weight
 
 
 def rotate_heads(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary embedding of (T, heads, D) with (T, 1, D/2)."""
+    """Rotary embedding of x (T, heads, D) by cos and sin (T, 1, D/2); the halves of D form the pairs, as in LLaMA."""
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
 def grouped_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Queries (T, H, D), already scaled, on (G, k, D) with an additive mask (T or 1, k) -> (T, H*D)."""
-    rows, heads, dim = query.shape
+    """Attention of scaled queries (T, H, D) on keys and values (G, k, D), additive mask (T or 1, k) -> (T, H*D)."""
+    count, heads, dim = query.shape
     groups = keys.shape[0]
-    folded = query.transpose(0, 1).reshape(groups, heads // groups * rows, dim)
-    scores = (folded @ keys.transpose(1, 2)).reshape(groups, heads // groups, rows, -1) + mask
-    out = (scores.softmax(-1).flatten(1, 2) @ values).reshape(heads, rows, dim)
+    folded = query.transpose(0, 1).reshape(groups, heads // groups * count, dim)
+    scores = (folded @ keys.transpose(1, 2)).reshape(groups, heads // groups, count, -1) + mask
+    out = (scores.softmax(-1).flatten(1, 2) @ values).reshape(heads, count, dim)
     return out.transpose(0, 1).flatten(1)  # (T, H*D)
 
 
@@ -84,6 +85,7 @@ class FusedVisionBlock(nn.Module):
         self.norm1, self.norm2 = block.layer_norm1, block.layer_norm2
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, patches, W) to the same shape."""
         split = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1))  # (B, patches, 3, heads, D)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, patches, D)
         attended = (query @ key.transpose(-1, -2)).softmax(-1) @ value
@@ -92,7 +94,7 @@ class FusedVisionBlock(nn.Module):
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A layer that holds these very weights."""
+    """A linear layer that shares these weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
     if bias is not None:

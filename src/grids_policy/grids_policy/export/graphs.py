@@ -11,7 +11,7 @@ V is the number of cameras, or 1 so that a camera's tokens can be reused. Everyt
 observation is folded into constants: time embeddings (through the linear layers they feed), rotations, causal mask,
 statistics. Everything that does not depend on the noise is computed once, in prefix: sampler, language model, the
 cross layers' keys and values. Shapes are static and operators are those TensorRT's parser takes: no loops, no
-sequences, no 64-bit floats, no dynamic slices, GridSample only where the checkpoint asks for it.
+sequences, no 64-bit floats, no dynamic slices, GridSample only where the checkpoint uses it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class PreprocessGraph(nn.Module):
         self.policy = policy
 
     def forward(self, *frames: Tensor) -> Tensor:
+        """One (h, w, 3) uint8 frame per camera to network images (N, 3, H, W), -1 to 1."""
         return self.policy.preprocess([frame.unsqueeze(0) for frame in frames])[0]  # (N, 3, H, W)
 
 
@@ -60,6 +61,7 @@ class VisionGraph(nn.Module):
         self.layers = nn.ModuleList(FusedVisionBlock(layer, policy.config.vision) for layer in vision.layers)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (V, 3, H, W) to dense tokens (V, T, C), or with early sampling to (V, K, C + 2)."""
         for conv in self.stem:
             images = self.activation(conv(images))
         x = self.patches(images).flatten(2).transpose(1, 2) + self.where  # (V, patches, W)
@@ -71,18 +73,23 @@ class VisionGraph(nn.Module):
 
 
 class PrefixGraph(nn.Module):
-    """Sampler, sentence, state and language model: everything one observation is worth to the expert."""
+    """Sampler, sentence, state and language model: everything that depends on the observation but not on the noise."""
 
     def __init__(self, policy: SmolVLA, state: Normalizer) -> None:
         super().__init__()
         self.policy, self.state, config = policy, state, policy.config
-        last = config.expert_layers[-1]  # of it only keys and values are read
+        last = config.expert_layers[-1]  # only its keys and values are read
         self.layers = nn.ModuleList(
             FusedBlock(layer, config.text.head_dim, "kv" if i == last else "qkv")
             for i, layer in enumerate(policy.language.layers[: last + 1])
         )
 
     def forward(self, dense: Tensor, present: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor):
+        """The tensors of `cache_names` and `observed_names`, in that order, for one observation.
+
+        dense: of `VisionGraph`. present: (N,) bool. state: (J,) in the bundle's units. tokens, token_mask:
+        (tokenizer_max_length,).
+        """
         policy, config = self.policy, self.policy.config
         dense = dense.unsqueeze(0)
         sampled = policy.sampler(dense)
@@ -94,7 +101,7 @@ class PrefixGraph(nn.Module):
             token_mask.unsqueeze(0),
         )
         ready = self._expert_cache(*self._prefill(prefix))
-        if config.sampler.kind == "dense" or config.early:  # everything is kept, or there is nothing to compare with
+        if config.sampler.kind == "dense" or config.early:  # dense: all is kept; early: no dense tokens to compare
             retention = torch.full((1, len(config.image_keys), config.dense_tokens), float(not config.early))
         else:
             retention = retention_map(dense, sampled.features)
@@ -102,8 +109,8 @@ class PrefixGraph(nn.Module):
         if not config.early:
             seen.append(self_similarity(dense[0]))
         # The state token is always real, so the first action position is the number of valid tokens.
-        rows = prefix.pad[0].float().sum() + torch.arange(config.chunk_size)
-        cos, sin = rope_angles(rows, config.text.head_dim)
+        positions = prefix.pad[0].float().sum() + torch.arange(config.chunk_size)
+        cos, sin = rope_angles(positions, config.text.head_dim)
         return *ready, prefix.pad[0], cos, sin, *seen
 
     def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
@@ -117,7 +124,7 @@ class PrefixGraph(nn.Module):
             query, key = heads[:, : -config.text.kv_heads], heads[:, -config.text.kv_heads :]
             keys.append(key)
             values.append(value)
-            if i == len(self.layers) - 1:  # not `is`: the tracer hands out wrappers
+            if i == len(self.layers) - 1:  # not `is`: the tracer returns wrappers
                 break
             attended = grouped_attention(query, key.transpose(0, 1), value.transpose(0, 1), mask)
             x = layer.finish(x, attended)
@@ -137,13 +144,13 @@ class PrefixGraph(nn.Module):
 
 
 def cache_names(config: PolicyConfig) -> list[str]:
-    """Names of the tensors that prefix hands to denoise_step, in order."""
+    """Names of the tensors that prefix outputs and denoise_step reads, in order."""
     layers = [f"{kind}_{i}" for i in range(len(config.expert_layers)) for kind in ("k", "v")]
     return [*layers, "prefix_pad", "suffix_cos", "suffix_sin"]
 
 
-def seen_names(config: PolicyConfig) -> list[str]:
-    """What prefix tells an operator about each camera, in order."""
+def observed_names(config: PolicyConfig) -> list[str]:
+    """Names of prefix's outputs for display, one entry per camera each, in order."""
     return ["coordinates", "retention"] + ([] if config.early else ["self_similarity"])
 
 
@@ -176,9 +183,14 @@ class StepGraph(nn.Module):
         above = torch.ones(config.chunk_size, config.chunk_size, dtype=torch.bool).triu(1)
         self.register_buffer("causal", torch.zeros(config.chunk_size, config.chunk_size).masked_fill_(above, MASKED))
 
-    def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_rows: Tensor, *cache: Tensor):
+    def forward(self, x: Tensor, step: Tensor, committed: Tensor, committed_steps: Tensor, *cache: Tensor):
+        """(x_next (S, D), actions (S, J)) after Euler step `step` from x (S, D).
+
+        committed: (S, J) in the bundle's units, of which the first `committed_steps` action steps are kept. cache: the
+        tensors of `cache_names`; last the state (J,), where actions are relative to it.
+        """
         config = self.config
-        fixed = (torch.arange(config.chunk_size) < committed_rows).unsqueeze(-1)  # (S, 1)
+        fixed = (torch.arange(config.chunk_size) < committed_steps).unsqueeze(-1)  # (S, 1)
         *cache, state = cache if self.relative is not None else (*cache, None)
         clean = self.action.apply(to_relative(committed, state, self.relative)).to(torch.float32)
         clean = F.pad(clean, (0, config.max_action_dim - config.action_dim))
@@ -210,7 +222,7 @@ class StepGraph(nn.Module):
 
 
 def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:
-    """Write `module` with named, static inputs and outputs. Weights go to `path`.data when large."""
+    """Export `module` to `path` with named, static inputs and outputs. Large weights go to `path`.data."""
     module.eval()
     with torch.no_grad():
         program = torch.onnx.export(
@@ -219,12 +231,12 @@ def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
         )  # fmt: skip
     weights = program.model.graph.initializers.values()
     large = sum(w.const_value.nbytes for w in weights if w.const_value is not None) > _INLINE_BYTES
-    forget_origin(program.model)
+    remove_metadata(program.model)
     program.save(str(path), external_data=large)
 
 
-def forget_origin(model) -> None:
-    """Drop what the converter notes about source files: size, and paths of the machine that exported."""
+def remove_metadata(model) -> None:
+    """Remove the converter's metadata in place: it is large and contains paths of the exporting machine."""
     model.metadata_props.clear()
     model.doc_string = None
     for node in model.graph.all_nodes():

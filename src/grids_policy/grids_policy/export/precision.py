@@ -1,4 +1,4 @@
-"""Reduced precision of an exported graph: half floats for GPUs, 8-bit products for CPUs."""
+"""Reduces the precision of an exported graph: fp16 for GPUs, int8 matrix products for CPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _AFTER_SQUARES = ("ReduceMean", "Add", "Sqrt", "Clip", "Expand")
 
 
 def convert(path: Path, precision: str) -> None:
-    """Rewrite the graph at `path` in place; fp32 leaves it as it is. Inputs and outputs keep their types."""
+    """Convert the graph at `path` in place to fp16 or int8; fp32 changes nothing. Types of inputs and outputs stay."""
     if precision == "fp32" or path.stem == "preprocess":
         return
     if precision == "fp16":
@@ -20,7 +20,7 @@ def convert(path: Path, precision: str) -> None:
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
-    """One file, or weights beside it when they exceed what a protobuf may hold."""
+    """Save as one file, or with the weights in a second one when they exceed the size limit of a protobuf."""
     data = Path(f"{path}.data")
     data.unlink(missing_ok=True)
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1 << 28
@@ -38,14 +38,14 @@ def _to_fp16(path: Path) -> None:
 
 
 def _join_casts(graph: onnx.GraphProto, before: set[str]) -> None:
-    """Let neighbouring nodes of single precision exchange singles: the converter casts to half and back between them.
+    """Remove the casts to fp16 and back that the converter inserts between neighbouring fp32 nodes.
 
-    `before`: names of the nodes that are not the converter's own.
+    before: names of the nodes that the graph had before the conversion.
     """
     made_by = {name: node for node in graph.node for name in node.output}
     outputs = {value.name for value in graph.output}
-    same: dict[str, str] = {}  # name -> the name of the same value without the detour
-    renamed: dict[str, str] = {}  # an output keeps its name: who makes its value takes that name over
+    same: dict[str, str] = {}  # name -> name of the same value before the two casts
+    renamed: dict[str, str] = {}  # graph outputs keep their name: the node that computes the value gets it
     for node in graph.node:
         first = made_by.get(node.input[0]) if _added_cast(node, before) else None
         if first is None or not _added_cast(first, before):
@@ -62,7 +62,7 @@ def _join_casts(graph: onnx.GraphProto, before: set[str]) -> None:
             node.input[i] = renamed.get(found, found)
         for i, name in enumerate(node.output):
             node.output[i] = renamed.get(name, name)
-    del graph.value_info[:]  # some say half of what is now single
+    del graph.value_info[:]  # some entries state fp16 for values that are fp32 now
     while True:
         read = {name for node in graph.node for name in node.input} | outputs
         idle = [node for node in graph.node if _added_cast(node, before) and node.output[0] not in read]
@@ -77,10 +77,10 @@ def _added_cast(node: onnx.NodeProto, before: set[str]) -> bool:
 
 
 def single_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that half floats would spoil, and that therefore stay in single precision.
+    """Names of the nodes that must stay fp32.
 
-    Angles of rotary positions (a half knows 160 rad to 0.125); squares and their means, which overflow at 256, a size
-    that activations of language models reach; lengths, whose guard against zero is below the smallest half.
+    Rotary angles (at 160 rad fp16 has a resolution of 0.125); squares and their means, which overflow for inputs above
+    256, a size that activations of language models reach; norms, whose epsilon is below the smallest fp16 number.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
     read_by: dict[str, list[onnx.NodeProto]] = {}
@@ -112,8 +112,8 @@ def single_nodes(model: onnx.ModelProto) -> list[str]:
 def _to_int8(path: Path) -> None:
     """8-bit activations, weights in 7 bits per channel.
 
-    Processors without VNNI add two products of an 8-bit pair in 16 bits, which 8-bit weights overflow without a word; a
-    bundle travels, so the one bit is given up everywhere (ONNX Runtime calls this reduce_range).
+    Processors without VNNI add two products of an 8-bit pair in 16 bits, which 8-bit weights silently overflow. A
+    bundle may run on any machine, so one bit is always left out (reduce_range in ONNX Runtime).
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

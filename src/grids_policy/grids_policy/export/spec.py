@@ -1,4 +1,4 @@
-"""What a checkpoint takes and gives, as the spec that every runtime shares; and what it does not say itself."""
+"""Derives the spec that all runtimes share from a checkpoint and from options that it does not contain."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
 
 
 class ExportError(ValueError):
-    """The checkpoint cannot become a bundle; one sentence says why."""
+    """The checkpoint cannot be exported. The text is one sentence with the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What the checkpoint does not say itself."""
+    """Options of an export that a checkpoint does not contain.
+
+    fps: action steps per second. name: of the bundle. per_camera: one vision call per camera, so that tokens can be
+    reused. noise_scale: 0 to 1. missing_camera: how a missing camera may be replaced. provenance: added to policy.json.
+    """
 
     precision: str = "fp32"
     cameras: str = ""  # "front=640x480,wrist:camera2=640x480"; empty: the checkpoint's own
@@ -42,18 +46,21 @@ class ExportOptions:
 
 
 def parse_cameras(text: str, config: PolicyConfig) -> list[tuple[str, str, int, int]]:
-    """(name, checkpoint key, width, height) per camera in the checkpoint's order. Strict: every camera, once."""
+    """Parse --cameras to (name, checkpoint key, width, height) per camera, in the checkpoint's order.
+
+    An empty text means the checkpoint's own cameras. Raises ExportError unless every camera is named once.
+    """
     own = dict(zip(config.cameras, zip(config.image_keys, config.image_hw, strict=True), strict=True))
     if not text:
         return [(name, key, hw[1], hw[0]) for name, (key, hw) in own.items()]
-    wanted: dict[str, tuple[str, int, int]] = {}
+    chosen: dict[str, tuple[str, int, int]] = {}
     for item in text.split(","):
         names, _, size = item.partition("=")
         name, _, source = names.partition(":")
         source = source or name
         if source not in own:
             raise ExportError(f"--cameras {item}: expected one of the checkpoint's {list(own)}, got {source!r}")
-        if source in wanted:
+        if source in chosen:
             raise ExportError(f"--cameras: {source!r} is named twice")
         height, width = own[source][1]
         if size:
@@ -63,32 +70,32 @@ def parse_cameras(text: str, config: PolicyConfig) -> list[tuple[str, str, int, 
                 raise ExportError(f"--cameras {item}: expected WIDTHxHEIGHT, got {size!r}") from None
         if width < 2 or height < 2:
             raise ExportError(f"--cameras {item}: expected a size above 1x1, got {width}x{height}")
-        if name in (other for other, *_ in wanted.values()):
-            raise ExportError(f"--cameras: the robot's {name!r} is named twice; each shows one of the checkpoint's")
-        wanted[source] = (name, width, height)
-    if missing := sorted(set(own) - set(wanted)):
+        if name in (other for other, *_ in chosen.values()):
+            raise ExportError(f"--cameras: the robot's {name!r} is named twice; map each to one of the checkpoint's")
+        chosen[source] = (name, width, height)
+    if missing := sorted(set(own) - set(chosen)):
         raise ExportError(f"--cameras: the checkpoint also needs {missing}; name every camera")
-    return [(wanted[source][0], own[source][0], *wanted[source][1:]) for source in own]
+    return [(chosen[source][0], own[source][0], *chosen[source][1:]) for source in own]
 
 
 def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
-    """A bundle whose cameras this robot does not have could never run. Raises ExportError with what to write."""
+    """Raises ExportError for cameras that this robot does not have, with an example of --cameras."""
     names = [name for name, *_ in parse_cameras(text, config)]
     if any(name not in CAMERAS for name in names):
         example = ",".join(f"{ours}:{theirs}" for ours, theirs in zip(CAMERAS, config.cameras, strict=False))
         raise ExportError(
-            f"--cameras: this robot has {', '.join(CAMERAS)}, got {', '.join(names)}; say --cameras {example}"
+            f"--cameras: this robot has {', '.join(CAMERAS)}, got {', '.join(names)}; give --cameras {example}"
         )
 
 
 def _camera(name: str, key: str, width: int, height: int, resize_hw: tuple[int, int]) -> BundleCamera:
-    """The camera with where its images land in the network's input. Raises ValueError when they cannot."""
+    """The camera with the position of its images in the network's input. Raises ValueError when they do not fit."""
     box = fit((width, height), resize_hw[::-1])
     return BundleCamera(name, key, width, height, *box.resized, *box.pad)
 
 
 def _mean_std(normalizer: Normalizer, dim: int) -> dict[str, list[float]]:
-    """Any mode as a centre and a scale per dimension, for people and for plausibility limits."""
+    """Mean and standard deviation per dimension; for MIN_MAX the centre and half the range. For plausibility limits."""
     if normalizer.mode == "IDENTITY":
         return {"mean": [0.0] * dim, "std": [1.0] * dim}
     first, second = (t.reshape(-1, dim).double().mean(0) for t in (normalizer.first, normalizer.second))
@@ -107,7 +114,7 @@ def _position_statistics(state: dict, action: dict, relative: tuple[int, ...]) -
 
 
 def _position_range(stats: dict[str, list[float]], units: Units) -> tuple[list[float], list[float]]:
-    """Plausible positions in rad: what lies outside was never in the training data and is refused."""
+    """Lowest and highest plausible positions in rad, per joint; positions outside are refused at run time."""
     low, high = [], []
     for mean, std, scale, offset in zip(stats["mean"], stats["std"], units.scale, units.offset, strict=True):
         ends = sorted((mean + side * _WIDE_STD * std - offset) / scale for side in (-1, 1))

@@ -1,9 +1,9 @@
-"""The small bundle that ships with the product: the whole GridS-SmolVLA path in under 3 MB, for a first run anywhere.
+"""Makes the small bundle that ships with the project: a complete GridS-SmolVLA policy in under 3 MB, for a first run.
 
     ./grids untrained models/untrained
 
-It has never seen a task. A few minutes of training teach it one thing only: from wherever the joints are, sway gently
-around the home pose, so that a fresh installation moves without anybody having trained anything.
+It has learnt no task. A few minutes of training teach it one motion: from any pose, sway slowly around the home pose. A
+new installation can thus move the arm without any training.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ FPS = 30.0
 # Sway of each joint, rad; and how fast a displaced arm drifts home, s.
 AMPLITUDE_RAD = (0.18, 0.07, 0.07, 0.09, 0.14, 0.14)
 HOMING_S = 1.5
-STATE_STD_RAD = 0.25  # of the poses it starts from
+STATE_STD_RAD = 0.25  # of the start poses
 
 
 def demo_config() -> PolicyConfig:
-    """0.6 million parameters: 8 x 8 tokens per camera, 16 kept, chunks of 1.3 s."""
+    """The model's configuration: 0.6 M parameters, 8 x 8 tokens per camera, 16 of them sampled, chunks of 1.3 s."""
     return PolicyConfig(
         image_hw=((240, 320), (240, 320)),
         resize_hw=(128, 128),
@@ -60,7 +60,7 @@ def demo_config() -> PolicyConfig:
 
 
 def demo_tokenizer(vocabulary: int, path: Path) -> None:
-    """A byte-level tokenizer like SmolVLM2's, fitted to the task sentences: any text works, ids stay small."""
+    """Write a byte-level BPE tokenizer (as SmolVLM2's) with a small vocabulary for SENTENCES; it encodes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -74,11 +74,11 @@ def demo_tokenizer(vocabulary: int, path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def sway(state_rad: Tensor, rows: int, generator: torch.Generator) -> Tensor:
-    """(B, J) start poses -> (B, rows, J): drift home and sway, starting at the pose with no leap."""
+def sway(state_rad: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """Action steps (B, steps, J) in rad from start poses (B, J): drift home and sway, beginning at the start pose."""
     batch, joints = state_rad.shape
     home, size = torch.tensor(HOME_POSE_RAD), torch.tensor(AMPLITUDE_RAD)
-    seconds = torch.arange(rows)[:, None] / FPS
+    seconds = torch.arange(steps)[:, None] / FPS
     rate = 2 * torch.pi * (0.15 + 0.2 * torch.rand(batch, 1, joints, generator=generator))
     phase = 2 * torch.pi * torch.rand(batch, 1, joints, generator=generator)
     swing = size * (torch.sin(rate * seconds + phase) - torch.sin(phase))
@@ -86,7 +86,7 @@ def sway(state_rad: Tensor, rows: int, generator: torch.Generator) -> Tensor:
 
 
 def train_sway(policy: SmolVLA, stats: dict[str, Tensor], steps: int, seed: int) -> float:
-    """Fit the flow to `sway`; returns the mean loss of the last tenth."""
+    """Train the policy on `sway` with random images; returns the mean flow loss of the last tenth of the steps."""
     config, generator = policy.config, torch.Generator().manual_seed(seed)
     batch, mean, std = 12, stats["action.mean"], stats["action.std"]
     optimiser = torch.optim.AdamW(policy.parameters(), lr=2e-3, weight_decay=0.01)
@@ -121,14 +121,14 @@ def train_sway(policy: SmolVLA, stats: dict[str, Tensor], steps: int, seed: int)
 
 
 def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> Bundle:
-    """Train and export. `tokenizer` is where the fitted tokenizer.json is written."""
+    """Train and export into `folder`. tokenizer: path for the fitted tokenizer.json. Raises ExportError."""
     config = demo_config()
     demo_tokenizer(config.text.vocab, tokenizer)
     policy = SmolVLA(config)
     init_weights(policy, seed)
     home = torch.tensor(HOME_POSE_RAD)
     spread = torch.full((6,), STATE_STD_RAD)
-    # Row by row: the first rows hardly leave the measured pose, so what is left of the noise there is tiny.
+    # Statistics per action step: the first steps are close to the measured pose, so little of the noise is left there.
     starts = home + spread * torch.randn(4096, 6, generator=torch.Generator().manual_seed(seed))
     moved = sway(starts, config.chunk_size, torch.Generator().manual_seed(seed)) - starts[:, None]
     stats = {
@@ -150,6 +150,7 @@ def build_demo(folder: Path, tokenizer: Path, *, steps: int, seed: int = 0) -> B
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train, export and print a line about the bundle. Exit status 0."""
     parser = argparse.ArgumentParser(prog="grids untrained", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="folder to write, e.g. models/untrained")
     parser.add_argument("--steps", type=int, default=1000, help="training steps (default 1000)")

@@ -1,8 +1,8 @@
 """Compare a policy with a reference file, stage by stage: `grids parity CHECKPOINT_DIR ORACLE_NPZ`.
 
 The file holds LeRobot's inputs, intermediates, outputs, losses and gradients under the names below.
-A stage provider is anything with a name, a tolerance and `stages(reference)`, which returns its own
-arrays under the same names; every name both sides know is compared. Exit status: 0 all within
+A stage provider has a name, a tolerance and `stages(reference)`, which returns arrays under the same
+names; every name that both have is compared. Exit status: 0 all within
 tolerance, 1 some stage above it, 2 the checkpoint or the file cannot be used.
 """
 
@@ -32,9 +32,9 @@ from grids_policy.runtime.language import SentenceEncoder, smolvla_language
 
 TORCH_TOLERANCE = 1e-4
 ONNX_TOLERANCE = 1e-3
-# Inputs, and LeRobot's own run in mixed precision, which no float32 evaluation reproduces.
+# Inputs and LeRobot's mixed-precision run, which float32 cannot reproduce.
 NOT_STAGES = ("in/", "stats/", "out/actions_padded_mixed_bf16")
-# Rows of padded tokens hold values that nothing reads and that depend on the kernel used.
+# Rows of padded tokens contain values that nothing reads and that depend on the kernel.
 PADDED_ROWS = re.compile(r"prefix/out|cache/\d+/[kv]")
 
 # Two stages are not in network units, where an absolute tolerance means something: actions in the
@@ -56,6 +56,7 @@ class Reference:
     grad_norms: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        """One array. Raises OracleError when the file lacks it."""
         if name not in self.arrays:
             raise OracleError(f"the reference file lacks {name!r}")
         return self.arrays[name]
@@ -88,7 +89,7 @@ class Reference:
         return np.stack(masks, 1)
 
     def times(self) -> list[str]:
-        """Flow times, as written in the names denoise/v_t<time>."""
+        """The flow times in the names denoise/v_t<time>, as text."""
         return [n.removeprefix("denoise/v_t") for n in self.arrays if n.startswith("denoise/v_t")]
 
 
@@ -99,7 +100,7 @@ class StageProvider(Protocol):
     tolerance: float
 
     def stages(self, reference: Reference) -> dict[str, np.ndarray]:
-        """Own arrays under the reference's names, for its inputs."""
+        """This implementation's arrays for the reference's inputs, under the reference's names."""
         ...
 
 
@@ -113,7 +114,7 @@ class StageDifference:
 
 
 def read_reference(path: Path | str) -> Reference:
-    """The npz and, beside it, oracle_config.json and grad_norms.json where they exist."""
+    """Read the npz and, when present, oracle_config.json and grad_norms.json beside it. Raises OracleError."""
     path = Path(path)
     try:
         # Opened here: numpy leaves a damaged file open.
@@ -140,6 +141,7 @@ class TorchStages:
     tolerance: float = TORCH_TOLERANCE
 
     def stages(self, reference: Reference) -> dict[str, np.ndarray]:
+        """All stages, losses and gradients included where the reference has them."""
         found: dict[str, Tensor] = {}
         batch = self._inputs(reference, found)
         with torch.no_grad():
@@ -213,9 +215,9 @@ class TorchStages:
         found["out/action_chunk_unnormalised"] = norm.invert(found["out/action_chunk"])
 
     def _train(self, reference: Reference, batch: TrainBatch, found: dict[str, Tensor]) -> None:
-        """Both losses, and the gradients of the one over all dims."""
+        """Both losses, and the gradients of the loss over all action dimensions."""
         policy = self.checkpoint.policy
-        wanted = [name.removeprefix("grad/") for name in reference.arrays if name.startswith("grad/")]
+        requested = [name.removeprefix("grad/") for name in reference.arrays if name.startswith("grad/")]
         random = FlowDraw(_tensor(reference, "in/noise"), _tensor(reference, "in/train_time"))
         policy.requires_grad_(True)
         policy.zero_grad(set_to_none=True)
@@ -227,7 +229,7 @@ class TorchStages:
         zero = torch.zeros(())
         grads = {lerobot_key(n): zero if p.grad is None else p.grad for n, p in policy.named_parameters()}
         grads |= dict.fromkeys(self.checkpoint.dead, zero)
-        found |= {f"grad/{key}": grads[key] for key in wanted if key in grads}
+        found |= {f"grad/{key}": grads[key] for key in requested if key in grads}
         found |= {f"grad_norm/{key}": grads[key].norm() for key in reference.grad_norms if key in grads}
         policy.zero_grad(set_to_none=True)
         policy.requires_grad_(False)
@@ -243,7 +245,7 @@ def _state_column(visible: Tensor) -> int:
 
 
 def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndarray]:
-    """Token ids of the reference's sentences, where both they and a tokenizer are at hand."""
+    """Token ids of the reference's sentences, where the reference has sentences and the checkpoint a tokenizer."""
     if checkpoint.tokenizer is None or not reference.tasks:
         return {}
     shape = reference["pre/lang_tokens"].shape
@@ -254,7 +256,7 @@ def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndar
 
 
 def compare(reference: Reference, found: dict[str, np.ndarray]) -> tuple[list[StageDifference], list[str]]:
-    """Rows for every stage both sides know, in the file's order, and the stages left over."""
+    """The differences of all stages that both sides have, in the file's order, and the names of the other stages."""
     expected = {n: a for n, a in reference.arrays.items() if not n.startswith(NOT_STAGES)}
     norms = reference.grad_norms.items()
     expected |= {f"grad_norm/{key}": np.array(value, np.float32) for key, value in norms}
@@ -284,7 +286,7 @@ def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference)
 
 
 def group_norms(rows: list[StageDifference]) -> list[StageDifference]:
-    """One row instead of a hundred for the gradient norms, the worst of them."""
+    """Replace the gradient norms, about a hundred rows, by one row with the worst of them."""
     norms = [row for row in rows if row.stage.startswith("grad_norm/")]
     rest = [row for row in rows if not row.stage.startswith("grad_norm/")]
     if norms:
@@ -294,7 +296,7 @@ def group_norms(rows: list[StageDifference]) -> list[StageDifference]:
 
 
 def report(name: str, tolerance: float, rows: list[StageDifference], skipped: list[str]) -> str:
-    """The table people read."""
+    """The differences as a text table. rows: at least one."""
     width = max([len(row.stage) for row in rows] + [24])
     lines = [f"{'stage (' + name + ')':{width}}  max abs error  max abs value"]
     for row in rows:
@@ -310,7 +312,7 @@ def report(name: str, tolerance: float, rows: list[StageDifference], skipped: li
 
 
 def run(reference: Reference, provider: StageProvider, write: Callable[[str], object]) -> bool:
-    """Compare one provider, write its table, and say whether it passed."""
+    """Compare one provider and write its table. Returns whether all stages are within tolerance; raises OracleError."""
     rows, skipped = compare(reference, provider.stages(reference))
     rows = group_norms(rows)
     if not rows:
@@ -320,7 +322,7 @@ def run(reference: Reference, provider: StageProvider, write: Callable[[str], ob
 
 
 def build_providers(checkpoint: Checkpoint, *, torch_only: bool) -> list[StageProvider]:
-    """Every implementation that has to agree with the reference."""
+    """The implementations that must agree with the reference: torch and, unless torch_only, ONNX."""
     providers: list[StageProvider] = [TorchStages(checkpoint)]
     if not torch_only:
         from grids_policy.parity.onnx import OnnxStages  # imports this module
@@ -330,7 +332,7 @@ def build_providers(checkpoint: Checkpoint, *, torch_only: bool) -> list[StagePr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; returns the exit status."""
+    """Exit status: 0 all stages within tolerance, 1 some above it, 2 checkpoint or reference file unusable."""
     parser = argparse.ArgumentParser(prog="grids parity", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT_DIR", type=Path, help="folder as LeRobot saves it")
     parser.add_argument("reference", metavar="ORACLE_NPZ", type=Path, help="reference inputs and stages")
@@ -348,6 +350,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from grids_policy.parity.cli import main as imported  # one copy of the classes, shared with parity_onnx
+    from grids_policy.parity.cli import main as imported  # so that parity.onnx imports the same classes
 
     sys.exit(imported())

@@ -1,8 +1,8 @@
 """The exported graphs as a stage provider for the parity table.
 
-The graphs are written to a temporary folder by the exporter itself, in fp32, and run row by row through ONNX Runtime
-on the CPU. They keep only what a robot needs, so some stages of a reference have no counterpart: what a cross layer
-of the expert reads is already projected, an empty camera is left out, and nothing is trained.
+The exporter writes the graphs to a temporary folder, in fp32, and ONNX Runtime runs them on the CPU, one sample at a
+time. The graphs compute only what a robot needs, so some stages of a reference have no counterpart: keys and values of
+the expert's cross layers are already projected, empty cameras are left out, and there are no losses or gradients.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
 
 
 def reference_columns(config: PolicyConfig, *, slots: int, words: int) -> tuple[list[int], list[int]]:
-    """Where prefix tokens of the graph are in the reference: (graph positions, reference positions).
+    """Maps the graph's prefix tokens to the reference's: (graph positions, reference positions).
 
     The reference has a full block for every camera slot and `words` language tokens; the graph has no image tokens for
     an empty slot (its special tokens, if any, stay) and pads the sentence to the config's length.
     """
     before, after = (2, 1) if config.image_special_tokens else (0, 0)
     kept, cameras = config.image_tokens, len(config.image_keys)
-    wanted: list[int] = []
+    theirs: list[int] = []
     for slot in range(slots):
         start = slot * (before + kept + after)
         block = list(range(start, start + before + kept + after))
-        wanted += block if slot < cameras else block[:before] + block[before + kept :]
-    own = list(range(len(wanted)))
+        theirs += block if slot < cameras else block[:before] + block[before + kept :]
+    own = list(range(len(theirs)))
     start = slots * (before + kept + after)
     state = len(own) + config.tokenizer_max_length
-    return [*own, *range(len(own), len(own) + words), state], [*wanted, *range(start, start + words + 1)]
+    return [*own, *range(len(own), len(own) + words), state], [*theirs, *range(start, start + words + 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +55,15 @@ class OnnxStages:
     tolerance: float = ONNX_TOLERANCE
 
     def stages(self, reference: Reference) -> dict[str, np.ndarray]:
+        """All stages that the graphs have. Raises OracleError when the numbers of cameras differ."""
         config, frames = self.checkpoint.config, reference.frames
         if len(frames) != len(config.image_keys):
             raise OracleError(f"the reference has {len(frames)} cameras, the checkpoint {len(config.image_keys)}")
         sizes = [f"{n}={f.shape[2]}x{f.shape[1]}" for n, f in zip(config.cameras, frames, strict=True)]
         with tempfile.TemporaryDirectory() as folder:
             sessions = self._sessions(Path(folder), ExportOptions(cameras=",".join(sizes)))
-            rows = [self._row(sessions, reference, i) for i in range(len(frames[0]))]
-        return {name: np.stack([row[name] for row in rows], name == "denoise/x_traj") for name in rows[0]}
+            samples = [self._sample(sessions, reference, i) for i in range(len(frames[0]))]
+        return {name: np.stack([one[name] for one in samples], name == "denoise/x_traj") for name in samples[0]}
 
     def _sessions(self, folder: Path, options: ExportOptions) -> dict[str, onnxruntime.InferenceSession]:
         with warnings.catch_warnings():  # the converter warns about its own internals
@@ -77,7 +78,7 @@ class OnnxStages:
             for name in GRAPHS
         }
 
-    def _row(self, sessions: dict[str, Any], reference: Reference, i: int) -> dict[str, np.ndarray]:
+    def _sample(self, sessions: dict[str, Any], reference: Reference, i: int) -> dict[str, np.ndarray]:
         """Every stage of sample i, without the batch axis."""
         config = self.checkpoint.config
         frames = {f"image_{n}": f[i] for n, f in zip(config.cameras, reference.frames, strict=True)}
@@ -104,17 +105,17 @@ class OnnxStages:
     def _prefix(self, cache: dict[str, np.ndarray], reference: Reference, words: int) -> dict[str, np.ndarray]:
         """Pad mask, and the language model's keys and values where self layers read them as they are."""
         config = self.checkpoint.config
-        own, wanted = reference_columns(config, slots=reference.slots, words=words)
+        own, theirs = reference_columns(config, slots=reference.slots, words=words)
         length = reference["prefix/pad_masks"].shape[1]
         pad = np.zeros(length, bool)
-        pad[wanted] = cache["prefix_pad"][own]
+        pad[theirs] = cache["prefix_pad"][own]
         found = {"prefix/pad_masks": pad}
         for index, layer in enumerate(config.expert_layers):
             if config.is_self_layer(layer):
                 for kind in "kv":
-                    rows = cache[f"{kind}_{index}"].swapaxes(0, 1)  # (P, G, D)
-                    found[f"cache/{layer}/{kind}"] = placed = np.zeros((length, *rows.shape[1:]), rows.dtype)
-                    placed[wanted] = rows[own]
+                    tokens = cache[f"{kind}_{index}"].swapaxes(0, 1)  # (P, G, D)
+                    found[f"cache/{layer}/{kind}"] = placed = np.zeros((length, *tokens.shape[1:]), tokens.dtype)
+                    placed[theirs] = tokens[own]
         return found
 
     def _denoise(

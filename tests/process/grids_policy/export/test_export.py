@@ -200,7 +200,7 @@ def test_a_camera_list_that_does_not_fit_is_refused(text, expected):
 
 def test_cameras_this_robot_lacks_are_refused_with_what_to_write():
     refuse_unknown_cameras("front:wrist,wrist:front", small())
-    with pytest.raises(ExportError, match="has front, wrist, got top, hand; say --cameras front:front,wrist:wrist"):
+    with pytest.raises(ExportError, match="has front, wrist, got top, hand; give --cameras front:front,wrist:wrist"):
         refuse_unknown_cameras("hand:wrist,top:front", small())
 
 
