@@ -4,6 +4,7 @@ import ast
 import re
 import statistics
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -196,3 +197,42 @@ def test_folders_files_and_functions_stay_small():
     problems += [f"{f.relative_to(ROOT)}: {n} modules" for f, n in folders.items() if n > MAX_MODULES]
     assert not problems, "\n".join(problems)
     assert statistics.median(lengths) <= MAX_MEDIAN
+
+
+def public_definitions() -> Iterator[tuple[Path, ast.ClassDef | None, ast.ClassDef | ast.FunctionDef]]:
+    """(file, class around it or None, definition) of everything without a leading underscore."""
+
+    def within(path: Path, body: list[ast.stmt], around: ast.ClassDef | None):
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                yield path, around, node
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from within(path, node.body, node)
+
+    for package in LEVELS:
+        for path in modules(package):
+            yield from within(path, tree(path).body, None)
+
+
+def test_no_two_classes_share_a_name():
+    places: dict[str, list[str]] = {}
+    for path, _, node in public_definitions():
+        if isinstance(node, ast.ClassDef):
+            places.setdefault(node.name, []).append(str(path.relative_to(SRC)))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert not twice
+
+
+# Bases whose methods a class does not override: its methods are its own, and need a docstring.
+OWN = {"ABC", "Enum", "StrEnum", "Protocol", "RuntimeError", "ValueError"}
+
+
+def test_everything_public_has_a_docstring():
+    """Methods of a class with another base may override documented ones, which the code alone does not tell."""
+    missing = []
+    for path, around, node in public_definitions():
+        bases = {ast.unparse(base) for base in around.bases} if around is not None else set()
+        plugin = node.name.startswith("pytest_")  # named by pytest
+        if not bases - OWN and not plugin and not ast.get_docstring(node):
+            missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not missing, "\n".join(missing)

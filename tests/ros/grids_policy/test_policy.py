@@ -344,7 +344,7 @@ def test_rtc_is_refused_for_a_bundle_that_was_trained_without_committed_steps(tm
     folder = changed_bundle(tmp_path, max_committed=0)
     with policy(tmp_path, f"bundle:={folder}", "switching:=rtc") as process:
         assert process.wait(60) == 1
-    assert "trained without committed rows (max_committed 0); use 'blend'" in log_of(tmp_path)
+    assert "trained without committed action steps" in log_of(tmp_path)
 
 
 def test_an_unknown_parameter_value_is_refused(tmp_path, robot):

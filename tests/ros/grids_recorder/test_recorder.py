@@ -300,7 +300,7 @@ def test_keys_start_label_and_end_a_session(tmp_path):
         session = RecordSession(one.client)
         one.until(lambda: session.status is not None)
         session.press("s")
-        assert "nothing is being recorded: enter starts an episode" in session.line()
+        assert "no episode is being recorded: press enter to start one" in session.line()
         session.press("x")
         assert HELP in session.line()
         session.press("\n")

@@ -59,6 +59,7 @@ class ConvertSettings:
 
 
 def even(value: int) -> int:
+    """The largest even number up to `value`: video codecs halve the size of the colour planes."""
     return value - value % 2
 
 
@@ -213,6 +214,7 @@ def _convert_one(job: _Job) -> _Done:
 
 
 def rejection(path: Path) -> str:
+    """The sentence about a bag that is left out because of its verdict."""
     return f"{path.name}: REJECT (see its {VERDICT_FILE}; --include-rejected takes it)"
 
 
@@ -280,6 +282,7 @@ def convert(
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The options of `./grids convert`."""
     parser = argparse.ArgumentParser(prog="grids convert", description=__doc__)
     add = parser.add_argument
     add("bags", nargs="+", type=Path, metavar="BAG", help="bags, or folders that hold them")

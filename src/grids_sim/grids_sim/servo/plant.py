@@ -45,6 +45,7 @@ class SimplePlant:
         self._lag_s, self._kp = lag_s, np.array(kp_nm_rad)
 
     def step(self, command: ServoCommand, dt_s: float) -> None:
+        """Advance by `dt_s` under these motor commands."""
         on = command.torque_on & (command.torque_limit_nm > 0.02)
         error = command.setpoint_rad - self.position_rad
         self.effort_nm = np.where(on, np.clip(self._kp * error, -command.torque_limit_nm, command.torque_limit_nm), 0.0)
@@ -66,17 +67,21 @@ class WorldPlant:
 
     @property
     def position_rad(self) -> np.ndarray:
+        """Joint positions (6,), rad."""
         return self.world.position_rad
 
     @property
     def velocity_rad_s(self) -> np.ndarray:
+        """Joint velocities (6,), rad/s."""
         return self.world.velocity_rad_s
 
     @property
     def effort_nm(self) -> np.ndarray:
+        """Motor torques (6,), Nm."""
         return self.world.effort_nm
 
     def step(self, command: ServoCommand, dt_s: float) -> None:
+        """Advance by `dt_s` under these motor commands."""
         self.world.step(*command)
 
 
@@ -90,10 +95,12 @@ class StuckJoints:
 
     @property
     def position_rad(self) -> np.ndarray:
+        """Joint positions (6,), rad."""
         return self.plant.position_rad
 
     @property
     def velocity_rad_s(self) -> np.ndarray:
+        """Joint velocities (6,), rad/s."""
         return self.plant.velocity_rad_s
 
     @property
