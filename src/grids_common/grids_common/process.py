@@ -127,12 +127,11 @@ class Child:
     def end(self, *, interrupt_s: float = 5.0, terminate_s: float = 2.0) -> int | None:
         """End the process: SIGINT, after `interrupt_s` SIGTERM, after `terminate_s` SIGKILL. Returns the exit code.
 
-        A timeout of 0 skips the signal. The rest of the process group is killed. A stopped process is continued first,
-        so that it can handle the signal.
+        A timeout of 0 skips the signal. The rest of the process group is killed. A stopped process is never
+        resumed: a driver that hung would move the arm again.
         """
         for number, timeout_s in ((signal.SIGINT, interrupt_s), (signal.SIGTERM, terminate_s)):
             if self.alive and timeout_s > 0:
-                self.send(signal.SIGCONT)
                 self.send(number)
                 self.wait(timeout_s)
         return self.kill()

@@ -110,10 +110,11 @@ def test_a_patience_of_0_leaves_the_signal_out(start):
     assert start(POLITE).end(interrupt_s=0, terminate_s=PATIENCE_S) == -signal.SIGTERM
 
 
-def test_a_stopped_child_can_answer(start):
+def test_a_stopped_child_is_not_resumed(start):
+    """POLITE answers SIGINT with 7: that it is killed instead shows that it did not run again."""
     child = start(POLITE)
     child.send(signal.SIGSTOP)
-    assert child.end(interrupt_s=PATIENCE_S) == 7
+    assert child.end(interrupt_s=0.2, terminate_s=0.2) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("how", ["stay", "leave"])
