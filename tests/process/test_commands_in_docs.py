@@ -5,19 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from pages import pages
 from repository import ROOT
 
 from grids_bringup.cli.bench import BENCHES
 from grids_bringup.cli.commands import COMMANDS
 
-PAGES = sorted(
-    [
-        ROOT / "README.md",
-        *(ROOT / "docs").rglob("*.md"),
-        *ROOT.glob("src/*/README.md"),
-        *ROOT.glob("models/*/README.md"),
-    ]
-)
+PAGES = pages()
 # Comments of configuration files and the code's own messages send users to commands, too.
 TEXTS = [*PAGES, *(ROOT / "config").rglob("*.yaml"), *(ROOT / "src").rglob("*.py"), *(ROOT / "docker").iterdir()]
 # Programs that start one another, and the one that ./grids itself starts.

@@ -53,12 +53,6 @@ def test_every_file_in_backticks_exists(page):
     assert not missing
 
 
-@PAGES
-def test_every_command_exists(page):
-    named = set(re.findall(r"\./grids ([a-z]+)", page.read_text(encoding="utf-8")))
-    assert named <= set(COMMANDS)
-
-
 class Parsed(Exception):  # noqa: N818 - no error: the options are right
     """Ends a command right after it has understood its options."""
 

@@ -26,7 +26,6 @@ def test_the_bench_compares_bus_layers_and_loads_and_ends_with_one_json_line(cap
         assert 0 < row["rate_hz"] < 110
         assert row["lateness_max_ms"] >= row["lateness_p99_ms"] >= row["lateness_p50_ms"] >= 0
         assert row["command_to_servo_p99_ms"] >= row["command_to_servo_p50_ms"] > 0
-        assert row["bus_errors"] >= 0
         assert isinstance(row["realtime"], bool)
 
 

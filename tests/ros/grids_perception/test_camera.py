@@ -44,21 +44,6 @@ def camera_process(*parameters: str, log, program=PROGRAM):
         process.wait()
 
 
-@pytest.fixture
-def node():
-    rclpy.init()
-    node = rclpy.create_node("camera_test")
-    yield node
-    node.destroy_node()
-    rclpy.try_shutdown()
-
-
-@pytest.fixture
-def log(tmp_path):
-    with (tmp_path / "log.txt").open("w+") as file:
-        yield file
-
-
 def spin_until(node, condition, timeout_s=60.0):
     end = time.monotonic() + timeout_s
     while not condition():

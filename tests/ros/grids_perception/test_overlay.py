@@ -38,21 +38,6 @@ def overlay_process(*parameters: str, log):
         process.wait()
 
 
-@pytest.fixture
-def node():
-    rclpy.init()
-    node = rclpy.create_node("overlay_test")
-    yield node
-    node.destroy_node()
-    rclpy.try_shutdown()
-
-
-@pytest.fixture
-def log(tmp_path):
-    with (tmp_path / "log.txt").open("w+") as file:
-        yield file
-
-
 def wait_for(node, condition, *, step=lambda: None, timeout_s=60.0):
     """Spin until the condition holds, doing `step` at about 20 Hz."""
     end = time.monotonic() + timeout_s
