@@ -274,11 +274,10 @@ def _recorder(arguments: TeleopArguments) -> NodeSpec:
 
 def _follower_calibration() -> str:
     """The driver's calibration file, which is stored with every episode; "" if config/arm.yaml names none."""
-    from grids_data.calibration import find
+    from grids_data.calibration import locate
 
     chosen = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
-    path = Path(chosen).expanduser()
-    return "" if not chosen else str(path if path.suffix == ".json" or path.is_file() else find("follower", chosen))
+    return str(locate("follower", chosen)) if chosen else ""
 
 
 def check_config() -> None:

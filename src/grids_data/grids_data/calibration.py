@@ -26,6 +26,9 @@ from grids_data.errors import DataError
 FIELDS = ("id", "drive_mode", "homing_offset", "range_min", "range_max")
 MAX_OFFSET = 2047  # sign-magnitude with sign bit 11
 MIN_RANGE_TICKS = 200  # narrower than 18 degrees means that the joint was not moved through its range
+LEAST_PART, MOST_PART = 0.5, 1.35  # a sweep to both stops, as a part of the joint's mechanical range
+BEYOND_RAD = 0.15  # a range that reaches further than this beyond the mechanical limits is reported
+FULL_TURN = "wrist_roll"  # has no stops; LeRobot calibrates it over the whole turn
 # LeRobot renamed these folders in v0.4.3; both are read, the newer is written.
 FOLDERS = {
     "follower": ("robots/so_follower", "robots/so100_follower", "robots/so101_follower"),
@@ -72,8 +75,32 @@ def find(arm: str, name: str, *, root: Path | None = None) -> Path:
             return path
     raise CalibrationError(
         f"calibration {name!r} of the {arm}: expected one of {', '.join(map(str, tried))}, found none: "
-        f"run ./grids calibrate --arm {arm}"
+        f"run ./grids calibrate --arm {arm} --name {name}"
     )
+
+
+def locate(arm: str, chosen: str) -> Path:
+    """The file that the parameter `calibration` means: a path, or a LeRobot name. Raises CalibrationError."""
+    path = Path(chosen).expanduser()
+    return path if path.suffix == ".json" or path.is_file() else find(arm, chosen)
+
+
+def range_problem(name: str, low: int, high: int) -> str:
+    """Why `low` to `high` (ticks) cannot be the range of a joint, one sentence; "" when it can."""
+    if not 0 <= low < high < TICKS_PER_TURN:
+        return f"{name}: expected 0 <= range_min < range_max <= 4095, got {low} to {high}"
+    if high - low < MIN_RANGE_TICKS:
+        return f"{name}: expected a range of at least {MIN_RANGE_TICKS} ticks, got {high - low}"
+    first, last = JOINT_LIMITS_RAD[JOINT_NAMES.index(name)]
+    width, nominal = (high - low) * RAD_PER_TICK, last - first
+    moved = f"{name}: moved over {width:.2f} rad ({low} to {high}), expected about {nominal:.2f}"
+    if width < LEAST_PART * nominal:
+        return f"{moved}: sweep it to both stops"
+    if width > MOST_PART * nominal:
+        return f"{moved}: the count wrapped between 0 and 4095, or the horn is loose: calibrate it again"
+    if not low <= ZERO_TICK <= high:
+        return f"{name}: the middle was not inside its range ({low} to {high}, expected {ZERO_TICK} in it): repeat it"
+    return ""
 
 
 def problems(calibration: Calibration) -> list[str]:
@@ -90,14 +117,8 @@ def problems(calibration: Calibration) -> list[str]:
             found.append(f"{name}: expected drive_mode 0 or 1, got {joint.drive_mode}")
         if abs(joint.homing_offset) > MAX_OFFSET:
             found.append(f"{name}: expected |homing_offset| <= {MAX_OFFSET}, got {joint.homing_offset}")
-        if not 0 <= joint.range_min < joint.range_max < TICKS_PER_TURN:
-            found.append(
-                f"{name}: expected 0 <= range_min < range_max <= 4095, got {joint.range_min} to {joint.range_max}"
-            )
-        elif joint.range_max - joint.range_min < MIN_RANGE_TICKS:
-            found.append(
-                f"{name}: expected a range of at least {MIN_RANGE_TICKS} ticks, got {joint.range_max - joint.range_min}"
-            )
+        if unusable := range_problem(name, joint.range_min, joint.range_max):
+            found.append(unusable)
     found += [f"{name}: not a joint of this arm" for name in calibration if name not in JOINT_NAMES]
     return found
 
@@ -173,11 +194,16 @@ def mismatches(calibration: Calibration, eeprom: dict[str, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class JointMap:
-    """Converts ticks and radians of all joints, in the order of JOINT_NAMES. Arrays are (joints,)."""
+    """Converts ticks and radians of all joints, in the order of JOINT_NAMES. Arrays are (joints,).
+
+    `low_rad`, `high_rad`: where the joint may be driven, the calibrated range within the arm's mechanical limits.
+    `swept`: the calibrated range itself, (2, joints) rad.
+    """
 
     sign: np.ndarray
     low_rad: np.ndarray
     high_rad: np.ndarray
+    swept: np.ndarray
 
     @classmethod
     def of(cls, calibration: Calibration) -> "JointMap":
@@ -186,7 +212,19 @@ class JointMap:
         sign = np.array([-1.0 if j.drive_mode else 1.0 for j in joints])
         first = (np.array([j.range_min for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
         last = (np.array([j.range_max for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
-        return cls(sign, np.minimum(first, last), np.maximum(first, last))
+        swept = np.sort([first, last], axis=0)
+        low, high = np.array(JOINT_LIMITS_RAD).T
+        return cls(sign, np.maximum(swept[0], low), np.minimum(swept[1], high), swept)
+
+    def out_of_reach(self) -> list[str]:
+        """Joints whose calibrated range reaches beyond their mechanical limits, where they are not driven."""
+        return [
+            f"{name}: calibrated from {low:.2f} to {high:.2f} rad, driven from {self.low_rad[i]:.2f} to "
+            f"{self.high_rad[i]:.2f} rad only, its mechanical limits: calibrate it again with the middle step nearer "
+            "to the middle of its range"
+            for i, (name, low, high) in enumerate(zip(JOINT_NAMES, *self.swept, strict=True))
+            if name != FULL_TURN and max(self.low_rad[i] - low, high - self.high_rad[i]) > BEYOND_RAD
+        ]
 
     def to_rad(self, ticks: np.ndarray) -> np.ndarray:
         """(..., joints) ticks to rad, float64; tick 2047 is 0 rad."""

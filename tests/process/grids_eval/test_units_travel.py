@@ -12,8 +12,7 @@ import yaml
 pytest.importorskip("onnx")
 pytest.importorskip("pyarrow")
 
-from grids_common.so100 import JOINT_NAMES
-from grids_data.calibration import JointCalibration, save
+from grids_data.calibration import JointCalibration, save, uncalibrated
 from grids_data.dataset.schema import ACTION, STATE, DatasetSpec, image_key, so100_features
 from grids_data.dataset.writer import DatasetWriter
 from grids_data.units import Units, UnitsError, units
@@ -27,7 +26,8 @@ from grids_policy.train import cli as train
 HW, FPS = (32, 48), 15
 # Every second joint counts backwards, the gripper among them.
 CALIBRATION = {
-    name: JointCalibration(i + 1, i % 2, 0, 700 + 50 * i, 3100 + 40 * i) for i, name in enumerate(JOINT_NAMES)
+    name: JointCalibration(i + 1, i % 2, 0, j.range_min - 10 * i, j.range_max + 15 * i)
+    for i, (name, j) in enumerate(uncalibrated().items())
 }
 DEGREES = units("degrees", CALIBRATION)
 CONFIG = {

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from grids_common.so100 import JOINT_NAMES
+from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES
 from grids_data import calibration as cal
 
 # Written by LeRobot 0.4 (so_follower); kept byte for byte.
@@ -108,6 +108,40 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_reason(text, expected):
         cal.parse(text, "x.json")
 
 
+@pytest.mark.parametrize("joint", [name for name in JOINT_NAMES if name != "wrist_roll"])
+@pytest.mark.parametrize(
+    ("low", "high", "reason"),
+    [
+        (0, 4095, "the count wrapped between 0 and 4095"),
+        (3, 4091, "the count wrapped between 0 and 4095"),
+        (60, 4000, "the count wrapped between 0 and 4095"),
+        (1900, 2250, "sweep it to both stops"),
+        (2048, 4000, "the middle was not inside its range|wrapped"),
+        (100, 2046, "the middle was not inside its range|wrapped"),
+    ],
+)
+@pytest.mark.parametrize("drive_mode", [0, 1])
+def test_a_sweep_that_the_joint_cannot_have_made_is_refused_in_every_file(joint, low, high, reason, drive_mode):
+    text = broken(**{joint: {"range_min": low, "range_max": high, "drive_mode": drive_mode}})
+    with pytest.raises(cal.CalibrationError, match=f"x.json: {joint}: .*({reason})"):
+        cal.parse(text, "x.json")
+
+
+@pytest.mark.parametrize("drive_mode", [0, 1])
+def test_no_joint_is_driven_beyond_its_mechanical_limits_and_the_difference_is_said(drive_mode):
+    wide = {n: {"range_min": 400, "range_max": 3700, "drive_mode": drive_mode} for n in ("shoulder_pan", "wrist_roll")}
+    moved = {"shoulder_lift": {"range_min": 1360, "range_max": 3746, "drive_mode": drive_mode}}
+    joints = cal.JointMap.of(cal.parse(broken(**wide, **moved), "x"))
+    low, high = np.array(JOINT_LIMITS_RAD).T
+    assert (joints.low_rad >= low).all()
+    assert (joints.high_rad <= high).all()
+    assert (joints.low_rad < joints.high_rad).all()
+    said = joints.out_of_reach()
+    assert [text.split(":")[0] for text in said] == ["shoulder_pan", "shoulder_lift", "gripper"]
+    assert "driven from" in said[1]
+    assert cal.JointMap.of(cal.uncalibrated()).out_of_reach() == []
+
+
 def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path):
     path = tmp_path / "arm.json"
     path.write_bytes(b"\xff\xfe\x00")
@@ -158,9 +192,9 @@ def test_the_drivers_leader_gripper_range_comes_from_the_leaders_calibration(tmp
     path = tmp_path / "leader.json"
     path.write_text(LEROBOT)
     found = with_leader_gripper(DriverParams(leader_calibration=str(path)))
-    ends = cal.JointMap.of(cal.load(path))
-    gripper = JOINT_NAMES.index("gripper")
-    assert (found.leader_gripper_low, found.leader_gripper_high) == (ends.low_rad[gripper], ends.high_rad[gripper])
+    # The whole way of the trigger, also where it is wider than a jaw: it is scaled to the follower's range.
+    ends = (np.array([2018, 3507]) - 2047) * 2 * np.pi / 4096
+    assert (found.leader_gripper_low, found.leader_gripper_high) == pytest.approx(ends)
     assert with_leader_gripper(DriverParams()) == DriverParams()
     with pytest.raises(cal.CalibrationError, match="of the leader: expected one of"):
         with_leader_gripper(DriverParams(leader_calibration="nobody"))

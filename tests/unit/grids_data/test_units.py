@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grids_common.so100 import JOINT_NAMES
-from grids_data.calibration import CalibrationError, JointCalibration, JointMap, save
+from grids_data.calibration import CalibrationError, JointCalibration, JointMap, save, uncalibrated
 from grids_data.errors import DataError
 from grids_data.units import SYSTEMS, parse_system, units, units_from_json, units_of_file
 
@@ -16,8 +16,10 @@ def calibration(drive_mode: int) -> dict[str, JointCalibration]:
     """Another range for every joint; joints of drive_mode 1 count backwards."""
     rng = np.random.default_rng(drive_mode)
     return {
-        name: JointCalibration(i + 1, drive_mode, 0, int(rng.integers(500, 1500)), int(rng.integers(2500, 3500)))
-        for i, name in enumerate(JOINT_NAMES)
+        name: JointCalibration(
+            i + 1, drive_mode, 0, j.range_min + int(rng.integers(-90, 90)), j.range_max + int(rng.integers(-90, 90))
+        )
+        for i, (name, j) in enumerate(uncalibrated().items())
     }
 
 

@@ -1,14 +1,15 @@
 """Content of episode.json at the start of an episode: versions, code revision, calibration, client's metadata."""
 
-import json
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from grids_data.calibration import load
 from grids_data.errors import DataError
 
 SCHEMA = 1
@@ -37,9 +38,9 @@ def versions() -> dict[str, str]:
 def calibration(path: str) -> dict | None:
     """The follower's calibration file as LeRobot wrote it; None for an empty path (nominal ranges apply).
 
-    OSError or ValueError if the file cannot be read.
+    CalibrationError if the file cannot be used.
     """
-    return json.loads(Path(path).expanduser().read_text(encoding="utf-8")) if path else None
+    return {name: asdict(joint) for name, joint in load(Path(path).expanduser()).items()} if path else None
 
 
 def pairs(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:

@@ -52,8 +52,10 @@ class RecorderNode(Node):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._calibration = metadata.calibration(p.calibration)
-        except (OSError, ValueError) as error:
-            raise SetupError(f"expected a writable folder and a readable calibration: {error}") from error
+        except OSError as error:
+            raise SetupError(f"expected a writable folder: {error}") from error
+        except DataError as error:
+            raise SetupError(str(error)) from error
         for found in recover_all(self.folder):
             self.get_logger().warning(f"left over from a crash: {found.folder or found.partial}: {found.note}")
         self.session = Session(SessionPlan(p.episodes, p.episode_s, p.reset_s, p.automatic))

@@ -95,8 +95,8 @@ class LeaderLoop:
         self._squeezes = self._squeezes.update(
             now_ns,
             float(self.seen.position[GRIPPER]),
-            low=float(self.joints.low_rad[GRIPPER]),
-            high=float(self.joints.high_rad[GRIPPER]),
+            low=float(self.joints.swept[0, GRIPPER]),
+            high=float(self.joints.swept[1, GRIPPER]),
             window_s=self.params.estop_window,
         )
         if len(self._squeezes.times_ns) >= needed:

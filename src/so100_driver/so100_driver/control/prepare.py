@@ -3,13 +3,11 @@
 Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo or switches torque.
 """
 
+import shlex
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
-
-from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, SERVO_IDS
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from grids_data import calibration as cal
 from so100_driver.bus import registers as reg
 from so100_driver.bus.bus import ServoBus
@@ -18,7 +16,7 @@ from so100_driver.guard.health import servo
 from so100_driver.guard.teleop import GRIPPER
 from so100_driver.params import DriverParams
 
-FULL_RANGE = (0, 4095)
+UNLIMITED = ((0, 4095), (0, 0))  # a servo's position limits before calibration
 PING_ROUNDS = 5
 PING_PAUSE_S = 0.4
 
@@ -78,51 +76,53 @@ def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) ->
     """The joint map of `arm` ("follower" or "leader"), checked against the servos' EEPROM. Writes nothing.
 
     `chosen`: a file, a LeRobot name, or "". Without one (allowed unless `required`) the servos' own position limits
-    apply within the arm's nominal range, and 0 rad is tick 2047. DriverError when file and servos differ.
+    apply within the arm's mechanical limits, and 0 rad is tick 2047. DriverError when file and servos differ or when
+    the servos' limits cannot be those of this arm.
     """
     eeprom = read_eeprom(bus)
     if not chosen:
         if required:
             raise DriverError(
                 f"expected a calibration of the {arm}, got none: set `calibration` to a LeRobot file or name, "
-                f"or make one with ./grids calibrate --arm {arm}"
+                f"or make one with ./grids calibrate --arm {arm} --serial-port {bus.path}"
             )
-        return _from_servos(eeprom)
-    path, loaded = _chosen_calibration(arm, chosen)
+        return cal.JointMap.of(calibration_of_servos(eeprom, arm, bus.path))
+    path = cal.locate(arm, chosen)
+    loaded = cal.load(path)
     if lines := cal.mismatches(loaded, eeprom):
+        command = f"./grids calibrate --arm {arm} --serial-port {bus.path} --file {shlex.quote(str(path))}"
         raise DriverError(
             f"the servos' EEPROM differs from the calibration {path}: " + "; ".join(lines) + ". Nothing was "
-            f"written. If the file is right: ./grids calibrate --arm {arm} --write; if the arm is: --read"
+            f"written. If the file is right: {command} --write; if the arm is: {command} --read"
         )
     return cal.JointMap.of(loaded)
-
-
-def _chosen_calibration(arm: str, chosen: str) -> tuple[Path, cal.Calibration]:
-    """The file behind a path or a LeRobot name, and its calibration."""
-    path = Path(chosen).expanduser()
-    if path.suffix != ".json" and not path.is_file():
-        path = cal.find(arm, chosen)
-    return path, cal.load(path)
 
 
 def with_leader_gripper(params: DriverParams) -> DriverParams:
     """`params` with the leader's gripper range from its calibration file, if `leader_calibration` names one."""
     if not params.leader_calibration:
         return params
-    joints = cal.JointMap.of(_chosen_calibration("leader", params.leader_calibration)[1])
-    low, high = (float(ends[GRIPPER]) for ends in (joints.low_rad, joints.high_rad))
+    joints = cal.JointMap.of(cal.load(cal.locate("leader", params.leader_calibration)))
+    low, high = (float(end) for end in joints.swept[:, GRIPPER])
     return replace(params, leader_gripper_low=low, leader_gripper_high=high)
 
 
-def _from_servos(eeprom: Eeprom) -> cal.JointMap:
-    joints = cal.JointMap.of(
-        {
-            name: cal.JointCalibration(i, 0, 0, *(limits[1:] if limits[1] < limits[2] else FULL_RANGE))
-            for (name, limits), i in zip(eeprom.items(), SERVO_IDS, strict=True)
-        }
-    )
-    low, high = np.array(JOINT_LIMITS_RAD).T
-    return cal.JointMap(joints.sign, np.maximum(joints.low_rad, low), np.minimum(joints.high_rad, high))
+def calibration_of_servos(eeprom: Eeprom, arm: str, port: str) -> cal.Calibration:
+    """The servos' own position limits as a calibration; a joint without any gets its mechanical limits.
+
+    DriverError when the limits cannot be those of this arm.
+    """
+    made = cal.uncalibrated()
+    for name, (offset, *limits) in eeprom.items():
+        if tuple(limits) not in UNLIMITED:
+            made[name] = replace(made[name], homing_offset=offset, range_min=limits[0], range_max=limits[1])
+    if found := cal.problems(made):
+        raise DriverError(
+            f"{port}: the servos' own position limits are not those of an SO-100: "
+            + "; ".join(found)
+            + f". Run ./grids calibrate --arm {arm} --serial-port {port}"
+        )
+    return made
 
 
 def settings(index: int, phase: int, *, follower: bool) -> list[tuple[reg.Register, int]]:

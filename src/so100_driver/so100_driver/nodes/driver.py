@@ -75,6 +75,8 @@ class DriverNode(ManagedNode):
             bus.open()
             prepare.find_servos(bus)
             joints = prepare.load_calibration(bus, "follower", p.calibration, required=p.require_calibration)
+            for note in joints.out_of_reach():
+                self.get_logger().warning(note)
             for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
                 self.get_logger().info(note)
             eeprom = prepare.read_eeprom(bus)

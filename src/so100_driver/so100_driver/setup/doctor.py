@@ -17,11 +17,13 @@ from xml.etree import ElementTree as Xml
 
 from grids_common.errors import GridsError
 from grids_common.params import ParameterError
-from grids_common.so100 import JOINT_NAMES, SERVO_IDS
+from grids_common.so100 import SERVO_IDS
+from grids_data.calibration import FULL_TURN
 from so100_driver.bus import registers as reg
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.port import candidates
 from so100_driver.bus.protocol import VOLTAGE_UNIT_V
+from so100_driver.control import prepare
 from so100_driver.errors import PortError
 from so100_driver.guard.health import servo
 from so100_driver.params import DriverParams
@@ -179,8 +181,8 @@ def latency_timer(path: str) -> Iterable[CheckResult]:
             )
 
 
-def arm(name: str, path: str) -> Iterable[CheckResult]:
-    """Check one arm: servos, model, firmware, supply, temperature, status, position limits."""
+def arm(name: str, path: str, calibration: str = "") -> Iterable[CheckResult]:
+    """Check one arm: servos, model, firmware, supply, temperature, status, position limits, calibration (if named)."""
     bus = ServoBus(path, SERVO_IDS, reply_timeout_s=PATIENCE_S)
     try:
         bus.open()
@@ -195,6 +197,8 @@ def arm(name: str, path: str) -> Iterable[CheckResult]:
             yield ok(name, f"{path}: servos {found} at {bus.port.baudrate} bit/s")
         if found:
             yield from _servos(name, bus, found)
+        if len(found) == len(SERVO_IDS):
+            yield from _range(name, bus, calibration)
     except GridsError as error:
         yield CheckResult("FAIL", name, str(error), "check cable and supply, then run this again")
     finally:
@@ -266,27 +270,44 @@ def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[CheckResult]
         if bits:
             fix = "free the joint, then switch torque off and on or cycle the power"
             yield CheckResult("WARN", f"{name} {servo(servo_id - 1)}", f"reports {reg.status_text(bits)}", fix)
-    yield _limits(name, read(reg.MIN_POSITION), read(reg.MAX_POSITION))
 
 
-def _limits(name: str, low: dict[int, int], high: dict[int, int]) -> CheckResult:
-    open_ended = [
-        servo(i - 1) for i in low if (low[i], high[i]) in ((0, 4095), (0, 0)) and JOINT_NAMES[i - 1] != "wrist_roll"
-    ]
-    if open_ended:
-        fix = "nominal limits apply; calibrate a real arm with ./grids calibrate"
-        return CheckResult("WARN", f"{name} limits", f"no position limits in {', '.join(open_ended)}", fix)
-    return ok(f"{name} limits", ", ".join(f"id {i}: {low[i]}..{high[i]}" for i in low))
+def _range(name: str, bus: ServoBus, calibration: str) -> Iterable[CheckResult]:
+    """Check where the joints may be driven: by the named calibration, else by the servos' own limits."""
+    eeprom = prepare.read_eeprom(bus)
+    free = [joint for joint, (_, *ends) in eeprom.items() if tuple(ends) in prepare.UNLIMITED and joint != FULL_TURN]
+    try:
+        joints = prepare.load_calibration(bus, name, calibration, required=False)
+    except GridsError as error:
+        yield CheckResult(
+            "FAIL", f"{name} limits", str(error), f"./grids calibrate --arm {name} --serial-port {bus.path}"
+        )
+        return
+    if free and not calibration:
+        found = f"no position limits in {', '.join(free)}: they are driven within the arm's mechanical limits"
+        fix = f"not needed for the twin; a real arm: ./grids calibrate --arm {name} --serial-port {bus.path}"
+        yield CheckResult("WARN", f"{name} limits", found, fix)
+    for text in joints.out_of_reach():
+        found, _, fix = text.rpartition(": ")
+        yield CheckResult("WARN", f"{name} limits", found, fix)
+    if joints.out_of_reach() or (free and not calibration):
+        return
+    ranges = zip(eeprom, joints.low_rad, joints.high_rad, strict=True)
+    yield ok(f"{name} limits", ", ".join(f"{joint} {low:.2f} to {high:.2f} rad" for joint, low, high in ranges))
 
 
 # -- command -----------------------------------------------------------------------------------------------------------
 
 
-def examine(arms: dict[str, str]) -> Iterable[CheckResult]:
-    """Run every check. `arms`: serial device by arm. A check that raises an error gives a FAIL line."""
+def examine(arms: dict[str, str], calibrations: dict[str, str] | None = None) -> Iterable[CheckResult]:
+    """Run every check; one that raises an error gives a FAIL line.
+
+    `arms`: serial device by arm. `calibrations`: LeRobot calibration (file or name) by arm, where one is named.
+    """
+    known = calibrations or {}
     checks: list[tuple[str, Callable[[], Iterable[CheckResult]]]] = [
         ("serial devices", ports),
-        *((name, lambda name=name, path=path: arm(name, path)) for name, path in arms.items()),
+        *((name, lambda name=name, path=path: arm(name, path, known.get(name, ""))) for name, path in arms.items()),
         *([] if arms else [("arms", unexamined)]),
         ("cameras", cameras),
         ("GPU", gpu),
@@ -328,11 +349,11 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
 
     try:
-        arms = choose(chosen)
+        arms, calibrations = choose(chosen), site.calibrations(chosen.config)
     except ParameterError as error:
         say(CheckResult("FAIL", "arm.yaml", str(error), "correct it, or name the devices with --follower and --leader"))
-        arms = {}
-    for line in examine(arms):
+        arms, calibrations = {}, {}
+    for line in examine(arms, calibrations):
         say(line)
     counts = {level: sum(line.level == level for line in lines) for level in ("OK", "WARN", "FAIL")}
     if chosen.json:

@@ -1,4 +1,4 @@
-"""The serial devices of follower and leader in config/arm.yaml."""
+"""The serial devices and calibrations of follower and leader in config/arm.yaml."""
 
 import os
 from pathlib import Path
@@ -12,14 +12,23 @@ def default_file() -> Path:
     return Path(os.environ.get("GRIDS_ROOT", ".")) / "config" / "arm.yaml"
 
 
-def serial_ports(chosen: str = "") -> dict[str, str]:
-    """Serial device by "follower" and "leader", where the file names one. ParameterError for an invalid file.
-
-    `chosen`: a file to use instead of config/arm.yaml; only the latter may be missing.
-    """
+def _arms(chosen: str) -> dict[str, DriverParams | LeaderParams]:
     path = Path(chosen) if chosen else default_file()
     if not chosen and not path.is_file():
         return {}
     site = load_file(path, {"driver": DriverParams, "leader": LeaderParams})
     nodes = {"follower": site.get("driver"), "leader": site.get("leader")}
-    return {arm: params.serial_port for arm, params in nodes.items() if params is not None and params.serial_port}
+    return {arm: params for arm, params in nodes.items() if params is not None}
+
+
+def serial_ports(chosen: str = "") -> dict[str, str]:
+    """Serial device by "follower" and "leader", where the file names one. ParameterError for an invalid file.
+
+    `chosen`: a file to use instead of config/arm.yaml; only the latter may be missing.
+    """
+    return {arm: params.serial_port for arm, params in _arms(chosen).items() if params.serial_port}
+
+
+def calibrations(chosen: str = "") -> dict[str, str]:
+    """LeRobot calibration (file or name) by "follower" and "leader", where the file names one; as `serial_ports`."""
+    return {arm: params.calibration for arm, params in _arms(chosen).items() if params.calibration}

@@ -4,12 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, RAD_PER_TICK, SERVO_IDS, TICKS_PER_TURN, ZERO_TICK
-from grids_data.calibration import MAX_OFFSET, Calibration, JointCalibration
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS, TICKS_PER_TURN, ZERO_TICK
+from grids_data.calibration import FULL_TURN, MAX_OFFSET, Calibration, JointCalibration, range_problem
 
-FULL_TURN = ("wrist_roll",)  # has no stops; LeRobot uses the whole turn
 NEAR_MIDDLE_TICKS = 40
-LEAST_PART, MOST_PART = 0.5, 1.35  # of the joint's nominal range
 WRAP_TICKS = TICKS_PER_TURN // 2
 
 
@@ -36,7 +34,7 @@ class Sweep:
         """Take one reading, ticks (joints,)."""
         ticks = np.asarray(ticks)
         jumped = np.abs(ticks - self.last) > WRAP_TICKS
-        names = {name for name, jump in zip(JOINT_NAMES, jumped, strict=True) if jump and name not in FULL_TURN}
+        names = {name for name, jump in zip(JOINT_NAMES, jumped, strict=True) if jump and name != FULL_TURN}
         return replace(
             self,
             low=np.minimum(self.low, ticks),
@@ -48,31 +46,20 @@ class Sweep:
     def problems(self) -> list[str]:
         """Why this sweep cannot be a calibration: one sentence for each such joint."""
         found = []
-        for i, name in enumerate(JOINT_NAMES):
-            if name in FULL_TURN:
-                continue
+        for name, low, high in zip(JOINT_NAMES, self.low.tolist(), self.high.tolist(), strict=True):
             if name in self.wrapped:
                 found.append(
                     f"{name}: the count wrapped from 0 to 4095: repeat the middle step nearer to the true middle"
                 )
-                continue
-            width = int(self.high[i] - self.low[i]) * RAD_PER_TICK
-            nominal = JOINT_LIMITS_RAD[i][1] - JOINT_LIMITS_RAD[i][0]
-            if width < LEAST_PART * nominal:
-                found.append(
-                    f"{name}: moved over {width:.2f} rad, expected about {nominal:.2f}: sweep it to both stops"
-                )
-            elif width > MOST_PART * nominal:
-                found.append(f"{name}: moved over {width:.2f} rad, expected about {nominal:.2f}: is the horn loose?")
-            elif not self.low[i] + 100 < ZERO_TICK < self.high[i] - 100:
-                found.append(f"{name}: the middle was not inside its range: repeat the middle step")
+            elif name != FULL_TURN and (problem := range_problem(name, low, high)):
+                found.append(problem)
         return found
 
     def calibration(self, offsets: np.ndarray, inverted: frozenset[str] = frozenset()) -> Calibration:
         """The LeRobot calibration of this sweep. `inverted`: joints with drive_mode 1."""
         made = {}
         for i, (name, servo_id) in enumerate(zip(JOINT_NAMES, SERVO_IDS, strict=True)):
-            low, high = (0, TICKS_PER_TURN - 1) if name in FULL_TURN else (int(self.low[i]), int(self.high[i]))
+            low, high = (0, TICKS_PER_TURN - 1) if name == FULL_TURN else (int(self.low[i]), int(self.high[i]))
             made[name] = JointCalibration(servo_id, int(name in inverted), int(offsets[i]), low, high)
         return made
 

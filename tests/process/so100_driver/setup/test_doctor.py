@@ -1,8 +1,15 @@
 """The doctor on the twin's serial line and on a prepared environment (no ROS)."""
 
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 
+from grids_common.so100 import SERVO_IDS
+from grids_data import calibration as cal
 from so100_driver.bus import port
+from so100_driver.bus import registers as reg
+from so100_driver.bus.bus import ServoBus
 from so100_driver.setup import doctor
 from so100_driver_testing.twin_process import TwinProcess
 
@@ -28,6 +35,56 @@ def test_a_healthy_arm_is_all_ok_but_for_its_missing_calibration(twin):
     assert found.pop("follower limits") == "WARN"
     assert set(found.values()) == {"OK"}
     assert {"follower", "follower firmware", "follower supply", "follower temperature"} == set(found)
+
+
+@contextmanager
+def registers(path, values, ids=SERVO_IDS):
+    """The EEPROM of some servos changed for a while."""
+    bus = ServoBus(path, SERVO_IDS, reply_timeout_s=0.05)
+    bus.open()
+    before = {i: [(register, bus.read(i, register)) for register, _ in values] for i in ids}
+    try:
+        for i in ids:
+            bus.write_eeprom(i, values)
+        bus.close()
+        yield
+    finally:
+        bus.open()
+        for i, kept in before.items():
+            bus.write_eeprom(i, kept)
+        bus.close()
+
+
+def limits_of(twin, calibration=""):
+    lines = doctor.arm("follower", twin.paths["follower"], str(calibration))
+    return [line for line in lines if line.what == "follower limits"]
+
+
+def test_without_a_calibration_doctor_says_what_the_driver_then_does(twin):
+    (line,) = limits_of(twin)
+    assert "they are driven within the arm's mechanical limits" in line.found
+    assert f"./grids calibrate --arm follower --serial-port {twin.paths['follower']}" in line.fix
+
+
+def test_position_limits_of_the_servos_that_no_sweep_can_have_made_are_a_failure(twin):
+    with registers(twin.paths["follower"], [(reg.MIN_POSITION, 60), (reg.MAX_POSITION, 4000)], (3,)):
+        (line,) = limits_of(twin)
+    assert line.level == "FAIL"
+    assert "elbow_flex: moved over 6.04 rad (60 to 4000)" in line.found
+
+
+def test_the_calibration_that_is_named_is_checked_too(twin, tmp_path):
+    path = tmp_path / "arm.json"
+    cal.save(cal.uncalibrated(), path)
+    (line,) = limits_of(twin, path)
+    assert line.level == "FAIL"
+    assert "the servos' EEPROM differs from the calibration" in line.found
+    wrapped = cal.uncalibrated()
+    wrapped["wrist_flex"] = replace(wrapped["wrist_flex"], range_min=0, range_max=4095)
+    cal.save(wrapped, path)
+    (line,) = limits_of(twin, path)
+    assert line.level == "FAIL"
+    assert "arm.json: wrist_flex: moved over 6.28 rad" in line.found
 
 
 def test_a_missing_servo_is_a_failure_with_the_cable_to_check(twin):
@@ -91,7 +148,7 @@ def choice(*arguments):
 def arms(monkeypatch):
     """What `examine` was asked to look at."""
     asked = []
-    monkeypatch.setattr(doctor, "examine", lambda chosen: asked.append(chosen) or [])
+    monkeypatch.setattr(doctor, "examine", lambda chosen, _: asked.append(chosen) or [])
     return asked
 
 
