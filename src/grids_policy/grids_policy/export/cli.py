@@ -43,6 +43,7 @@ from grids_policy.model.nested import with_tokens
 from grids_policy.model.trained_on import USUAL_FPS
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.bundle import Bundle, StoredUnits
+from grids_policy.runtime.language import copy_tokenizer
 
 PRECISIONS = tuple(TOLERANCES)
 
@@ -129,7 +130,7 @@ def export_bundle(
         raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {options.precision!r}")
     options = dataclasses.replace(options, name=options.name or folder.name)
     with _replace_when_complete(folder) as partial:
-        shutil.copyfile(checkpoint.tokenizer, partial / bundles.TOKENIZER)
+        copy_tokenizer(checkpoint.tokenizer, partial / bundles.TOKENIZER)
         # The converter warns about its own internals on every call.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -16,7 +16,7 @@ from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
 from grids_policy.runtime.bundle import BundleCamera, PolicySpec
-from grids_policy.runtime.language import smolvla_language
+from grids_policy.runtime.language import load_tokenizer, smolvla_language, truncation_side
 
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
 
@@ -123,6 +123,11 @@ def _position_range(stats: dict[str, list[float]], units: Units) -> tuple[list[f
     return low, high
 
 
+def _truncation(checkpoint: Checkpoint) -> str:
+    tokenizer = checkpoint.tokenizer
+    return "left" if tokenizer is None else truncation_side(load_tokenizer(tokenizer))
+
+
 def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
     """The checkpoint's spec, in the options' units and camera sizes. Raises ExportError for another robot's."""
     config, raw = checkpoint.config, checkpoint.lerobot
@@ -157,7 +162,7 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         max_committed=config.max_committed,
         position_low=tuple(low),
         position_high=tuple(high),
-        language=smolvla_language(config.tokenizer_max_length, options.instruction),
+        language=smolvla_language(config.tokenizer_max_length, _truncation(checkpoint), options.instruction),
         normalisation={"state": state, "action": action, "position": commanded},
         sampler=dataclasses.asdict(config.sampler),
     )

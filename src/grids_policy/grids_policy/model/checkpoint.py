@@ -33,6 +33,7 @@ from grids_policy.model.initialise import init_sampler
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn
+from grids_policy.runtime.language import copy_tokenizer
 
 WEIGHTS = "model.safetensors"
 _VLM = "model.vlm_with_expert.vlm."
@@ -386,6 +387,6 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     for name, values in tensors.items():
         save_file(values, partial / name, metadata={"format": "pt"})
     if checkpoint.tokenizer is not None:
-        shutil.copyfile(checkpoint.tokenizer, partial / "tokenizer.json")
+        copy_tokenizer(checkpoint.tokenizer, partial / "tokenizer.json")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -28,7 +28,7 @@ from torch import Tensor
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint, lerobot_key, load_checkpoint
 from grids_policy.model.flow import FlowDraw, TrainBatch, flow_errors, reduce_errors
-from grids_policy.runtime.language import SentenceEncoder, smolvla_language
+from grids_policy.runtime.language import SentenceEncoder, load_tokenizer, smolvla_language, truncation_side
 
 TORCH_TOLERANCE = 1e-4
 ONNX_TOLERANCE = 1e-3
@@ -40,6 +40,8 @@ PADDED_ROWS = re.compile(r"prefix/out|cache/\d+/[kv]")
 # Two stages are not in network units, where an absolute tolerance means something: actions in the
 # dataset's units are divided by their std, squared errors are compared as their roots.
 DATASET_UNITS, SQUARED = "out/action_chunk_unnormalised", "train/losses"
+# Gradients have the scale of the loss. The error of a stage with values above 1 is relative to its largest value.
+GRADIENTS = ("grad/", "grad_norm/")
 
 
 class OracleError(ValueError):
@@ -226,9 +228,8 @@ class TorchStages:
         found["train/losses"], found["train/loss_all_dims"] = errors, loss
         found["train/loss_action_dims"] = reduce_errors(policy, errors, batch, random, "action_dims")
         loss.backward()
-        zero = torch.zeros(())
-        grads = {lerobot_key(n): zero if p.grad is None else p.grad for n, p in policy.named_parameters()}
-        grads |= dict.fromkeys(self.checkpoint.dead, zero)
+        grads = {lerobot_key(n): _gradient(p) for n, p in policy.named_parameters()}
+        grads |= {name: torch.zeros_like(tensor) for name, tensor in self.checkpoint.dead.items()}
         found |= {f"grad/{key}": grads[key] for key in requested if key in grads}
         found |= {f"grad_norm/{key}": grads[key].norm() for key in reference.grad_norms if key in grads}
         policy.zero_grad(set_to_none=True)
@@ -237,6 +238,11 @@ class TorchStages:
 
 def _tensor(reference: Reference, name: str) -> Tensor:
     return torch.from_numpy(reference[name])
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """The gradient, zeros where the loss does not depend on the parameter."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _state_column(visible: Tensor) -> int:
@@ -249,7 +255,8 @@ def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndar
     if checkpoint.tokenizer is None or not reference.tasks:
         return {}
     shape = reference["pre/lang_tokens"].shape
-    encoder = SentenceEncoder(checkpoint.tokenizer.parent, smolvla_language(shape[1]))
+    language = smolvla_language(shape[1], truncation_side(load_tokenizer(checkpoint.tokenizer)))
+    encoder = SentenceEncoder(checkpoint.tokenizer.parent, language)
     pairs = [encoder.encode(task) for task in reference.tasks]
     names = ("pre/lang_tokens", "pre/lang_masks")
     return {name: np.stack(x) for name, x in zip(names, zip(*pairs, strict=True), strict=True)}
@@ -281,8 +288,10 @@ def _row(name: str, expected: np.ndarray, got: np.ndarray, reference: Reference)
     if PADDED_ROWS.fullmatch(name):
         valid = reference["prefix/pad_masks"].astype(bool)
         wide, other = wide[valid], other[valid]
-    error = float(np.abs(wide - other).max(initial=0.0))
-    return StageDifference(name, error if math.isfinite(error) else math.inf, float(np.abs(wide).max(initial=0)))
+    error, scale = (float(np.abs(x).max(initial=0.0)) for x in (wide - other, wide))
+    if name.startswith(GRADIENTS):
+        error /= max(scale, 1.0)
+    return StageDifference(name, error if math.isfinite(error) else math.inf, scale)
 
 
 def group_norms(rows: list[StageDifference]) -> list[StageDifference]:

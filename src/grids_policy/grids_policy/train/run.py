@@ -22,6 +22,7 @@ from grids_policy.model.nested import spread_tokens
 from grids_policy.model.normalize import build_normalizer
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn
+from grids_policy.runtime.language import load_tokenizer
 from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other_units
 from grids_policy.train.config import TrainConfig
 from grids_policy.train.dataset import open_lerobot
@@ -142,7 +143,7 @@ class TrainingRun:
         if self.process.first:
             settle_tokenizer(self.config, self.folder, {row.instruction for s in shards for row in s.episodes})
         self.process.wait()
-        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+        return load_tokenizer(self.folder / TOKENIZER)
 
     def _statistics(self) -> dict[str, Tensor]:
         """Statistics of the data at the start of the run. A continued run keeps them, even if its data have changed."""

@@ -1,6 +1,5 @@
 """The start of a training run: its tokenizer, and the weights of the checkpoint it fine-tunes."""
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from grids_policy.model.checkpoint import (
 from grids_policy.model.config import ConfigError, PolicyConfig
 from grids_policy.model.lerobot import TOKENIZER_NAME
 from grids_policy.model.nested import with_nested
+from grids_policy.runtime.language import copy_tokenizer
 from grids_policy.train.config import TrainConfig
 from grids_policy.train.tokenizer import fit_tokenizer
 
@@ -35,7 +35,7 @@ def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]
         fit_tokenizer(sentences, config.model.text.vocab, path)
     elif source.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
+        copy_tokenizer(source, path)
     elif named:
         raise ConfigError(f"data.tokenizer: expected a tokenizer.json, found no file {source}")
     else:

@@ -1,13 +1,14 @@
 """The reference comparison: agreement with LeRobot, and that it fails when it should."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from grids_policy.model.checkpoint import load_checkpoint
-from grids_policy.parity.cli import TorchStages, compare, main, read_reference, report
+from grids_policy.model.checkpoint import LM_HEAD, lerobot_key, load_checkpoint
+from grids_policy.parity.cli import Reference, TorchStages, compare, main, read_reference, report
 
 # float32 rounding: the reference is itself 1.5e-5 from a float64 evaluation in its worst velocity.
 FORWARD, ACTIONS, GRADIENTS = 2e-5, 1e-5, 4e-5
@@ -43,6 +44,33 @@ def test_losses_and_gradients_agree_with_lerobot(oracle):
     assert errors["train/loss_action_dims"] <= 1e-6
     assert sum(stage.startswith("grad/") for stage in errors) == 9
     assert sum(stage.startswith("grad_norm/") for stage in errors) == 124
+
+
+def with_array(reference, name, array):
+    return dataclasses.replace(reference, arrays={**reference.arrays, name: array})
+
+
+def test_a_parameter_without_gradient_counts_as_zeros_of_its_shape(oracle):
+    reference = read_reference(oracle / "tiny" / "oracle.npz")
+    checkpoint = load_checkpoint(oracle / "tiny")
+    shape = checkpoint.dead[LM_HEAD].shape
+    reference = with_array(reference, f"grad/{LM_HEAD}", np.zeros(shape, np.float32))
+    unused = next(n for n, _ in checkpoint.policy.named_parameters() if n.startswith("language.layers.3.mlp"))
+    reference = with_array(reference, f"grad/{lerobot_key(unused)}", np.zeros((1,), np.float32))
+    found = TorchStages(checkpoint).stages(reference)
+    assert found[f"grad/{LM_HEAD}"].shape == shape
+    assert found[f"grad/{lerobot_key(unused)}"].shape == checkpoint.policy.get_parameter(unused).shape
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "error"),
+    [(77.5, 77.50025, 2.5e-4 / 77.5), (77.5, 78.0, 0.5 / 77.5), (0.01, 0.0102, 2e-4), (0.0, 0.0, 0.0)],
+)
+def test_gradient_errors_above_one_are_relative(expected, got, error):
+    arrays = ({"grad/x": np.full(3, value)} for value in (expected, got))
+    reference = Reference(next(arrays), grad_norms={"y": expected})
+    rows, _ = compare(reference, {**next(arrays), "grad_norm/y": np.array(got, np.float32)})
+    assert [row.error for row in rows] == pytest.approx([error, error], rel=0.05)
 
 
 def copy_reference(oracle, target, **changes):
