@@ -182,7 +182,7 @@ def declared_schemas() -> set[str]:
     found = set()
     for path in Path(ROOT, "src").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(call, ast.Call) and len(call.args) == 2 and isinstance(call.args[1], ast.Name)):
+            if not (isinstance(call, ast.Call) and len(call.args) >= 2 and isinstance(call.args[1], ast.Name)):
                 continue
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if name == "declare" and isinstance(call.args[0], ast.Name) and call.args[0].id == "self":

@@ -1,5 +1,6 @@
 """The arguments of a run (`name:=value`), for `./grids NAME` and for `ros2 launch grids_bringup NAME.launch.py`."""
 
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -128,8 +129,14 @@ class RestArguments:
     output: str = param("", "folder for summary and logs; empty: runs/<time>")
 
 
-def share() -> Path:
-    """The package's share folder, with the installed launch/, config/ and models/."""
+def site_root() -> Path:
+    """The folder that holds config/ and models/: the repository ($GRIDS_ROOT), else the package's share folder.
+
+    The files that the user edits are read where they are, so an edit needs no build and errors name that file.
+    """
+    repository = os.environ.get("GRIDS_ROOT", "")
+    if repository and (Path(repository) / "config").is_dir():
+        return Path(repository)
     return Path(get_package_share_directory("grids_bringup"))
 
 
@@ -161,10 +168,10 @@ def convert(text: str, kind: type):
 
 def resolve_policy(policy: str) -> str:
     """The bundle folder of `policy`: a path, or a name under models/. Raises ParameterError with the known names."""
-    for folder in (Path(policy), share() / "models" / policy):
+    for folder in (Path(policy), site_root() / "models" / policy):
         if (folder / "policy.json").is_file():
             return str(folder.resolve())
-    known = sorted(path.parent.name for path in (share() / "models").glob("*/policy.json"))
+    known = sorted(path.parent.name for path in (site_root() / "models").glob("*/policy.json"))
     raise ParameterError(f"policy: expected 'expert', a folder with a policy.json, or one of {known}, got {policy!r}")
 
 
@@ -196,7 +203,7 @@ def check_deploy(arguments: DeployArguments) -> None:
 
 def camera_sites() -> dict[str, CameraParams]:
     """The parameters of each camera node in perception.yaml, by node name."""
-    site = load_file(share() / "config" / "perception.yaml", SCHEMAS)
+    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS)
     return {name: site.get(name) or CameraParams() for name in (f"{camera}_camera" for camera in CAMERAS)}
 
 

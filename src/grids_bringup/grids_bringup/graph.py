@@ -13,7 +13,7 @@ from grids_bringup.arguments import (
     TeleopArguments,
     camera_sites,
     resolve_policy,
-    share,
+    site_root,
 )
 from grids_common.params import ParameterError, load_file
 from grids_common.tasks import TASKS
@@ -135,7 +135,7 @@ def _image_size(arguments: DeployArguments) -> dict:
         if len(set(expected.values())) > 1:
             raise ParameterError(f"policy: expected one image size for all cameras on the twin, got {expected}")
         return dict(zip(("width", "height"), next(iter(expected.values())), strict=True))
-    site = load_file(share() / "config" / "perception.yaml", schemas()["perception.yaml"])
+    site = load_file(site_root() / "config" / "perception.yaml", schemas()["perception.yaml"])
     for camera, size in expected.items():
         found = site[f"{camera}_camera"]
         if (found.width, found.height) != size:
@@ -240,7 +240,7 @@ def _leader_calibration(arguments: TeleopArguments) -> dict:
     """The calibration of the leader node, which the driver needs to map the leader's gripper."""
     if arguments.hardware == "twin":
         return {}
-    site = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])
+    site = load_file(site_root() / "config" / "arm.yaml", schemas()["arm.yaml"])
     chosen = site["driver"].leader_calibration or site["leader"].calibration
     return {"leader_calibration": chosen} if chosen else {}
 
@@ -276,22 +276,22 @@ def _follower_calibration() -> str:
     """The driver's calibration file, which is stored with every episode; "" if config/arm.yaml names none."""
     from grids_data.calibration import locate
 
-    chosen = load_file(share() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
+    chosen = load_file(site_root() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
     return str(locate("follower", chosen)) if chosen else ""
 
 
 def check_config() -> None:
     """Check all parameter files before a process starts. Raises ParameterError with file, key and expected value."""
     for file, nodes in schemas().items():
-        path = share() / "config" / file
+        path = site_root() / "config" / file
         if not path.is_file():
-            raise ParameterError(f"{path}: expected this file; rebuild with ./grids or restore config/{file}")
+            raise ParameterError(f"{path}: expected this file; restore config/{file}")
         load_file(path, nodes)
 
 
 def config_path(node: NodeSpec) -> Path:
-    """The installed parameter file of a node."""
-    return share() / "config" / node.config
+    """The parameter file of a node."""
+    return site_root() / "config" / node.config
 
 
 def ros_arguments(node: NodeSpec) -> list[str]:

@@ -10,16 +10,13 @@ against the same schemas, so that a misspelt key is an error; rclpy ignores keys
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-import yaml
-
-
-class ParameterError(ValueError):
-    """All problems of one configuration in one message, each with what was expected and what was found."""
+from grids_common.site_files import ParameterError, kind_of, parameter_files, read_sections, values_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +96,18 @@ def _default(f: dataclasses.Field):
     return f.default if f.default is not MISSING else None
 
 
-def declare(node, schema: type):
+def declare(node, schema: type, *kinds: str):
     """Declare every field of `schema` as a read-only parameter of an rclpy node; return the schema with its values.
 
-    Raises ParameterError that lists all problems.
+    kinds: the names that a node of this kind has by default. Sections of a parameter file under these names hold in
+    every namespace (see site_files). Raises ParameterError that lists all problems.
     """
     from rcl_interfaces.msg import ParameterDescriptor
 
+    site = values_for(parameter_files(sys.argv), node.get_fully_qualified_name(), kinds) if kinds else {}
     values = {}
     for f in fields(schema):
-        doc, default = f.metadata.get("doc", Doc("")), _default(f)
+        doc, default = f.metadata.get("doc", Doc("")), site.get(f.name, _default(f))
         # No range in the descriptor: rclpy would stop at the first violation; build() reports all of them.
         limits = "" if doc.lo is None else f" ({doc.lo} to {doc.hi} {doc.unit})"
         descriptor = ParameterDescriptor(description=doc.text + limits, read_only=True, dynamic_typing=True)
@@ -120,24 +119,17 @@ def declare(node, schema: type):
 
 
 def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
-    """Read a ROS parameter file (`node: ros__parameters: …`) and check every key; returns a filled schema per node.
+    """Read a ROS parameter file and check every key; returns a filled schema per node.
 
-    Raises ParameterError for an unreadable file, an unknown node or key, or a value out of range.
+    A section is named `driver`, `/driver` or `/**/driver`. Raises ParameterError for an unreadable file, an unknown
+    node or key, two sections for one node, or a value out of range.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path}: expected a readable YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ParameterError(f"{path}: expected a mapping of node names, got {type(tree).__name__}")
-    filled = {}
-    for node, block in tree.items():
-        if node not in schemas:
-            raise ParameterError(f"{path}: expected node names {sorted(schemas)}, got {node!r}")
-        if not isinstance(block, dict) or set(block) != {"ros__parameters"}:
-            raise ParameterError(f"{path}: {node}: expected one key 'ros__parameters', got {block!r}")
-        values = block["ros__parameters"] or {}
-        if not isinstance(values, dict):
-            raise ParameterError(f"{path}: {node}: expected a mapping of parameter names, got {values!r}")
+    filled: dict[str, object] = {}
+    for name, values in read_sections(path).items():
+        node = kind_of(name)
+        if node not in schemas or name not in (node, f"/{node}", f"/**/{node}"):
+            raise ParameterError(f"{path}: expected node names {sorted(schemas)}, got {name!r}")
+        if node in filled:
+            raise ParameterError(f"{path}: expected one section for {node}, got a second one, {name!r}")
         filled[node] = build(schemas[node], values, where=f"{path}: {node}")
     return filled

@@ -75,7 +75,7 @@ def test_an_instruction_for_the_expert_is_refused():
 def test_a_policy_that_is_no_bundle_lists_the_known_ones(tmp_path, monkeypatch):
     (tmp_path / "models" / "demo").mkdir(parents=True)
     (tmp_path / "models" / "demo" / "policy.json").write_text("{}")
-    monkeypatch.setattr(module, "share", lambda: tmp_path)
+    monkeypatch.setattr(module, "site_root", lambda: tmp_path)
     with pytest.raises(ParameterError, match=r"one of \['demo'\], got 'dmo'"):
         check(parse(["policy:=dmo"]))
     assert module.resolve_policy("demo") == str(tmp_path / "models" / "demo")
@@ -110,14 +110,14 @@ def test_an_episode_of_a_real_arm_has_the_text_of_its_task_unless_another_is_giv
 
 
 def test_the_driver_maps_the_leaders_gripper_by_the_leaders_own_calibration(tmp_path, monkeypatch):
-    site = (module.share() / "config" / "arm.yaml").read_text()
+    site = (module.site_root() / "config" / "arm.yaml").read_text()
     (tmp_path / "config").mkdir()
     for name in ("perception.yaml", "record.yaml"):
-        (tmp_path / "config" / name).write_text((module.share() / "config" / name).read_text())
+        (tmp_path / "config" / name).write_text((module.site_root() / "config" / name).read_text())
     head, _, tail = site.partition("leader:\n  ros__parameters:\n")
     (tmp_path / "config" / "arm.yaml").write_text(f"{head}leader:\n  ros__parameters:\n    calibration: mine\n{tail}")
     for place in (module, graph):
-        monkeypatch.setattr(place, "share", lambda: tmp_path)
+        monkeypatch.setattr(place, "site_root", lambda: tmp_path)
     for hardware, expected in (("real", "mine"), ("twin", None)):
         nodes = teleop_nodes(TeleopArguments(hardware=hardware), tmp_path)
         driver = next(node for node in nodes if node.name == "driver")

@@ -24,7 +24,7 @@ def site(tmp_path, monkeypatch):
     (tmp_path / "models" / "demo").mkdir(parents=True)
     (tmp_path / "models" / "demo" / "policy.json").write_text("{}")
     for place in (module, graph):
-        monkeypatch.setattr(place, "share", lambda: tmp_path)
+        monkeypatch.setattr(place, "site_root", lambda: tmp_path)
 
     def write(**changes: str) -> None:
         values = {"front_source": "realsense", "front_model": "D435", "device": "", "wrist_serial": ""} | changes

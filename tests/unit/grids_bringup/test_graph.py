@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from grids_bringup.arguments import DeployArguments, share
+from grids_bringup.arguments import DeployArguments, site_root
 from grids_bringup.graph import deploy_nodes
 from grids_common.params import ParameterError
 from grids_policy.runtime.bundle import seal
@@ -17,7 +17,7 @@ from grids_policy.runtime.bundle import seal
 def bundle(tmp_path):
     """A copy of the shipped bundle whose manifest may be changed: nothing here opens the graphs."""
     folder = tmp_path / "bundle"
-    shutil.copytree(share() / "models" / "untrained", folder)
+    shutil.copytree(site_root() / "models" / "untrained", folder)
 
     def resized(**sizes) -> str:
         path = folder / "policy.json"
@@ -64,7 +64,7 @@ def test_the_policy_is_told_the_task_of_the_twin_and_the_users_own_words_first(t
     stack = DeployArguments(policy="untrained", task="stack_cubes")
     assert parameters(stack, tmp_path)["policy"]["instruction"] == "stack the green cube on the blue cube"
     assert parameters(replace(stack, instruction="wave"), tmp_path)["policy"]["instruction"] == "wave"
-    real = replace(stack, policy=str(share() / "models" / "untrained"), hardware="real")
+    real = replace(stack, policy=str(site_root() / "models" / "untrained"), hardware="real")
     site = {
         "front_camera": SimpleNamespace(width=320, height=240),
         "wrist_camera": SimpleNamespace(width=320, height=240),

@@ -70,7 +70,7 @@ def test_every_container_sees_the_whole_site_configuration(service):
 
 @pytest.mark.parametrize("service", ["real", "gpu"])
 def test_a_real_run_in_a_container_needs_a_policy_by_name(service, monkeypatch, tmp_path):
-    monkeypatch.setattr("grids_bringup.arguments.share", lambda: tmp_path)
+    monkeypatch.setattr("grids_bringup.arguments.site_root", lambda: tmp_path)
     command = compose()[service]["command"]
     pairs = [word.replace("${GRIDS_POLICY:-}", "") for word in command[1:]]
     with pytest.raises(ParameterError, match="policy: expected policy:=BUNDLE"):

@@ -43,7 +43,7 @@ class RunManagerNode(Node):
 
     def __init__(self) -> None:
         super().__init__("run_manager")
-        self.params = declare(self, ManagerParams)
+        self.params = declare(self, ManagerParams, "run_manager")
         self.folder = Path(self.params.run_dir or ".")
         self.lock = threading.Lock()
         self.statistics = RunStatistics()

@@ -132,7 +132,7 @@ class CameraNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("camera")
-        self._params = p = declare(self, CameraParams)
+        self._params = p = declare(self, CameraParams, "front_camera", "wrist_camera")
         self._frame_id = p.frame_id or f"{p.camera}_color_optical_frame"
         self._images = topics.publisher(self, f"/{p.camera}/color/image_raw", Image)
         self._buffer = ImageBuffer(Image())

@@ -50,7 +50,7 @@ class OverlayNode(Node):
 
     def __init__(self) -> None:
         super().__init__("overlay")
-        self._params = declare(self, OverlayParams)
+        self._params = declare(self, OverlayParams, "overlay")
         p = self._params
         self._style = Style(
             rings=p.rings,

@@ -42,7 +42,7 @@ class PolicyNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        self._params = declare(self, PolicyParams)
+        self._params = declare(self, PolicyParams, "policy")
         self._state, self._reason = "inactive", "not configured"
         self._runtime: OnnxRuntime | None = None
         self._worker: PolicyWorker | None = None

@@ -47,7 +47,7 @@ class RecorderNode(Node):
 
     def __init__(self, **options) -> None:
         super().__init__("recorder", **options)
-        self.params = p = declare(self, RecorderParams)
+        self.params = p = declare(self, RecorderParams, "recorder")
         self.folder = Path(p.folder).expanduser().resolve()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

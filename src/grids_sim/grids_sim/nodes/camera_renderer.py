@@ -106,7 +106,7 @@ class TwinCameraNode(Node):
 
     def __init__(self) -> None:
         super().__init__("twin_cameras")
-        self.params = params.declare(self, TwinCameraParams)
+        self.params = params.declare(self, TwinCameraParams, "twin_cameras")
         if os.nice(0) < self.params.nice:
             os.nice(self.params.nice - os.nice(0))
         folder = Path(self.params.link_dir) if self.params.link_dir else default_folder()

@@ -48,7 +48,7 @@ class ExpertNode(Node):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        self._params = params.declare(self, ExpertParams)
+        self._params = params.declare(self, ExpertParams, "policy")
         self._tracker = ObjectTracker()
         self._task: TaskState | None = None
         self._joints: tuple[np.ndarray, int, float] | None = None  # rad, stamp ns, arrival s

@@ -32,7 +32,7 @@ class TwinNode(Node):
 
     def __init__(self) -> None:
         super().__init__("twin")
-        self.params = params.declare(self, TwinParams)
+        self.params = params.declare(self, TwinParams, "twin")
         log = self.get_logger()
         try:
             self.twin = Twin(self.params, warn=log.warning)

@@ -44,7 +44,7 @@ class DriverNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("driver")
-        self.params = declare(self, DriverParams)
+        self.params = declare(self, DriverParams, "driver")
         self._clocks = Clocks(self.get_clock())
         self._loop: ControlLoop | None = None
         self._publishing: Publishing | None = None

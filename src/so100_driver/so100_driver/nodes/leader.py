@@ -32,7 +32,7 @@ class LeaderNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("leader")
-        self.params = declare(self, LeaderParams)
+        self.params = declare(self, LeaderParams, "leader")
         self._clocks = Clocks(self.get_clock())
         self._loop: LeaderLoop | None = None
         self._active = False

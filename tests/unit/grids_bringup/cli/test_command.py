@@ -21,7 +21,7 @@ def site(tmp_path, monkeypatch):
     """A copy of the site files to spoil; no process may be started."""
     shutil.copytree(CONFIG, tmp_path / "share" / "config")
     for module in (arguments, graph):
-        monkeypatch.setattr(module, "share", lambda: tmp_path / "share")
+        monkeypatch.setattr(module, "site_root", lambda: tmp_path / "share")
     monkeypatch.setattr(command, "Supervisor", lambda *_: pytest.fail("nothing may start"))
     monkeypatch.setenv("ROS_DOMAIN_ID", DOMAIN)
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,7 @@ def site_file(chosen: dict[str, dict]) -> str:
     """The file in which `chosen` values are set and every other parameter is shown."""
     rows = [HEADER.rstrip()]
     for node, schema in SCHEMAS.items():
-        rows += [f"{node}:", "  ros__parameters:"]
+        rows += [f"/**/{node}:", "  ros__parameters:"]
         for field in fields(schema):
             mark = "" if field.name in chosen[node] else "# "
             entry = f"    {mark}{field.name}: {value_text(chosen[node].get(field.name, field.default))}"
@@ -47,9 +47,9 @@ def test_the_sites_file_shows_every_parameter_with_its_unit_and_range():
     text = FILE.read_text(encoding="utf-8")
     tree = yaml.safe_load(text)
     if os.environ.get("GRIDS_WRITE"):
-        FILE.write_text(site_file({node: tree[node]["ros__parameters"] for node in SCHEMAS}), encoding="utf-8")
+        FILE.write_text(site_file({node: tree[f"/**/{node}"]["ros__parameters"] for node in SCHEMAS}), encoding="utf-8")
         return
-    blocks = re.split(r"^(\w+):$", text, flags=re.MULTILINE)
+    blocks = re.split(r"^/\*\*/(\w+):$", text, flags=re.MULTILINE)
     shown = dict(zip(blocks[1::2], blocks[2::2], strict=True))
     for node, schema in SCHEMAS.items():
         for field in fields(schema):
