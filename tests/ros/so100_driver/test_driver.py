@@ -14,6 +14,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS  # noqa: E402
 from grids_data import calibration  # noqa: E402
+from so100_driver.bus import registers  # noqa: E402
 from so100_driver.bus.bus import ServoBus  # noqa: E402
 from so100_driver.control import prepare  # noqa: E402
 from so100_driver.nodes.driver import DriverNode  # noqa: E402
@@ -73,6 +74,28 @@ def test_a_calibration_that_differs_from_the_servos_is_shown_and_nothing_is_writ
         assert free_twin.twin.records(mark) == []
     finally:
         node.kill()
+
+
+@pytest.mark.parametrize("node_name", ["driver", "leader"])
+def test_servos_whose_own_limit_is_below_the_supply_get_no_torque(free_twin, node_name):
+    path = free_twin.twin.paths["follower"]
+
+    def limit(volts):
+        bus = ServoBus(path, SERVO_IDS, reply_timeout_s=0.05)
+        bus.open()
+        for servo_id in SERVO_IDS:
+            bus.write_eeprom(servo_id, [(registers.MAX_VOLTAGE, volts)])
+        bus.close()
+
+    limit(80)
+    node = start_node(f"so100_driver.nodes.{node_name}", free_twin.folder, {"serial_port": path})
+    try:
+        assert node.wait(60) != 0
+        assert "supply: shoulder_pan (id 1) 12.0 V (its own limits: 4.0 to 8.0 V)" in node.output
+        assert not any(free_twin.twin.torque())
+    finally:
+        node.kill()
+        limit(140)
 
 
 @pytest.mark.parametrize("make_node", [DriverNode, LeaderNode])

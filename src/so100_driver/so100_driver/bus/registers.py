@@ -41,6 +41,7 @@ MAX_VOLTAGE = Register("Max_Voltage_Limit", 14, 1)
 MIN_VOLTAGE = Register("Min_Voltage_Limit", 15, 1)
 MAX_TORQUE = Register("Max_Torque_Limit", 16, 2)
 PHASE = Register("Phase", 18, 1)
+UNLOADING = Register("Unloading_Condition", 19, 1)
 P_GAIN = Register("P_Coefficient", 21, 1)
 D_GAIN = Register("D_Coefficient", 22, 1)
 I_GAIN = Register("I_Coefficient", 23, 1)
@@ -84,19 +85,57 @@ GRIPPER_SETTINGS = ((MAX_TORQUE, 500), (PROTECTION_CURRENT, 250), (OVERLOAD_TORQ
 # Phase bit 4 makes the servo count turns, so that positions leave 0..4095 ("Magnitude exceeds 2047").
 PHASE_MULTI_TURN = 1 << 4
 
+
+@dataclass(frozen=True, slots=True)
+class StatusBit:
+    """One bit of the Status register: its name, what sets it, and what a person can do."""
+
+    name: str
+    cause: str
+    fix: str
+
+
 # Status bits, also the error byte of every reply.
 STATUS_BITS = {
-    1: "input voltage",
-    2: "angle sensor",
-    4: "overheat",
-    8: "overcurrent",
-    32: "overload",
+    1: StatusBit(
+        "input voltage",
+        "the supply is outside the servo's own limits Min_Voltage_Limit and Max_Voltage_Limit",
+        "use the supply this type is made for (7.4 V or 12 V), check plug and leads",
+    ),
+    2: StatusBit(
+        "angle sensor",
+        "its encoder gives no valid angle",
+        "cycle the power; if it comes back, replace the servo",
+    ),
+    4: StatusBit(
+        "overheat",
+        "it is hotter than its own Max_Temperature_Limit",
+        "bring the arm to rest, switch torque off and let it cool",
+    ),
+    8: StatusBit(
+        "overcurrent",
+        "it drew more than its Protection_Current",
+        "look for a jammed gear or a damaged lead, then switch torque off and on or cycle the power",
+    ),
+    32: StatusBit(
+        "overload",
+        "it pushed harder than its Overload_Torque for longer than its Protection_Time",
+        "free the joint, then switch torque off and on or cycle the power",
+    ),
 }
-STATUS_OVERHEAT, STATUS_OVERLOAD = 4, 32
+STATUS_VOLTAGE, STATUS_SENSOR, STATUS_OVERHEAT, STATUS_OVERLOAD = 1, 2, 4, 32
 
 
 def status_text(bits: int) -> str:
     """Names of the status bits: `overheat, overload` for 36, unknown bits as a number, "ok" for 0."""
-    names = [name for bit, name in STATUS_BITS.items() if bits & bit]
+    names = [known.name for bit, known in STATUS_BITS.items() if bits & bit]
     rest = bits & ~sum(STATUS_BITS)
     return ", ".join(names + ([f"bit mask {rest}"] if rest else [])) or "ok"
+
+
+def status_help(bits: int) -> str:
+    """What sets the status bits and what to do, one clause for each: `overheat: it is hotter than …: let it cool`."""
+    texts = [f"{known.name}: {known.cause}: {known.fix}" for bit, known in STATUS_BITS.items() if bits & bit]
+    rest = bits & ~sum(STATUS_BITS)
+    unknown = f"bit mask {rest}: not documented by the maker: cycle the power; if it comes back, replace the servo"
+    return "; ".join(texts + ([unknown] if rest else [])) or "ok"

@@ -48,6 +48,11 @@ def find_servos(bus: ServoBus) -> None:
             raise DriverError(
                 f"{servo(index)}: expected model {reg.MODEL_STS3215} (STS3215), got {model}: wrong servo?"
             )
+        if not bus.read(servo_id, reg.RESPONSE_LEVEL):
+            raise DriverError(
+                f"{servo(index)}: expected Response_Status_Level 1, got 0: it does not confirm what is written: "
+                "set it to 1 with Feetech's FD tool"
+            )
 
 
 def read_eeprom(bus: ServoBus) -> Eeprom:
@@ -153,6 +158,6 @@ def apply_settings(bus: ServoBus, *, follower: bool, write: bool) -> list[str]:
             why = "torque is on" if write else "write_settings is false"
             notes.append(f"{servo(index)}: not set because {why}: {names}")
             continue
-        changed = bus.write_eeprom(servo_id, differing)
+        changed = bus.write_eeprom(servo_id, differing)  # and locks the EEPROM
         notes.append(f"{servo(index)}: set {', '.join(changed)}")
     return notes

@@ -11,6 +11,7 @@ import numpy as np
 
 from so100_driver.guard import arbiter, limits
 from so100_driver.guard.arbiter import Mode
+from so100_driver.guard.fitness import OwnLimits
 from so100_driver.guard.follow_chunk import HOLD, Aim, ChunkFollower
 from so100_driver.guard.follow_leader import LeaderFollower
 from so100_driver.guard.health import HealthVerdict
@@ -29,8 +30,11 @@ SEED_TOLERANCE_RAD = 0.15  # a torqued servo this close to its goal keeps it, so
 class Arm:
     """One follower arm: mode, motion and limits. Starts inactive; torque stays as it was when the port was opened."""
 
-    def __init__(self, params: DriverParams, low_rad: np.ndarray, high_rad: np.ndarray) -> None:
+    def __init__(
+        self, params: DriverParams, low_rad: np.ndarray, high_rad: np.ndarray, own: OwnLimits | None = None
+    ) -> None:
         self.params = params
+        self.own = own or OwnLimits.unknown()
         self.limits = JointLimits(
             np.asarray(low_rad) + params.range_margin,
             np.asarray(high_rad) - params.range_margin,
@@ -71,6 +75,11 @@ class Arm:
     def bus_problem(self) -> str:
         """Why the bus cannot be used; "" while it can."""
         return self._watch.bus_problem
+
+    @property
+    def unfit(self) -> str:
+        """Why torque must not be switched on by the servos' own limits; "" when it may."""
+        return self.own.unfit(self.seen, holding=bool(np.isfinite(self.servo_torque.held).all()))
 
     @property
     def resting(self) -> bool:
@@ -124,6 +133,8 @@ class Arm:
             return False, self.bus_problem
         healthy = not self.verdict.hold and not self.verdict.fault
         mode, problem = arbiter.change(self.mode, requested, active=self.active, healthy=healthy)
+        if not problem and mode is not Mode.FREEDRIVE and not self.torque:
+            problem = self.unfit
         if problem:
             return False, problem
         if mode is Mode.FREEDRIVE:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
-from so100_driver.bus.registers import STATUS_OVERHEAT, STATUS_OVERLOAD, status_text
+from so100_driver.bus.registers import STATUS_OVERHEAT, STATUS_OVERLOAD, STATUS_SENSOR, status_help
 from so100_driver.guard.limits import ConditionTimer, derating
 from so100_driver.guard.state import ArmState
 from so100_driver.params import DriverParams
@@ -16,6 +16,7 @@ from so100_driver.params import DriverParams
 RELAX_RAD = 0.05  # the goal of a blocked or overloaded joint stays this close to the joint
 HEAT_CONFIRM_S = 0.5  # a single corrupt temperature byte must not release the arm
 OVERLOAD_CONFIRM_S = 0.05
+SENSOR_CONFIRM_S = 0.2  # a single corrupt status byte must not stop the arm
 UNREACHED_RAD = 0.15  # a client's goal further than this from a relaxed joint is still out of reach
 
 
@@ -44,6 +45,7 @@ class ServoHealth:
     loaded: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
     overloaded: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
     blocked: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
+    blind: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6  # the servo reports a fault of its angle sensor
     relaxed: tuple[ConditionTimer, ...] = (ConditionTimer(),) * 6
 
     def update(
@@ -65,6 +67,7 @@ class ServoHealth:
             loaded=_update(self.loaded, now_ns, loaded),
             overloaded=_update(self.overloaded, now_ns, (seen.error_bits & STATUS_OVERLOAD) > 0),
             blocked=_update(self.blocked, now_ns, blocked),
+            blind=_update(self.blind, now_ns, (seen.error_bits & STATUS_SENSOR) > 0),
         )
         out_of_reach = np.zeros(6, bool) if requested is None else np.abs(requested - seen.position) > UNREACHED_RAD
         relax = [
@@ -102,10 +105,9 @@ class ServoHealth:
     def _stuck(self, now_ns: int, seen: ArmState, error: np.ndarray, params: DriverParams) -> str:
         for i in range(6):
             if self.overloaded[i].lasted_s(now_ns) > params.overload_fault_time:
-                return (
-                    f"{servo(i)} reports {status_text(int(seen.error_bits[i]))}: free the joint, then "
-                    "~/release and ~/estop_reset (or cycle the power)"
-                )
+                return f"{servo(i)} reports {status_help(int(seen.error_bits[i]))} (~/release, then ~/estop_reset)"
+            if self.blind[i].lasted_s(now_ns) > SENSOR_CONFIRM_S:
+                return f"{servo(i)} reports {status_help(STATUS_SENSOR)}"
             if self.blocked[i].lasted_s(now_ns) > params.overload_fault_time:
                 return f"{servo(i)} does not follow: goal and joint are {error[i]:.2f} rad apart: free the joint"
             if self.relaxed[i].lasted_s(now_ns) > params.overload_fault_time:
@@ -141,5 +143,5 @@ def _warnings(seen: ArmState, params: DriverParams) -> tuple[str, ...]:
     for i in np.flatnonzero(np.nan_to_num(seen.temperature) >= params.temperature_warn):
         found.append(f"{servo(int(i))} is at {seen.temperature[i]:.0f} degC: speed is reduced")
     for i in np.flatnonzero(seen.error_bits):
-        found.append(f"{servo(int(i))} reports {status_text(int(seen.error_bits[i]))}")
+        found.append(f"{servo(int(i))} reports {status_help(int(seen.error_bits[i]))}")
     return tuple(found)

@@ -21,7 +21,7 @@ from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from so100_driver.bus.bus import ServoBus
-from so100_driver.control import prepare
+from so100_driver.control import fitness, prepare
 from so100_driver.control.loop import ControlLoop
 from so100_driver.guard import arbiter
 from so100_driver.guard.arm import Arm
@@ -75,10 +75,14 @@ class DriverNode(ManagedNode):
             bus.open()
             prepare.find_servos(bus)
             joints = prepare.load_calibration(bus, "follower", p.calibration, required=p.require_calibration)
+            fitness.require_fit(bus, follower=False)  # nothing is written under a wrong supply
             for note in joints.out_of_reach():
                 self.get_logger().warning(note)
             for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
                 self.get_logger().info(note)
+            own, warnings = fitness.require_fit(bus, follower=True)
+            for warning in warnings:
+                self.get_logger().warning(warning)
             eeprom = prepare.read_eeprom(bus)
             with_gripper = prepare.with_leader_gripper(p)
         except GridsError as error:
@@ -87,7 +91,7 @@ class DriverNode(ManagedNode):
         except BaseException:
             bus.close()  # the port must be free for the next attempt
             raise
-        arm = Arm(with_gripper, joints.low_rad, joints.high_rad)
+        arm = Arm(with_gripper, joints.low_rad, joints.high_rad, own)
         if self._stop_requested:
             arm.estop(time.monotonic_ns(), self._stop_requested)
             self._stop_requested = ""
@@ -103,6 +107,8 @@ class DriverNode(ManagedNode):
         if not self._wait(lambda: loop.arm.seen.complete and loop.arm.seen.valid.all(), FIRST_STATE_TIMEOUT_S):
             raise SetupError(f"expected every servo to answer before arming, got: {self._silent()}")
         with loop.lock:
+            if loop.arm.unfit:
+                raise SetupError(f"torque must not be switched on: {loop.arm.unfit}")
             loop.arm.activate(time.monotonic_ns(), loop.arm.servo_torque.held, self.params.mode)
 
     def deactivate(self) -> None:

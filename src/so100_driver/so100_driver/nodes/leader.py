@@ -16,7 +16,7 @@ from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_common.so100 import SERVO_IDS
 from so100_driver.bus.bus import ServoBus
-from so100_driver.control import prepare
+from so100_driver.control import fitness, prepare
 from so100_driver.control.leader import LeaderLoop
 from so100_driver.guard.state import ArmState
 from so100_driver.nodes import messages
@@ -57,6 +57,8 @@ class LeaderNode(ManagedNode):
             bus.set_torque(dict.fromkeys(SERVO_IDS, False))
             for note in prepare.apply_settings(bus, follower=False, write=True):
                 self.get_logger().info(note)
+            for warning in fitness.require_fit(bus, follower=False)[1]:
+                self.get_logger().warning(warning)
         except GridsError as error:
             bus.close()
             raise SetupError(str(error)) from error

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
+import numpy as np
+
 from grids_common.errors import GridsError
 from grids_common.params import ParameterError
 from grids_common.so100 import SERVO_IDS
@@ -23,7 +25,7 @@ from so100_driver.bus import registers as reg
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.port import candidates
 from so100_driver.bus.protocol import VOLTAGE_UNIT_V
-from so100_driver.control import prepare
+from so100_driver.control import fitness, prepare
 from so100_driver.errors import PortError
 from so100_driver.guard.health import servo
 from so100_driver.params import DriverParams
@@ -252,24 +254,32 @@ def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[CheckResult]
         )
     else:
         yield ok(f"{name} firmware", versions.pop())
-    params = DriverParams()
-    volts = {i: v * VOLTAGE_UNIT_V for i, v in read(reg.PRESENT_VOLTAGE).items()}
-    low = min(volts.values()) < params.voltage_warn
-    text = f"{min(volts.values()):.1f} to {max(volts.values()):.1f} V"
-    yield (
-        CheckResult("WARN", f"{name} supply", text, "use a stronger supply, shorter leads")
-        if low
-        else ok(f"{name} supply", text)
-    )
-    heat = read(reg.PRESENT_TEMPERATURE)
-    hot = max(heat, key=heat.get)
-    text = f"warmest {servo(hot - 1)}, {heat[hot]} degC"
-    warm = heat[hot] >= params.temperature_warn
-    yield CheckResult("WARN", f"{name} temperature", text, "let it cool") if warm else ok(f"{name} temperature", text)
-    for servo_id, bits in read(reg.STATUS).items():
-        if bits:
-            fix = "free the joint, then switch torque off and on or cycle the power"
-            yield CheckResult("WARN", f"{name} {servo(servo_id - 1)}", f"reports {reg.status_text(bits)}", fix)
+    yield from _condition(name, fitness.read(bus, found), torque=any(read(reg.TORQUE_ENABLE).values()))
+    silent_writes = [servo(i - 1) for i, level in read(reg.RESPONSE_LEVEL).items() if not level]
+    if silent_writes:
+        what = f"Response_Status_Level is 0 in {', '.join(silent_writes)}: what is written is not confirmed"
+        yield CheckResult("FAIL", f"{name} settings", what, "set it to 1 with Feetech's FD tool")
+
+
+def _condition(name: str, servos: fitness.Servos, *, torque: bool) -> Iterable[CheckResult]:
+    """Supply, temperature, status and settings of the servos, judged by their own limits."""
+    params, problems = DriverParams(), fitness.judge(servos)
+    volts = fitness.measured(servos, reg.PRESENT_VOLTAGE, VOLTAGE_UNIT_V)
+    heat = fitness.measured(servos, reg.PRESENT_TEMPERATURE)
+    wrong = {problem.what for problem in problems}
+    if fitness.SUPPLY not in wrong:
+        text = f"{np.nanmin(volts):.1f} to {np.nanmax(volts):.1f} V"
+        low = np.nanmin(volts) < params.voltage_warn
+        what = f"{name} supply"
+        yield CheckResult("WARN", what, text, "use a stronger supply, shorter leads") if low else ok(what, text)
+    if fitness.TEMPERATURE not in wrong:
+        hot = int(np.nanargmax(heat))
+        text, what = f"warmest {servo(hot)}, {heat[hot]:.0f} degC", f"{name} temperature"
+        yield CheckResult("WARN", what, text, "let it cool") if heat[hot] >= params.temperature_warn else ok(what, text)
+    for problem in problems:
+        mended = problem.fix is fitness.BY_DRIVER and not torque  # at the driver's next start
+        level = "FAIL" if problem.refused and not mended else "WARN"
+        yield CheckResult(level, f"{name} {problem.what}", problem.found, problem.fix)
 
 
 def _range(name: str, bus: ServoBus, calibration: str) -> Iterable[CheckResult]:

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from time import sleep
 
 import pytest
 
@@ -58,6 +59,25 @@ def registers(path, values, ids=SERVO_IDS):
 def limits_of(twin, calibration=""):
     lines = doctor.arm("follower", twin.paths["follower"], str(calibration))
     return [line for line in lines if line.what == "follower limits"]
+
+
+@pytest.mark.parametrize(
+    ("register", "value", "ids", "expected"),
+    [
+        (reg.MAX_VOLTAGE, 80, SERVO_IDS, ("FAIL", "supply", "its own limits: 4.0 to 8.0 V", "made for")),
+        (reg.MIN_VOLTAGE, 125, (4,), ("FAIL", "supply", "wrist_flex (id 4)", "12.5 to 14.0 V")),
+        (reg.MAX_TEMPERATURE, 20, (2,), ("FAIL", "temperature", "shoulder_lift (id 2)", "its own limit: 20")),
+        (reg.MAX_TORQUE, 0, (3,), ("FAIL", "settings", "elbow_flex (id 3)", "Max_Torque_Limit")),
+        (reg.OPERATING_MODE, 1, (3,), ("WARN", "settings", "Operating_Mode is not 0", "the driver sets it")),
+    ],
+)
+def test_registers_in_which_a_servo_limits_itself_are_judged(twin, register, value, ids, expected):
+    level, what, *texts = expected
+    with registers(twin.paths["follower"], [(register, value)], ids):
+        sleep(0.1)  # the servos look at their limits 30 times a second
+        lines = [line for line in doctor.arm("follower", twin.paths["follower"]) if line.what == f"follower {what}"]
+    assert [line.level for line in lines] == [level], lines
+    assert all(text in str(lines[0]) for text in texts), lines[0]
 
 
 def test_without_a_calibration_doctor_says_what_the_driver_then_does(twin):

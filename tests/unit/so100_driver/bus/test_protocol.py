@@ -54,3 +54,15 @@ def test_status_text_names_known_bits_and_numbers_the_rest():
     assert reg.status_text(36) == "overheat, overload"
     assert reg.status_text(64) == "bit mask 64"
     assert reg.status_text(0) == "ok"
+
+
+def test_each_status_bit_has_its_own_cause_and_fix():
+    texts = [reg.status_help(bit) for bit in reg.STATUS_BITS]
+    assert all(text.count(": ") == 2 for text in texts)
+    for place in (1, 2):
+        assert len({text.split(": ")[place] for text in texts}) == len(texts)
+    assert "let it cool" in reg.status_help(4)
+    assert "free the joint" not in reg.status_help(1)
+    both = reg.status_help(33)
+    assert both == f"{reg.status_help(1)}; {reg.status_help(32)}"
+    assert "bit mask 64: not documented" in reg.status_help(64)

@@ -1,5 +1,6 @@
 """The guarded arm against a plant that follows its goal one tick later; time is passed in."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, REST_POSE_RAD
 from so100_driver.guard import limits
 from so100_driver.guard.arbiter import Mode
 from so100_driver.guard.arm import Arm
+from so100_driver.guard.fitness import OwnLimits
 from so100_driver.guard.intake import Request
 from so100_driver.guard.state import ArmState
 from so100_driver.guard.torque import Order
@@ -486,3 +488,51 @@ def test_a_new_mode_is_never_seen_with_the_state_of_the_old_one():
     assert (bench.arm.torque, bench.arm.state) == (True, "holding")
     bench.arm.release(bench.now, "asked")
     assert (str(bench.arm.mode), bench.arm.state) == ("idle", "released")
+
+
+def own(**changes):
+    limits = {"voltage_low": 4.0, "voltage_high": 14.0, "temperature_high": 70.0} | changes
+    return OwnLimits(**{name: np.full(6, value) for name, value in limits.items()})
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"voltage_high": 8.0}, r"supply: shoulder_pan \(id 1\) 12.0 V \(its own limits: 4.0 to 8.0 V\)"),
+        ({"voltage_low": 12.5}, r"supply: .*its own limits: 12.5 to 14.0 V"),
+        ({"temperature_high": 30.0}, r"temperature: shoulder_pan \(id 1\) 30 degC \(its own limit: 30\).*let it cool"),
+    ],
+)
+def test_an_arm_outside_its_servos_own_limits_gets_no_torque(limits, sentence):
+    bench = Bench()
+    bench.arm.own = own()
+    assert bench.arm.set_mode(bench.now, "freedrive")[0]
+    bench.tick(3)
+    order = bench.arm.servo_torque.order(np.zeros(6, bool))
+    if order is not None:
+        bench.arm.servo_torque.released(order, [])
+    bench.arm.own = own(**limits)
+    granted, said = bench.arm.set_mode(bench.now, "idle")
+    assert not granted
+    assert re.search(sentence, said)
+    assert not bench.arm.torque
+    bench.arm.own = own()
+    assert bench.arm.set_mode(bench.now, "idle")[0]
+
+
+def test_an_arm_that_holds_may_be_hot_but_not_under_a_wrong_supply():
+    seen = replace(Bench().arm.seen, temperature=np.full(6, 80.0))
+    assert own().unfit(seen, holding=True) == ""
+    assert "let it cool" in own().unfit(seen, holding=False)
+    assert own(voltage_high=8.0).unfit(seen, holding=True).startswith("supply:")
+
+
+def test_a_lasting_fault_of_an_angle_sensor_stops_the_arm_and_says_what_to_do():
+    bench = Bench()
+    bench.alter = {"error_bits": np.array([0, 0, 2, 0, 0, 0])}
+    bench.tick(5)
+    assert bench.arm.mode is not Mode.FAULT
+    bench.tick(30)
+    assert bench.arm.mode is Mode.FAULT
+    assert "elbow_flex (id 3) reports angle sensor" in bench.arm.reason
+    assert "replace the servo" in bench.arm.reason
