@@ -24,7 +24,7 @@ def calibration(drive_mode: int) -> dict[str, JointCalibration]:
 
 
 def lerobot_value(tick: int, name: str, joint: JointCalibration, system: str) -> float:
-    """What LeRobot stores for a tick: MotorsBus._normalize (lerobot/motors/motors_bus.py), Feetech, STS3215.
+    """What LeRobot 0.4.4 stores for a tick within the range: MotorsBus._normalize (lerobot/motors/motors_bus.py), Feetech, STS3215.
 
     Degrees know no drive_mode there; both ranges do. A follower's gripper is 0..100 in either.
     """
@@ -39,7 +39,7 @@ def lerobot_value(tick: int, name: str, joint: JointCalibration, system: str) ->
     return -both_sides if joint.drive_mode else both_sides
 
 
-def driver_rad(tick: int, joint: JointCalibration) -> float:
+def driver_rad(tick: float, joint: JointCalibration) -> float:
     """What the driver publishes for a tick: 4096 to a turn, zero at 2047, turned round by drive_mode."""
     angle = (tick - 2047) * 2 * np.pi / 4096
     return -angle if joint.drive_mode else angle
@@ -59,6 +59,42 @@ def test_the_value_of_a_tick_is_the_one_lerobot_stores(system, drive_mode, joint
     np.testing.assert_allclose(units(system, joints).from_rad(rad)[:, joint], wanted, rtol=1e-6, atol=2e-5)
     driven = JointMap.of(joints).to_rad(np.array(ticks)[:, None] * np.ones(6))
     np.testing.assert_allclose(driven[:, joint], rad[:, joint])
+
+
+def lerobot_tick(value: float, name: str, joint: JointCalibration, system: str) -> float:
+    """The goal that LeRobot 0.4.4 sends for a value: MotorsBus._unnormalize, before it cuts to whole ticks."""
+    width = joint.range_max - joint.range_min
+    if name == "gripper":
+        percent = 100 - value if joint.drive_mode else value
+        return percent / 100 * width + joint.range_min
+    if system == "degrees":
+        return value * 4095 / 360 + (joint.range_min + joint.range_max) / 2
+    both_sides = -value if joint.drive_mode else value
+    return (both_sides + 100) / 200 * width + joint.range_min
+
+
+@pytest.mark.parametrize("joint", range(6), ids=JOINT_NAMES)
+@pytest.mark.parametrize("drive_mode", [0, 1])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_angle_of_a_value_is_where_lerobot_would_move_the_joint(system, drive_mode, joint):
+    joints = calibration(drive_mode)
+    name = JOINT_NAMES[joint]
+    given = [0.0, 0.4, 1.0] if system == "rad" else [0.0, 17.5, 60.0, 100.0]
+    values = np.zeros((len(given), 6))
+    values[:, joint] = given
+    one = joints[name]
+    wanted = given if system == "rad" else [driver_rad(lerobot_tick(v, name, one, system), one) for v in given]
+    np.testing.assert_allclose(units(system, joints).to_rad(values)[:, joint], wanted, atol=1e-9)
+
+
+def test_an_inverted_gripper_is_closed_at_0_percent_and_open_at_100():
+    joints = calibration(1)
+    gripper = joints["gripper"]
+    for system in ("degrees", "normalised"):
+        closed, opened = units(system, joints).to_rad(np.array([[0.0] * 6, [100.0] * 6]))[:, 5]
+        assert closed == pytest.approx(driver_rad(gripper.range_max, gripper))
+        assert opened == pytest.approx(driver_rad(gripper.range_min, gripper))
+        assert closed < opened  # a larger angle is wider open
 
 
 @pytest.mark.parametrize("drive_mode", [0, 1])
