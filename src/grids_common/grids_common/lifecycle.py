@@ -2,17 +2,20 @@
 
 rclpy turns an exception in a transition callback into the ERROR state without logging it. Here every transition is
 wrapped: the cause is logged (the run manager reads it from /rosout), and `make_safe` releases all resources. The node
-is then unconfigured again, whichever transition failed.
+is then unconfigured again, whichever transition failed. A request for a transition that the state does not allow raises
+in rclpy and would end the process; here it is answered with success=false, whoever asks.
 """
 
 import ctypes
 import signal
 import traceback
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
 import rclpy
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
@@ -33,6 +36,28 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self._autostart = self.declare_parameter("autostart", False).value
         self.failed = False
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._refusing(service.callback)
+
+    def _refusing(self, change_state: Callable) -> Callable:
+        """`change_state` of rclpy, which refuses what the present state does not allow instead of raising."""
+
+        def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            _, state = self._state_machine.current_state
+            try:
+                return change_state(request, response)
+            except Exception as error:  # rclpy raises its own RCLError, which is in no public module
+                wanted = request.transition.label or request.transition.id
+                possible = sorted({label for _, label, *_ in self._state_machine.available_transitions})
+                self.get_logger().warning(
+                    f"lifecycle transition {wanted!r} refused in state {state!r}, nothing was changed; "
+                    f"possible now: {', '.join(possible) or 'none'} ({str(error).splitlines()[0]})"
+                )
+                response.success = False
+                return response
+
+        return answer
 
     @abstractmethod
     def configure(self) -> None:

@@ -141,17 +141,18 @@ class Client:
         """
         end = time.monotonic() + timeout_s
         while (left_s := end - time.monotonic()) > 0:
-            answer = self._wait(self._services[name], Trigger.Request(), min(2.0, left_s))
+            answer = self.request(self._services[name], Trigger.Request(), min(2.0, left_s))
             if answer is not None:
                 return answer
         return None
 
     def set_mode(self, mode: str, timeout_s: float = 5.0):
         """Call driver/set_mode. Returns its response, None without one."""
-        return self._wait(self._mode, SetMode.Request(mode=mode), timeout_s)
+        return self.request(self._mode, SetMode.Request(mode=mode), timeout_s)
 
     @staticmethod
-    def _wait(client, request, timeout_s: float):
+    def request(client, request, timeout_s: float):
+        """Call any service. Returns its response, None without one within `timeout_s`."""
         if not client.wait_for_service(timeout_sec=timeout_s):
             return None
         future, done = client.call_async(request), threading.Event()

@@ -19,8 +19,8 @@ from grids_msgs.msg import ActionChunk
 from grids_common import topics
 from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK
 from so100_driver.params import DriverParams
+from so100_driver_testing import lifecycle_scenarios, promises
 from so100_driver_testing import process_scenarios as process_faults
-from so100_driver_testing import promises
 from so100_driver_testing.judging import SETTLE_S, expect, settled
 from so100_driver_testing.promises import Allowed
 from so100_driver_testing.rig import SWING_RAD, Rig
@@ -367,6 +367,8 @@ SCENARIOS = (
     FaultScenario("temperature ramp", overheated, 1, 3),
     FaultScenario("servo dead at start", process_faults.dead_at_start, 1, 5, fresh=True),
     FaultScenario("clock stepped by one hour", process_faults.clock_steps, 1, 6, fresh=True),
+    FaultScenario("100 random lifecycle requests", lifecycle_scenarios.storm(100), 1, 0, fresh=True),
+    FaultScenario("1000 random lifecycle requests", lifecycle_scenarios.storm(1000), 0, 3, fresh=True),
     FaultScenario("driver SIGTERM", process_faults.signalled(signal.SIGTERM), 1, 35, fresh=True),
     FaultScenario("driver SIGINT", process_faults.signalled(signal.SIGINT), 1, 35, fresh=True),
     FaultScenario("driver SIGKILL and restart", process_faults.killed, 1, 35, fresh=True),

@@ -1,11 +1,15 @@
 """The run manager's calls to services that do not answer."""
 
+import threading
 import time
 
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.lifecycle import LifecycleNode  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from grids_bringup.run.manager_node import RunManagerNode  # noqa: E402
@@ -39,3 +43,32 @@ def test_a_call_ends_as_soon_as_it_is_given_up(manager, present):
     assert time.monotonic() - began < PATIENCE_S
     assert len(asked) == 41
     server.destroy_node()
+
+
+@pytest.fixture
+def spun(manager):
+    """Spins nodes beside the manager's, as a process of their own would."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(manager)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    yield executor
+    executor.shutdown()
+    thread.join(5)
+
+
+@pytest.mark.parametrize("by_hand", [[], [4], [4, 2], [7]], ids=["active", "deactivated", "cleaned up", "shut down"])
+def test_a_node_that_another_client_has_stopped_is_no_failure_at_the_end_of_a_run(manager, spun, by_hand):
+    node = LifecycleNode("hand")
+    node.trigger_configure()
+    node.trigger_activate()
+    calls = {2: node.trigger_cleanup, 4: node.trigger_deactivate, 7: node.trigger_shutdown}
+    for number in by_hand:
+        calls[number]()
+    spun.add_node(node)
+    try:
+        assert manager.transition("hand", Transition.TRANSITION_DEACTIVATE, PATIENCE_S)
+        assert manager.transition("hand", Transition.TRANSITION_CLEANUP, PATIENCE_S)
+    finally:
+        spun.remove_node(node)
+        node.destroy_node()

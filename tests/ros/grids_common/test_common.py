@@ -8,6 +8,8 @@ rclpy = pytest.importorskip("rclpy")
 
 from dataclasses import dataclass  # noqa: E402
 
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import QoSCompatibility, qos_check_compatible  # noqa: E402
 
@@ -91,4 +93,29 @@ def test_after_a_failed_activation_the_node_is_unconfigured_and_may_be_configure
     del node.activate
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    node.destroy_node()
+
+
+def change(node, number, label=""):
+    """What a client is answered."""
+    service = next(s for s in node.services if s.srv_type is ChangeState)
+    request = ChangeState.Request(transition=Transition(id=number, label=label))
+    return service.callback(request, ChangeState.Response()).success
+
+
+def test_a_transition_that_the_state_does_not_allow_is_refused_and_changes_nothing(context):
+    node = Fragile(None)
+    unallowed = [n for n in range(256) if n not in (Transition.TRANSITION_CONFIGURE, 5)]
+    assert not any(change(node, n) for n in unallowed)
+    assert change(node, Transition.TRANSITION_CONFIGURE)
+    assert change(node, Transition.TRANSITION_ACTIVATE)
+    unallowed = [n for n in range(256) if n not in (Transition.TRANSITION_DEACTIVATE, 7)]
+    assert not any(change(node, n) for n in unallowed)
+    assert not change(node, 0, "no such label")
+    assert not change(node, Transition.TRANSITION_DEACTIVATE, "configure")  # rclpy: the label wins
+    assert node.safe == 0
+    assert change(node, 0, "deactivate")
+    assert change(node, Transition.TRANSITION_CLEANUP)
+    assert change(node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    assert not any(change(node, n) for n in range(256))
     node.destroy_node()

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import time
 
 import pytest
@@ -19,6 +20,7 @@ from so100_driver.bus.bus import ServoBus  # noqa: E402
 from so100_driver.control import prepare  # noqa: E402
 from so100_driver.nodes.driver import DriverNode  # noqa: E402
 from so100_driver.nodes.leader import LeaderNode  # noqa: E402
+from so100_driver_testing import lifecycle_scenarios  # noqa: E402
 from so100_driver_testing.rig import Rig, start_node  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -142,7 +144,7 @@ def test_a_leader_node_on_another_arms_port_leaves_its_torque_alone(free_twin, t
 
 def transition(rig, number):
     client = rig.client.node.create_client(ChangeState, "/driver/change_state")
-    return rig.client._wait(client, ChangeState.Request(transition=Transition(id=number)), 30).success
+    return rig.client.request(client, ChangeState.Request(transition=Transition(id=number)), 30).success
 
 
 def test_the_life_cycle_goes_up_and_down_twice_and_deactivate_keeps_torque():
@@ -205,3 +207,15 @@ def test_services_answer_before_the_driver_is_configured(tmp_path):
         assert (answer.success, answer.message) == (False, "the driver is not configured")
         assert rig.client.set_mode("policy").message == "the driver is not configured"
         assert node.alive
+
+
+def test_random_transition_requests_do_not_end_the_leader_node():
+    with Rig() as rig:
+        leader = start_node("so100_driver.nodes.leader", rig.folder, {"serial_port": rig.twin.paths["leader"]})
+        requests = lifecycle_scenarios.Requests(rig, "/leader")
+        try:
+            assert requests.storm(random.Random(4), 150) == []
+            assert leader.alive, leader.output
+        finally:
+            requests.close()
+            leader.kill()

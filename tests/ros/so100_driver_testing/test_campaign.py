@@ -25,6 +25,7 @@ QUICK = (
     "leader process stopped for 2 s",
     "second driver on the port",
     "servo dead at start",
+    "100 random lifecycle requests",
     "driver SIGTERM",
     "driver SIGKILL and restart",
 )

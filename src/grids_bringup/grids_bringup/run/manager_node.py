@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grids_msgs.msg import ActionChunk, DriverStatus, PolicyStatus, TaskState
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
@@ -20,6 +20,14 @@ from grids_common.stamps import stamp_ns
 
 START_WAIT_S = 60.0  # for processes that start on a busy computer
 POLL_S = 0.05
+# States in which a transition is not needed any more. Shut down by hand, a node holds nothing that could be cleaned up.
+_ENDED = {State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_FINALIZED}
+_REACHED = {
+    Transition.TRANSITION_CONFIGURE: {State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE},
+    Transition.TRANSITION_ACTIVATE: {State.PRIMARY_STATE_ACTIVE},
+    Transition.TRANSITION_DEACTIVATE: {State.PRIMARY_STATE_INACTIVE, *_ENDED},
+    Transition.TRANSITION_CLEANUP: _ENDED,
+}
 ERROR_LEVEL = 40  # rcl_interfaces/Log: ERROR 40, FATAL 50
 
 
@@ -128,7 +136,13 @@ class RunManagerNode(Node):
     def transition(
         self, node: str, number: int, timeout_s: float, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Request a lifecycle transition of `node` (a lifecycle_msgs/Transition id); whether it succeeded in time."""
+        """Bring `node` into the state that a transition (a lifecycle_msgs/Transition id) leads to.
+
+        A node that is there already, by another client's request, is left alone. Returns whether it is there in time.
+        """
+        response = self.call(GetState, f"{node}/get_state", GetState.Request(), timeout_s, cancelled)
+        if response is None or response.current_state.id in _REACHED[number]:
+            return response is not None
         request = ChangeState.Request(transition=Transition(id=number))
         response = self.call(ChangeState, f"{node}/change_state", request, timeout_s, cancelled)
         return bool(response is not None and response.success)
