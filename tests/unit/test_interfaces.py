@@ -12,6 +12,7 @@ MAKES_SERVICES = {
     "grids_common/services.py",
     "grids_bringup/run/manager_node.py",
     "grids_recorder/node/node_parameters.py",
+    "so100_driver_testing/lifecycle_scenarios.py",
 }
 
 

@@ -8,6 +8,7 @@ in rclpy and would end the process; here it is answered with success=false, whoe
 
 import ctypes
 import signal
+import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable
@@ -16,13 +17,17 @@ from typing import Literal
 
 import rclpy
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from grids_common.signals import StopRequest
 
 SIGNAL_POLL_S = 0.1
+CLOCK_WAIT_S = 5.0
 
 
 class SetupError(RuntimeError):
@@ -181,6 +186,31 @@ def keep_freed_memory() -> None:
             mallopt(trim_threshold, 256 << 20)
 
 
+def wait_for_clock(node: Node, spin: Callable[[], object]) -> None:
+    """With use_sim_time, wait for the first message on /clock; SetupError after CLOCK_WAIT_S without one.
+
+    Until then the ROS clock stands at 0, and every image and joint state would be stamped 0. From then on the
+    parameter cannot be changed. spin: handles one message of the node.
+    """
+    if node.get_parameter("use_sim_time").value:
+        deadline = time.monotonic() + CLOCK_WAIT_S
+        while node.get_clock().now().nanoseconds == 0 and rclpy.ok():
+            if time.monotonic() > deadline:
+                raise SetupError(
+                    f"use_sim_time is true: expected a time on /clock within {CLOCK_WAIT_S:.0f} s, got none; "
+                    "start what publishes /clock (ros2 bag play --clock, a simulator), or set use_sim_time to false"
+                )
+            spin()
+    node.add_on_set_parameters_callback(_refuse_another_clock)
+
+
+def _refuse_another_clock(changes: list[Parameter]) -> SetParametersResult:
+    if any(change.name == "use_sim_time" for change in changes):
+        reason = "use_sim_time: expected at the start of the node only, since stamps of two clocks cannot be compared"
+        return SetParametersResult(successful=False, reason=reason)
+    return SetParametersResult(successful=True)
+
+
 def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     """The `main` of every node: init rclpy, spin a node in this thread, make it safe, shut down. Returns the exit code.
 
@@ -198,6 +228,7 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
         node = make_node()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        wait_for_clock(node, lambda: executor.spin_once(timeout_sec=SIGNAL_POLL_S))
         if isinstance(node, ManagedNode):
             node.autostart()
         _spin(executor, signals)

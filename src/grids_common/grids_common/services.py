@@ -4,6 +4,7 @@ docs/interfaces.md is generated from this table. Nodes create servers and client
 is not in the table is an error. Names are made relative, so that namespaces and remappings apply.
 """
 
+import traceback
 from dataclasses import dataclass
 
 
@@ -58,8 +59,22 @@ def relative(name: str) -> str:
 
 
 def serve(node, name: str, service_type, callback, **options):
-    """Create a server for a service of the table; options go to create_service (callback_group=…)."""
-    return node.create_service(service_type, relative(name), callback, **options)
+    """Create a server for a service of the table; options go to create_service (callback_group=…).
+
+    An exception in `callback` is logged and answered with success=false: no request may end a node that holds an arm.
+    """
+
+    def answer(request, response):
+        try:
+            return callback(request, response)
+        except Exception as error:
+            text = "".join(traceback.format_exception(error)).strip()
+            node.get_logger().error(f"{name} failed, the request is refused: {text}")
+            response = service_type.Response()
+            response.message = f"{name} failed: {error}"
+            return response
+
+    return node.create_service(service_type, relative(name), answer, **options)
 
 
 def client(node, name: str, service_type):

@@ -8,13 +8,15 @@ rclpy = pytest.importorskip("rclpy")
 
 from dataclasses import dataclass  # noqa: E402
 
+from builtin_interfaces.msg import Time  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import QoSCompatibility, qos_check_compatible  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
 
-from grids_common import qos  # noqa: E402
-from grids_common.lifecycle import ManagedNode, SetupError  # noqa: E402
+from grids_common import lifecycle, qos  # noqa: E402
+from grids_common.lifecycle import ManagedNode, SetupError, wait_for_clock  # noqa: E402
 from grids_common.params import ParameterError, declare, param  # noqa: E402
 from grids_common.topics import TOPICS  # noqa: E402
 
@@ -118,4 +120,32 @@ def test_a_transition_that_the_state_does_not_allow_is_refused_and_changes_nothi
     assert change(node, Transition.TRANSITION_CLEANUP)
     assert change(node, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     assert not any(change(node, n) for n in range(256))
+    node.destroy_node()
+
+
+def sim_node(name):
+    return rclpy.create_node(name, parameter_overrides=[rclpy.Parameter("use_sim_time", value=True)])
+
+
+def test_simulated_time_without_a_clock_is_refused(context, monkeypatch):
+    monkeypatch.setattr(lifecycle, "CLOCK_WAIT_S", 0.3)
+    node = sim_node("lost")
+    with pytest.raises(SetupError, match=r"expected a time on /clock within 0 s, got none; start what publishes"):
+        wait_for_clock(node, lambda: rclpy.spin_once(node, timeout_sec=0.05))
+    node.destroy_node()
+
+
+def test_simulated_time_starts_with_the_first_clock_message_and_cannot_be_changed_later(context):
+    node = sim_node("timed")
+    clock = node.create_publisher(Clock, "/clock", 10)
+
+    def spin():
+        clock.publish(Clock(clock=Time(sec=7)))
+        rclpy.spin_once(node, timeout_sec=0.05)
+
+    wait_for_clock(node, spin)
+    assert node.get_clock().now().nanoseconds == 7 * 10**9
+    result = node.set_parameters([rclpy.Parameter("use_sim_time", value=False)])[0]
+    assert not result.successful
+    assert "at the start of the node only" in result.reason
     node.destroy_node()

@@ -24,7 +24,7 @@ def calibration(drive_mode: int) -> dict[str, JointCalibration]:
 
 
 def lerobot_value(tick: int, name: str, joint: JointCalibration, system: str) -> float:
-    """What LeRobot 0.4.4 stores for a tick within the range: MotorsBus._normalize (lerobot/motors/motors_bus.py), Feetech, STS3215.
+    """What LeRobot 0.4.4 stores for a tick within the range: MotorsBus._normalize, lerobot/motors/motors_bus.py.
 
     Degrees know no drive_mode there; both ranges do. A follower's gripper is 0..100 in either.
     """

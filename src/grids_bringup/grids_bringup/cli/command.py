@@ -19,6 +19,7 @@ from grids_bringup.arguments import (
 )
 from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes, rest_nodes, teleop_nodes
 from grids_bringup.supervisor import Supervisor
+from grids_common.host.middleware import refuse_missing_rmw
 from grids_common.params import ParameterError
 
 
@@ -59,6 +60,7 @@ def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
 
     Returns (nodes, folder, lock file to keep open). Raises ParameterError.
     """
+    refuse_missing_rmw()
     arguments = replace(arguments, **kind.fixed)
     kind.check(arguments)
     check_config()

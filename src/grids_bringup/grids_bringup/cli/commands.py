@@ -4,6 +4,9 @@ import importlib
 import importlib.util
 import sys
 
+from grids_common.host.middleware import refuse_missing_rmw
+from grids_common.params import ParameterError
+
 COMMANDS = {
     "deploy": ("grids_bringup.cli.deploy", "bring up cameras, policy and arm, and perform a task"),
     "twin": (
@@ -35,6 +38,8 @@ COMMANDS = {
     "test": ("grids_bringup.cli.testing", "run all tests"),
 }
 
+USES_ROS = frozenset(("deploy", "teleop", "rest", "record", "replay", "view"))
+
 
 def is_present(module: str) -> bool:
     """Whether `module` exists. Imports its parent packages, but not the module itself."""
@@ -65,6 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS or name not in available():
         sys.stderr.write(f"grids: expected one of {', '.join(available())}, got {name!r}\n")
         return 2
+    if name in USES_ROS:
+        try:
+            refuse_missing_rmw()
+        except ParameterError as error:
+            sys.stderr.write(f"grids {name}: {error}\n")
+            return 2
     return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from grids_common.realtime import become_realtime, ordinary_priority
+from grids_common.host.realtime import become_realtime, ordinary_priority
 from grids_perception.camera.capture import CapturedFrame, FrameCounter, Stamp, StampMapper, StillDetector, backoff_s
 from grids_perception.camera.source import AbstractSource, EndOfStreamError, SourceError, SourceInfo
 

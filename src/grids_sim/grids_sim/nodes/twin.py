@@ -12,8 +12,8 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from grids_common import params, services
+from grids_common.host.realtime import become_realtime, shorten_switch_interval
 from grids_common.lifecycle import SetupError, run_node
-from grids_common.realtime import become_realtime, shorten_switch_interval
 from grids_common.so100 import JOINT_NAMES
 from grids_common.stamps import to_stamp
 from grids_common.topics import publisher, subscription

@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids_common.realtime import become_realtime
+from grids_common.host.realtime import become_realtime
 from grids_sim.servo import packet
 from grids_sim.servo.bank import ServoBank
 from grids_sim.servo.bus_log import BusLog, log_write

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 
-from grids_common.realtime import become_realtime, shorten_switch_interval
+from grids_common.host.realtime import become_realtime, shorten_switch_interval
 from grids_common.tasks import TASKS
 from grids_sim.nodes.params import TwinParams
 from grids_sim.twin.link_folder import FolderInUseError

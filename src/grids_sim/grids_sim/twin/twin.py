@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from grids_common.realtime import become_realtime, ordinary_priority
+from grids_common.host.realtime import become_realtime, ordinary_priority
 from grids_common.so100 import HOME_POSE_RAD, REST_POSE_RAD
 from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS

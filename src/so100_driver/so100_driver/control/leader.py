@@ -5,8 +5,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from grids_common.host.realtime import request_realtime, shorten_switch_interval
 from grids_common.pacing import Pacer
-from grids_common.realtime import request_realtime, shorten_switch_interval
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.control import prepare

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from grids_common.host.realtime import request_realtime, shorten_switch_interval
 from grids_common.pacing import Pacer
-from grids_common.realtime import request_realtime, shorten_switch_interval
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.registers import GOAL_POSITION, TORQUE_ENABLE

@@ -18,6 +18,7 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 
 from grids_common.errors import GridsError
+from grids_common.host.middleware import installed_rmws, refuse_missing_rmw
 from grids_common.params import ParameterError
 from grids_common.so100 import SERVO_IDS
 from grids_data.calibration import FULL_TURN
@@ -71,6 +72,17 @@ def realtime() -> Iterable[CheckResult]:
         yield CheckResult(
             "WARN", "real-time", f"rtprio limit is {limit}: ticks may be a few ms late under load", RT_FIX
         )
+
+
+def middleware() -> Iterable[CheckResult]:
+    """Check that the middleware named by RMW_IMPLEMENTATION is installed."""
+    try:
+        refuse_missing_rmw()
+    except ParameterError as error:
+        found, _, fix = str(error).partition("RMW_IMPLEMENTATION: ")[2].partition(": ")
+        yield CheckResult("FAIL", "RMW_IMPLEMENTATION", found, fix)
+    else:
+        yield ok("RMW_IMPLEMENTATION", os.environ.get("RMW_IMPLEMENTATION") or f"not set; {installed_rmws()}")
 
 
 def dds() -> Iterable[CheckResult]:
@@ -321,6 +333,7 @@ def examine(arms: dict[str, str], calibrations: dict[str, str] | None = None) ->
         *([] if arms else [("arms", unexamined)]),
         ("cameras", cameras),
         ("GPU", gpu),
+        ("RMW_IMPLEMENTATION", middleware),
         ("DDS", dds),
         ("real-time", realtime),
     ]

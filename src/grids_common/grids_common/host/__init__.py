@@ -1,0 +1,1 @@
+"""What a node needs of the computer it runs on: scheduling, ROS middleware."""
