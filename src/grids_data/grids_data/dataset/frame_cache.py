@@ -20,12 +20,13 @@ def default_folder() -> Path:
 
 
 def fingerprint(dataset: Dataset, camera: str, size: tuple[int, int]) -> str:
-    """A hash that changes with the videos, the list of episodes, the camera or the size (height, width)."""
+    """A hash that changes with the videos, the episodes and their places, the rate, the camera or the size (h, w)."""
     spans = sorted({span.path for episode in dataset.episodes for span in episode.videos.values()})
     spans = spans or sorted({episode.data for episode in dataset.episodes})
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in spans]
-    lengths = [episode.length for episode in dataset.episodes]
-    text = json.dumps([str(dataset.folder.resolve()), files, lengths, camera, size])
+    key = dataset.camera_key(camera)
+    rows = [(e.index, e.length, e.videos[key].start_s if key in e.videos else None) for e in dataset.episodes]
+    text = json.dumps([str(dataset.folder.resolve()), dataset.fps, files, rows, camera, size])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -59,6 +60,8 @@ def cached_frames(
     """
     height, width, _ = dataset.features[dataset.camera_key(camera)].shape
     size = (height, width) if size is None else tuple(size)
+    for episode in dataset.episodes:
+        dataset.require_camera(camera, episode)
     name = f"{dataset.folder.name}-{camera}-{size[0]}x{size[1]}-{fingerprint(dataset, camera, size)}.npy"
     path = (folder or default_folder()) / name
     if not path.exists():

@@ -1,10 +1,9 @@
 """What a LeRobot dataset is: feature table, folder layout and the description a writer needs. No decoding here.
 
-Layout of v3.0: many episodes share one parquet file and one mp4 per camera; `meta/episodes` locates each episode
-lies. v2.1 has one file per episode. `open_dataset` reads both; `DatasetWriter` writes v3.0.
+Layout of v3.0: many episodes share one parquet file and one mp4 per camera; `meta/episodes` locates each
+episode. v2.1 has one file per episode. `open_dataset` reads both; `DatasetWriter` writes v3.0.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +30,10 @@ TASKS_PATH = "meta/tasks.parquet"
 STATE, ACTION, SUCCESS, VALID = "observation.state", "action", "next.success", "valid"
 IMAGE_PREFIX = "observation.images."
 _NUMBERS = ("float32", "float64", "int64", "int32", "bool")
+_OTHER_NUMBERS = ("float16", "int16", "int8", "uint8", "uint16", "uint32", "uint64")  # read, never written
+CHANNELS = 3
+PICTURE_AXES = ("height", "width", "channels")
+_AXES = {"h": "height", "w": "width", "c": "channels", "channel": "channels", "rgb": "channels"}
 
 
 class DatasetError(DataError):
@@ -152,6 +155,8 @@ def feature_problem(name: str, feature: Feature) -> str | None:
     if "/" in name or name in DEFAULT_FEATURES:
         return "expected a name without '/' that is not one of LeRobot's own columns"
     if feature.dtype == "video":
+        if len(feature.shape) != len(PICTURE_AXES) or feature.names not in (None, PICTURE_AXES):
+            return f"expected {PICTURE_AXES}, got {feature.names} {feature.shape}"
         height, width, channels = feature.shape
         even = height % 2 == 0 and width % 2 == 0
         wrong = f"expected an even height and width and 3 channels, got {feature.shape}"
@@ -173,7 +178,10 @@ class VideoSpan:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode of an opened dataset; frames `start` to `stop` (exclusive) of the whole dataset."""
+    """One episode of an opened dataset; frames `start` to `stop` (exclusive) of the opened dataset.
+
+    `index` is its episode_index, which is not its position where episodes were removed.
+    """
 
     index: int
     start: int
@@ -182,6 +190,7 @@ class Episode:
     data: Path
     videos: Mapping[str, VideoSpan]
     extra: Mapping[str, object] = field(default_factory=dict)
+    stored_start: int | None = None  # dataset_from_index; None where the dataset notes none
 
     @property
     def length(self) -> int:
@@ -189,20 +198,51 @@ class Episode:
         return self.stop - self.start
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object; DatasetError when missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a readable JSON file of a LeRobot dataset: {error}") from error
+def features_from_json(tree: Mapping[str, object]) -> dict[str, Feature]:
+    """The `features` block of info.json; pictures get the shape (height, width, 3) whatever their stored order.
+
+    Raises DatasetError where an entry is incomplete or contradicts itself.
+    """
+    return {name: _feature(name, row) for name, row in tree.items()}
 
 
-def features_from_json(tree: Mapping[str, dict]) -> dict[str, Feature]:
-    """The `features` block of info.json."""
-    found = {}
-    for name, row in tree.items():
-        names = row.get("names")
-        # LeRobot v2 wrote {"motors": [...]} for vectors.
-        names = next(iter(names.values())) if isinstance(names, dict) else names
-        found[name] = Feature(row["dtype"], tuple(row["shape"]), tuple(names) if names else None)
-    return found
+def _feature(name: str, row: object) -> Feature:
+    if not isinstance(row, Mapping):
+        raise DatasetError(f"features: expected an object for {name!r}, got {row!r}")
+    dtype, shape, names = row.get("dtype"), row.get("shape"), row.get("names")
+    if not isinstance(dtype, str):
+        raise DatasetError(f"features: expected {name!r} to have a dtype, got {dtype!r}")
+    if not isinstance(shape, list | tuple) or not all(type(size) is int and size > 0 for size in shape):
+        raise DatasetError(f"features: expected the shape of {name!r} to be whole numbers above 0, got {shape!r}")
+    # LeRobot v2 wrote {"motors": [...]} for vectors.
+    names = next(iter(names.values()), None) if isinstance(names, Mapping) else names
+    if isinstance(names, list | tuple) and len(names) == 1 and isinstance(names[0], list | tuple):
+        names = names[0]
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)):
+        raise DatasetError(f"features: expected the names of {name!r} to be a list of texts, got {names!r}")
+    if dtype in ("video", "image"):
+        return Feature(dtype, picture_shape(name, tuple(shape), tuple(names or ())), PICTURE_AXES)
+    if dtype not in (*_NUMBERS, *_OTHER_NUMBERS, "string"):
+        raise DatasetError(f"features: expected {name!r} to be numbers, text, image or video, got dtype {dtype!r}")
+    return Feature(dtype, tuple(shape), tuple(names) if names else None)
+
+
+def picture_shape(name: str, shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, int, int]:
+    """(height, width, 3) of pictures stored as `shape` with axes called `names` (empty: told by the 3 channels).
+
+    Raises DatasetError where that is contradictory or undecided.
+    """
+    about = f"features: {name!r} has shape {list(shape)} with names {list(names) or None}"
+    axes = tuple(_AXES.get(axis.lower().strip(), axis) for axis in names)
+    if not axes:
+        orders = [order for order in (PICTURE_AXES, ("channels", "height", "width")) if len(shape) == 3]
+        orders = [order for order in orders if shape[order.index("channels")] == CHANNELS]
+        if len(orders) != 1:
+            raise DatasetError(f"{about}: expected names that say which number is height, width and channels")
+        axes = orders[0]
+    if sorted(axes) != sorted(PICTURE_AXES) or len(shape) != len(axes):
+        raise DatasetError(f"{about}: expected three numbers named height, width and channels in the order of shape")
+    size = dict(zip(axes, shape, strict=True))
+    if size["channels"] != CHANNELS:
+        raise DatasetError(f"{about}: expected {CHANNELS} channels, got {size['channels']}: correct shape or names")
+    return size["height"], size["width"], CHANNELS

@@ -1,8 +1,9 @@
-"""Write and read mp4 files with PyAV: encode a camera, join episodes without re-encoding, decode by frame number.
+"""Write and read mp4 files with PyAV: encode a camera, join episodes without re-encoding, decode by time.
 
 Frame i of an episode has exactly the time i / fps: the stream's clock ticks a whole number of times per frame.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from grids_data.dataset.files import unreadable
 from grids_data.dataset.schema import DatasetError, VideoSettings
 
 # The mp4 muxer of FFmpeg refuses clocks slower than this.
@@ -101,37 +103,50 @@ def describe(path: Path) -> dict:
 
 
 class VideoReader:
-    """Decoded frames of one mp4 by frame number; sequential reads never seek. One thread only."""
+    """Decoded frames of one mp4 by time; sequential reads never seek. One thread only."""
 
-    def __init__(self, path: Path, fps: int) -> None:
+    def __init__(self, path: Path, fps: float) -> None:
+        """`fps` tells how exact times are: a frame within a quarter of its duration is the one meant."""
         try:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
-        except (OSError, av.FFmpegError, IndexError) as error:
-            raise DatasetError(f"{path}: expected a readable video: {error}") from error
-        self._path = path
-        self._fps = fps
-        self._decoder: Iterator | None = None
-        self._next = 0
+            self._stream.codec_context.options = {"err_detect": "explode"}  # no made-up pictures for damaged bytes
+        except (OSError, ValueError, av.FFmpegError, IndexError) as error:
+            raise unreadable(path, "a readable video", error) from error
+        self._path, self._frame_s = path, 1 / fps
+        self._decoder: Iterator[av.VideoFrame] | None = None
+        self._at_s = math.inf  # time of the last decoded frame
 
-    def frame(self, number: int) -> np.ndarray:
-        """Frame `number` as (height, width, 3) uint8 RGB. Raises DatasetError when the video has no such frame."""
-        if self._decoder is None or not self._next <= number <= self._next + AHEAD_FRAMES:
-            self._seek(number)
+    def frame_at(self, time_s: float) -> np.ndarray:
+        """The frame of this time as (height, width, 3) uint8 RGB. Raises DatasetError when the video has none there."""
+        try:
+            image = self._find(time_s)
+        except (OSError, ValueError, av.FFmpegError) as error:
+            self._decoder = None
+            raise unreadable(self._path, f"a video with a frame at {time_s:.4f} s", error) from error
+        if image is None:
+            self._decoder = None
+            raise DatasetError(
+                f"{self._path}: expected a frame at {time_s:.4f} s, the video has none there: it is cut, of another "
+                f"frame rate, or meta/ names the wrong video; copy the dataset again"
+            )
+        return image.to_ndarray(format="rgb24")
+
+    def _find(self, time_s: float) -> av.VideoFrame | None:
+        near_s = self._frame_s / 4
+        ahead_s = time_s - self._at_s
+        if self._decoder is None or not near_s < ahead_s <= (AHEAD_FRAMES + 1) * self._frame_s:
+            self._container.seek(max(0, int((time_s - near_s) / self._stream.time_base)), stream=self._stream)
+            self._decoder = self._container.decode(self._stream)
         for image in self._decoder:
-            at = round(image.pts * self._stream.time_base * self._fps)
-            self._next = at + 1
-            if at >= number:
-                if at > number:
-                    break
-                return image.to_ndarray(format="rgb24")
-        self._decoder = None
-        raise DatasetError(f"{self._path}: expected a frame {number}, but the video has none at {number / self._fps} s")
-
-    def _seek(self, number: int) -> None:
-        self._container.seek(int(Fraction(number, self._fps) / self._stream.time_base), stream=self._stream)
-        self._decoder = self._container.decode(self._stream)
-        self._next = -1
+            if image.pts is None:
+                raise ValueError("a frame without a time")
+            self._at_s = float(image.pts * self._stream.time_base)
+            if self._at_s >= time_s - near_s:
+                if image.is_corrupt:
+                    raise ValueError(f"the frame at {self._at_s:.4f} s is damaged")
+                return image if self._at_s <= time_s + near_s else None
+        return None
 
     def close(self) -> None:
         """Close the file."""

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grids_data.dataset import stats, video
+from grids_data.dataset.files import read_json
 from grids_data.dataset.schema import (
     CHUNK_FILES,
     DATA_FILE_MB,
@@ -33,7 +34,6 @@ from grids_data.dataset.schema import (
     DatasetError,
     DatasetSpec,
     Feature,
-    read_json,
 )
 
 _MB = 1 << 20

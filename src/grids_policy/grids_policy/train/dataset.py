@@ -13,6 +13,7 @@ from grids_policy.train.cache import CacheError, CacheSpec, EpisodeRow, Shard
 
 POSES = "privileged.object_poses"
 _POSITIONS = ("object_x", "object_y", "object_z", "goal_x", "goal_y", "goal_z")
+_POSE_NUMBERS = 14
 _POSITION_COLUMNS = (0, 1, 2, 7, 8, 9)  # of (x y z qw qx qy qz) of the moved object, then of its goal
 
 
@@ -46,8 +47,8 @@ def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[in
     known = {key: name for name in dataset.cameras for key in (dataset.camera_key(name),)}
     if missing := [key for key in model.image_keys if key not in known]:
         raise CacheError(f"{folder}: expected camera {missing[0]!r}, it has {sorted(known)}")
+    state, action = (dataset.column(name).reshape(len(dataset), -1) for name in (STATE, ACTION))
     joints = tuple(dataset.features[STATE].names or ())
-    state, action = dataset.column(STATE), dataset.column(ACTION)
     if state.shape[1] != model.state_dim or action.shape[1] != model.action_dim:
         raise CacheError(
             f"{folder}: expected state {model.state_dim} and action {model.action_dim}, "
@@ -65,7 +66,10 @@ def open_lerobot(folder: Path | str, model: PolicyConfig, progress: Callable[[in
     valid = dataset.column(VALID).reshape(-1) if VALID in dataset.features else np.ones(len(dataset), bool)
     labels, names = np.zeros((len(dataset), 0), np.float32), ()
     if POSES in dataset.features:
-        labels, names = dataset.column(POSES)[:, _POSITION_COLUMNS], _POSITIONS
+        poses = dataset.column(POSES)
+        if poses.ndim != 2 or poses.shape[1] != _POSE_NUMBERS:
+            raise CacheError(f"{folder}: expected {_POSE_NUMBERS} numbers of {POSES}, got shape {poses.shape[1:]}")
+        labels, names = poses[:, _POSITION_COLUMNS], _POSITIONS
     rows = tuple(
         EpisodeRow(e.tasks[0] if e.tasks else "", "", e.index, e.start, e.length, e.start, e.length)
         for e in dataset.episodes

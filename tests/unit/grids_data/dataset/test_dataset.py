@@ -195,13 +195,13 @@ def test_decoded_frames_are_cached_at_the_requested_size(dataset, tmp_path):
 def test_an_unreadable_version_is_named(dataset):
     path = dataset.folder / "meta" / "info.json"
     path.write_text(json.dumps(dataset.info | {"codebase_version": "v1.6"}))
-    with pytest.raises(DatasetError, match=r"expected a LeRobot dataset of version v2\.1 or v3\.0, got v1\.6"):
+    with pytest.raises(DatasetError, match=r"expected a LeRobot dataset of version v2\.1 or v3\.0, got 'v1\.6'"):
         open_dataset(dataset.folder)
 
 
 def test_a_missing_video_is_named(dataset):
     next(dataset.folder.rglob("*.mp4")).unlink()
-    with pytest.raises(DatasetError, match=r"1 files are missing, among them .*mp4"):
+    with pytest.raises(DatasetError, match=r"1 file is missing, among them .*mp4"):
         open_dataset(dataset.folder)
 
 
@@ -271,6 +271,6 @@ def test_frame_times_are_exact_at_every_rate(tmp_path, fps):
         times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
     assert [time * fps for time in times] == list(range(26))
     reader = VideoReader(tmp_path / "both.mp4", fps)
-    assert abs(int(reader.frame(20)[0, 0, 0]) - (130 + 35)) < 4
-    assert abs(int(reader.frame(3)[0, 0, 0]) - 45) < 4
+    assert abs(int(reader.frame_at(20 / fps)[0, 0, 0]) - (130 + 35)) < 4
+    assert abs(int(reader.frame_at(3 / fps)[0, 0, 0]) - 45) < 4
     reader.close()
