@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from grids_common.errors import GridsError
 
-class ParameterError(ValueError):
+
+class ParameterError(GridsError, ValueError):
     """All problems of one configuration in one message, each with what was expected and what was found."""
 
 

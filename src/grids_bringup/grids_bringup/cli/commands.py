@@ -2,8 +2,11 @@
 
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Callable
 
+from grids_common.errors import GridsError
 from grids_common.host.middleware import refuse_missing_rmw
 from grids_common.params import ParameterError
 
@@ -76,7 +79,22 @@ def main(argv: list[str] | None = None) -> int:
         except ParameterError as error:
             sys.stderr.write(f"grids {name}: {error}\n")
             return 2
-    return int(importlib.import_module(COMMANDS[name][0]).main(rest) or 0)
+    return run(name, importlib.import_module(COMMANDS[name][0]).main, rest)
+
+
+def run(name: str, command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """The exit code of one command; 1 and one sentence where it ends in an error that a user can correct."""
+    try:
+        return int(command(argv) or 0)
+    except GridsError as error:
+        reason = str(error)
+    except BrokenPipeError:  # `./grids … | head`: nobody reads on
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - used until the interpreter ends
+        return 1
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    sys.stderr.write(f"grids {name}: {reason}\n")
+    return 1
 
 
 if __name__ == "__main__":

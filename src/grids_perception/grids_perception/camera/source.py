@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from grids_common.errors import GridsError
 from grids_perception.camera.capture import CapturedFrame
 
 
-class SourceError(RuntimeError):
+class SourceError(GridsError):
     """The source cannot deliver images. The message states what was expected, what was found and what to do."""
 
 

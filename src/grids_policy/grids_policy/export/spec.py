@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from grids_common.errors import GridsError
 from grids_common.letterbox import fit
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
@@ -21,7 +22,7 @@ from grids_policy.runtime.language import load_tokenizer, smolvla_language, trun
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
 
 
-class ExportError(ValueError):
+class ExportError(GridsError, ValueError):
     """The checkpoint cannot be exported. The text is one sentence with the reason."""
 
 

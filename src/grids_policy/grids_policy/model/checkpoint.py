@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from grids_common.errors import GridsError
 from grids_data.errors import DataError
 from grids_policy.model import lerobot, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
@@ -54,7 +55,7 @@ _LEGACY_ANY = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs."
 _FEATURES = {"observation_state": lerobot.STATE, "action": lerobot.ACTION}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(GridsError, ValueError):
     """A folder that cannot be used; the text names the file, what was expected and what came."""
 
 

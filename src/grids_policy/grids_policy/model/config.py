@@ -11,11 +11,13 @@ import math
 from contextlib import suppress
 from typing import Any, get_args, get_origin, get_type_hints
 
+from grids_common.errors import GridsError
+
 SAMPLER_KINDS = ("dense", "grids", "random", "topk")
 LANGUAGE_PADDINGS = ("max_length", "longest")
 
 
-class ConfigError(ValueError):
+class ConfigError(GridsError, ValueError):
     """A configuration that cannot be used; the text names the field, what was expected and what came."""
 
 

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from grids_common.errors import GridsError
+
 MODES = ("IDENTITY", "MEAN_STD", "MIN_MAX")
 EPS = 1e-8
 _STATISTICS = {"IDENTITY": (), "MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "max")}
 
 
-class NormalizationError(ValueError):
+class NormalizationError(GridsError, ValueError):
     """Statistics that cannot be used; the text names the feature, the statistic and what was expected."""
 
 

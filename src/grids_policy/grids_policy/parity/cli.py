@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grids_common.errors import GridsError
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint, lerobot_key, load_checkpoint
 from grids_policy.model.flow import FlowDraw, TrainBatch, flow_errors, reduce_errors
@@ -44,7 +45,7 @@ DATASET_UNITS, SQUARED = "out/action_chunk_unnormalised", "train/losses"
 GRADIENTS = ("grad/", "grad_norm/")
 
 
-class OracleError(ValueError):
+class OracleError(GridsError, ValueError):
     """A reference file that cannot be used."""
 
 

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from grids_common.errors import GridsError
 from grids_common.letterbox import Letterbox
 from grids_data.units import SYSTEMS, Units, parse_system
 
@@ -36,7 +37,7 @@ _DIGEST_KEY = '"digest": "'
 _BLOCK_BYTES = 1 << 22
 
 
-class BundleError(ValueError):
+class BundleError(GridsError, ValueError):
     """The bundle cannot be used; one sentence that names the file or field, what was expected and what was found."""
 
 

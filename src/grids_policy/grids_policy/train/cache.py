@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.errors import GridsError
 from grids_data.errors import DataError
 from grids_data.units import RAD, Units, units, units_from_json
 
@@ -28,7 +29,7 @@ SHARD_FILE = "shard.json"
 SCHEMA = "grids-frames/2"
 
 
-class CacheError(ValueError):
+class CacheError(GridsError, ValueError):
     """A cache that cannot be used; the text names the file, what was expected and what came."""
 
 
@@ -36,7 +37,7 @@ class CacheError(ValueError):
 class CacheSpec:
     """What all shards of a cache have in common."""
 
-    fps: int  # ticks per second
+    fps: float  # ticks per second
     image_every: int  # ticks per image
     image_hw: tuple[int, int]
     cameras: tuple[str, ...]
@@ -147,20 +148,34 @@ class Shard:
 
 
 def open_shard(folder: Path) -> Shard:
-    """Open a shard. Raises CacheError where it has another schema."""
-    values = json.loads((folder / SHARD_FILE).read_text(encoding="utf-8"))
-    if values.get("schema") != SCHEMA:
-        raise CacheError(f"{folder / SHARD_FILE}: expected schema {SCHEMA!r}, got {values.get('schema')!r}")
+    """Open a shard. Raises CacheError where it has another schema, is damaged or incomplete."""
+    path = folder / SHARD_FILE
     try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("schema") != SCHEMA:
+            raise CacheError(f"{path}: expected schema {SCHEMA!r}, got {values.get('schema')!r}")
         spec = spec_from_json(values["spec"])
-    except DataError as error:
-        raise CacheError(f"{folder / SHARD_FILE}: {error}") from error
-    read = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in (*spec.cameras, "state", "action", "labels", "pixels", "valid", "weight")
-    }
+        rows = tuple(EpisodeRow(**row) for row in values["episodes"])
+    except (DataError, CacheError) as error:
+        raise CacheError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path}: expected the description of a shard ({error}): make it again") from error
+    names = (*spec.cameras, "state", "action", "labels", "pixels", "valid", "weight")
+    read = {name: _open_array(folder / f"{name}.npy") for name in names}
+    ticks, frames = (sum(getattr(row, name) for row in rows) for name in ("ticks", "images"))
+    for name, array in read.items():
+        wanted = ticks if name in ("state", "action", "valid") else frames
+        if array.shape[:1] != (wanted,):
+            raise CacheError(f"{folder / name}.npy: expected {wanted} rows as {SHARD_FILE} says, got {array.shape}")
     images = {camera: read.pop(camera) for camera in spec.cameras}
-    return Shard(spec, tuple(EpisodeRow(**row) for row in values["episodes"]), images, **read)
+    return Shard(spec, rows, images, **read)
+
+
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CacheError(f"{path}: expected an array of a shard ({error}): make the shard again") from error
 
 
 def refuse_other_units(first: CacheSpec, other: CacheSpec) -> None:

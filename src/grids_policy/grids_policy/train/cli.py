@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grids_common.errors import GridsError
-from grids_policy.model.config import ConfigError
 from grids_policy.train.config import TrainConfig, load_train_config
 
+_REFUSALS = (GridsError, ValueError, OSError)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -70,11 +70,20 @@ def _process(rank: int, config: TrainConfig, out: str, port: int, evaluate: Call
         torch.distributed.destroy_process_group()
 
 
+def _worker(*arguments) -> None:
+    """`_process` in a process of its own: a refusal is one sentence there too."""
+    try:
+        _process(*arguments)
+    except _REFUSALS as error:
+        sys.stderr.write(f"train: {error}\n")
+        sys.exit(1)
+
+
 def _together(config: TrainConfig, out: str, evaluate: Callable | None) -> None:
     """Run all processes of a run and forward signals to them. Raises ValueError where one fails."""
     context, port = multiprocessing.get_context("spawn"), _free_port()
     workers = [
-        context.Process(target=_process, args=(rank, config, out, port, evaluate)) for rank in range(config.processes)
+        context.Process(target=_worker, args=(rank, config, out, port, evaluate)) for rank in range(config.processes)
     ]
 
     def forward(number, _frame) -> None:
@@ -114,7 +123,7 @@ def main(argv: list[str] | None = None, evaluate: Callable | None = None) -> int
             _process(0, config, str(arguments.out), 0, evaluate)
         else:
             _together(config, str(arguments.out), evaluate)
-    except (GridsError, ConfigError, ValueError, OSError) as error:
+    except _REFUSALS as error:
         sys.stderr.write(f"train: {error}\n")
         return 1
     return 0

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from grids_common.errors import GridsError
 from grids_policy.train.config import OptimiserConfig
 
 
-class ResumeError(ValueError):
+class ResumeError(GridsError, ValueError):
     """A saved state that cannot be used; the text names what was expected and what came."""
 
 

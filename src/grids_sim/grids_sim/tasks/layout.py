@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grids_common.errors import GridsError
 from grids_sim.physics.objects import ObjectConfig, footprint_m, rest_height_m
 
 # The pan axis in the base frame: reach is measured from here.
@@ -55,7 +56,7 @@ class LayoutConfig:
     fixed: tuple[tuple[str, Placement], ...] = ()
 
 
-class LayoutError(RuntimeError):
+class LayoutError(GridsError):
     """The objects do not fit into the regions."""
 
 

@@ -9,6 +9,7 @@ import random
 import threading
 from dataclasses import dataclass
 
+from grids_common.errors import GridsError
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
 
@@ -47,7 +48,7 @@ _REPLY_KINDS = (*_COUNTED, "late_reply")
 _CAMERA_CODES = {"camera_freeze": 1, "camera_black": 2, "camera_unplug": 4}
 
 
-class FaultError(ValueError):
+class FaultError(GridsError, ValueError):
     """An unknown fault, arm or target, or a value out of range; the message lists what is allowed."""
 
 

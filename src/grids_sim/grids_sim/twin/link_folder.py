@@ -5,11 +5,13 @@ import fcntl
 import os
 from pathlib import Path
 
+from grids_common.errors import GridsError
+
 LOCK_NAME = "lock"
 STATE_NAME = "state"
 
 
-class FolderInUseError(RuntimeError):
+class FolderInUseError(GridsError):
     """The folder cannot be used: a running twin has locked it, or it is not writable; the message states which."""
 
 
