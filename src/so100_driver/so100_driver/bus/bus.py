@@ -6,7 +6,9 @@ builds and parses packets; this module decides how long to wait and which replie
 requested id, the requested length and a correct checksum.
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scservo_sdk import (
@@ -37,6 +39,7 @@ from so100_driver.errors import NoReplyError, PortError
 
 OVERHEAD = 6  # header, id, length, error and checksum around the data of a status packet
 DEAD_AFTER_MISSES = 10  # reads without a reply; then a servo is only probed, not read in every tick
+PATIENCE_S = 1.0
 PROBE_EVERY = 10  # reads between probes of such a servo
 
 
@@ -83,6 +86,7 @@ class ServoBus:
         self.transactions = 0
         self._sdk = PacketHandler(0)
         self._ticks = 0
+        self._patience_s = 0.0
 
     def open(self) -> None:
         """Open and lock the serial device. PortError with the cause and the fix."""
@@ -147,23 +151,41 @@ class ServoBus:
         if servo_id in self.counters:
             self.counters[servo_id].lost += 1
 
-    def _exchange(self, servo_id: int, packet: list[int], size: int, what: str, tries: int) -> list[int]:
-        """One request with a reply; returns its data bytes. NoReplyError after `tries`."""
-        for attempt in range(tries):
+    def _exchange(
+        self, servo_id: int, packet: list[int], size: int, what: str, *, tries: int, patience_s: float = 0.0
+    ) -> list[int]:
+        """One request with a reply; returns its data bytes. NoReplyError after `tries` and `patience_s`, both."""
+        end = time.monotonic() + patience_s
+        attempt = 0
+        while attempt < tries or time.monotonic() < end:
             if attempt and servo_id in self.counters:
                 self.counters[servo_id].retries += 1
+            attempt += 1
             if self._send(packet, size + OVERHEAD):
                 got = self._receive([servo_id], size)
                 if servo_id in got:
                     return got[servo_id][1]
             self._count_lost(servo_id)
-        raise NoReplyError(servo_id, what, tries)
+        raise NoReplyError(servo_id, what, attempt)
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Meanwhile a register counts as unanswered only after PATIENCE_S, however many tries that takes.
+
+        For everything outside the control loop. A count of tries alone is over within 40 ms, less than a loaded
+        computer may take a program off the processor.
+        """
+        before, self._patience_s = self._patience_s, PATIENCE_S
+        try:
+            yield
+        finally:
+            self._patience_s = before
 
     # -- registers ---------------------------------------------------------------------------------------------------
     def ping(self, servo_id: int, *, tries: int = 2) -> bool:
         """Whether the servo answers."""
         try:
-            self._exchange(servo_id, _packet(servo_id, INST_PING, []), 0, "a ping", tries)
+            self._exchange(servo_id, _packet(servo_id, INST_PING, []), 0, "a ping", tries=tries)
         except NoReplyError:
             return False
         return True
@@ -171,18 +193,21 @@ class ServoBus:
     def read_bytes(self, servo_id: int, address: int, size: int, *, tries: int = 6) -> bytes:
         """Read `size` bytes at `address`. NoReplyError after `tries`."""
         packet = _packet(servo_id, INST_READ, [address, size])
-        return bytes(self._exchange(servo_id, packet, size, f"a read of {size} bytes at {address}", tries))
+        what = f"a read of {size} bytes at {address}"
+        return bytes(self._exchange(servo_id, packet, size, what, tries=tries, patience_s=self._patience_s))
 
     def read(self, servo_id: int, register: Register, *, tries: int = 6) -> int:
         """Read one register, in the servo's unit. NoReplyError after `tries`."""
         packet = _packet(servo_id, INST_READ, [register.address, register.size])
-        data = self._exchange(servo_id, packet, register.size, f"a read of {register.name}", tries)
+        what = f"a read of {register.name}"
+        data = self._exchange(servo_id, packet, register.size, what, tries=tries, patience_s=self._patience_s)
         return decode(register, data)
 
     def write(self, servo_id: int, register: Register, value: int, *, tries: int = 6) -> None:
         """Write one register, acknowledged. NoReplyError after `tries`; error bits in the reply are ignored."""
         packet = _packet(servo_id, INST_WRITE, [register.address, *encode(register, value)])
-        self._exchange(servo_id, packet, 0, f"a write of {register.name}", tries)
+        what = f"a write of {register.name}"
+        self._exchange(servo_id, packet, 0, what, tries=tries, patience_s=self._patience_s)
 
     def write_eeprom(self, servo_id: int, values: list[tuple[Register, int]]) -> list[str]:
         """Write the values that differ, with Lock = 0 meanwhile. Returns the changes as `name old -> new`."""

@@ -20,11 +20,13 @@ from grids_common.errors import GridsError
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
+from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.control import fitness, prepare
 from so100_driver.control.loop import ControlLoop
 from so100_driver.guard import arbiter
 from so100_driver.guard.arm import Arm
+from so100_driver.guard.fitness import OwnLimits
 from so100_driver.nodes import messages
 from so100_driver.nodes.clocks import Clocks
 from so100_driver.nodes.publishing import Publishing
@@ -73,17 +75,9 @@ class DriverNode(ManagedNode):
         bus = ServoBus(p.serial_port, SERVO_IDS, baud=p.baud, reply_timeout_s=p.reply_timeout_ms * 1e-3)
         try:
             bus.open()
-            prepare.find_servos(bus)
-            joints = prepare.load_calibration(bus, "follower", p.calibration, required=p.require_calibration)
-            fitness.require_fit(bus, follower=False)  # nothing is written under a wrong supply
-            for note in joints.out_of_reach():
-                self.get_logger().warning(note)
-            for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
-                self.get_logger().info(note)
-            own, warnings = fitness.require_fit(bus, follower=True)
-            for warning in warnings:
-                self.get_logger().warning(warning)
-            eeprom = prepare.read_eeprom(bus)
+            with bus.patient():
+                joints, own = self._prepare(bus)
+                eeprom = prepare.read_eeprom(bus)
             with_gripper = prepare.with_leader_gripper(p)
         except GridsError as error:
             bus.close()
@@ -97,10 +91,24 @@ class DriverNode(ManagedNode):
             self._stop_requested = ""
         publishing = Publishing(self, self._clocks)
         loop = ControlLoop(bus, arm, joints, p, eeprom=eeprom, on_tick=publishing.push, on_event=self._event)
-        loop.read_held()
+        with bus.patient():
+            loop.read_held()
         self._loop, self._publishing = loop, publishing
         publishing.start(loop)
         loop.start()
+
+    def _prepare(self, bus: ServoBus) -> tuple[JointMap, OwnLimits]:
+        """Find the servos, check calibration and registers, write the settings. Raises DriverError."""
+        p = self.params
+        prepare.find_servos(bus)
+        joints = prepare.load_calibration(bus, "follower", p.calibration, required=p.require_calibration)
+        fitness.require_fit(bus, follower=False)  # nothing is written under a wrong supply
+        for note in prepare.apply_settings(bus, follower=True, write=p.write_settings):
+            self.get_logger().info(note)
+        own, warnings = fitness.require_fit(bus, follower=True)
+        for warning in (*joints.out_of_reach(), *warnings):
+            self.get_logger().warning(warning)
+        return joints, own
 
     def activate(self) -> None:
         loop = self._need_loop()

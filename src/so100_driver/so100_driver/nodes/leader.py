@@ -50,15 +50,16 @@ class LeaderNode(ManagedNode):
         bus = ServoBus(p.serial_port, SERVO_IDS, baud=p.baud, reply_timeout_s=p.reply_timeout_ms * 1e-3)
         try:
             bus.open()
-            prepare.find_servos(bus)
-            # First check which arm this is: switching torque off would drop a follower.
-            joints = prepare.load_calibration(bus, "leader", p.calibration, required=p.require_calibration)
-            eeprom = prepare.read_eeprom(bus)
-            bus.set_torque(dict.fromkeys(SERVO_IDS, False))
-            for note in prepare.apply_settings(bus, follower=False, write=True):
-                self.get_logger().info(note)
-            for warning in fitness.require_fit(bus, follower=False)[1]:
-                self.get_logger().warning(warning)
+            with bus.patient():
+                prepare.find_servos(bus)
+                # First check which arm this is: switching torque off would drop a follower.
+                joints = prepare.load_calibration(bus, "leader", p.calibration, required=p.require_calibration)
+                eeprom = prepare.read_eeprom(bus)
+                bus.set_torque(dict.fromkeys(SERVO_IDS, False))
+                for note in prepare.apply_settings(bus, follower=False, write=True):
+                    self.get_logger().info(note)
+                for warning in fitness.require_fit(bus, follower=False)[1]:
+                    self.get_logger().warning(warning)
         except GridsError as error:
             bus.close()
             raise SetupError(str(error)) from error

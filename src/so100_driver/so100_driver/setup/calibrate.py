@@ -271,6 +271,22 @@ def _port(chosen: argparse.Namespace) -> str:
     return port
 
 
+def _run(chosen: argparse.Namespace, bus: ServoBus, person: Person, path: Path) -> int:
+    """The chosen action; returns the exit code."""
+    if chosen.check:
+        lines = cal.mismatches(cal.load(path), prepare.read_eeprom(bus))
+        for line in lines or [f"{path} and the servos agree"]:
+            person.say(line)
+        return 1 if lines else 0
+    if chosen.write:
+        write_file(bus, person, path)
+    elif chosen.read:
+        read_servos(bus, person, path)
+    else:
+        guide(bus, person, path, chosen.arm)
+    return 0
+
+
 def main(argv: list[str] | None = None, person: Person | None = None) -> int:
     """Exit code: 0 done, 1 refused or different, 2 arm or file not reachable."""
     chosen, person = _parser().parse_args(argv), person or _terminal()
@@ -285,18 +301,9 @@ def main(argv: list[str] | None = None, person: Person | None = None) -> int:
     bus = ServoBus(port, SERVO_IDS, reply_timeout_s=PATIENCE_S)
     try:
         bus.open()
-        prepare.find_servos(bus)
-        if chosen.check:
-            lines = cal.mismatches(cal.load(path), prepare.read_eeprom(bus))
-            for line in lines or [f"{path} and the servos agree"]:
-                person.say(line)
-            return 1 if lines else 0
-        if chosen.write:
-            write_file(bus, person, path)
-        elif chosen.read:
-            read_servos(bus, person, path)
-        else:
-            guide(bus, person, path, chosen.arm)
+        with bus.patient():
+            prepare.find_servos(bus)
+            return _run(chosen, bus, person, path)
     except Refused as error:
         person.say(str(error))
         return 1
@@ -308,7 +315,6 @@ def main(argv: list[str] | None = None, person: Person | None = None) -> int:
         return 1
     finally:
         bus.close()
-    return 0
 
 
 if __name__ == "__main__":

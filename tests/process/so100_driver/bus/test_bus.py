@@ -1,5 +1,8 @@
 """Bus, port, preparation and calibration against the twin's serial line (no ROS): real packets, real faults."""
 
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +133,32 @@ def test_missing_servos_are_named_with_their_joint(bus, twin):
     with pytest.raises(DriverError, match=r"no answer from wrist_flex \(id 4\)"):
         prepare.find_servos(bus)
     twin.clear()
+
+
+def test_outside_the_loop_a_servo_may_be_late_by_a_moment_of_a_loaded_computer(bus, twin):
+    """A program that is off the processor for 0.3 s, here the twin, outlasts any small number of tries."""
+    bus.port.reply_timeout_s = IMPATIENCE_S
+
+    def late(read):
+        os.kill(twin.process.pid, signal.SIGSTOP)
+        waker = threading.Timer(0.3, os.kill, (twin.process.pid, signal.SIGCONT))
+        waker.start()
+        try:
+            return read()
+        finally:
+            waker.join()
+
+    with pytest.raises(NoReplyError):
+        late(lambda: bus.read(6, reg.MODEL_NUMBER))
+    with bus.patient():
+        assert late(lambda: bus.read(6, reg.MODEL_NUMBER)) == reg.MODEL_STS3215
+        late(lambda: bus.write(6, reg.LOCK, 1))
+        twin.fault("dead_servo", target="gripper")
+        began = time.monotonic()
+        with pytest.raises(NoReplyError, match="servo 6: expected a reply to a read of Model_Number, got none"):
+            bus.read(6, reg.MODEL_NUMBER)
+        assert time.monotonic() - began < 3.0
+        twin.clear()
 
 
 def test_settings_are_written_only_where_they_differ_and_never_under_torque(bus):
