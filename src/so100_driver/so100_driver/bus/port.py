@@ -6,6 +6,7 @@ What differs from the SDK's own PortHandler, and why:
   so after one late reply every later request would get the previous reply;
 - deadlines are monotonic and a few milliseconds, not wall-clock and 34 ms;
 - the device is locked, so that a second driver is refused instead of taking half of the replies;
+- a program that has the device open without a lock is named, at the start and when the device fails;
 - a device that went away raises `PortError` instead of the various errors of pyserial and termios.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 import serial
 from scservo_sdk import PortHandler
 
+from so100_driver.bus.users import users_of
 from so100_driver.errors import PortError
 
 _GLOBS = ("/dev/grids-*", "/dev/serial/by-id/*", "/dev/ttyACM*", "/dev/ttyUSB*", "/tmp/grids*/*serial*")
@@ -48,7 +50,9 @@ def _explain(path: str, error: OSError) -> str:
             "then log in again) or install the udev rule shown by ./grids doctor"
         )
     if number in (errno.EBUSY, errno.EWOULDBLOCK, errno.EAGAIN):
-        return f"{path}: in use by another process (a second driver on the same port?): stop it first"
+        users = users_of(path)
+        whose = users.foreign(path) or "a second driver on the same port?"
+        return users.sentence(path) or f"{path}: in use by another process ({whose}): stop it first"
     return f"{path}: cannot be opened: {text}"
 
 
@@ -72,6 +76,9 @@ class BusPort(PortHandler):
                 raise PortError(f"{path}: expected a serial device, got another kind of file")
             self.ser = serial.Serial(path, self.baudrate, timeout=0, exclusive=True)
             self._fd = self.ser.fileno()
+            if taken := users_of(path).sentence(path):
+                self.ser.close()
+                raise PortError(taken)
             if not os.path.realpath(path).startswith("/dev/pts/"):
                 # On a pseudo-terminal the flag would outlive a killed process; flock covers it there.
                 fcntl.ioctl(self._fd, termios.TIOCEXCL)
@@ -101,7 +108,7 @@ class BusPort(PortHandler):
         try:
             termios.tcflush(self._fd, termios.TCIFLUSH)
         except (OSError, termios.error) as error:
-            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+            raise self._gone(str(error)) from error
 
     def writePort(self, packet) -> int:  # noqa: N802
         """Write a packet. Returns the bytes written; 0 when the device accepts none (the other end is stopped)."""
@@ -111,14 +118,14 @@ class BusPort(PortHandler):
             self.drop_output()
             return 0
         except OSError as error:
-            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+            raise self._gone(str(error)) from error
 
     def drop_output(self) -> None:
         """Discard bytes not yet sent, so that old goals are not delivered in a burst later."""
         try:
             termios.tcflush(self._fd, termios.TCOFLUSH)
         except (OSError, termios.error) as error:
-            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+            raise self._gone(str(error)) from error
 
     def readPort(self, length: int) -> bytes:  # noqa: N802
         """Return up to `length` bytes; waits for the first one until the reply deadline, then b""."""
@@ -134,10 +141,15 @@ class BusPort(PortHandler):
             ready, _, _ = select.select([self._fd], [], [], max(0.0, remaining))
             data = os.read(self._fd, 4096) if ready else None
         except (OSError, ValueError) as error:
-            raise PortError(f"{self.port_name}: the serial device went away ({error})") from error
+            raise self._gone(str(error)) from error
         if data == b"":
-            raise PortError(f"{self.port_name}: the serial device went away (end of file)")
+            raise self._gone("end of file")
         self._buffer += data or b""
+
+    def _gone(self, why: str) -> PortError:
+        """The error for a device that fails: it was unplugged, or another program reads it too."""
+        taken = users_of(self.port_name).sentence(self.port_name)
+        return PortError(taken or f"{self.port_name}: the serial device went away ({why})")
 
     def expect(self, size: int) -> None:
         """Start the reply deadline: transmission time of `size` bytes plus the reply timeout."""

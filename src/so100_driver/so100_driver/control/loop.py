@@ -19,6 +19,7 @@ from grids_common.pacing import Pacer
 from grids_data.calibration import JointMap
 from so100_driver.bus.bus import ServoBus
 from so100_driver.bus.registers import GOAL_POSITION, TORQUE_ENABLE
+from so100_driver.bus.users import users_of
 from so100_driver.control import prepare
 from so100_driver.errors import DriverError, NoReplyError, OtherArmError, PortError
 from so100_driver.guard.arbiter import LATCHED
@@ -75,6 +76,7 @@ class ControlLoop:
         self._turn = 0
         self._woke_ns = 0
         self._reported_fault = ""  # the last fault given to on_event
+        self._quiet = False  # a servo is silent, and who else uses the port was looked for
 
     # -- any thread --------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -148,6 +150,7 @@ class ControlLoop:
         self._check_control(seen)
         with self.lock:
             self.arm.observe(time.monotonic_ns(), seen)
+        self._look_for_others(seen)
         self._rejoin(seen)
         self._report(output, sent)
 
@@ -222,6 +225,17 @@ class ControlLoop:
             lost = self.arm.servo_torque.read_back(index, goal)
         if lost:
             self._fault(f"servo {servo_id} has no torque although it was switched on: it restarted (supply or plug?)")
+
+    def _look_for_others(self, seen: ArmState) -> None:
+        """Name a program that takes the replies away, once for each silence; outside the loop, as /proc takes 10 ms."""
+        quiet = bool((seen.misses >= self.params.miss_hold).any())
+        if quiet and not self._quiet:
+            threading.Thread(target=self._name_others, name="so100-port-users", daemon=True).start()
+        self._quiet = quiet
+
+    def _name_others(self) -> None:
+        if taken := users_of(self.bus.path).sentence(self.bus.path):
+            self._on_event("error", taken)
 
     def _goal_of(self, index: int) -> float | None:
         """Goal of one servo, rad, NaN when it has no torque; None without a reply."""

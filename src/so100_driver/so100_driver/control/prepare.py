@@ -5,26 +5,30 @@ Used by the driver, the leader, calibrate and doctor. Nothing here moves a servo
 
 import shlex
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from grids_data import calibration as cal
 from so100_driver.bus import registers as reg
 from so100_driver.bus.bus import ServoBus
+from so100_driver.bus.users import users_of
 from so100_driver.errors import DriverError, OtherArmError
 from so100_driver.guard.health import servo
 from so100_driver.guard.teleop import GRIPPER
 from so100_driver.params import DriverParams
 
 UNLIMITED = ((0, 4095), (0, 0))  # a servo's position limits before calibration
+BAUDS = (1_000_000, 500_000, 250_000, 128_000, 115_200, 57_600, 38_400, 19_200)
+SET_BAUD = "one servo on the bus at a time, with Feetech's FD tool or LeRobot's lerobot-setup-motors"
+NEW_ID = "a new servo has id 1 until it is given its own"
 PING_ROUNDS = 5
 PING_PAUSE_S = 0.4
 
 Eeprom = dict[str, tuple[int, int, int]]  # homing offset, minimum and maximum position by joint, ticks
 
 
-def find_servos(bus: ServoBus) -> None:
-    """Check that every expected servo answers and is an STS3215. DriverError names those that fail."""
+def silent(bus: ServoBus) -> list[int]:
+    """Joints (indices) whose servo answers none of several pings spread over 1.6 s."""
     missing = list(range(len(SERVO_IDS)))
     for attempt in range(PING_ROUNDS):
         # Servos just powered on, or a twin that is still starting, answer a little later.
@@ -32,15 +36,17 @@ def find_servos(bus: ServoBus) -> None:
         missing = [i for i in missing if not bus.ping(SERVO_IDS[i], tries=4)]
         if not missing:
             break
-    if len(missing) == len(SERVO_IDS):
-        raise DriverError(
-            f"{bus.path}: expected servos {list(SERVO_IDS)}, none answered: check the supply, the bus cable "
-            "and that this is the arm's port"
-        )
+    return missing
+
+
+def find_servos(bus: ServoBus) -> None:
+    """Check that every expected servo answers and is an STS3215. DriverError names those that fail."""
+    missing = silent(bus)
     if missing:
+        cause = silence(bus, missing)
+        names = ", ".join(servo(i) for i in missing)
         raise DriverError(
-            f"{bus.path}: expected servos {list(SERVO_IDS)}, no answer from "
-            f"{', '.join(servo(i) for i in missing)}: check the cable before the first of them"
+            f"{bus.path}: expected servos {list(SERVO_IDS)}, {cause.found or f'no answer from {names}'}: {cause.fix}"
         )
     for index, servo_id in enumerate(SERVO_IDS):
         model = bus.read(servo_id, reg.MODEL_NUMBER)
@@ -53,6 +59,49 @@ def find_servos(bus: ServoBus) -> None:
                 f"{servo(index)}: expected Response_Status_Level 1, got 0: it does not confirm what is written: "
                 "set it to 1 with Feetech's FD tool"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Why servos do not answer. `found`: what is known about it, "" when only that they are silent; and the fix."""
+
+    found: str
+    fix: str
+
+
+def silence(bus: ServoBus, missing: list[int]) -> Silence:
+    """Find out why the joints `missing` (indices) do not answer. Looks at other speeds too."""
+    if speeds := _at_other_speeds(bus, missing):
+        found = ", ".join(f"{servo(i)} answers at {baud} bit/s" for i, baud in speeds.items())
+        found += f" instead of {bus.port.baudrate}"
+        if rest := [servo(i) for i in missing if i not in speeds]:
+            found += f", no answer from {', '.join(rest)}"
+        return Silence(found, f"set its Baud_Rate to 1 Mbit/s, {SET_BAUD}")
+    if len(missing) == len(SERVO_IDS):
+        fix = "switch the supply on, check the bus cable and that this is the arm's port"
+        foreign = users_of(bus.path).foreign(bus.path)
+        return Silence("none answered at any speed", f"{fix}; {foreign}" if foreign else fix)
+    first = servo(missing[0])
+    if missing == list(range(missing[0], len(SERVO_IDS))):
+        return Silence("", f"check the cable before {first}; {NEW_ID}")
+    names = ", ".join(servo(i) for i in missing)
+    return Silence("", f"servos behind {first} answer, so the cable is whole: check the plug of {names}; {NEW_ID}")
+
+
+def _at_other_speeds(bus: ServoBus, missing: list[int]) -> dict[int, int]:
+    """Speed at which joints (indices) answer that are silent at the bus's own, bit/s; the bus keeps its speed."""
+    own, found = bus.port.baudrate, {}
+    try:
+        for baud in (b for b in BAUDS if b != own):
+            bus.close()
+            bus.port.baudrate = baud
+            bus.open()
+            found |= {i: baud for i in missing if i not in found and bus.ping(SERVO_IDS[i], tries=2)}
+    finally:
+        bus.close()
+        bus.port.baudrate = own
+        bus.open()
+    return found
 
 
 def read_eeprom(bus: ServoBus) -> Eeprom:

@@ -32,7 +32,6 @@ from so100_driver.guard.health import servo
 from so100_driver.params import DriverParams
 from so100_driver.setup import site
 
-BAUDS = (1_000_000, 500_000, 250_000, 115_200, 57_600, 38_400, 19_200)
 SEGMENT_BYTES = 4 << 20
 LATENCY_TIMER_MS = 1
 UDEV_RULE = 'SUBSYSTEM=="tty", ATTRS{idVendor}=="1a86", MODE="0666"'
@@ -201,22 +200,32 @@ def arm(name: str, path: str, calibration: str = "") -> Iterable[CheckResult]:
     try:
         bus.open()
     except PortError as error:
-        yield CheckResult("FAIL", name, str(error), f"plug the adapter in, or name its device: --{name} PATH")
+        fix = f"as it says; or name another device: ./grids doctor --{name} PATH"
+        yield CheckResult("FAIL", name, str(error), fix)
         return
     try:
-        found = [i for i in SERVO_IDS if bus.ping(i, tries=3)]
-        if len(found) < len(SERVO_IDS):
-            yield _missing(name, bus, found)
-        else:
-            yield ok(name, f"{path}: servos {found} at {bus.port.baudrate} bit/s")
-        if found:
-            yield from _servos(name, bus, found)
-        if len(found) == len(SERVO_IDS):
-            yield from _range(name, bus, calibration)
+        with bus.patient():
+            yield from _examined(name, bus, calibration)
     except GridsError as error:
-        yield CheckResult("FAIL", name, str(error), "check cable and supply, then run this again")
+        yield CheckResult("FAIL", name, str(error), "as it says, then run this again")
     finally:
         bus.close()
+
+
+def _examined(name: str, bus: ServoBus, calibration: str) -> Iterable[CheckResult]:
+    """The checks of one arm on its open bus."""
+    missing = prepare.silent(bus)
+    found = [servo_id for i, servo_id in enumerate(SERVO_IDS) if i not in missing]
+    if missing:
+        cause = prepare.silence(bus, missing)
+        what = cause.found or f"no answer from {[SERVO_IDS[i] for i in missing]}"
+        yield CheckResult("FAIL", name, f"{bus.path}: expected servos {list(SERVO_IDS)}, {what}", cause.fix)
+    else:
+        yield ok(name, f"{bus.path}: servos {found} at {bus.port.baudrate} bit/s")
+    if found:
+        yield from _servos(name, bus, found)
+    if len(found) == len(SERVO_IDS):
+        yield from _range(name, bus, calibration)
 
 
 def unexamined() -> Iterable[CheckResult]:
@@ -225,26 +234,6 @@ def unexamined() -> Iterable[CheckResult]:
     there = len(candidates())
     fix = fix if there else "not needed for the twin; else plug the adapter in"
     yield CheckResult("WARN", "arms", f"none was examined: {there} serial devices and none chosen", fix)
-
-
-def _missing(name: str, bus: ServoBus, found: list[int]) -> CheckResult:
-    missing = [i for i in SERVO_IDS if i not in found]
-    if found:
-        fix = f"check the cable before {servo(missing[0] - 1)}; a new servo has id 1 until it is given its own"
-        return CheckResult(
-            "FAIL", name, f"{bus.path}: expected servos {list(SERVO_IDS)}, no answer from {missing}", fix
-        )
-    for baud in BAUDS[1:]:
-        bus.close()
-        bus.port.baudrate = baud
-        bus.open()
-        if answering := [i for i in SERVO_IDS if bus.ping(i, tries=1)]:
-            return CheckResult(
-                "FAIL", name, f"servos {answering} answer at {baud} bit/s", "set their Baud_Rate to 1 Mbit/s"
-            )
-    return CheckResult(
-        "FAIL", name, f"{bus.path}: no servo answers at any speed", "switch the supply on, check the bus cable"
-    )
 
 
 def _servos(name: str, bus: ServoBus, found: list[int]) -> Iterable[CheckResult]:

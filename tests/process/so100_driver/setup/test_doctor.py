@@ -116,6 +116,49 @@ def test_a_missing_servo_is_a_failure_with_the_cable_to_check(twin):
     assert "elbow_flex (id 3)" in lines[0].fix
 
 
+def at_speed(path, ids, code, now):
+    """Give some servos the speed of this register code; they answer at `now` bit/s at present."""
+    bus = ServoBus(path, SERVO_IDS, baud=now, reply_timeout_s=0.05)
+    bus.open()
+    for servo_id in ids:
+        bus.write(servo_id, reg.LOCK, 0)
+        bus.sync_write(reg.BAUD_RATE, {servo_id: code})  # not confirmed: it answers at the other speed already
+    bus.close()
+
+
+@pytest.mark.parametrize(("ids", "code", "baud"), [((6,), 1, 500_000), ((3,), 4, 115_200), ((2, 5), 3, 128_000)])
+def test_a_servo_at_another_speed_beside_good_ones_is_found(twin, ids, code, baud):
+    path = twin.paths["follower"]
+    at_speed(path, ids, code, 1_000_000)
+    try:
+        lines = list(doctor.arm("follower", path))
+    finally:
+        at_speed(path, ids, 0, baud)
+    assert lines[0].level == "FAIL"
+    for servo_id in ids:
+        assert f"(id {servo_id}) answers at {baud} bit/s" in lines[0].found
+    assert "instead of 1000000" in lines[0].found
+    assert "set its Baud_Rate to 1 Mbit/s" in lines[0].fix
+    assert "cable" not in lines[0].fix
+    assert next(iter(doctor.arm("follower", path))).level == "OK"
+
+
+@pytest.mark.parametrize(
+    ("target", "fix"),
+    [
+        ("shoulder_lift", "servos behind shoulder_lift (id 2) answer, so the cable is whole"),
+        ("gripper", "check the cable before gripper (id 6)"),
+        ("", "switch the supply on"),
+    ],
+)
+def test_the_cable_is_blamed_only_where_everything_behind_it_is_silent(twin, target, fix):
+    twin.fault("dead_servo", target=target)
+    line = next(iter(doctor.arm("follower", twin.paths["follower"])))
+    twin.clear()
+    assert line.level == "FAIL"
+    assert line.fix.startswith(fix)
+
+
 def test_a_wrong_servo_model_is_a_failure_with_what_to_do(twin, monkeypatch):
     monkeypatch.setattr(doctor.reg, "MODEL_STS3215", 1234)
     (line,) = [line for line in doctor.arm("follower", twin.paths["follower"]) if line.what == "follower model"]
