@@ -2,6 +2,8 @@
 
 It works the same under ros2 launch and under `./grids deploy`. The process that started the nodes records each exit in
 exits.jsonl; missing status messages show that a node hangs. Exit codes: 0 success, 1 failure, 3 task not done.
+
+Under ros2 launch Ctrl-C reaches every node at once, so after a stop nothing may wait for a node that has ended.
 """
 
 import contextlib
@@ -12,13 +14,16 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
+from pathlib import Path
 
 import rclpy
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import State, Transition
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
+from grids_bringup.run import verdict
 from grids_bringup.run.manager_node import START_WAIT_S, RunManagerNode
 from grids_bringup.run.record_session import RecordSession
 from grids_bringup.run.summary import driver_summary
@@ -27,10 +32,20 @@ from grids_common.signals import STOP_SIGNALS
 CONFIGURE_WAIT_S = 120.0  # in this transition a full-size bundle is loaded, its engines are built and warmed up
 TRANSITION_WAIT_S = 30.0
 HEARTBEAT_S = {"driver": 2.0, "policy": 6.0, "twin": 4.0}  # longest time without a status message
-CAMERA_SILENT_S = 3.0
 OWN_STALL_S = 0.5  # a longer pause between two checks means that this process did not run
 AFTER_SUCCESS_S = 1.0  # from success to the end of the run
 REST_WAIT_S = 8.0
+TAKE_DOWN_WAIT_S = 5.0
+HOLD_WAIT_S = 2.0  # launch sends SIGTERM 5 s after Ctrl-C
+SIGNAL_GRACE_S = 0.5  # between the first and the last process that a Ctrl-C reaches
+ASKED_TO_END = (0, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a process that a stop signal ended
+STATE_BEFORE = {  # the way down from each state; a person may have gone it already
+    State.PRIMARY_STATE_ACTIVE: "deactivate",
+    State.PRIMARY_STATE_INACTIVE: "clean up",
+    State.PRIMARY_STATE_UNCONFIGURED: "",
+    State.PRIMARY_STATE_FINALIZED: "",
+}
+CUT_OFF = "the run manager was ended before all nodes had been stopped"
 STATUS_PERIOD_S = {True: 0.2, False: 2.0}  # on a terminal, in a log
 
 
@@ -54,10 +69,13 @@ class RunManager:
         self.warnings: list[str] = []
         self.exited: set[str] = set()
         self.arm = "not touched"
-        self.held = False
+        self.verdict = ""
+        self._hold_asked = False
         self._exits_read = 0
+        self._exits: list[dict] = []  # read, but not yet judged
+        self._watched_s = 0.0
+        self._driver_before = None
         self._last_check = self._awake_since = self.created
-        self._silent_cameras: set[str] = set()
         self._next_status = 0.0
         self._parent = os.getppid()
 
@@ -115,10 +133,20 @@ class RunManager:
         Sets `ended_by`; raises RunError on a failure.
         """
         self.watch_began = self._last_check = self._awake_since = time.monotonic()
+        with self.node.lock:
+            self._driver_before = self.node.driver
+            self.node.statistics.watching = True
+        try:
+            self._watch()
+        finally:
+            with self.node.lock:
+                self.node.statistics.watching = False
+            self._judge()
+
+    def _watch(self) -> None:
         success_at = None
         while not self._stop_requested():
             self._check_heartbeats()
-            self._check_cameras()
             self._check_driver()
             elapsed = time.monotonic() - self.watch_began
             with self.node.lock:
@@ -140,30 +168,68 @@ class RunManager:
             time.sleep(0.03)
         self.ended_by = "stopped"
 
+    def _judge(self) -> None:
+        """Derive warnings and the verdict from everything that was counted, before the arm moves to rest."""
+        self._watched_s = time.monotonic() - self.watch_began
+        with self.node.lock:
+            facts = verdict.RunFacts(
+                self.node.statistics,
+                self._watched_s,
+                self.node.get_clock().now().nanoseconds,
+                with_policy=self.params.with_policy,
+                succeeded=bool(self.node.task and self.node.task.success),
+                before=self._driver_before,
+                driver=self.node.driver,
+                policy=self.node.policy,
+            )
+            self.warnings += verdict.warnings(facts)
+            self.verdict = verdict.failure(facts)
+
     def _session_ended(self) -> bool:
         if self.session.failure:
             raise RunError(f"recorder: {self.session.failure}")
         self.ended_by = self.session.poll()
         return bool(self.ended_by)
 
-    def _check_exits(self) -> None:
+    def _read_exits(self) -> None:
+        """Read the exits that were recorded since the last call."""
         path = self.node.folder / "exits.jsonl"
-        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for text in rows[self._exits_read :]:
-            row = json.loads(text)
-            self._exits_read += 1
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        rows = text[: text.rfind("\n") + 1].splitlines()  # the last line may still be being written
+        for row in map(json.loads, rows[self._exits_read :]):
             self.exited.add(row["name"])
-            code = row["code"]
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-            if row["required"]:
-                self._hold()
-                raise RunError(self._reason(row["name"], f"{row['name']} {how}"))
-            self.warnings.append(f"{row['name']} {how}")
+            self._exits.append(row)
+        self._exits_read = len(rows)
+
+    def _gone(self, name: str) -> bool:
+        """Whether the process of a node has ended."""
+        self._read_exits()
+        return name in self.exited
+
+    def _check_exits(self) -> None:
+        """Warn about an optional process that has ended; raise RunError, after the arm holds, if it was required."""
+        self._read_exits()
+        while self._exits:
+            row = self._exits.pop(0)
+            if not row["required"]:
+                self.warnings.append(f"{row['name']} {_how(row['code'])}")
+                continue
+            self._hold()
+            if row["code"] in ASKED_TO_END and self.stop.wait(SIGNAL_GRACE_S):
+                return  # the stop signal reached that process before this one
+            raise RunError(self._reason(row["name"], f"{row['name']} {_how(row['code'])}"))
 
     def _hold(self) -> None:
-        """Deactivate the driver, so that the arm holds with torque on. The first action after a failure."""
-        if "driver" in self.activated and "driver" not in self.exited and not self.held:
-            self.held = self.node.transition("driver", Transition.TRANSITION_DEACTIVATE, 2.0)
+        """Deactivate the driver, so that the arm holds with torque on. The first action after a failure or a stop.
+
+        A driver that has ended was made safe by its own end.
+        """
+        if "driver" not in self.activated or self._hold_asked:
+            return
+        self._hold_asked = True
+        gone = partial(self._gone, "driver")
+        if not self.node.transition("driver", Transition.TRANSITION_DEACTIVATE, HOLD_WAIT_S, gone) and not gone():
+            self.warnings.append(f"the driver did not confirm within {HOLD_WAIT_S:.0f} s that the arm holds")
 
     def _check_driver(self) -> None:
         """Raise RunError if the driver has latched a fault: it refuses commands until it is reset."""
@@ -186,39 +252,49 @@ class RunManager:
                     f"{name} has been silent for {silence_s:.1f} s (expected a message every {timeout_s:.0f} s)"
                 )
 
-    def _check_cameras(self) -> None:
-        """Warn once about a camera without images. The policy decides whether the arm stops."""
-        now = time.monotonic()
-        for camera in self.node.statistics.cameras:
-            heard_s = self.node.silent_for(f"{camera} camera")
-            silence_s = now - self.watch_began if heard_s is None else heard_s
-            if min(silence_s, now - self._awake_since) < CAMERA_SILENT_S:
-                self._silent_cameras.discard(camera)
-            elif camera not in self._silent_cameras:
-                self._silent_cameras.add(camera)
-                lost = f"stopped sending {max(now - silence_s - self.watch_began, 0.0):.1f} s into the run"
-                how = f"sent nothing in the first {CAMERA_SILENT_S:.0f} s" if heard_s is None else lost
-                self.warnings.append(f"the {camera} camera {how}")
+    @property
+    def _abrupt(self) -> bool:
+        """Whether the run has failed or a stop was requested: the arm holds, and nothing else takes time."""
+        return bool(self.failure) or self.stop.is_set()
 
     def tear_down(self) -> None:
-        """Deactivate and clean up the nodes in reverse order.
+        """After a normal end: move the arm to rest, deactivate and clean up the nodes in reverse order.
 
-        After a normal end the arm is first moved to rest; after a failure or a stop signal it holds with torque on.
+        After a failure or a stop signal the arm holds with torque on. The other nodes then get a stop signal as well,
+        on which they release everything by themselves.
         """
-        names = [name for name in reversed(self.activated) if name not in self.exited]
-        if self.failure:
-            names.sort(key=lambda name: name != "driver")  # hold first: other nodes may take seconds
-        for name in names:
-            if name == "driver" and not self.failure and self.ended_by != "stopped":
-                self._rest()
-            # cleanup closes the serial port; the servos keep holding without it.
-            steps = (("deactivate", Transition.TRANSITION_DEACTIVATE), ("clean up", Transition.TRANSITION_CLEANUP))
-            for verb, number in steps[1:] if name == "driver" and self.held else steps:
-                if not self.node.transition(name, number, 5.0):
-                    self.warnings.append(f"{name} did not {verb}")
-                    break
-        if not self.failure:
+        for name in reversed(self.activated):
+            if self._abrupt:
+                break
+            if not self._gone(name):
+                self._take_down(name)
+        if self._abrupt:
+            self._hold()
+        else:
             self._stop_requested()  # raises if a process failed during the shutdown
+        self._read_exits()
+        self.warnings += [
+            f"{row['name']} {_how(row['code'])}" for row in self._exits if row["code"] not in ASKED_TO_END
+        ]
+
+    def _take_down(self, name: str) -> None:
+        """Deactivate and clean up one node, from whichever state a person may have brought it to."""
+        if name == "driver":
+            self._rest()
+
+        def given_up() -> bool:
+            return self._abrupt or self._gone(name)
+
+        # cleanup closes the serial port; the servos keep holding without it.
+        for verb in ("deactivate", "clean up"):
+            state = self.node.state(name, TAKE_DOWN_WAIT_S, given_up)
+            if STATE_BEFORE.get(state, verb) != verb:
+                continue
+            number = Transition.TRANSITION_DEACTIVATE if verb == "deactivate" else Transition.TRANSITION_CLEANUP
+            if not self.node.transition(name, number, TAKE_DOWN_WAIT_S, given_up):
+                if not given_up():
+                    self.warnings.append(f"{name} did not {verb}")
+                return
 
     def _rest(self) -> None:
         """Move the arm to its rest pose at limited speed, then switch torque off. Adds a warning if that fails."""
@@ -244,7 +320,7 @@ class RunManager:
 
     def exit_code(self) -> int:
         """0: success; 1: failure; 3: time limit reached before the task was done."""
-        if self.failure:
+        if self.failure or self.verdict:
             return 1
         task = self.node.task
         undone = self.params.must_succeed and self.ended_by == "time limit" and not (task and task.success)
@@ -255,7 +331,6 @@ class RunManager:
         task, driver, policy = self.node.task, self.node.driver, self.node.policy
         with self.node.lock:
             statistics = self.node.statistics.summary()
-        elapsed = time.monotonic() - self.watch_began if self.watch_began else 0.0
         reached = float(task.success_time) if task and task.success else None
         return {
             "task": self.params.task,
@@ -265,10 +340,10 @@ class RunManager:
             "success": bool(task and task.success) if self.params.twin else None,
             "success_time_s": reached,
             "ended_by": "failure" if self.failure else self.ended_by,
-            "failure": self.failure,
+            "failure": self.failure or self.verdict,
             "warnings": self.warnings,
             "exit_code": self.exit_code(),
-            "elapsed_s": round(elapsed, 3),
+            "elapsed_s": round(self._watched_s, 3),
             "arm": self.arm,
             **statistics,
             "driver": driver_summary(driver),
@@ -317,6 +392,20 @@ class RunManager:
         self.print_line(" | ".join(parts))
 
 
+def _how(code: int) -> str:
+    """How a process ended, as the predicate of a sentence."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+def _write(folder: Path, summary: dict) -> Path:
+    """Write summary.json; whoever reads it, or ends this process meanwhile, finds a whole one."""
+    path = folder / "summary.json"
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
 def execute(run: RunManager) -> int:
     """Bring up, watch, tear down, write summary.json (also after a failure). Returns the exit code."""
 
@@ -331,13 +420,16 @@ def execute(run: RunManager) -> int:
     attempt(run.bring_up)
     if not run.failure:
         attempt(run.watch)
+    unfinished = run.summary()
+    _write(run.node.folder, unfinished | {"failure": unfinished["failure"] or CUT_OFF, "exit_code": 1})
     attempt(run.tear_down)
     summary = run.summary()
-    path = run.node.folder / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    path = _write(run.node.folder, summary)
     task = {True: "; task done", False: "; task not done", None: ""}[summary["success"]]
-    verdict = run.failure or f"{run.ended_by}{task}"
-    run.print_line(f"{'FAILED: ' if run.failure else ''}{verdict}", end=True)
+    for text in run.warnings:
+        run.print_line(f"warning: {text}", end=True)
+    failure = summary["failure"]
+    run.print_line(f"FAILED: {failure}" if failure else f"{run.ended_by}{task}", end=True)
     torque = {"at rest": ", torque off", "held": " with torque on"}.get(run.arm, "")
     run.print_line(f"arm {run.arm}{torque} · {summary['chunks']} chunks · {path}", end=True)
     return summary["exit_code"]
@@ -372,3 +464,5 @@ def main() -> int:
         thread.join(2.0)
         node.destroy_node()
         rclpy.try_shutdown()
+        # While the interpreter ends, its handlers are gone: a second Ctrl-C would change the exit code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -11,7 +11,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, JointState
 
 from grids_bringup.run.summary import RunStatistics, StreamStatistics
 from grids_common import topics
@@ -45,6 +45,11 @@ class ManagerParams:
     policy: str = param("", "policy as given by the user")
     record: bool = param(False, "record episodes: read keys from the terminal; the run ends with the session")
 
+    @property
+    def with_policy(self) -> bool:
+        """Whether a policy moves the arm in this run, rather than a leader arm or nobody."""
+        return self.policy == "expert" or "policy" in self.managed
+
 
 class RunManagerNode(Node):
     """Callbacks run in the executor's thread and only store messages. The main thread calls the public methods."""
@@ -68,6 +73,7 @@ class RunManagerNode(Node):
         subscribe(self, "/policy/action_chunk", ActionChunk, self._on_chunk)
         subscribe(self, "/policy/status", PolicyStatus, self._on_policy)
         subscribe(self, "/follower/status", DriverStatus, self._on_driver)
+        subscribe(self, "/follower/joint_states", JointState, self._on_joints)
         if self.params.twin:
             subscribe(self, "/twin/task_state", TaskState, self._on_task)
         for camera in topics.CAMERAS:
@@ -93,8 +99,14 @@ class RunManagerNode(Node):
 
     def _on_driver(self, message: DriverStatus) -> None:
         with self.lock:
-            self._last_heard["driver"] = time.monotonic()
+            now = self._last_heard["driver"] = time.monotonic()
             self.driver = message
+            if self.statistics.watching:
+                self.statistics.held.add(now, message)
+
+    def _on_joints(self, message: JointState) -> None:
+        with self.lock:
+            self.statistics.add_joints(message.position)
 
     def _on_task(self, message: TaskState) -> None:
         with self.lock:
@@ -146,6 +158,11 @@ class RunManagerNode(Node):
         request = ChangeState.Request(transition=Transition(id=number))
         response = self.call(ChangeState, f"{node}/change_state", request, timeout_s, cancelled)
         return bool(response is not None and response.success)
+
+    def state(self, node: str, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> int:
+        """The lifecycle state of `node` (a lifecycle_msgs/State id); UNKNOWN if it does not answer in time."""
+        response = self.call(GetState, f"{node}/get_state", GetState.Request(), timeout_s, cancelled)
+        return State.PRIMARY_STATE_UNKNOWN if response is None else response.current_state.id
 
     def silent_for(self, node: str) -> float | None:
         """Seconds since the last message of `node`; None if there was none."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+STATUS_GAP_S = 0.5  # a driver status counts for at most this long: a longer silence says nothing about the arm
+
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float | int]:
     """Count, p50, p95, p99 and max of durations, in ms; zeros if the list is empty."""
@@ -48,6 +50,13 @@ class StreamStatistics:
             "age_ms": percentiles_ms(self.ages_s),
         }
 
+    def gaps_s(self, begin_ns: int, end_ns: int, least_s: float) -> list[tuple[float, float]]:
+        """(start, length) in s of every silence longer than `least_s`; starts count from `begin_ns`."""
+        inside = [stamp for stamp in self.stamps_ns if begin_ns < stamp < end_ns]
+        edges = np.asarray([begin_ns, *inside, end_ns], dtype=np.int64)
+        lengths = np.diff(edges) * 1e-9
+        return [((edges[i] - begin_ns) * 1e-9, float(lengths[i])) for i in np.flatnonzero(lengths > least_s)]
+
     def recent_rate_hz(self, now_ns: int, count: int = 30) -> float:
         """Rate over the last `count` frames, for the status line; 0 if none has arrived for a second."""
         stamps = self.stamps_ns[-count:]
@@ -55,6 +64,30 @@ class StreamStatistics:
             return 0.0
         span_s = (stamps[-1] - stamps[0]) * 1e-9 if len(stamps) > 1 else 0.0
         return (len(stamps) - 1) / span_s if span_s > 0 else 0.0
+
+
+@dataclass(slots=True)
+class ArmHolds:
+    """How long the arm was in each state, held for which reason, and was slowed down, in s of the watched run."""
+
+    states_s: dict[str, float] = field(default_factory=dict)
+    reasons_s: dict[str, float] = field(default_factory=dict)
+    derated_s: float = 0.0
+    estops: int = 0
+    _last: tuple[float, str] | None = None  # time and mode of the last message
+
+    def add(self, now_s: float, status) -> None:
+        """Count one grids_msgs/DriverStatus that arrived at `now_s`, any clock that does not step."""
+        before_s, mode = self._last or (now_s, "")
+        step_s = min(now_s - before_s, STATUS_GAP_S)
+        self.states_s[status.state] = self.states_s.get(status.state, 0.0) + step_s
+        if status.state == "holding":
+            reason = status.reason or status.mode
+            self.reasons_s[reason] = self.reasons_s.get(reason, 0.0) + step_s
+        if status.limits_hit & status.LIMIT_DERATED:
+            self.derated_s += step_s
+        self.estops += status.mode == "estop" != mode
+        self._last = now_s, status.mode
 
 
 @dataclass(slots=True)
@@ -67,6 +100,9 @@ class RunStatistics:
     chunk_period_s: list[float] = field(default_factory=list)
     chunks: int = 0
     bundle_id: str = ""
+    watching: bool = False  # whether the run has begun and not ended: bring-up and the way to rest are not judged
+    held: ArmHolds = field(default_factory=ArmHolds)
+    joints_rad: tuple[np.ndarray, np.ndarray] | None = None  # lowest and highest position of each joint
     errors: deque = field(default_factory=lambda: deque(maxlen=50))
     _last_chunk_ns: int = 0
 
@@ -81,6 +117,20 @@ class RunStatistics:
         for name, seconds in stages.items():
             self.stages_s.setdefault(name, []).append(seconds)
 
+    def add_joints(self, position) -> None:
+        """Take one measured pose in rad; counts while the run is being watched."""
+        if self.watching:
+            pose = np.asarray(position, dtype=float)
+            low, high = self.joints_rad or (pose, pose)
+            self.joints_rad = np.fmin(low, pose), np.fmax(high, pose)
+
+    @property
+    def moved_rad(self) -> float | None:
+        """The largest range that a joint covered, in rad; None if no pose arrived."""
+        if self.joints_rad is None:
+            return None
+        return float(np.nanmax(self.joints_rad[1] - self.joints_rad[0]))
+
     def summary(self) -> dict:
         """Chunks, latencies in ms, cameras and the last errors, for summary.json."""
         return {
@@ -92,6 +142,8 @@ class RunStatistics:
                 **{name: percentiles_ms(values) for name, values in self.stages_s.items()},
             },
             "cameras": {name: stream.summary() for name, stream in sorted(self.cameras.items())},
+            "moved_rad": None if self.moved_rad is None else round(self.moved_rad, 3),
+            "arm_states_s": {name: round(seconds, 2) for name, seconds in sorted(self.held.states_s.items())},
             "errors": list(self.errors),
         }
 

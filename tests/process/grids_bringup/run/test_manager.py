@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import State, Transition
 
 from grids_bringup.graph import NodeSpec, record_exit
-from grids_bringup.run.manager import RunError, RunManager, execute
+from grids_bringup.run.manager import CUT_OFF, RunError, RunManager, execute
 from grids_bringup.run.manager_node import ManagerParams
-from grids_bringup.run.summary import RunStatistics, StreamStatistics
+from grids_bringup.run.summary import RunStatistics
 
 PATIENCE_S = 20.0  # what a test would lose if a wait were not given up
 
@@ -26,17 +26,21 @@ class Node:
     def __init__(self, folder, **params) -> None:
         self.params = ManagerParams(**({"managed": ("driver", "policy"), "limit_s": 0.2, "twin": False} | params))
         self.folder, self.lock, self.statistics = folder, threading.Lock(), RunStatistics()
-        self.statistics.cameras = {"front": StreamStatistics()}
         self.driver = self.policy = self.task = None
         self.errors: list[str] = []
         self.hangs: set = set()
         self.asked: list[tuple[str, int]] = []
         self.silent: dict[str, float] = {}
         self.during_hang = lambda: None
+        self.states: dict[str, int] = {}
+
+    def state(self, node, *_args) -> int:
+        return self.states.get(node, State.PRIMARY_STATE_UNCONFIGURED)
 
     def transition(self, node, number, timeout_s, cancelled=lambda: False) -> bool:
         self.asked.append((node, number))
         if (node, number) not in self.hangs:
+            self.states[node] = REACHED[number]
             return True
         self.during_hang()
         deadline = time.monotonic() + min(timeout_s, PATIENCE_S)
@@ -55,7 +59,13 @@ class Node:
 
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
-DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+REACHED = {
+    CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+    CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
+}
 
 
 def outcome(node: Node, stop: threading.Event | None = None) -> tuple[int, dict, float]:
@@ -130,23 +140,66 @@ def test_silence_counts_only_while_this_process_could_hear(tmp_path, monkeypatch
         run._check_heartbeats()
 
 
-@pytest.mark.parametrize(
-    ("silent", "warning"),
-    [
-        ({"front camera": 4.0}, "the front camera stopped sending 6."),
-        ({}, "the front camera sent nothing in the first 3 s"),
-    ],
-    ids=["stopped sending", "never sent"],
-)
-def test_a_silent_camera_is_one_warning(tmp_path, silent, warning):
+def test_a_node_that_was_deactivated_by_hand_is_not_deactivated_again(tmp_path):
     node = Node(tmp_path)
     run = RunManager(node, threading.Event())
-    run.watch_began = run._awake_since = time.monotonic() - 10.0
-    node.silent = silent
-    for _ in range(3):
-        run._check_cameras()
-    assert len(run.warnings) == 1
-    assert run.warnings[0].startswith(warning)
+    run.bring_up()
+    node.states["policy"] = State.PRIMARY_STATE_INACTIVE
+    run.tear_down()
+    assert ("policy", DEACTIVATE) not in node.asked
+    assert ("policy", CLEANUP) in node.asked
+    assert run.warnings == ["the arm did not reach its rest pose: not in this test"]
+
+
+def signal_all(folder, stop: threading.Event, *names: str) -> None:
+    """As Ctrl-C under ros2 launch: every node ends, and this process is asked to stop."""
+    stop.set()
+    for name in names:
+        record_exit(folder, NodeSpec(name, "p", "e"), 0)
+
+
+def test_after_a_stop_nothing_waits_for_nodes_that_have_ended(tmp_path):
+    node, stop = Node(tmp_path, limit_s=0.0), threading.Event()
+    node.hangs = {(name, number) for name in ("driver", "policy") for number in (DEACTIVATE, CLEANUP)}
+    threading.Timer(0.3, signal_all, (tmp_path, stop, "policy", "driver")).start()
+    code, summary, seconds = outcome(node, stop)
+    assert (code, summary["ended_by"], summary["failure"], summary["arm"]) == (0, "stopped", "", "held")
+    assert summary["warnings"] == []
+    assert seconds < 1.5
+
+
+def test_after_a_stop_a_driver_that_hangs_is_given_two_seconds(tmp_path):
+    node, stop = Node(tmp_path, limit_s=0.0), threading.Event()
+    node.hangs = {(name, number) for name in ("driver", "policy") for number in (DEACTIVATE, CLEANUP)}
+    threading.Timer(0.3, stop.set).start()
+    code, summary, seconds = outcome(node, stop)
+    assert code == 0
+    assert summary["warnings"] == ["the driver did not confirm within 2 s that the arm holds"]
+    assert seconds < 3.5
+
+
+def test_a_node_that_hears_the_stop_signal_first_is_no_failure(tmp_path):
+    node, stop = Node(tmp_path, limit_s=0.0), threading.Event()
+    record_exit(tmp_path, NodeSpec("twin", "p", "e"), 0)
+    threading.Timer(0.2, stop.set).start()
+    code, summary, _ = outcome(node, stop)
+    assert (code, summary["failure"]) == (0, "")
+
+
+def test_a_node_that_ends_by_itself_is_a_failure(tmp_path):
+    node = Node(tmp_path, limit_s=0.0)
+    record_exit(tmp_path, NodeSpec("twin", "p", "e"), 0)
+    code, summary, _ = outcome(node)
+    assert (code, summary["failure"]) == (1, "twin exited with code 0; see logs/twin.log")
+
+
+def test_whoever_is_cut_off_in_the_tear_down_leaves_a_summary_that_says_so(tmp_path, monkeypatch):
+    seen = []
+    path = tmp_path / "summary.json"
+    monkeypatch.setattr(RunManager, "tear_down", lambda self: seen.append(json.loads(path.read_text())))
+    assert outcome(Node(tmp_path))[1]["failure"] == ""
+    assert (seen[0]["failure"], seen[0]["exit_code"]) == (CUT_OFF, 1)
+    assert seen[0]["ended_by"] == "time limit"
 
 
 def test_an_expert_that_never_speaks_is_named(tmp_path, monkeypatch):
