@@ -41,6 +41,7 @@ class DeployArguments:
     time_scale: float = param(
         1.0, "execute chunks this many times slower, for a policy that is too slow on this machine", lo=1.0, hi=50.0
     )
+    publish_trajectory: bool = param(False, "also publish policy/joint_trajectory, for any trajectory controller")
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
@@ -152,6 +153,13 @@ def parse(pairs: list[str], schema: type = DeployArguments):
     return build(schema, values, where="arguments")
 
 
+def check_names(given: list[str], known: list[str]) -> None:
+    """Check the names of the arguments of `ros2 launch`, which ignores unknown ones. Raises ParameterError."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ParameterError(f"arguments: unknown argument {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
+
+
 def convert(text: str, kind: type):
     """One command-line value as `kind`; a string stays a string even if it looks like a number."""
     if kind is str:
@@ -189,6 +197,10 @@ def check_deploy(arguments: DeployArguments) -> None:
     if arguments.expert and arguments.instruction:
         raise ParameterError(
             "instruction: expected a bundle as policy, got expert, which performs task:=… and takes no instruction"
+        )
+    if arguments.expert and arguments.publish_trajectory:
+        raise ParameterError(
+            "publish_trajectory: expected a bundle as policy, got expert, which publishes policy/action_chunk only"
         )
     if not arguments.chosen:
         raise ParameterError(

@@ -112,6 +112,8 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     parameters: dict = {"bundle": resolve_policy(arguments.chosen), "seed": arguments.seed}
     if arguments.time_scale != 1.0:
         parameters["time_scale"] = arguments.time_scale
+    if arguments.publish_trajectory:
+        parameters["publish_trajectory"] = True
     # On the twin the task determines the instruction; on a real arm the user or the bundle does.
     sentence = arguments.instruction or (TASKS[arguments.task].instruction if arguments.hardware == "twin" else "")
     if sentence:
@@ -300,7 +302,7 @@ def ros_arguments(node: NodeSpec) -> list[str]:
     if node.config:
         words += ["--params-file", str(config_path(node))]
     for key, value in node.parameters.items():
-        words += ["-p", f"{node.name}:{key}:={json.dumps(value)}"]
+        words += ["-p", f"{key}:={json.dumps(value)}"]  # with the node's name it would hold in the root namespace only
     for source, target in node.remappings:
         words += ["-r", f"{source}:={target}"]
     return words

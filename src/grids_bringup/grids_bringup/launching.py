@@ -1,6 +1,8 @@
 """The launch description of each kind of run; a launch file only names its kind. Needs launch_ros."""
 
 import shlex
+import sys
+from pathlib import Path
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
@@ -10,11 +12,11 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from grids_bringup.arguments import convert
+from grids_bringup.arguments import check_names, convert
 from grids_bringup.cli.command import RunKind, prepare
 from grids_bringup.graph import NodeSpec, config_path, record_exit
 from grids_common.params import build
-from grids_common.process import bound_to_parent
+from grids_common.process import bound_to_parent, logged_to
 
 
 def _typed(parameters: dict) -> dict:
@@ -25,16 +27,21 @@ def _typed(parameters: dict) -> dict:
     }
 
 
-def _action(node: NodeSpec) -> Node:
-    prefix = [*bound_to_parent(), *(["nice", "-n", str(node.nice)] if node.nice else [])]
+def _action(node: NodeSpec, folder: Path) -> Node:
+    """The node as launch starts it. Its output goes where the run manager's messages say: logs/<name>.log."""
+    manager = node.name == "run_manager"
+    output = [] if manager else logged_to(folder / "logs" / f"{node.name}.log")
+    prefix = [*bound_to_parent(), *output, *(["nice", "-n", str(node.nice)] if node.nice else [])]
     return Node(
         name=node.name,
+        exec_name=node.name,
         package=node.package,
         executable=node.executable,
         parameters=[*([str(config_path(node))] if node.config else []), _typed(node.parameters)],
         remappings=list(node.remappings),
         prefix=shlex.join(prefix) or None,
-        output="screen" if node.name == "run_manager" else "log",
+        output="screen" if manager else "log",
+        additional_env={"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"},
     )
 
 
@@ -51,10 +58,21 @@ def _on_exit(node: NodeSpec, folder):
     return handle
 
 
+def _given(kind: RunKind, context) -> list[str]:
+    """The names of the arguments on the command line of `ros2 launch`, if it was told to launch this very file.
+
+    A launch file that includes this one has arguments of its own, which are none of ours.
+    """
+    if not any(Path(word).name == f"{kind.name}.launch.py" for word in sys.argv):
+        return []
+    return [word.partition(":=")[0] for word in context.argv if ":=" in word]
+
+
 def describe(kind: RunKind) -> LaunchDescription:
     """The launch description of one kind of run: its arguments, then every process with an exit handler."""
 
     def start(context):
+        check_names(_given(kind, context), [name for name, _, _ in kind.documentation()])
         hints = {name: f.type for name, f in kind.schema.__dataclass_fields__.items()}
         values = {
             name: convert(LaunchConfiguration(name).perform(context), hints[name])
@@ -64,7 +82,7 @@ def describe(kind: RunKind) -> LaunchDescription:
         context.extend_globals({"grids_domain_lock": claim})  # keeps the file open until launch exits
         actions = []
         for node in nodes:
-            action = _action(node)
+            action = _action(node, folder)
             handler = OnProcessExit(target_action=action, on_exit=_on_exit(node, folder))
             actions += [RegisterEventHandler(handler), action]
         return actions

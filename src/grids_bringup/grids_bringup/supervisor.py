@@ -13,12 +13,12 @@ from grids_common.params import ParameterError
 from grids_common.process import Child
 
 POLL_S = 0.02
-# Time from SIGINT to SIGTERM, and from SIGTERM to SIGKILL, as launch's sigterm_timeout and sigkill_timeout. The driver
-# may need the first one to move the arm to rest at limited speed.
+# Time from SIGINT to SIGTERM, and from SIGTERM to SIGKILL, for all nodes together. Whoever ends in an orderly way needs
+# less than a second; the recorder may have to finish a large episode on a slow disk.
 SIGTERM_TIMEOUT_S = 10.0
 SIGKILL_TIMEOUT_S = 2.0
-# Time from the first stop signal to SIGKILL of the run manager, which waits up to 5 s for every node that hangs.
-MANAGER_TIMEOUT_S = 45.0
+# Time from the first stop signal to SIGKILL of the run manager, which waits 2 s for a driver that hangs.
+MANAGER_TIMEOUT_S = 8.0
 
 
 def command(node: NodeSpec) -> list[str]:
@@ -97,25 +97,38 @@ class Supervisor:
         if code >= 0 and (self._folder / "summary.json").exists():
             return code
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        failure = f"the run manager {how} before it wrote the summary; see logs/"
-        summary = {"ended_by": "failure", "failure": failure, "exit_code": 1, "success": None}
-        (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        path = self._folder / "summary.json"
+        if path.exists():
+            failure = f"the run manager {how} before all nodes had been stopped; see logs/"
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            failure = f"the run manager {how} before it wrote the summary; see logs/"
+            summary = {"ended_by": "failure", "success": None}
+        summary |= {"failure": failure, "exit_code": 1}
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         sys.stderr.write(f"\nFAILED: {failure}\n")
         return 1
 
     def _stop_all(self) -> None:
-        """Stop all nodes. All but the twin get SIGINT at once, so that the driver holds first; the twin ends last."""
-        for node in self._nodes:
-            if node.name in self._running and not _ends_last(node):
-                self._running[node.name].send(signal.SIGINT)
-        for node in reversed(self._nodes):
-            child = self._running.get(node.name)
-            if child is None:
-                continue
-            if not _ends_last(node):
-                child.wait(SIGTERM_TIMEOUT_S)
+        """Stop all nodes at once, so that the driver holds first; the twin, which the others need, ends last."""
+        for last in (False, True):
+            children = [
+                self._running[node.name]
+                for node in self._nodes
+                if node.name in self._running and _ends_last(node) == last
+            ]
+            for child in children:
+                child.send(signal.SIGINT)
             # A second SIGINT would interrupt the orderly shutdown of a node.
-            child.end(interrupt_s=SIGTERM_TIMEOUT_S if _ends_last(node) else 0.0, terminate_s=SIGKILL_TIMEOUT_S)
+            for number, timeout_s in ((signal.SIGTERM, SIGTERM_TIMEOUT_S), (signal.SIGKILL, SIGKILL_TIMEOUT_S)):
+                deadline = time.monotonic() + timeout_s
+                for child in children:
+                    child.wait(max(0.0, deadline - time.monotonic()))
+                for child in children:
+                    if child.alive:
+                        child.send(number)
+            for child in children:
+                child.kill()  # also what is left of its process group
 
 
 def _ends_last(node: NodeSpec) -> bool:

@@ -24,10 +24,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from grids_common.signals import StopRequest
+from grids_common.signals import StopRequest, ignore_from_now_on
 
 SIGNAL_POLL_S = 0.1
 CLOCK_WAIT_S = 5.0
+SAME_SIGNAL_S = 0.3  # a second SIGINT within this time is the same request
 
 
 class SetupError(RuntimeError):
@@ -131,14 +132,18 @@ class ManagedNode(LifecycleNode):
 
 
 class _SpinSignals:
-    """SIGINT and SIGTERM of a node whose ROS context must stay valid until `make_safe` has returned.
+    """SIGINT and SIGTERM of a node, whose ROS context stays valid until `make_safe` has returned.
 
-    "starting": SIGINT raises KeyboardInterrupt. "spinning": the first signal ends the spin; a later SIGINT raises
-    KeyboardInterrupt, which ends a `make_safe` that hangs. "ending": signals are ignored.
+    "starting": SIGINT raises KeyboardInterrupt. "spinning": SIGINT does so too, also in a callback that takes long;
+    with `outlive_signals` the first signal only ends the spin, and a later SIGINT raises, which ends a
+    `make_safe` that hangs. "ending": signals are ignored, so that whoever presses Ctrl-C twice still gets a
+    whole video. Under ros2 launch one Ctrl-C may arrive twice: from the terminal and from launch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, outlive_signals: bool) -> None:
         self.phase: Literal["starting", "spinning", "ending"] = "starting"
+        self._outlive = outlive_signals
+        self._first_s: float | None = None
         self._request = StopRequest((signal.SIGINT, signal.SIGTERM), interrupt=self._interrupts)
         self._request.install()
 
@@ -148,19 +153,23 @@ class _SpinSignals:
         return self._request.requested
 
     def _interrupts(self) -> bool:
-        return self.phase == "starting" or (self.phase == "spinning" and bool(self.requested))
+        now = time.monotonic()
+        first_s = self._first_s = self._first_s or now
+        if self.phase == "ending":
+            return False
+        if self.phase == "spinning" and self._outlive:
+            return now - first_s > SAME_SIGNAL_S
+        self.phase = "ending"
+        return True
 
 
-def _spin(executor: SingleThreadedExecutor, signals: _SpinSignals | None) -> None:
-    if signals is None:
-        executor.spin()
-        return
+def _spin(executor: SingleThreadedExecutor, signals: _SpinSignals) -> None:
     signals.phase = "spinning"
     while not signals.requested and rclpy.ok():
         executor.spin_once(timeout_sec=SIGNAL_POLL_S)
 
 
-def _end(node, signals: _SpinSignals | None) -> None:
+def _end(node, signals: _SpinSignals) -> None:
     """Make the node safe and destroy it. A SIGINT meanwhile ends `make_safe` only."""
     try:
         if isinstance(node, ManagedNode):
@@ -168,8 +177,7 @@ def _end(node, signals: _SpinSignals | None) -> None:
     except KeyboardInterrupt:
         node.get_logger().warning("interrupted again: ending before the node was made safe completely")
     finally:
-        if signals is not None:
-            signals.phase = "ending"
+        signals.phase = "ending"
         node.destroy_node()
 
 
@@ -220,9 +228,8 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     KeyboardInterrupt in `make_safe`; the node is still destroyed and the context shut down.
     """
     keep_freed_memory()
-    handlers = SignalHandlerOptions.NO if outlive_signals else SignalHandlerOptions.ALL
-    signals = _SpinSignals() if outlive_signals else None
-    rclpy.init(args=args, signal_handler_options=handlers)
+    signals = _SpinSignals(outlive_signals=outlive_signals)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
         node = make_node()
@@ -249,4 +256,5 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
                 _end(node, signals)
         finally:
             rclpy.try_shutdown()
+            ignore_from_now_on()
     return 0

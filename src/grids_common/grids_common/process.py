@@ -43,6 +43,11 @@ def bound_to_parent() -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", "sh", "-c", check, "sh", str(os.getpid())]
 
 
+def logged_to(path: Path) -> list[str]:
+    """Words before a command that send its output to a file. For a starter that cannot do so itself, as ros2 launch."""
+    return ["sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", str(path)]
+
+
 class Child:
     """A running command; a context manager that ends it. `log`: file for stdout and stderr, None: the terminal.
 

@@ -11,6 +11,15 @@ def _never() -> bool:
     return False
 
 
+def ignore_from_now_on() -> None:
+    """For a process that is about to end: one more Ctrl-C, while the interpreter ends, must not change the exit code.
+
+    Handlers written in Python are gone by then. A blocked signal would still reach another thread.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """Stores the name of the last signal in `requested`. A context manager that restores the former handlers.
 

@@ -20,10 +20,17 @@ class ParameterError(GridsError, ValueError):
     """All problems of one configuration in one message, each with what was expected and what was found."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as rcl reads it. ros2 launch writes lists into its parameter files as Python tuples."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+
+
 def read_sections(path: Path) -> dict[str, dict[str, Any]]:
     """The parameters of each section of a ROS parameter file, by the section's name. Raises ParameterError."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterError(f"{path}: expected a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):

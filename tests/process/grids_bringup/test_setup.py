@@ -153,10 +153,19 @@ def test_a_finished_set_up_is_not_repeated(folder):
     assert folder.grids("deploy", "seed:=1") == (0, ["called: -m grids_bringup.cli deploy seed:=1"])
 
 
+def test_an_edit_of_a_site_file_or_a_new_bundle_needs_no_set_up(folder):
+    folder.made()
+    (folder.root / "config" / "arm.yaml").touch()
+    (folder.root / "models" / "mine").mkdir()
+    for changed in ("config/arm.yaml", "models/mine"):
+        os.utime(folder.root / changed, (time.time() + 10,) * 2)
+    assert folder.grids("deploy") == (0, ["called: -m grids_bringup.cli deploy"])
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda root: (root / "models" / "demo").mkdir(),
+        lambda root: (root / "launch" / "new.launch.py").touch(),
         lambda root: shutil.rmtree(root / "build"),
         lambda root: shutil.rmtree(root / "install" / "grids_msgs"),
         lambda root: (root / ".venv" / "lib" / f"python3.{sys.version_info.minor}").rename(
@@ -165,12 +174,12 @@ def test_a_finished_set_up_is_not_repeated(folder):
         lambda root: (root / ".grids" / "runtime.done").write_text("/elsewhere/grids wheels\n"),
         lambda root: (root / ".grids" / "env.sh").unlink(),
     ],
-    ids=["new bundle", "no build", "half an install", "another Python", "moved folder", "interrupted"],
+    ids=["new launch file", "no build", "half an install", "another Python", "moved folder", "interrupted"],
 )
 def test_what_was_damaged_or_changed_is_set_up_again(folder, damage):
     folder.made()
     damage(folder.root)
-    for changed in (folder.root / "models").iterdir():
+    for changed in (folder.root / "launch").iterdir():
         os.utime(changed, (time.time() + 10,) * 2)
     folder.put("id", "#!/bin/sh\necho 1000\n")
     code, lines = folder.grids("deploy")

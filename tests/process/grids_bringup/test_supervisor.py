@@ -80,6 +80,46 @@ def test_a_manager_that_hangs_is_killed_after_a_while_and_the_run_has_failed(sup
     assert not any(child.alive for child in run._running.values())
 
 
+# Writes a first summary when it is asked to stop, and hangs.
+HALF_MANAGER = """
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: pathlib.Path(sys.argv[1], "summary.json").write_text('{"chunks": 7}'))
+pathlib.Path(sys.argv[1], "ready").touch()
+while True: time.sleep(1)
+"""
+
+
+def test_a_manager_that_hangs_after_its_first_summary_leaves_what_it_counted(supervise, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MANAGER_TIMEOUT_S", 0.5)
+    ask_when((tmp_path / "ready").exists, signal.SIGINT)
+    assert supervise(HALF_MANAGER).run() == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["chunks"], summary["exit_code"]) == (7, 1)
+    assert "before all nodes had been stopped" in summary["failure"]
+
+
+DEAF_NODE = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(60)
+"""
+
+
+def test_nodes_that_hang_are_waited_for_together(supervise, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SIGTERM_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(module, "SIGKILL_TIMEOUT_S", 0.2)
+    run = supervise(GOOD_MANAGER)
+    hung = [NodeSpec(f"hung{index}", "p", "e") for index in range(4)]
+    run._nodes[:0] = hung
+    run._commands |= {node.name: [sys.executable, "-c", DEAF_NODE] for node in hung}
+    ask_when((tmp_path / "ready").exists, signal.SIGINT)
+    monkeypatch.setattr(run, "_stop_all", lambda stop=run._stop_all: (times.append(time.monotonic()), stop()))
+    times: list[float] = []
+    assert run.run() == 0
+    assert time.monotonic() - times[0] < 2 * (0.6 + 0.2) + 1.0, "twice: the twin's turn comes after the others'"
+    assert not any(child.alive for child in run._running.values())
+
+
 def test_a_wish_to_stop_while_processes_are_being_started_is_not_lost(supervise, tmp_path, monkeypatch):
     run = supervise(GOOD_MANAGER)
     start = run._start

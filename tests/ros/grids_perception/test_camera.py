@@ -318,6 +318,7 @@ def test_a_second_interruption_ends_the_wait_for_a_hung_camera_and_the_node_is_s
         process.send_signal(signal.SIGINT)
         wait_for_text(tmp_path / "log.txt", "making safe")
         wait_for_text(tmp_path / "log.txt", "waiting for the thread")
+        time.sleep(0.5)  # sooner, it would count as the same Ctrl-C
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         assert process.wait(30) == 0

@@ -58,3 +58,9 @@ def test_a_file_whose_values_for_a_kind_reach_nobody_is_refused_with_the_name_to
 def test_a_file_for_other_nodes_is_no_error(tmp_path):
     path = written(tmp_path, "driver:\n  ros__parameters: {velocity_limit: 1.1}\n")
     assert values_for([path], "/robot1/leader", ["leader"]) == {}
+
+
+def test_the_lists_in_the_files_that_ros2_launch_writes_are_read(tmp_path):
+    path = tmp_path / "launch_params"
+    path.write_text("/**:\n  ros__parameters:\n    managed: !!python/tuple\n    - driver\n    - policy\n")
+    assert read_sections(path) == {"/**": {"managed": ["driver", "policy"]}}

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import rclpy
-from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.msg import Transition
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
@@ -27,7 +27,7 @@ from grids_bringup.run import verdict
 from grids_bringup.run.manager_node import START_WAIT_S, RunManagerNode
 from grids_bringup.run.record_session import RecordSession
 from grids_bringup.run.summary import driver_summary
-from grids_common.signals import STOP_SIGNALS
+from grids_common.signals import STOP_SIGNALS, ignore_from_now_on
 
 CONFIGURE_WAIT_S = 120.0  # in this transition a full-size bundle is loaded, its engines are built and warmed up
 TRANSITION_WAIT_S = 30.0
@@ -39,12 +39,6 @@ TAKE_DOWN_WAIT_S = 5.0
 HOLD_WAIT_S = 2.0  # launch sends SIGTERM 5 s after Ctrl-C
 SIGNAL_GRACE_S = 0.5  # between the first and the last process that a Ctrl-C reaches
 ASKED_TO_END = (0, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a process that a stop signal ended
-STATE_BEFORE = {  # the way down from each state; a person may have gone it already
-    State.PRIMARY_STATE_ACTIVE: "deactivate",
-    State.PRIMARY_STATE_INACTIVE: "clean up",
-    State.PRIMARY_STATE_UNCONFIGURED: "",
-    State.PRIMARY_STATE_FINALIZED: "",
-}
 CUT_OFF = "the run manager was ended before all nodes had been stopped"
 STATUS_PERIOD_S = {True: 0.2, False: 2.0}  # on a terminal, in a log
 
@@ -278,7 +272,7 @@ class RunManager:
         ]
 
     def _take_down(self, name: str) -> None:
-        """Deactivate and clean up one node, from whichever state a person may have brought it to."""
+        """Deactivate and clean up one node; given up when it ends, or when a stop is requested."""
         if name == "driver":
             self._rest()
 
@@ -286,11 +280,10 @@ class RunManager:
             return self._abrupt or self._gone(name)
 
         # cleanup closes the serial port; the servos keep holding without it.
-        for verb in ("deactivate", "clean up"):
-            state = self.node.state(name, TAKE_DOWN_WAIT_S, given_up)
-            if STATE_BEFORE.get(state, verb) != verb:
-                continue
-            number = Transition.TRANSITION_DEACTIVATE if verb == "deactivate" else Transition.TRANSITION_CLEANUP
+        steps = (("deactivate", Transition.TRANSITION_DEACTIVATE), ("clean up", Transition.TRANSITION_CLEANUP))
+        for verb, number in steps:
+            if given_up():
+                return
             if not self.node.transition(name, number, TAKE_DOWN_WAIT_S, given_up):
                 if not given_up():
                     self.warnings.append(f"{name} did not {verb}")
@@ -464,5 +457,4 @@ def main() -> int:
         thread.join(2.0)
         node.destroy_node()
         rclpy.try_shutdown()
-        # While the interpreter ends, its handlers are gone: a second Ctrl-C would change the exit code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        ignore_from_now_on()

@@ -122,9 +122,10 @@ class RunManagerNode(Node):
     def _on_log(self, message: Log) -> None:
         if message.level < ERROR_LEVEL:
             return
+        name = message.name.rpartition(".")[2]  # a logger's name begins with the namespace: robot1.driver
         with self.lock:
-            self.statistics.errors.append(f"{message.name}: {message.msg}")
-            self.errors.append(f"{message.name}: {message.msg}")
+            self.statistics.errors.append(f"{name}: {message.msg}")
+            self.errors.append(f"{name}: {message.msg}")
 
     def call(self, kind, name: str, request, timeout_s: float, cancelled: Callable[[], bool] = lambda: False):
         """Call a service and wait; None if there is no response within `timeout_s` or `cancelled()` becomes true."""
@@ -158,11 +159,6 @@ class RunManagerNode(Node):
         request = ChangeState.Request(transition=Transition(id=number))
         response = self.call(ChangeState, f"{node}/change_state", request, timeout_s, cancelled)
         return bool(response is not None and response.success)
-
-    def state(self, node: str, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> int:
-        """The lifecycle state of `node` (a lifecycle_msgs/State id); UNKNOWN if it does not answer in time."""
-        response = self.call(GetState, f"{node}/get_state", GetState.Request(), timeout_s, cancelled)
-        return State.PRIMARY_STATE_UNKNOWN if response is None else response.current_state.id
 
     def silent_for(self, node: str) -> float | None:
         """Seconds since the last message of `node`; None if there was none."""

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.msg import Transition
 
 from grids_bringup.graph import NodeSpec, record_exit
 from grids_bringup.run.manager import CUT_OFF, RunError, RunManager, execute
@@ -32,15 +32,10 @@ class Node:
         self.asked: list[tuple[str, int]] = []
         self.silent: dict[str, float] = {}
         self.during_hang = lambda: None
-        self.states: dict[str, int] = {}
-
-    def state(self, node, *_args) -> int:
-        return self.states.get(node, State.PRIMARY_STATE_UNCONFIGURED)
 
     def transition(self, node, number, timeout_s, cancelled=lambda: False) -> bool:
         self.asked.append((node, number))
         if (node, number) not in self.hangs:
-            self.states[node] = REACHED[number]
             return True
         self.during_hang()
         deadline = time.monotonic() + min(timeout_s, PATIENCE_S)
@@ -60,12 +55,6 @@ class Node:
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
-REACHED = {
-    CONFIGURE: State.PRIMARY_STATE_INACTIVE,
-    ACTIVATE: State.PRIMARY_STATE_ACTIVE,
-    DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
-    CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
-}
 
 
 def outcome(node: Node, stop: threading.Event | None = None) -> tuple[int, dict, float]:
@@ -138,17 +127,6 @@ def test_silence_counts_only_while_this_process_could_hear(tmp_path, monkeypatch
     run._last_check = now - stalled_s
     with pytest.raises(RunError, match=r"driver has been silent for 5\.0 s") if blamed else nullcontext():
         run._check_heartbeats()
-
-
-def test_a_node_that_was_deactivated_by_hand_is_not_deactivated_again(tmp_path):
-    node = Node(tmp_path)
-    run = RunManager(node, threading.Event())
-    run.bring_up()
-    node.states["policy"] = State.PRIMARY_STATE_INACTIVE
-    run.tear_down()
-    assert ("policy", DEACTIVATE) not in node.asked
-    assert ("policy", CLEANUP) in node.asked
-    assert run.warnings == ["the arm did not reach its rest pose: not in this test"]
 
 
 def signal_all(folder, stop: threading.Event, *names: str) -> None:
