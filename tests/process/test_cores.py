@@ -15,7 +15,8 @@ CORE_ROOMS = (
     "so100_driver.bus", "so100_driver.guard", "so100_driver.control", "so100_driver.setup",
     "grids_policy.model", "grids_policy.train", "grids_policy.export", "grids_policy.runtime", "grids_policy.parity",
     "grids_policy.node.observation", "grids_policy.node.schedule", "grids_policy.node.worker",
-    "grids_eval", "grids_recorder.judge", "grids_recorder.convert", "grids_bringup.run.summary", "grids_bringup.run.verdict",
+    "grids_eval", "grids_recorder.judge", "grids_recorder.convert", "grids_bringup.run.summary",
+    "grids_bringup.run.verdict",
     "grids_perception.overlay.draw", "grids_perception.overlay.samples", "grids_rqt.view_model",
 )  # fmt: skip
 
