@@ -7,6 +7,7 @@ The servo applies the homing offset itself (present = actual - offset), so an an
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -75,7 +76,7 @@ def find(arm: str, name: str, *, root: Path | None = None) -> Path:
             return path
     raise CalibrationError(
         f"calibration {name!r} of the {arm}: expected one of {', '.join(map(str, tried))}, found none: "
-        f"run ./grids calibrate --arm {arm} --name {name}"
+        f"run ./grids calibrate --arm {arm} --name {shlex.quote(name)}"
     )
 
 
@@ -133,7 +134,8 @@ def parse(text: str, where: str) -> Calibration:
         raise CalibrationError(f"{where}: expected an object of joints, got {type(tree).__name__}")
     if "homing_offset" in tree:
         raise CalibrationError(
-            f"{where}: this is LeRobot's calibration format from before 2025-05; recalibrate with ./grids calibrate"
+            f"{where}: this is LeRobot's calibration format from before 2025-05; recalibrate the arm with "
+            "./grids calibrate --arm follower, a leader with --arm leader"
         )
     calibration: Calibration = {}
     for name, entry in cast("dict[str, object]", tree).items():

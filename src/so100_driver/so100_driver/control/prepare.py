@@ -138,18 +138,23 @@ def load_calibration(bus: ServoBus, arm: str, chosen: str, *, required: bool) ->
         if required:
             raise DriverError(
                 f"expected a calibration of the {arm}, got none: set `calibration` to a LeRobot file or name, "
-                f"or make one with ./grids calibrate --arm {arm} --serial-port {bus.path}"
+                f"or make one with {calibrate_command(arm, bus.path)}"
             )
         return cal.JointMap.of(calibration_of_servos(eeprom, arm, bus.path))
     path = cal.locate(arm, chosen)
     loaded = cal.load(path)
     if lines := cal.mismatches(loaded, eeprom):
-        command = f"./grids calibrate --arm {arm} --serial-port {bus.path} --file {shlex.quote(str(path))}"
+        command = f"{calibrate_command(arm, bus.path)} --file {shlex.quote(str(path))}"
         raise DriverError(
             f"the servos' EEPROM differs from the calibration {path}: " + "; ".join(lines) + ". Nothing was "
             f"written. If the file is right: {command} --write; if the arm is: {command} --read"
         )
     return cal.JointMap.of(loaded)
+
+
+def calibrate_command(arm: str, port: str) -> str:
+    """The command that calibrates this arm, as a person types it."""
+    return f"./grids calibrate --arm {arm} --serial-port {shlex.quote(port)}"
 
 
 def with_leader_gripper(params: DriverParams) -> DriverParams:
@@ -174,7 +179,7 @@ def calibration_of_servos(eeprom: Eeprom, arm: str, port: str) -> cal.Calibratio
         raise DriverError(
             f"{port}: the servos' own position limits are not those of an SO-100: "
             + "; ".join(found)
-            + f". Run ./grids calibrate --arm {arm} --serial-port {port}"
+            + f". Run {calibrate_command(arm, port)}"
         )
     return made
 

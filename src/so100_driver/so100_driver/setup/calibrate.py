@@ -157,7 +157,7 @@ def sweep_joints(bus: ServoBus, person: Person) -> Sweep:
         for problem in problems:
             person.say(problem)
         if sweep.wrapped:
-            raise Refused("start again with the middle step (delete the progress file or answer N when asked)")
+            raise Refused("start the same command again: it begins with the middle step; no file was changed")
         person.say("Please repeat the sweep.")
 
 
@@ -253,8 +253,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--serial-port", default="", help="default: serial_port in config/arm.yaml, else the only device"
     )
-    parser.add_argument("--name", default="", help="name of the arm; default my_follower or my_leader")
-    parser.add_argument("--file", default="", help="calibration file; default: LeRobot's folder and the name")
+    parser.add_argument(
+        "--name", default="", help="LeRobot name of the arm; default: `calibration` in config/arm.yaml, else my_<arm>"
+    )
+    parser.add_argument("--file", default="", help="calibration file; default: that of the name, in LeRobot's folders")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--write", action="store_true", help="write the file's values to the servos")
     action.add_argument("--read", action="store_true", help="write the servos' values to the file")
@@ -287,14 +289,24 @@ def _run(chosen: argparse.Namespace, bus: ServoBus, person: Person, path: Path) 
     return 0
 
 
+def _file(chosen: argparse.Namespace) -> Path:
+    """The calibration file: the command line's, else where the driver looks, else a new one in LeRobot's folder."""
+    if chosen.file:
+        return Path(chosen.file).expanduser()
+    name = chosen.name or site.calibrations().get(chosen.arm) or f"my_{chosen.arm}"
+    try:
+        return cal.locate(chosen.arm, name)
+    except cal.CalibrationError:
+        if chosen.write or chosen.check:
+            raise
+        return cal.lerobot_root() / cal.FOLDERS[chosen.arm][0] / f"{name}.json"
+
+
 def main(argv: list[str] | None = None, person: Person | None = None) -> int:
     """Exit code: 0 done, 1 refused or different, 2 arm or file not reachable."""
     chosen, person = _parser().parse_args(argv), person or _terminal()
-    name = chosen.name or f"my_{chosen.arm}"
-    default = cal.lerobot_root() / cal.FOLDERS[chosen.arm][0] / f"{name}.json"
-    path = Path(chosen.file).expanduser() if chosen.file else default
     try:
-        port = _port(chosen)
+        port, path = _port(chosen), _file(chosen)
     except (ParameterError, GridsError) as error:
         person.say(str(error))
         return 2

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def middleware() -> Iterable[CheckResult]:
 def dds() -> Iterable[CheckResult]:
     """Check the DDS profile (shared-memory segment) and the discovery range."""
     path = os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE") or os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")
-    fix = "export FASTRTPS_DEFAULT_PROFILES_FILE=<repository>/config/fastdds.xml (./grids does)"
+    profile = site.default_file().with_name("fastdds.xml")
+    fix = f"export FASTRTPS_DEFAULT_PROFILES_FILE={shlex.quote(str(profile))}, as ./grids does"
     if not path:
         yield CheckResult("WARN", "DDS profile", "none: images larger than 512 kB arrive late or not at all", fix)
     else:
@@ -285,18 +287,16 @@ def _condition(name: str, servos: fitness.Servos, *, torque: bool) -> Iterable[C
 
 def _range(name: str, bus: ServoBus, calibration: str) -> Iterable[CheckResult]:
     """Check where the joints may be driven: by the named calibration, else by the servos' own limits."""
-    eeprom = prepare.read_eeprom(bus)
+    eeprom, again = prepare.read_eeprom(bus), prepare.calibrate_command(name, bus.path)
     free = [joint for joint, (_, *ends) in eeprom.items() if tuple(ends) in prepare.UNLIMITED and joint != FULL_TURN]
     try:
         joints = prepare.load_calibration(bus, name, calibration, required=False)
     except GridsError as error:
-        yield CheckResult(
-            "FAIL", f"{name} limits", str(error), f"./grids calibrate --arm {name} --serial-port {bus.path}"
-        )
+        yield CheckResult("FAIL", f"{name} limits", str(error), f"as it says; or calibrate again: {again}")
         return
     if free and not calibration:
         found = f"no position limits in {', '.join(free)}: they are driven within the arm's mechanical limits"
-        fix = f"not needed for the twin; a real arm: ./grids calibrate --arm {name} --serial-port {bus.path}"
+        fix = f"not needed for the twin; a real arm: {again}"
         yield CheckResult("WARN", f"{name} limits", found, fix)
     for text in joints.out_of_reach():
         found, _, fix = text.rpartition(": ")

@@ -1,5 +1,7 @@
 """File to servos and back, and an interrupted sweep, on the twin's serial line (no ROS)."""
 
+import re
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +67,62 @@ def test_a_calibration_that_differs_is_refused_and_written_only_when_agreed(bus,
     bus.open()
     for servo_id in SERVO_IDS:
         bus.write_eeprom(servo_id, [(reg.MIN_POSITION, 0), (reg.MAX_POSITION, 4095)])
+
+
+def agree(words):
+    """`./grids calibrate` with a person who agrees to everything; returns code and lines."""
+    said = []
+    return calibrate.main(words, calibrate.Person(lambda _: "y", said.append, lambda _: None)), said
+
+
+@pytest.mark.parametrize("arm", ["follower", "leader"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_commands_that_the_driver_advises_work_wherever_lerobot_keeps_its_file(
+    twin, tmp_path, monkeypatch, arm, place
+):
+    monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path / "a folder"))
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    path = tmp_path / "a folder" / cal.FOLDERS[arm][place] / "arm1.json"
+    joints = cal.uncalibrated()
+    joints["gripper"] = replace(joints["gripper"], range_max=joints["gripper"].range_max + 10 * (place + 1))
+    cal.save(joints, path)
+    bus = ServoBus(twin.paths[arm], SERVO_IDS, reply_timeout_s=0.02)
+
+    def configured():
+        bus.open()
+        try:
+            prepare.load_calibration(bus, arm, "arm1", required=True)
+        except DriverError as error:
+            return str(error)
+        finally:
+            bus.close()
+        return ""
+
+    advised = re.findall(r"\./grids calibrate (.*?--(?:write|read))", configured())
+    write, read = (shlex.split(words) for words in (advised[0], advised[0].replace("--write", "--read")))
+    assert agree(read)[0] == 1  # the twin's servos hold no calibration
+    assert agree(write)[0] == 0
+    assert configured() == ""
+    assert agree(read)[0] == 0
+    # The same file is found by its name alone, and by the site's file.
+    port = ["--arm", arm, "--serial-port", twin.paths[arm]]
+    assert agree([*port, "--name", "arm1", "--check"]) == (0, [f"{path} and the servos agree"])
+    site = tmp_path / "config" / "arm.yaml"
+    site.parent.mkdir()
+    node = {"follower": "driver", "leader": "leader"}[arm]
+    site.write_text(f"{node}: {{ros__parameters: {{calibration: arm1}}}}")
+    assert agree([*port, "--check"]) == (0, [f"{path} and the servos agree"])
+    bus.open()
+    for servo_id in SERVO_IDS:
+        bus.write_eeprom(servo_id, [(reg.MIN_POSITION, 0), (reg.MAX_POSITION, 4095)])
+    bus.close()
+
+
+def test_a_name_without_a_file_says_where_it_was_looked_for_and_changes_nothing(twin, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path))
+    code, said = agree(["--arm", "leader", "--serial-port", twin.paths["leader"], "--name", "no one", "--write"])
+    assert code == 2
+    assert "so101_leader/no one.json, found none: run ./grids calibrate --arm leader --name 'no one'" in said[0]
 
 
 def test_reading_the_servos_keeps_the_direction_of_joints_from_the_file_and_shows_it(bus, twin, tmp_path):
