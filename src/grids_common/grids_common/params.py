@@ -50,8 +50,12 @@ def _coerce(name: str, kind, value):
         return tuple(_coerce(f"{name}[{i}]", args[0], item) for i, item in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if value is None:
+        empty = 'write "" for none' if kind is str else "write a value"
+        raise ParameterError(f"{name}: expected {kind.__name__}, got nothing: {empty}, or take the line out")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ParameterError(f"{name}: expected {kind.__name__}, got {value!r} ({type(value).__name__})")
+        quotes = f': write it in quotes, "{value}"' if kind is str and type(value) in (int, float) else ""
+        raise ParameterError(f"{name}: expected {kind.__name__}, got {value!r} ({type(value).__name__}){quotes}")
     return value
 
 

@@ -69,3 +69,21 @@ def test_a_malformed_site_file_is_named_with_what_was_expected(tmp_path, text, m
         load_file(path, {"driver": ArmParams})
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("serial_port:", 'driver: serial_port: expected str, got nothing: write "" for none, or take the line out'),
+        ("calibration: null", 'driver: calibration: expected str, got nothing: write "" for none'),
+        ("rate_hz:", "driver: rate_hz: expected float, got nothing: write a value, or take the line out"),
+        ("serial_port: 218622", r'serial_port: expected str, got 218622 \(int\): write it in quotes, "218622"'),
+    ],
+)
+def test_a_key_without_a_value_or_a_bare_number_for_text_says_what_to_write(tmp_path, line, sentence):
+    from so100_driver.params import DriverParams
+
+    path = tmp_path / "arm.yaml"
+    path.write_text(f"driver:\n  ros__parameters:\n    {line}\n")
+    with pytest.raises(ParameterError, match=f"arm.yaml: {sentence}"):
+        load_file(path, {"driver": DriverParams})
