@@ -239,10 +239,9 @@ def _step_seconds(arguments: argparse.Namespace) -> float:
     if (arguments.policy / "policy.json").is_file():
         return read_manifest(arguments.policy).dt
     from grids_policy.model.checkpoint import read_trained_on
-    from grids_policy.model.trained_on import with_choices
+    from grids_policy.model.trained_on import chosen_fps
 
-    found = read_trained_on(arguments.policy)
-    return 1 / (with_choices(found, arguments.units, arguments.calibration, arguments.fps).fps)
+    return 1 / chosen_fps(read_trained_on(arguments.policy).fps, arguments.fps)
 
 
 def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:

@@ -25,6 +25,7 @@ import torch
 
 from grids_common.errors import GridsError
 from grids_data.units import SYSTEMS, parse_system
+from grids_policy.export.cameras import ExportError, choose_cameras, parse_cameras, refuse_unknown_cameras
 from grids_policy.export.gate import TOLERANCES, run_gate
 from grids_policy.export.graphs import (
     OPSET,
@@ -37,7 +38,7 @@ from grids_policy.export.graphs import (
     observed_names,
 )
 from grids_policy.export.precision import convert
-from grids_policy.export.spec import ExportError, ExportOptions, parse_cameras, policy_spec, refuse_unknown_cameras
+from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
 from grids_policy.model.nested import with_tokens
 from grids_policy.model.trained_on import USUAL_FPS
@@ -82,7 +83,7 @@ def write_graphs(
     """
     policy, config = checkpoint.policy, checkpoint.config
     state, action = checkpoint.normalizer("observation.state"), checkpoint.normalizer("action")
-    cameras = parse_cameras(options.cameras, config)
+    cameras = parse_cameras(options.cameras, checkpoint)
     frames = {f"image_{n}": torch.zeros(h, w, 3, dtype=torch.uint8) for n, _, w, h in cameras}
     pixels = torch.zeros(1 if options.per_camera else len(cameras), 3, *config.resize_hw)
     dense = torch.zeros(len(cameras), *config.vision_shape)
@@ -207,8 +208,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--cameras",
         default="",
         metavar="LIST",
-        help="NAME[:CHECKPOINT_CAMERA]=WIDTHxHEIGHT,… as the robot's cameras publish; default: the checkpoint's own",
+        help="NAME[:CHECKPOINT_CAMERA]=WIDTHxHEIGHT,… as the robot's cameras publish; CHECKPOINT_CAMERA=none for one "
+        "that was declared and never used; default: the checkpoint's own, by its rename_map",
     )
+    parser.add_argument(
+        "--ignore-rename-map", action="store_true",
+        help="--cameras may contradict the checkpoint's rename_map, because that is wrong",
+    )  # fmt: skip
     parser.add_argument(
         "--tokens", type=int, default=0, metavar="K",
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
@@ -256,11 +262,14 @@ def main(argv: list[str] | None = None) -> int:
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
         if arguments.tokens:
             checkpoint = with_tokens(checkpoint, arguments.tokens)
-        refuse_unknown_cameras(arguments.cameras, checkpoint.config)
+        if arguments.ignore_rename_map:
+            checkpoint = dataclasses.replace(checkpoint, camera_names=())
+        checkpoint, cameras = choose_cameras(checkpoint, arguments.cameras)
+        refuse_unknown_cameras(cameras, checkpoint)
         print_line(f"checkpoint {arguments.checkpoint} loaded")
         options = ExportOptions(
             precision=arguments.precision,
-            cameras=arguments.cameras,
+            cameras=cameras,
             fps=meaning.fps,
             units=meaning.units,
             name=arguments.name,

@@ -6,24 +6,18 @@ import dataclasses
 import math
 from typing import Any
 
-from grids_common.errors import GridsError
 from grids_common.letterbox import fit
 from grids_common.so100 import JOINT_NAMES
-from grids_common.topics import CAMERAS
 from grids_data.units import RAD, Units
 from grids_data.units import units as build_units
+from grids_policy.export.cameras import ExportError, parse_cameras
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
-from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
 from grids_policy.runtime.bundle import BundleCamera, PolicySpec
 from grids_policy.runtime.language import load_tokenizer, smolvla_language, truncation_side
 
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
-
-
-class ExportError(GridsError, ValueError):
-    """The checkpoint cannot be exported. The text is one sentence with the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,49 +38,6 @@ class ExportOptions:
     noise_scale: float = 1.0
     missing_camera: tuple[str, ...] = ("mask", "black")
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def parse_cameras(text: str, config: PolicyConfig) -> list[tuple[str, str, int, int]]:
-    """Parse --cameras to (name, checkpoint key, width, height) per camera, in the checkpoint's order.
-
-    An empty text means the checkpoint's own cameras. Raises ExportError unless every camera is named once.
-    """
-    own = dict(zip(config.cameras, zip(config.image_keys, config.image_hw, strict=True), strict=True))
-    if not text:
-        return [(name, key, hw[1], hw[0]) for name, (key, hw) in own.items()]
-    chosen: dict[str, tuple[str, int, int]] = {}
-    for item in text.split(","):
-        names, _, size = item.partition("=")
-        name, _, source = names.partition(":")
-        source = source or name
-        if source not in own:
-            raise ExportError(f"--cameras {item}: expected one of the checkpoint's {list(own)}, got {source!r}")
-        if source in chosen:
-            raise ExportError(f"--cameras: {source!r} is named twice")
-        height, width = own[source][1]
-        if size:
-            try:
-                width, height = (int(part) for part in size.split("x"))
-            except ValueError:
-                raise ExportError(f"--cameras {item}: expected WIDTHxHEIGHT, got {size!r}") from None
-        if width < 2 or height < 2:
-            raise ExportError(f"--cameras {item}: expected a size above 1x1, got {width}x{height}")
-        if name in (other for other, *_ in chosen.values()):
-            raise ExportError(f"--cameras: the robot's {name!r} is named twice; map each to one of the checkpoint's")
-        chosen[source] = (name, width, height)
-    if missing := sorted(set(own) - set(chosen)):
-        raise ExportError(f"--cameras: the checkpoint also needs {missing}; name every camera")
-    return [(chosen[source][0], own[source][0], *chosen[source][1:]) for source in own]
-
-
-def refuse_unknown_cameras(text: str, config: PolicyConfig) -> None:
-    """Raises ExportError for cameras that this robot does not have, with an example of --cameras."""
-    names = [name for name, *_ in parse_cameras(text, config)]
-    if any(name not in CAMERAS for name in names):
-        example = ",".join(f"{ours}:{theirs}" for ours, theirs in zip(CAMERAS, config.cameras, strict=False))
-        raise ExportError(
-            f"--cameras: this robot has {', '.join(CAMERAS)}, got {', '.join(names)}; give --cameras {example}"
-        )
 
 
 def _camera(name: str, key: str, width: int, height: int, resize_hw: tuple[int, int]) -> BundleCamera:
@@ -137,7 +88,7 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
             f"expected a policy for the {len(JOINT_NAMES)} joints of the SO-100, got state {config.state_dim} "
             f"and action {config.action_dim}"
         )
-    cameras = tuple(_camera(*camera, config.resize_hw) for camera in parse_cameras(options.cameras, config))
+    cameras = tuple(_camera(*camera, config.resize_hw) for camera in parse_cameras(options.cameras, checkpoint))
     state = _mean_std(checkpoint.normalizer(lerobot.STATE), config.state_dim)
     action = _mean_std(checkpoint.normalizer(lerobot.ACTION), config.action_dim)
     commanded = _position_statistics(state, action, config.relative_actions)

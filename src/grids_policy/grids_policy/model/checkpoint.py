@@ -6,37 +6,38 @@ authors' fork (`model.token_sampler.`).
 
 Written: the layout of LeRobot >= 0.4; also grids_config.json where the policy has properties that LeRobot's config.json
 has no fields for, and grids_dataset.json where units and rate of the training data are known. LeRobot can load a dense
-policy of SmolVLA's own sizes.
+policy; one that it would run wrongly has the type "grids_smolvla", which LeRobot refuses until a plug-in registers it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from grids_common.errors import GridsError
 from grids_data.errors import DataError
-from grids_policy.model import lerobot, trained_on
+from grids_policy.model import lerobot, processors, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
+from grids_policy.model.files import CheckpointError, optional_json, read_json, read_tensors
 from grids_policy.model.initialise import init_sampler
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
+from grids_policy.model.processors import Processors
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn
 from grids_policy.runtime.language import copy_tokenizer
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, GRIDS_CONFIG = "model.safetensors", "grids_config.json"
+TRAIN_CONFIG = "train_config.json"
 _VLM = "model.vlm_with_expert.vlm."
 LM_HEAD = f"{_VLM}lm_head.weight"  # in every LeRobot checkpoint, but not used
 # Prefixes of parameter names here and in LeRobot. The first that matches counts; the last one matches the rest.
@@ -55,10 +56,6 @@ _LEGACY_ANY = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs."
 _FEATURES = {"observation_state": lerobot.STATE, "action": lerobot.ACTION}
 
 
-class CheckpointError(GridsError, ValueError):
-    """A folder that cannot be used; the text names the file, what was expected and what came."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A policy and everything else in its folder. State and action are in the units of the training data."""
@@ -70,6 +67,13 @@ class Checkpoint:
     dead: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # unused tensors, kept only to be saved again
     tokenizer: Path | None = None  # tokenizer.json, where the folder has one
     trained_on: TrainedOn = dataclasses.field(default_factory=TrainedOn)
+    camera_names: tuple[str, ...] = ()  # the robot's, in the order of config.image_keys; (): those of the config
+    trained_here: bool = False  # by `./grids train`, whose checkpoints declare no camera that was not used
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The robot's cameras that the policy reads, in order: rename_map applied."""
+        return self.camera_names or self.config.cameras
 
     @property
     def config(self) -> PolicyConfig:
@@ -85,8 +89,7 @@ class Checkpoint:
     @property
     def norm_modes(self) -> dict[str, str]:
         """LeRobot's normalisation mode (MEAN_STD, MIN_MAX, IDENTITY) of VISUAL, STATE and ACTION."""
-        default = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
-        return {**default, **self.lerobot.get("normalization_mapping", {})}
+        return lerobot.norm_modes(self.lerobot)
 
     def normalizer(self, feature: str) -> Normalizer:
         """Normalizer of "observation.state" or "action". Raises CheckpointError."""
@@ -119,63 +122,33 @@ def lerobot_key(name: str) -> str:
     return theirs + name.removeprefix(ours)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; expected a LeRobot SmolVLA checkpoint folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected an object")
-    return values
-
-
-def _optional_json(path: Path) -> dict[str, Any] | None:
-    return _read_json(path) if path.exists() else None
-
-
 def read_trained_on(folder: Path) -> TrainedOn:
-    """Units and rate from grids_dataset.json of a checkpoint folder, if it has one. Raises CheckpointError."""
-    path = Path(folder) / trained_on.FILE
-    values = _optional_json(path)
+    """Units, rate and robot from grids_dataset.json and from the dataset that LeRobot's train_config.json names.
+
+    Raises CheckpointError.
+    """
+    own, trained = optional_json(Path(folder) / trained_on.FILE), optional_json(Path(folder) / TRAIN_CONFIG)
+    where = f"{Path(folder) / trained_on.FILE}"
     try:
-        return TrainedOn() if values is None else trained_on.trained_on_from_json(values)
+        found = TrainedOn() if own is None else trained_on.trained_on_from_json(own)
+        if trained is None:
+            return found
+        where = f"{Path(folder) / TRAIN_CONFIG}"
+        return trained_on.merged(found, trained_on.from_lerobot(trained, _dataset_info(trained)), TRAIN_CONFIG)
     except DataError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{where}: {error}") from error
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        if (path.parent / "adapter_model.safetensors").exists():
-            raise CheckpointError(
-                f"{path.parent} holds a LoRA adapter (adapter_model.safetensors) and no {path.name}; "
-                "merge it into its base policy and save that"
-            )
-        raise CheckpointError(f"{path} is missing; expected safetensors weights")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} {_damage(path)} ({error}); copy it again") from error
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with a safetensors file, found from its header: a little-endian length, then JSON."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        head = stream.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if 8 + length > size:
-            return f"is truncated inside its header: the file has {size} bytes"
-        try:
-            header = json.loads(stream.read(length))
-            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-            return "is not a safetensors file: its header is not valid"
-    expected = 8 + length + max(ends, default=0)
-    if size < expected:
-        return f"is truncated: expected {expected} bytes, got {size}"
-    return "is damaged"
+def _dataset_info(trained: dict[str, Any]) -> dict[str, Any] | None:
+    """meta/info.json of the dataset that train_config.json names, where it is on this machine."""
+    dataset = trained.get("dataset")
+    if not isinstance(dataset, dict):
+        return None
+    home = Path(os.environ.get("HF_LEROBOT_HOME", Path.home() / ".cache" / "huggingface" / "lerobot"))
+    roots = [Path(str(dataset["root"]))] if dataset.get("root") else []
+    roots += [home / str(dataset["repo_id"])] if dataset.get("repo_id") else []
+    path = next((path for root in roots if (path := root / "meta" / "info.json").is_file()), None)
+    return None if path is None else read_json(path)
 
 
 def _split_legacy(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -216,23 +189,11 @@ def _load_weights(policy: SmolVLA, weights: dict[str, Tensor], dead: set[str], s
     policy.load_state_dict(state, assign=True)
 
 
-def _check_cameras(folder: Path, config: PolicyConfig, before: dict[str, Any], given: Iterable[str] | None) -> None:
-    """Compare the cameras of config.json with those of the pre-processor and, in order, with the caller's."""
-    for step in before.get("steps", []):
-        features = step.get("config", {}).get("features", {})
-        seen = [
-            key
-            for key, feature in features.items()
-            if feature.get("type") == "VISUAL" and not key.startswith(lerobot.EMPTY_CAMERA)
-        ]
-        if seen and set(seen) != set(config.image_keys):
-            raise CheckpointError(
-                f"{folder}: config.json has cameras {list(config.image_keys)} but policy_preprocessor.json has {seen}"
-            )
-    if given is not None:
-        given = list(given)
-        if given not in (list(config.cameras), list(config.image_keys)):
-            raise CheckpointError(f"{folder}: expected the checkpoint's cameras {list(config.cameras)}, got {given}")
+def _refuse_other_cameras(folder: Path, found: Checkpoint, given: Iterable[str]) -> None:
+    """Compare the cameras of the checkpoint, in order, with the caller's: names here or feature keys."""
+    own, given = found.config, list(given)
+    if given not in (list(found.cameras), list(own.cameras), list(own.image_keys)):
+        raise CheckpointError(f"{folder}: expected the checkpoint's cameras {list(found.cameras)}, got {given}")
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
@@ -240,17 +201,41 @@ def _equal(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and torch.allclose(first, second, 0, 0, equal_nan=True)
 
 
-def _statistics(folder: Path, processors: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+def _statistics(folder: Path, steps: Processors) -> dict[str, Tensor]:
     """Statistics of all files that the processors name. Raises CheckpointError."""
     found: dict[str, Tensor] = {}
-    for name, processor in processors.items():
-        for step in processor.get("steps", []):
-            if state := step.get("state_file"):
-                for key, tensor in _read_tensors(folder / state).items():
-                    if key in found and not _equal(found[key], tensor):
-                        raise CheckpointError(f"{folder / state}: {key} of {name} differs from the pre-processor's")
-                    found[key] = tensor
+    for name, state in processors.state_files(steps):
+        for key, tensor in read_tensors(folder / state).items():
+            if key in found and not _equal(found[key], tensor):
+                raise CheckpointError(f"{folder / state}: {key} of {name} differs from the pre-processor's")
+            found[key] = tensor
     return found
+
+
+def _read_config(folder: Path, raw: dict[str, Any], steps: Processors) -> PolicyConfig:
+    """The policy's configuration from all JSON files. Raises CheckpointError."""
+    grids = optional_json(folder / GRIDS_CONFIG)
+    try:
+        config = lerobot.policy_config(raw, grids, optional_json(folder / "oracle_config.json"))
+        lerobot.norm_modes(raw)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        # A field of another type than expected, in one of three files
+        raise CheckpointError(
+            f"{folder}: config.json or {GRIDS_CONFIG} is damaged ({error!r}); copy it again"
+        ) from error
+    if raw.get("type") == lerobot.OWN_TYPE and grids is None:
+        raise CheckpointError(f"{folder / GRIDS_CONFIG} is missing; a {lerobot.OWN_TYPE} checkpoint needs it")
+    relative = processors.relative_joints(folder, steps, config.action_dim, raw.get("action_feature_names"))
+    if relative is None or relative == config.relative_actions:
+        return config
+    if grids is not None and config.relative_actions:
+        raise CheckpointError(
+            f"{folder}: {GRIDS_CONFIG} makes the actions {list(config.relative_actions)} relative, "
+            f"{processors.PREPROCESSOR}.json {list(relative)}; copy both files from the same checkpoint"
+        )
+    return dataclasses.replace(config, relative_actions=relative)
 
 
 def load_checkpoint(
@@ -268,34 +253,32 @@ def load_checkpoint(
     overrides: values that replace fields of config.json, e.g. {"num_steps": 5}.
     """
     folder = Path(folder)
-    raw = {**_read_json(folder / "config.json"), **(overrides or {})}
-    grids = _optional_json(folder / "grids_config.json")
-    try:
-        config = lerobot.policy_config(raw, grids, _optional_json(folder / "oracle_config.json"))
-    except (ConfigError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    names = ("policy_preprocessor", "policy_postprocessor")
-    processors = {n: j for n in names if (j := _optional_json(folder / f"{n}.json")) is not None}
-    _check_cameras(folder, config, processors.get(names[0], {}), cameras)
-    weights, statistics = _split_legacy(_read_tensors(folder / WEIGHTS))
-    statistics = {**statistics, **_statistics(folder, processors)}
+    raw = {**read_json(folder / "config.json"), **(overrides or {})}
+    steps = processors.read_processors(folder)
+    config = _read_config(folder, raw, steps)
+    processors.check_processors(folder, config, raw if not identity_stats else None, steps)
+    weights, statistics = _split_legacy(read_tensors(folder / WEIGHTS))
+    statistics = {**statistics, **_statistics(folder, steps)}
     # Only a folder with grids_config.json may lack the language head, which is not used.
-    dead = {LM_HEAD} if grids is None or LM_HEAD in weights else set()
+    dead = {LM_HEAD} if not (folder / GRIDS_CONFIG).exists() or LM_HEAD in weights else set()
     policy = build_empty(config)
     _load_weights(policy, weights, dead, folder / WEIGHTS)
     if identity_stats:
-        mapping = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"}
-        raw = {**raw, "normalization_mapping": mapping}
+        raw = {**raw, "normalization_mapping": dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")}
     tokenizer = folder / "tokenizer.json"
     loaded = Checkpoint(
         policy=policy,
         statistics=statistics,
         lerobot=raw,
-        processors=processors,
+        processors=steps,
         dead={key: weights[key] for key in dead},
         tokenizer=tokenizer if tokenizer.exists() else None,
         trained_on=read_trained_on(folder),
+        camera_names=processors.renamed_cameras(config, processors.rename_map(folder, steps)),
+        trained_here=(folder / trained_on.FILE).exists(),
     )
+    if cameras is not None:
+        _refuse_other_cameras(folder, loaded, cameras)
     for feature in (lerobot.STATE, lerobot.ACTION):
         try:
             loaded.normalizer(feature)
@@ -313,7 +296,8 @@ def meaning_of(
     """
     chosen = trained_on.with_choices(checkpoint.trained_on, system, calibration, fps)
     features = (checkpoint.normalizer(feature) for feature in (lerobot.STATE, lerobot.ACTION))
-    trained_on.refuse_impossible_rad(checkpoint.trained_on, chosen, features)
+    trained_on.refuse_other_robot(checkpoint.trained_on)
+    trained_on.refuse_impossible_rad(checkpoint.trained_on, chosen, features, given=bool(system))
     return chosen
 
 
@@ -364,22 +348,23 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     if folder.exists() and not empty and not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds something that is not a checkpoint and would be lost; name a new folder")
     config = checkpoint.config
-    raw = lerobot.lerobot_config(config, checkpoint.lerobot)
+    raw, grids = lerobot.lerobot_config(config, checkpoint.lerobot), lerobot.grids_config(config)
+    if any(stored.ndim > 1 for name, stored in checkpoint.statistics.items() if name.startswith(lerobot.ACTION)):
+        raw["type"] = lerobot.OWN_TYPE  # LeRobot would apply the statistics of all action steps to every single one
+        grids = grids or lerobot.all_parts(config)
     files = {"config.json": raw}
-    if (grids := lerobot.grids_config(config)) is not None:
-        files["grids_config.json"] = grids
+    if grids is not None:
+        files[GRIDS_CONFIG] = grids
     if checkpoint.trained_on != TrainedOn():
         files[trained_on.FILE] = checkpoint.trained_on.as_json()
-    processors = checkpoint.processors or lerobot.processor_configs(config, checkpoint.norm_modes)
-    files.update({f"{name}.json": values for name, values in processors.items()})
+    steps = checkpoint.processors or processors.processor_configs(config, checkpoint.norm_modes)
+    steps = processors.with_relative_steps(steps, config)
+    files.update({f"{name}.json": values for name, values in steps.items()})
     weights = {lerobot_key(n): t.contiguous() for n, t in checkpoint.policy.state_dict().items()}
     tensors = {WEIGHTS: {**weights, **checkpoint.dead}}
-    if grids is None and not checkpoint.dead:  # LeRobot expects the key but does not use it
+    if raw["type"] == lerobot.STOCK_TYPE and not checkpoint.dead:  # LeRobot expects the key but does not use it
         tensors[WEIGHTS][LM_HEAD] = torch.zeros(config.text.vocab, config.text.width)
-    for processor in processors.values():
-        for step in processor["steps"]:
-            if state := step.get("state_file"):
-                tensors[state] = checkpoint.statistics
+    tensors |= {state: checkpoint.statistics for _, state in processors.state_files(steps)}
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

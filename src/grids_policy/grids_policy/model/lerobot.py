@@ -1,4 +1,4 @@
-"""Translate LeRobot's config.json and processor JSON to PolicyConfig and back. No tensors, no torch.
+"""Translate LeRobot's config.json to PolicyConfig and back. No tensors, no torch.
 
 config.json does not contain the sizes of the vision and language models. They come from grids_config.json, else from
 oracle_config.json (in the reference folders of the tests), else they are SmolVLM2-500M's.
@@ -20,6 +20,8 @@ from grids_policy.model.config import (
     part_from_dict,
 )
 
+# A policy that LeRobot would open and run wrongly has a type of its own, which LeRobot refuses to open.
+STOCK_TYPE, OWN_TYPE = "smolvla", "grids_smolvla"
 STATE, ACTION = "observation.state", "action"
 EMPTY_CAMERA = "observation.images.empty_camera_"
 SCHEMA = 1
@@ -27,6 +29,20 @@ GRIDS_FIELDS = ("schema", "vision", "text", "expert", "sampler", "max_committed"
 TOKENIZER_NAME = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 # The sampler that the fields of the authors' fork can describe; any other needs grids_config.json.
 FORK_SAMPLER = SamplerConfig(kind="grids")
+
+
+_NUMBER = (int, float)
+_KINDS = (
+    *((key, int, "a whole number") for key in (
+        "chunk_size", "n_action_steps", "max_state_dim", "max_action_dim", "empty_cameras", "tokenizer_max_length",
+        "num_steps", "prefix_length", "num_vlm_layers", "num_expert_layers", "self_attn_every_n_layers",
+    )),
+    *((key, _NUMBER, "a number") for key in ("expert_width_multiplier", "min_period", "max_period")),
+    *((key, str, "text") for key in ("pad_language_to", "attention_mode")),
+    ("add_image_special_tokens", bool, "true or false"),
+    ("resize_imgs_with_padding", list, "two numbers"),
+)  # fmt: skip
+_NULLABLE = ("resize_imgs_with_padding", "n_action_steps")
 
 
 def _need(config: dict[str, Any], key: str) -> Any:
@@ -38,19 +54,49 @@ def _need(config: dict[str, Any], key: str) -> Any:
 def image_features(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Camera feature keys with their (height, width), in order, without empty cameras. Raises ConfigError."""
     found = {}
-    for key, feature in _need(config, "input_features").items():
-        if feature["type"] == "VISUAL" and not key.startswith(EMPTY_CAMERA):
+    for key, feature in _features(config, "input_features").items():
+        if feature.get("type") == "VISUAL" and not key.startswith(EMPTY_CAMERA):
             if not key.startswith("observation.image"):
                 raise ConfigError(f"config.json: camera {key!r} does not start with 'observation.image'")
-            found[key] = (int(feature["shape"][1]), int(feature["shape"][2]))
+            _, height, width = _shape("input_features", key, feature, 3)
+            found[key] = (height, width)
     return found
 
 
+def _features(config: dict[str, Any], group: str) -> dict[str, dict[str, Any]]:
+    features = _need(config, group)
+    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
+        raise ConfigError(
+            f"config.json: {group}: expected an object with a type and a shape per feature, got {features!r}; "
+            "take config.json from the checkpoint as it was trained"
+        )
+    return features
+
+
+def _shape(group: str, key: str, feature: dict[str, Any], length: int) -> list[int]:
+    shape = feature.get("shape")
+    good = isinstance(shape, list | tuple) and len(shape) == length and all(type(n) is int and n > 0 for n in shape)
+    if not good:
+        raise ConfigError(f"config.json: {group}: shape of {key}: expected {length} numbers above 0, got {shape!r}")
+    return list(shape)
+
+
 def _vector_dim(config: dict[str, Any], group: str, key: str) -> int:
-    feature = _need(config, group).get(key)
+    feature = _features(config, group).get(key)
     if feature is None:
         raise ConfigError(f"config.json: {group} lacks {key!r}")
-    return int(feature["shape"][0])
+    return _shape(group, key, feature, 1)[0]
+
+
+def norm_modes(config: dict[str, Any]) -> dict[str, str]:
+    """LeRobot's normalisation mode (MEAN_STD, MIN_MAX, IDENTITY) of VISUAL, STATE and ACTION. Raises ConfigError."""
+    given = config.get("normalization_mapping", {})
+    if not isinstance(given, dict):
+        raise ConfigError(f"config.json: normalization_mapping: expected an object, got {given!r}")
+    modes = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD", **given}
+    if modes["VISUAL"] != "IDENTITY":
+        raise ConfigError(f"config.json normalises VISUAL by {modes['VISUAL']!r}; supported is IDENTITY")
+    return modes
 
 
 def _vlm_parts(vlm: dict[str, Any], ids: dict[str, int]) -> tuple[VisionConfig, TextConfig]:
@@ -107,13 +153,23 @@ def _sampler(config: dict[str, Any]) -> SamplerConfig:
 
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
-    if config.get("type") != "smolvla":
-        raise ConfigError(f"config.json: type must be 'smolvla'; got {config.get('type')!r}")
+    if config.get("type") not in (STOCK_TYPE, OWN_TYPE):
+        raise ConfigError(
+            f"config.json: type must be '{STOCK_TYPE}'; got {config.get('type')!r}: only SmolVLA policies "
+            f"(and '{OWN_TYPE}') can be used here"
+        )
     for key in ("adapt_to_pi_aloha", "use_delta_joint_actions_aloha", "use_peft"):
         if config.get(key):
             raise ConfigError(f"config.json: {key}=true is not supported; expected false")
     if config.get("n_obs_steps", 1) != 1:
         raise ConfigError(f"config.json: n_obs_steps must be 1; got {config['n_obs_steps']}")
+    for key, kind, what in _KINDS:
+        value = config.get(key)
+        if value is not None and not (isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)):
+            raise ConfigError(f"config.json: {key}: expected {what}, got {value!r}")
+    for key in ("chunk_size", *(key for key, _, _ in _KINDS)):
+        if key in config and config[key] is None and key not in _NULLABLE:
+            raise ConfigError(f"config.json: {key} is null; take config.json from the checkpoint as it was trained")
 
 
 def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: dict[str, Any] | None) -> PolicyConfig:
@@ -129,6 +185,8 @@ def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: 
         if len(set(cameras.values())) != 1:
             raise ConfigError("resize_imgs_with_padding is null but the cameras differ in size")
         resize = next(iter(cameras.values()))[::-1]
+    if len(resize) != 2 or not all(type(side) is int and side > 0 for side in resize):
+        raise ConfigError(f"config.json: resize_imgs_with_padding: expected two numbers above 0, got {resize!r}")
     return PolicyConfig(
         image_keys=tuple(cameras),
         image_hw=tuple(cameras.values()),
@@ -171,14 +229,17 @@ def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
 
 def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
     """Content of grids_config.json, or None where LeRobot's files suffice."""
-    parts = {name: getattr(config, name) for name in ("vision", "text", "expert", "sampler")}
-    rest = {"max_committed": config.max_committed}
-    if config.relative_actions:
-        rest["relative_actions"] = list(config.relative_actions)
-    if _derived_parts(lerobot_config(config, {}), None) == parts and rest == {"max_committed": 0}:
-        return None
-    sizes = {name: dataclasses.asdict(part) for name, part in parts.items()}
-    return {"schema": SCHEMA, **sizes, **rest}
+    found = all_parts(config)
+    derived = _derived_parts(lerobot_config(config, {}), None)
+    parts = {name: dataclasses.asdict(part) for name, part in derived.items()}
+    return None if found == {"schema": SCHEMA, **parts, "max_committed": 0} else found
+
+
+def all_parts(config: PolicyConfig) -> dict[str, Any]:
+    """Content of grids_config.json."""
+    parts = {name: dataclasses.asdict(getattr(config, name)) for name in ("vision", "text", "expert", "sampler")}
+    relative = {"relative_actions": list(config.relative_actions)} if config.relative_actions else {}
+    return {"schema": SCHEMA, **parts, "max_committed": config.max_committed, **relative}
 
 
 def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +250,6 @@ def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
     for i in range(config.empty_cameras):
         visual[f"{EMPTY_CAMERA}{i}"] = {"type": "VISUAL", "shape": [3, 480, 640]}
     values = {
-        "type": "smolvla",
         "n_obs_steps": 1,
         "input_features": {**visual, STATE: {"type": "STATE", "shape": [config.state_dim]}},
         "output_features": {ACTION: {"type": "ACTION", "shape": [config.action_dim]}},
@@ -199,6 +259,7 @@ def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
         "vlm_model_name": TOKENIZER_NAME,
         "load_vlm_weights": False,
         **raw,
+        "type": STOCK_TYPE,
         "chunk_size": config.chunk_size,
         "n_action_steps": min(raw.get("n_action_steps") or config.chunk_size, config.chunk_size),
         "max_state_dim": config.max_state_dim,
@@ -221,48 +282,17 @@ def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
     fork = ("use_grid_token_sampler", "grid_token_sampler_num_tokens")
     values = {key: value for key, value in values.items() if key not in fork}
     if config.sampler == dataclasses.replace(FORK_SAMPLER, tokens=config.sampler.tokens):
-        values.update(zip(fork, (True, config.sampler.tokens), strict=True))
+        values.update(zip(fork, (True, config.sampler.tokens), strict=True))  # LeRobot refuses these fields
+    elif not _lerobot_computes_the_same(config):
+        values["type"] = OWN_TYPE
     return values
 
 
-def processor_configs(config: PolicyConfig, mapping: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Contents of policy_preprocessor.json and policy_postprocessor.json, by name without ".json".
-
-    mapping: LeRobot's normalization_mapping, e.g. {"STATE": "MEAN_STD"}.
-    """
-    lerobot = lerobot_config(config, {})
-    norm = {"eps": 1e-8, "norm_map": mapping}
-    device = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
-    tokenizer = {
-        "max_length": config.tokenizer_max_length,
-        "task_key": "task",
-        "padding_side": "right",
-        "padding": config.language_padding,
-        "truncation": True,
-        "tokenizer_name": TOKENIZER_NAME,
-    }
-    features = {**lerobot["input_features"], **lerobot["output_features"]}
-    before = [
-        {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
-        {"registry_name": "to_batch_processor", "config": {}},
-        {"registry_name": "smolvla_new_line_processor", "config": {}},
-        {"registry_name": "tokenizer_processor", "config": tokenizer},
-        device,
-        {
-            "registry_name": "normalizer_processor",
-            "config": {**norm, "features": features},
-            "state_file": "policy_preprocessor_step_5_normalizer_processor.safetensors",
-        },
-    ]
-    after = [
-        {
-            "registry_name": "unnormalizer_processor",
-            "config": {**norm, "features": lerobot["output_features"]},
-            "state_file": "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
-        },
-        device,
-    ]
-    return {
-        "policy_preprocessor": {"name": "policy_preprocessor", "steps": before},
-        "policy_postprocessor": {"name": "policy_postprocessor", "steps": after},
-    }
+def _lerobot_computes_the_same(config: PolicyConfig) -> bool:
+    """Whether LeRobot, given SmolVLM's configuration in these sizes, would run the weights as this package does."""
+    vision, text = config.vision, config.text
+    published, language = VisionConfig(), TextConfig(depth=text.depth)
+    same = config.sampler.kind == "dense" and (vision.stem, vision.activation) == (published.stem, published.activation)
+    if (vision.width, text.width) == (published.width, language.width):  # sizes that cost no error when loading
+        return same and (vision, text) == (published, language)
+    return same and (vision.eps, text.eps) == (published.eps, language.eps)

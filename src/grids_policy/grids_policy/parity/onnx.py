@@ -59,7 +59,7 @@ class OnnxStages:
         config, frames = self.checkpoint.config, reference.frames
         if len(frames) != len(config.image_keys):
             raise OracleError(f"the reference has {len(frames)} cameras, the checkpoint {len(config.image_keys)}")
-        sizes = [f"{n}={f.shape[2]}x{f.shape[1]}" for n, f in zip(config.cameras, frames, strict=True)]
+        sizes = [f"{n}={f.shape[2]}x{f.shape[1]}" for n, f in zip(self.checkpoint.cameras, frames, strict=True)]
         with tempfile.TemporaryDirectory() as folder:
             sessions = self._sessions(Path(folder), ExportOptions(cameras=",".join(sizes)))
             samples = [self._sample(sessions, reference, i) for i in range(len(frames[0]))]
@@ -81,7 +81,7 @@ class OnnxStages:
     def _sample(self, sessions: dict[str, Any], reference: Reference, i: int) -> dict[str, np.ndarray]:
         """Every stage of sample i, without the batch axis."""
         config = self.checkpoint.config
-        frames = {f"image_{n}": f[i] for n, f in zip(config.cameras, reference.frames, strict=True)}
+        frames = {f"image_{n}": f[i] for n, f in zip(self.checkpoint.cameras, reference.frames, strict=True)}
         images = _call(sessions["preprocess"], frames)["images"]
         dense = _call(sessions["vision"], {"images": images})["dense"]
         words = reference["pre/lang_tokens"].shape[1]

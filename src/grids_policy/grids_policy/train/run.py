@@ -21,7 +21,7 @@ from grids_policy.model.initialise import init_weights
 from grids_policy.model.nested import spread_tokens
 from grids_policy.model.normalize import build_normalizer
 from grids_policy.model.smolvla import SmolVLA
-from grids_policy.model.trained_on import TrainedOn
+from grids_policy.model.trained_on import TrainedOn, refuse_impossible_statistics
 from grids_policy.runtime.language import load_tokenizer
 from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other_units
 from grids_policy.train.config import TrainConfig
@@ -38,6 +38,7 @@ from grids_policy.train.state import Average, TrainProgress, learning_rate, load
 _VALIDATION_BATCHES = 8
 _ALIKE = ("fps", "joints", "labels", "points", "image_hw")  # must be equal in all data of a run
 STATISTICS = "statistics.safetensors"
+_UNITS_FIX = "correct the units in its meta/info.json (or shard.json)"
 
 
 class ClosedLoop(Protocol):
@@ -152,7 +153,11 @@ class TrainingRun:
             values = self.feed.statistics(self.config.data.action_statistics)
             save_file({n: torch.from_numpy(v).contiguous() for n, v in values.items()}, path)
         self.process.wait()
-        return load_file(path)
+        found = load_file(path)
+        for name in ("observation.state", "action"):
+            normalizer = build_normalizer(name, "MEAN_STD", found, found[f"{name}.mean"].shape[-1])
+            refuse_impossible_statistics(normalizer, self.trained_on.units, f"{name} of the data, in rad", _UNITS_FIX)
+        return found
 
     def _policy(self) -> SmolVLA:
         if self.config.start_from:

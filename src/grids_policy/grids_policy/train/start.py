@@ -49,14 +49,16 @@ def started_from(config: TrainConfig) -> tuple[Checkpoint, bool]:
     """The checkpoint to fine-tune, with the sampler of config.model; and whether it was trained with nested tokens.
 
     Its statistics are not read: a run uses those of its own data. No weight belongs to a camera, so cameras of other
-    names (smolvla_base: camera1 to camera3) are renamed to the model's. Raises ConfigError where the cameras are the
-    same in another order, or where the models differ.
+    names (smolvla_base: camera1 to camera3) become the model's, in the order of model.image_keys, unless the
+    checkpoint's rename_map names them. Raises ConfigError where the cameras are the same in another order, or where the
+    models differ.
     """
     model = config.model
     loaded = load_checkpoint(config.start_from, identity_stats=True)
-    if set(loaded.config.cameras) == set(model.cameras) and loaded.config.cameras != model.cameras:
+    names = [name for name in loaded.cameras if name in model.cameras]
+    if names != [name for name in model.cameras if name in names]:
         raise ConfigError(
-            f"start_from: the checkpoint's cameras are {list(loaded.config.cameras)}, in this order; the model has "
+            f"start_from: the checkpoint's cameras are {list(loaded.cameras)}, in this order; the model has "
             f"{list(model.cameras)}: change the order in model.image_keys"
         )
     if loaded.config.vision.stem[:1] != model.vision.stem[:1]:

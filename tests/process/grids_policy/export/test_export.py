@@ -14,15 +14,15 @@ onnx = pytest.importorskip("onnx")
 
 from grids_policy.export import cli as export  # noqa: E402
 from grids_policy.export import gate, precision  # noqa: E402
-from grids_policy.export.cli import export_bundle  # noqa: E402
-from grids_policy.export.gate import run_gate  # noqa: E402
-from grids_policy.export.spec import (  # noqa: E402
+from grids_policy.export.cameras import (  # noqa: E402
     ExportError,
-    ExportOptions,
+    choose_cameras,
     parse_cameras,
-    policy_spec,
     refuse_unknown_cameras,
 )
+from grids_policy.export.cli import export_bundle  # noqa: E402
+from grids_policy.export.gate import run_gate  # noqa: E402
+from grids_policy.export.spec import ExportOptions, policy_spec  # noqa: E402
 from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
@@ -193,20 +193,72 @@ def test_wrong_weights_in_a_graph_fail_the_gate(exported, tmp_path):
         ("camera1,wrist", r"expected one of the checkpoint's \['front', 'wrist'\], got 'camera1'"),
     ],
 )
-def test_a_camera_list_that_does_not_fit_is_refused(text, expected):
+def test_a_camera_list_that_does_not_fit_is_refused(exported, text, expected):
     with pytest.raises(ExportError, match=expected):
-        parse_cameras(text, small())
+        parse_cameras(text, exported[0])
 
 
-def test_cameras_this_robot_lacks_are_refused_with_what_to_write():
-    refuse_unknown_cameras("front:wrist,wrist:front", small())
-    with pytest.raises(ExportError, match="has front, wrist, got top, hand; give --cameras front:front,wrist:wrist"):
-        refuse_unknown_cameras("hand:wrist,top:front", small())
+def test_cameras_this_robot_lacks_are_asked_for_and_never_matched_by_position(exported):
+    refuse_unknown_cameras("front:wrist,wrist:front", exported[0])
+    with pytest.raises(ExportError, match="has front, wrist, got top, hand; nothing says which is which") as refused:
+        refuse_unknown_cameras("hand:wrist,top:front", exported[0])
+    assert "give --cameras front:NAME,wrist:NAME with one of front, wrist for each NAME" in str(refused.value)
 
 
-def test_cameras_can_be_renamed_and_keep_the_checkpoints_order():
-    found = parse_cameras("hand:wrist=64x48,top:front", small())
+def test_cameras_can_be_renamed_and_keep_the_checkpoints_order(exported):
+    found = parse_cameras("hand:wrist=64x48,top:front", exported[0])
     assert [(name, width, height) for name, _, width, height in found] == [("top", 64, 48), ("hand", 64, 48)]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", ["wrist", "front"]),
+        ("front=80x60,wrist=64x48", ["wrist", "front"]),
+        ("front:wrist,wrist:front", ["wrist", "front"]),
+    ],
+)
+def test_the_rename_map_says_which_camera_is_which(exported, text, names):
+    """Here the robot's wrist camera was given to the policy as `front`, and the other way round."""
+    crossed = dataclasses.replace(exported[0], camera_names=("wrist", "front"))
+    found = parse_cameras(text, crossed)
+    assert [name for name, *_ in found] == names
+    assert [key for _, key, *_ in found] == ["observation.images.front", "observation.images.wrist"]
+
+
+def test_cameras_that_contradict_the_rename_map_are_refused(exported):
+    crossed = dataclasses.replace(exported[0], camera_names=("wrist", "front"))
+    with pytest.raises(ExportError, match="rename_map says that front is the robot's wrist; give wrist:front, or --ig"):
+        parse_cameras("front:front,wrist:wrist", crossed)
+
+
+def test_a_declared_camera_that_was_never_used_is_left_out(exported):
+    made = exported[0]
+    found, rest = choose_cameras(made, "front=80x60,wrist=none")
+    assert (found.config.cameras, found.config.image_hw, rest) == (("front",), ((48, 64),), "front=80x60")
+    images = torch.rand(1, 2, 3, 64, 64) * 2 - 1
+    state, words, mask = torch.zeros(1, 6), torch.ones(1, 5, dtype=torch.int64), torch.ones(1, 5, dtype=torch.bool)
+    noise = torch.randn(1, 6, made.config.max_action_dim)
+    with torch.no_grad():
+        both = made.policy.encode(images, torch.tensor([[True, False]]), state, words, mask)
+        alone = found.policy.encode(images[:, :1], torch.tensor([[True]]), state, words, mask)
+        expected, got = (p.sample(noise, c) for p, c in ((made.policy, both), (found.policy, alone)))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"trained_here": True}, "was trained by `./grids train`, which uses every camera"),
+        ({"camera_names": ("front", "hand")}, "its rename_map says that it is hand"),
+        ({"statistics": {"observation.images.wrist.mean": 0}}, "statistics of its training data include that camera"),
+    ],
+)
+def test_a_camera_that_was_used_cannot_be_left_out(exported, change, reason):
+    with pytest.raises(ValueError, match=f"wrist cannot be left out: .*{reason}"):
+        choose_cameras(dataclasses.replace(exported[0], **change), "front:front=80x60,wrist=none")
+    with pytest.raises(ValueError, match=r"none of .* is left"):
+        choose_cameras(exported[0], "front=none,wrist=none")
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (320, 240), (45, 60), (256, 256)])

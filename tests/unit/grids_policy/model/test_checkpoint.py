@@ -22,6 +22,7 @@ from grids_policy.model.checkpoint import (
 from grids_policy.model.config import PolicyConfig, SamplerConfig
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.normalize import Normalizer
+from grids_policy.model.processors import processor_configs
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime.bundle import read_manifest
 
@@ -98,7 +99,7 @@ def test_a_full_size_dense_policy_needs_no_file_of_ours():
 
 def test_processors_made_from_scratch_equal_those_lerobot_saved(tiny):
     loaded = load_checkpoint(tiny)
-    made = lerobot.processor_configs(loaded.config, loaded.norm_modes)
+    made = processor_configs(loaded.config, loaded.norm_modes)
     for name in ("policy_preprocessor", "policy_postprocessor"):
         assert made[name] == json.loads((tiny / f"{name}.json").read_text())
 

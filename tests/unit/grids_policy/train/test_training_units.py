@@ -11,7 +11,7 @@ from tiny_training import SPEC, episode
 from grids_common.so100 import JOINT_NAMES
 from grids_data.units import UnitsError, units
 from grids_policy.model.normalize import Normalizer
-from grids_policy.model.trained_on import TrainedOn, refuse_impossible_rad, with_choices
+from grids_policy.model.trained_on import TrainedOn, refuse_impossible_rad, refuse_other_robot, with_choices
 from grids_policy.train.cache import CacheError, ShardWriter, open_cache, open_shard, refuse_other_units
 
 torch = pytest.importorskip("torch")
@@ -65,12 +65,55 @@ def test_statistics_beyond_a_full_turn_are_not_rad(mean, std, likely):
     assert f"--units rad: {JOINT_NAMES[1]} has mean" in str(refused.value)
 
 
-def test_statistics_that_can_be_rad_or_are_known_are_taken():
-    unknown, known = TrainedOn(), TrainedOn(units("rad"))
+def test_statistics_that_can_be_rad_are_taken():
+    unknown = TrainedOn()
     refuse_impossible_rad(unknown, with_choices(unknown), [normalizer(1.6, 1.5), Normalizer()])
-    refuse_impossible_rad(known, with_choices(known), [normalizer(-95.0, 40.0)])
+    degrees = TrainedOn(units("degrees"))
+    refuse_impossible_rad(degrees, with_choices(degrees), [normalizer(-95.0, 40.0)])
     ends = Normalizer("MIN_MAX", torch.full((6,), -3.2), torch.full((6,), 3.2))
     refuse_impossible_rad(unknown, with_choices(unknown), [ends])
+
+
+@pytest.mark.parametrize("joint", range(6))
+def test_a_file_that_says_rad_is_not_believed_against_the_statistics(joint):
+    known, means = TrainedOn(units("rad")), torch.zeros(6)
+    means[joint] = 3.5  # half a turn is 3.14
+    with pytest.raises(UnitsError, match=r"units rad in grids_dataset.json: .*cannot reach in rad.*: correct the file"):
+        refuse_impossible_rad(known, with_choices(known), [Normalizer("MEAN_STD", means, torch.full((6,), 0.1))])
+
+
+def test_without_statistics_the_user_says_the_units():
+    unknown = TrainedOn()
+    with pytest.raises(UnitsError, match="--units: neither the checkpoint nor its statistics say"):
+        refuse_impossible_rad(unknown, with_choices(unknown), [Normalizer(), Normalizer()])
+    refuse_impossible_rad(unknown, with_choices(unknown, "rad"), [Normalizer(), Normalizer()], given=True)
+    known = TrainedOn(units("rad"))
+    refuse_impossible_rad(known, with_choices(known), [Normalizer(), Normalizer()])
+
+
+@pytest.mark.parametrize("robot", ["koch_follower", "aloha", "lekiwi", "so200"])
+def test_another_robots_checkpoint_is_refused(robot):
+    with pytest.raises(UnitsError, match=f"was trained on the robot '{robot}', expected an SO-100"):
+        refuse_other_robot(TrainedOn(robot_type=robot))
+
+
+@pytest.mark.parametrize("robot", ["", "unknown", "so100", "so101_follower", "SO-100", "so_follower", "so100-blue"])
+def test_this_robots_names_are_known(robot):
+    refuse_other_robot(TrainedOn(robot_type=robot))
+
+
+def test_training_refuses_rad_that_cannot_be(tmp_path):
+    from tiny_training import configured, run_steps
+
+    moved = episode(0)
+    writer = ShardWriter(replace(SPEC, units=units("rad")))
+    for _ in range(3):
+        writer.append(replace(moved, state=moved.state + 60))
+    writer.write(tmp_path / "frames" / "s0")
+    with pytest.raises(
+        UnitsError, match=r"observation.state of the data, in rad: .* they seem to be degrees.*: correct"
+    ):
+        run_steps(configured(tmp_path / "frames"), tmp_path / "run", 0)
 
 
 def test_noise_of_the_state_is_in_rad(tmp_path):
