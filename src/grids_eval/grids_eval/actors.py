@@ -147,12 +147,17 @@ def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
     """A checkpoint folder in torch, before any export. Raises UnitsError where the options contradict it."""
     import torch
 
+    from grids_policy.export.cameras import ExportError, refuse_unknown_cameras
     from grids_policy.export.spec import ExportOptions, policy_spec
     from grids_policy.model.checkpoint import load_checkpoint, meaning_of
     from grids_policy.runtime.torch import TorchRuntime
 
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(folder)
+    try:
+        refuse_unknown_cameras("", checkpoint)
+    except ExportError as error:
+        raise ValueError(f"{folder}: {error}, in `./grids export`, and evaluate the bundle") from error
     meaning = meaning_of(checkpoint, options.system, options.calibration, options.fps)
     export = ExportOptions(fps=meaning.fps, units=meaning.units, name=folder.name, per_camera=True)
     spec = policy_spec(checkpoint, export)

@@ -29,7 +29,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception on a bad file
-        raise BundleError(f"{path}: expected a tokenizers JSON file: {error}") from error
+        raise BundleError(
+            f"{path}: expected a tokenizers JSON file: {error}; copy it again, or run `git lfs pull`"
+        ) from error
     if side := _configured_side(Path(path).with_name(TOKENIZER_CONFIG)):
         _cut(tokenizer, _USUAL_LENGTH, side)
     return tokenizer
