@@ -1,6 +1,6 @@
 """--cameras of `./grids export`: which of the robot's cameras is which of the checkpoint's, and their sizes.
 
-The checkpoint's rename_map decides where it has one. Names that decide nothing are asked for, not matched by position:
+The checkpoint's rename_map decides where it has one. Names that decide nothing are asked for, not matched by order:
 with the wrist image taken for the front image a policy acts, and acts wrongly.
 """
 
