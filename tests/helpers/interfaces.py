@@ -156,7 +156,16 @@ def parameters(node: Node) -> list[str]:
     for f in fields(node.schema):
         doc = f.metadata.get("doc", Doc(""))
         default = "" if f.default is MISSING else f"`{_value(f.default)}`"
-        rows.append((f"`{f.name}`", _type(hints[f.name]), default, doc.unit, _range(doc), doc.text))
+        rows.append(
+            (
+                f"`{f.name}`",
+                _type(hints[f.name]),
+                default,
+                doc.unit,
+                _range(doc),
+                doc.text + ("; can be set while the node runs" if doc.live else ""),
+            )
+        )
     kind = "lifecycle node" if node.lifecycle else "node"
     where = f", site values in `{node.config}`" if node.config else ""
     return [

@@ -13,26 +13,29 @@ import math
 import sys
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from grids_common.site_files import ParameterError, kind_of, parameter_files, read_sections, values_for
 
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """Description, unit, range (inclusive) and allowed values of one parameter."""
+    """Description, unit, range (inclusive) and allowed values of one parameter. `live`: may be set at run time."""
 
     text: str
     unit: str = ""
     lo: float | None = None
     hi: float | None = None
     choices: tuple = ()
+    live: bool = False
 
 
-def param(default, text: str, *, unit: str = "", lo=None, hi=None, choices=()):
+def param(default, text: str, *, unit: str = "", lo=None, hi=None, choices=(), live: bool = False):
     """A dataclass field with a `Doc`. List parameters have tuples as defaults."""
-    return field(default=default, metadata={"doc": Doc(text, unit, lo, hi, tuple(choices))})
+    return field(default=default, metadata={"doc": Doc(text, unit, lo, hi, tuple(choices), live)})
 
 
 def _coerce(name: str, kind, value):
@@ -100,26 +103,82 @@ def _default(f: dataclasses.Field):
     return f.default if f.default is not MISSING else None
 
 
-def declare(node, schema: type, *kinds: str):
-    """Declare every field of `schema` as a read-only parameter of an rclpy node; return the schema with its values.
+def declare(node, schema: type, *kinds: str, apply: Callable[[Any], object] | None = None):
+    """Declare every field of `schema` as a parameter of an rclpy node; return the schema with its values.
 
     kinds: the names that a node of this kind has by default. Sections of a parameter file under these names hold in
-    every namespace (see site_files). Raises ParameterError that lists all problems.
+    every namespace (see site_files). apply: called with the whole schema after fields marked `live` were set at run
+    time; it must not raise. Setting another field is refused. Raises ParameterError that lists all problems.
     """
     from rcl_interfaces.msg import ParameterDescriptor
 
     site = values_for(parameter_files(sys.argv), node.get_fully_qualified_name(), kinds) if kinds else {}
     values = {}
     for f in fields(schema):
-        doc, default = f.metadata.get("doc", Doc("")), site.get(f.name, _default(f))
-        # No range in the descriptor: rclpy would stop at the first violation; build() reports all of them.
-        limits = "" if doc.lo is None else f" ({doc.lo} to {doc.hi} {doc.unit})"
-        descriptor = ParameterDescriptor(description=doc.text + limits, read_only=True, dynamic_typing=True)
+        default = site.get(f.name, _default(f))
         default = list(default) if isinstance(default, tuple) else default
-        value = node.declare_parameter(f.name, default, descriptor).value
+        # No range yet: rclpy would stop at the first violation; build() reports all of them.
+        value = node.declare_parameter(f.name, default, ParameterDescriptor(dynamic_typing=True)).value
         if value is not None or default is not None:
             values[f.name] = value
-    return build(schema, values, where=f"parameters of node {node.get_name()!r}")
+    filled = build(schema, values, where=f"parameters of node {node.get_name()!r}")
+    for f in fields(schema):
+        node.set_descriptor(f.name, _descriptor(f))
+    _watch_changes(node, filled, apply)
+    return filled
+
+
+def _descriptor(f: dataclasses.Field):
+    """The parameter's description and range, as rqt_reconfigure and `ros2 param describe` show them."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    doc = f.metadata.get("doc", Doc(""))
+    text = doc.text + (f" [{doc.unit}]" if doc.unit else "")
+    limits = {}
+    if doc.lo is not None and f.type is float:
+        top = math.inf if doc.hi is None else float(doc.hi)
+        limits["floating_point_range"] = [FloatingPointRange(from_value=float(doc.lo), to_value=top)]
+    elif doc.lo is not None and f.type is int:
+        top = 2**63 - 1 if doc.hi is None else int(doc.hi)
+        limits["integer_range"] = [IntegerRange(from_value=int(doc.lo), to_value=top, step=1)]
+    notes = [f"one of {', '.join(map(str, doc.choices))}"] if doc.choices else []
+    notes += [] if doc.live else ["fixed while the node runs"]
+    return ParameterDescriptor(description=text, additional_constraints="; ".join(notes), dynamic_typing=True, **limits)
+
+
+def _watch_changes(node, filled, apply: Callable[[Any], object] | None) -> None:
+    """Check what a client sets at run time, and hand the new values on."""
+    from rcl_interfaces.msg import SetParametersResult
+
+    schema, current = type(filled), {f.name: getattr(filled, f.name) for f in fields(filled)}
+    live = {f.name for f in fields(filled) if f.metadata.get("doc", Doc("")).live}
+
+    def problem(changes) -> str:
+        own = {change.name: change.value for change in changes if change.name in current}
+        if fixed := sorted(set(own) - live):
+            return (
+                f"{', '.join(fixed)}: read once, when the node starts, so that nothing changes under a moving arm; "
+                "set it in the parameter file and start the node again. "
+                f"Can be set now: {', '.join(sorted(live)) or 'nothing'}"
+            )
+        try:
+            build(schema, current | own)
+        except ParameterError as error:
+            return str(error)
+        return ""
+
+    def check(changes):
+        reason = problem(changes)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def keep(changes) -> None:
+        own = {change.name: change.value for change in changes if change.name in live}
+        if own and apply is not None:
+            current.update(own)
+            apply(build(schema, current))
+
+    node.add_on_set_parameters_callback(check)
+    node.add_post_set_parameters_callback(keep)
 
 
 def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:

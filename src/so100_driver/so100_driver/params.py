@@ -32,6 +32,7 @@ class DriverParams:
     realtime_priority: int = param(50, "SCHED_FIFO priority, 0: no real-time scheduling", lo=0, hi=90)
 
     velocity_limit: float = param(3.0, "largest speed of each joint", unit="rad/s", lo=0.05, hi=6.0)
+    speed_scale: float = param(1.0, "share of velocity_limit that is allowed now", lo=0.05, hi=1.0, live=True)
     acceleration_limit: float = param(20.0, "largest acceleration of each joint", unit="rad/s^2", lo=0.5, hi=100.0)
     stop_deceleration: float = param(40.0, "braking for holds and the emergency stop", unit="rad/s^2", lo=0.5, hi=200.0)
     range_margin: float = param(0.0, "distance kept from both ends of the calibrated range", unit="rad", lo=0.0, hi=0.3)

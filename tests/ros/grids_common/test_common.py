@@ -149,3 +149,69 @@ def test_simulated_time_starts_with_the_first_clock_message_and_cannot_be_change
     assert not result.successful
     assert "at the start of the node only" in result.reason
     node.destroy_node()
+
+
+@dataclass(frozen=True)
+class LiveParams:
+    rate_hz: float = param(100.0, "rate", unit="Hz", lo=10, hi=250)
+    count: int = param(3, "count", lo=0)
+    scale: float = param(1.0, "share", lo=0.05, hi=1.0, live=True)
+    quality: int = param(90, "quality", lo=1, hi=100, live=True)
+    colour: str = param("red", "colour", choices=("red", "blue"), live=True)
+    low: float = param(0.0, "low", lo=0.0, hi=1.0, live=True)
+
+    def __post_init__(self) -> None:
+        if self.low > self.scale:
+            raise ValueError("low: expected at most scale")
+
+
+@pytest.fixture
+def live(context):
+    applied = []
+    node = rclpy.create_node("live")
+    declare(node, LiveParams, apply=applied.append)
+    yield node, applied
+    node.destroy_node()
+
+
+def test_ranges_and_choices_are_in_the_descriptors(live):
+    node, _ = live
+    rate, count, scale, colour = (node.describe_parameter(name) for name in ("rate_hz", "count", "scale", "colour"))
+    assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (10.0, 250.0)
+    assert (count.integer_range[0].from_value, count.integer_range[0].to_value) == (0, 2**63 - 1)
+    assert "fixed while the node runs" in rate.additional_constraints
+    assert "fixed" not in scale.additional_constraints
+    assert colour.additional_constraints == "one of red, blue"
+
+
+def test_live_parameters_are_checked_and_handed_on_together(live):
+    node, applied = live
+    wanted = [rclpy.Parameter("scale", value=0.5), rclpy.Parameter("quality", value=70)]
+    assert node.set_parameters_atomically(wanted).successful
+    assert applied == [LiveParams(scale=0.5, quality=70)]
+    assert node.set_parameters([rclpy.Parameter("colour", value="blue")])[0].successful
+    assert applied[-1] == LiveParams(scale=0.5, quality=70, colour="blue")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("rate_hz", 50.0, "rate_hz: read once, when the node starts"),
+        ("count", 4, "Can be set now: colour, low, quality, scale"),
+        ("scale", 0.01, "0.01"),
+        ("scale", float("nan"), "nan"),
+        ("scale", "fast", "scale: expected float"),
+        ("quality", 101, "101"),
+        ("colour", "green", "colour: expected one of"),
+        ("low", 0.9, "low: expected at most scale"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_with_the_reason_and_nothing_changes(live, name, value, reason):
+    node, applied = live
+    node.set_parameters([rclpy.Parameter("scale", value=0.6)])
+    before = node.get_parameter(name).value
+    result = node.set_parameters([rclpy.Parameter(name, value=value)])[0]
+    assert not result.successful
+    assert reason in result.reason
+    assert node.get_parameter(name).value == before
+    assert applied == [LiveParams(scale=0.6)]

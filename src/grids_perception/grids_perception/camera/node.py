@@ -132,7 +132,7 @@ class CameraNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("camera")
-        self._params = p = declare(self, CameraParams, "front_camera", "wrist_camera")
+        self._params = p = declare(self, CameraParams, "front_camera", "wrist_camera", apply=self._apply)
         self._frame_id = p.frame_id or f"{p.camera}_color_optical_frame"
         self._images = topics.publisher(self, f"/{p.camera}/color/image_raw", Image)
         self._buffer = ImageBuffer(Image())
@@ -168,6 +168,9 @@ class CameraNode(ManagedNode):
         # Decoding a video may be slow; with real-time priority it would block all other threads on its core.
         priority = 0 if is_plain_video(p) else p.realtime_priority
         return CaptureLoop(build_source(p, self._now_ns), limits, self._deliver, self._log, priority)
+
+    def _apply(self, params: CameraParams) -> None:
+        self._params = params
 
     def configure(self) -> None:
         try:

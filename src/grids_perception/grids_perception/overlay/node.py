@@ -45,21 +45,24 @@ class _Camera:
     samples: tuple[ImageSamples, ...] = field(default=())  # oldest first
 
 
+def _style(p: OverlayParams) -> Style:
+    return Style(
+        rings=p.rings,
+        index=p.index,
+        trail=p.trail > 0,
+        footprint=p.footprint,
+        retention=p.retention,
+        retention_range=(p.retention_low, 1.0),
+    )
+
+
 class OverlayNode(Node):
     """The overlay node. Callbacks run in the executor's thread, the video in its own."""
 
     def __init__(self) -> None:
         super().__init__("overlay")
-        self._params = declare(self, OverlayParams, "overlay")
-        p = self._params
-        self._style = Style(
-            rings=p.rings,
-            index=p.index,
-            trail=p.trail > 0,
-            footprint=p.footprint,
-            retention=p.retention,
-            retention_range=(p.retention_low, 1.0),
-        )
+        self._params = p = declare(self, OverlayParams, "overlay", apply=self._apply)
+        self._style = _style(p)
         cv2.setNumThreads(1)  # images are small; more threads would compete with the control loop
         self._cameras = {name: self._camera(name) for name in p.cameras}
         self._tokens = None
@@ -71,6 +74,13 @@ class OverlayNode(Node):
             self._samples_bag = self._start_samples_bag()
         self._demand()
         self.create_timer(DEMAND_PERIOD_S, self._demand)
+
+    def _apply(self, params: OverlayParams) -> None:
+        """Take over the options that were set at run time, from the next image on."""
+        self._params, self._style = params, _style(params)
+        for camera in self._cameras.values():
+            camera.history = deque(camera.history, maxlen=params.trail + 1)
+            camera.samples = tuple(camera.history)
 
     def _camera(self, name: str) -> _Camera:
         return _Camera(

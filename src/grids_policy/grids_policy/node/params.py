@@ -7,10 +7,10 @@ from grids_common.params import param
 
 @dataclass(frozen=True)
 class PolicyParams:
-    """ROS parameters of the policy node. Read when the node is created."""
+    """ROS parameters of the policy node. All but `instruction` are read when the node is created."""
 
     bundle: str = param("", "folder of the policy bundle")
-    instruction: str = param("", "sentence to follow; empty: the bundle's own")
+    instruction: str = param("", "sentence to follow; empty: the bundle's own", live=True)
     engine: str = param("auto", "ONNX Runtime engine", choices=("auto", "tensorrt", "cuda", "cpu"))
     threads: int = param(0, "CPU threads of one inference; 0: all cores but one", lo=0, hi=256)
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)

@@ -42,7 +42,7 @@ class PolicyNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        self._params = declare(self, PolicyParams, "policy")
+        self._params = declare(self, PolicyParams, "policy", apply=self._apply)
         self._state, self._reason = "inactive", "not configured"
         self._runtime: OnnxRuntime | None = None
         self._worker: PolicyWorker | None = None
@@ -239,6 +239,16 @@ class PolicyNode(ManagedNode):
             self._reason = joints
             return
         self._worker.add_joints(joints)
+
+    def _apply(self, params: PolicyParams) -> None:
+        """Follow the sentence that was set at run time, at once if one is followed, else from the next activation."""
+        self._params = params
+        if self._state != "running" or not params.instruction.strip():
+            return
+        if self._tasks.busy:
+            self.get_logger().warning("parameter instruction: a task is running; it holds after the task")
+            return
+        self._begin(params.instruction)
 
     def _on_instruction(self, msg: String, info: dict) -> None:
         """A new sentence from another node starts the policy or changes its instruction.

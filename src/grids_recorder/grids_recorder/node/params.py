@@ -18,7 +18,13 @@ class RecorderParams:
     automatic: bool = param(False, "start, stop, label and reset without keys (labels and resets need the twin)")
     twin: bool = param(False, "the twin judges success and can be reset")
     images: str = param("jpeg", "how images are stored", choices=("jpeg", "raw"))
-    jpeg_quality: int = param(90, "JPEG quality of stored images", lo=50, hi=100)
+    jpeg_quality: int = param(
+        90,
+        "JPEG quality of stored images, from the next episode on",
+        lo=50,
+        hi=100,
+        live=True,
+    )
     min_free_mb: int = param(500, "recording stops when the disk has less free space than this", unit="MB", lo=1)
     queue_mb: int = param(64, "messages that may wait for the disk; more are lost and counted", unit="MB", lo=1)
     image_hz: float = param(30.0, "camera rate an episode is judged against", unit="Hz", lo=1, hi=120)

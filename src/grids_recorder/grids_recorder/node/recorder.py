@@ -47,7 +47,7 @@ class RecorderNode(Node):
 
     def __init__(self, **options) -> None:
         super().__init__("recorder", **options)
-        self.params = p = declare(self, RecorderParams, "recorder")
+        self.params = p = declare(self, RecorderParams, "recorder", apply=self._apply)
         self.folder = Path(p.folder).expanduser().resolve()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +136,10 @@ class RecorderNode(Node):
         self.node_parameters.refresh()
         self.get_logger().info(f"recording {name}: {self._task or 'no task text'}")
         return name
+
+    def _apply(self, params: RecorderParams) -> None:
+        """Take over the parameters that were set at run time; a running episode keeps its own."""
+        self.params = params
 
     def _free_name(self) -> str:
         base = f"episode_{time.strftime('%Y-%m-%d_%H-%M-%S')}"

@@ -45,6 +45,7 @@ class Arm:
         )
         self.mode, self.state, self.reason = Mode.IDLE, "inactive", "not activated yet"
         self.active = False
+        self.speed_scale = params.speed_scale  # may change while the arm moves
         self.motion: Motion | None = None
         self.seen = ArmState.unknown(6)
         self.totals = Totals()
@@ -420,4 +421,4 @@ class Arm:
         if not ramp.done(now_ns, p.ramp_open):
             self.state = "ramping"
             hits |= limits.HIT_RAMP if error > speed * p.period_s else 0
-        return speed * self.verdict.speed, hits
+        return min(speed * self.verdict.speed, p.velocity_limit * self.speed_scale), hits

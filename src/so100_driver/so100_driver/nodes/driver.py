@@ -46,7 +46,7 @@ class DriverNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("driver")
-        self.params = declare(self, DriverParams, "driver")
+        self.params = declare(self, DriverParams, "driver", apply=self._apply)
         self._clocks = Clocks(self.get_clock())
         self._loop: ControlLoop | None = None
         self._publishing: Publishing | None = None
@@ -245,6 +245,13 @@ class DriverNode(ManagedNode):
     def _count_sources(self) -> None:
         if self._publishing is not None:
             self._publishing.count_sources(self.count_publishers(self._chunk_topic))
+
+    def _apply(self, params: DriverParams) -> None:
+        """Take over the parameters that were set at run time: the arm slows down within its acceleration limit."""
+        self.params = params
+        if self._loop is not None:
+            with self._loop.lock:
+                self._loop.arm.speed_scale = params.speed_scale
 
     # -- details -----------------------------------------------------------------------------------------------------
     def _event(self, level: str, text: str) -> None:

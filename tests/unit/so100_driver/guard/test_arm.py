@@ -472,6 +472,25 @@ def test_random_requests_never_break_a_limit_or_drop_torque_unasked():
     assert all(output.torque for output in bench.outputs)
 
 
+@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0])
+def test_the_speed_scale_holds_from_the_moment_it_is_set(scale):
+    bench = Bench(ramp_time=0.1, ramp_open=0.05)
+    bench.tick(30)
+    bench.chunk(np.tile(np.full(6, 0.05), (60, 1)))
+    bench.tick(60)
+    bench.chunk(np.tile(np.full(6, 1.2), (60, 1)))
+    bench.tick(8)
+    bench.arm.speed_scale = scale
+    changed = len(bench.goals)
+    bench.tick(40)
+    slowing_s = bench.params.velocity_limit / bench.params.acceleration_limit
+    speeds = bench.speeds[changed + int(slowing_s / 0.01) + 1 :]
+    assert speeds.max() <= scale * bench.params.velocity_limit + 1e-9
+    drops = np.diff(bench.speeds[changed - 2 :], axis=0)
+    assert drops.min() >= -bench.params.acceleration_limit * 0.01 - 1e-9, "it slows down within the limit"
+    assert speeds.max() > 0, "it still moves"
+
+
 def test_a_new_mode_is_never_seen_with_the_state_of_the_old_one():
     bench = Bench()
     bench.chunk(np.tile([0.5, 0, 0, 0, 0, 0], (30, 1)), dt=0.1)
