@@ -77,7 +77,7 @@ def test_a_malformed_site_file_is_named_with_what_was_expected(tmp_path, text, m
         ("serial_port:", 'driver: serial_port: expected str, got nothing: write "" for none, or take the line out'),
         ("calibration: null", 'driver: calibration: expected str, got nothing: write "" for none'),
         ("rate_hz:", "driver: rate_hz: expected float, got nothing: write a value, or take the line out"),
-        ("serial_port: 218622", r'serial_port: expected str, got 218622 \(int\): write it in quotes, "218622"'),
+        ("serial_port: 218622", r'driver: serial_port: expected str, got 218622 \(int\): write it in quotes, "218622"'),
     ],
 )
 def test_a_key_without_a_value_or_a_bare_number_for_text_says_what_to_write(tmp_path, line, sentence):
