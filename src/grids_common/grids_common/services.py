@@ -4,6 +4,7 @@ docs/interfaces.md is generated from this table. Nodes create servers and client
 is not in the table is an error. Names are made relative, so that namespaces and remappings apply.
 """
 
+import inspect
 import traceback
 from dataclasses import dataclass
 
@@ -64,17 +65,27 @@ def serve(node, name: str, service_type, callback, **options):
     An exception in `callback` is logged and answered with success=false: no request may end a node that holds an arm.
     """
 
+    def refuse(error: Exception):
+        text = "".join(traceback.format_exception(error)).strip()
+        node.get_logger().error(f"{name} failed, the request is refused: {text}")
+        response = service_type.Response()
+        response.message = f"{name} failed: {error}"
+        return response
+
     def answer(request, response):
         try:
             return callback(request, response)
         except Exception as error:
-            text = "".join(traceback.format_exception(error)).strip()
-            node.get_logger().error(f"{name} failed, the request is refused: {text}")
-            response = service_type.Response()
-            response.message = f"{name} failed: {error}"
-            return response
+            return refuse(error)
 
-    return node.create_service(service_type, relative(name), answer, **options)
+    async def answer_later(request, response):
+        try:
+            return await callback(request, response)
+        except Exception as error:
+            return refuse(error)
+
+    answering = answer_later if inspect.iscoroutinefunction(callback) else answer
+    return node.create_service(service_type, relative(name), answering, **options)
 
 
 def client(node, name: str, service_type):

@@ -14,8 +14,9 @@ from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.qos import QoSCompatibility, qos_check_compatible  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
-from grids_common import lifecycle, qos  # noqa: E402
+from grids_common import lifecycle, qos, services  # noqa: E402
 from grids_common.lifecycle import ManagedNode, SetupError, wait_for_clock  # noqa: E402
 from grids_common.params import ParameterError, declare, param  # noqa: E402
 from grids_common.topics import TOPICS  # noqa: E402
@@ -215,3 +216,22 @@ def test_what_cannot_be_set_is_refused_with_the_reason_and_nothing_changes(live,
     assert reason in result.reason
     assert node.get_parameter(name).value == before
     assert applied == [LiveParams(scale=0.6)]
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["function", "coroutine"])
+def test_a_failing_service_callback_is_answered_and_the_node_lives(context, later):
+    def fail(_request, _response):
+        raise RuntimeError("a bug")
+
+    async def fail_later(request, response):
+        return fail(request, response)
+
+    node = rclpy.create_node("serving")
+    services.serve(node, "/driver/rest", Trigger, fail_later if later else fail)
+    client = services.client(node, "/driver/rest", Trigger)
+    for _ in range(2):
+        future = client.call_async(Trigger.Request())
+        rclpy.spin_until_future_complete(node, future, timeout_sec=20)
+        assert not future.result().success
+        assert future.result().message == "/driver/rest failed: a bug"
+    node.destroy_node()
