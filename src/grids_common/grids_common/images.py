@@ -9,6 +9,7 @@ import array
 import numpy as np
 
 JPEG_FORMAT = "rgb8; jpeg compressed bgr8"  # CompressedImage.format, as image_transport writes it
+_PNG, _PNG_SIZE = b"\x89PNG\r\n\x1a\n", slice(16, 24)  # the beginning of the file; where width and height lie
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 # 4:2:2, two bytes per pixel: OpenCV's name of the byte order, by current and by deprecated encoding name.
 _YUV = {"uyvy": "UYVY", "yuv422": "UYVY", "yuyv": "YUYV", "yuv422_yuy2": "YUYV"}
@@ -51,16 +52,27 @@ def _yuv_to_rgb(pixels: np.ndarray, order: str) -> np.ndarray:
 
 
 def jpeg_to_rgb(message, *, least_px: int = 0) -> np.ndarray:
-    """sensor_msgs/CompressedImage that contains a JPEG → RGB uint8 (H, W, 3). Raises ValueError for anything else.
+    """sensor_msgs/CompressedImage that contains a JPEG or a PNG → RGB uint8 (H, W, 3). ValueError for anything else.
 
     With `least_px` > 0 the image may be decoded at a reduced size, which is faster; no side gets below `least_px`.
     """
     import simplejpeg
 
     data = bytes(memoryview(message.data))
+    if data.startswith(_PNG):
+        return _png_to_rgb(data)
     if not data.startswith(b"\xff\xd8"):
-        raise ValueError(f"compressed image: expected a JPEG, got format {message.format!r}")
+        raise ValueError(f"compressed image: expected a JPEG or a PNG, got format {message.format!r}")
     return simplejpeg.decode_jpeg(data, "RGB", fastdct=least_px > 0, min_height=least_px, min_width=least_px)
+
+
+def _png_to_rgb(data: bytes) -> np.ndarray:
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise ValueError("compressed image: expected a whole PNG, it is damaged")
+    return image
 
 
 def to_rgb(message) -> np.ndarray:
@@ -71,13 +83,20 @@ def to_rgb(message) -> np.ndarray:
 def image_size(message) -> tuple[int, int]:
     """(height, width) in px of an Image or a CompressedImage, without decoding the pixels.
 
-    Raises ValueError if a CompressedImage does not contain a JPEG.
+    Raises ValueError if a CompressedImage does not contain a JPEG or a PNG.
     """
     import simplejpeg
 
     if hasattr(message, "height"):
         return message.height, message.width
-    return simplejpeg.decode_jpeg_header(bytes(memoryview(message.data)))[:2]
+    data = bytes(memoryview(message.data))
+    if data.startswith(_PNG) and len(data) >= _PNG_SIZE.stop:
+        width, height = np.frombuffer(data[_PNG_SIZE], ">u4").tolist()
+        return height, width
+    try:
+        return simplejpeg.decode_jpeg_header(data)[:2]
+    except ValueError as error:
+        raise ValueError(f"compressed image: expected a JPEG or a PNG, got format {message.format!r}") from error
 
 
 def rgb_to_jpeg(image: np.ndarray, quality: int, *, subsampling: str = "444") -> bytes:

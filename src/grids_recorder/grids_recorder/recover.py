@@ -1,23 +1,19 @@
-"""`./grids recover FOLDER…`: turns what a crash left behind (`*.partial`) into ordinary bags.
+"""`./grids recover FOLDER…`: turns what a crash left behind (`*.partial`) into ordinary bags, mends bags of others.
 
-Every complete record up to the last flush is copied into a new bag; the leftover is removed only when the new bag is
-in place. A folder that a live recorder holds is left alone.
+Of a `*.partial` every complete record up to the last flush is copied into a new bag; the leftover is removed only when
+the new bag is in place. A folder that a live recorder holds is left alone.
 """
 
 import argparse
 import json
 import os
 import shutil
-import struct
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcap.exceptions import McapError
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
+from mcap.records import Channel, Schema
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -26,6 +22,7 @@ from grids_data.bag.reader import UNREADABLE, Bag
 from grids_data.bag.writer import EPISODE_FILE, PARTIAL, bag_qos, lock, put_in_place, write_json
 from grids_data.errors import DataError
 from grids_recorder.node.provenance import NOTED, Provenance
+from grids_recorder.reindex import broken_bags, mend, readable_messages
 
 _NEW = ".recovered"
 _BAG_VERSION = 9
@@ -47,31 +44,7 @@ def leftovers(folder: Path) -> list[Path]:
     """`folder` itself where it is a partial one, else those directly in it or one level below, oldest first."""
     found = [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*/*{PARTIAL}")]
     found = [folder] if folder.name.endswith(PARTIAL) else found
-    return sorted((path for path in found if path.is_dir() and (path / EPISODE_FILE).exists()), key=os.path.getmtime)
-
-
-def readable_messages(file: Path) -> Iterator[tuple[Schema, Channel, Message]]:
-    """Messages of an MCAP file up to the first damaged record."""
-    schemas: dict[int, Schema] = {}
-    channels: dict[int, Channel] = {}
-    with file.open("rb") as stream:
-        records = StreamReader(stream, record_size_limit=file.stat().st_size).records
-        while True:
-            try:
-                record = next(records)
-            except (StopIteration, McapError, EOFError, ValueError, struct.error):
-                return
-            match record:
-                case Schema():
-                    schemas[record.id] = record
-                case Channel():
-                    channels[record.id] = record
-                case Message():
-                    channel = channels.get(record.channel_id)
-                    schema = channel and schemas.get(channel.schema_id)
-                    if schema is None:
-                        return
-                    yield schema, channel, record
+    return sorted((path for path in found if path.is_dir()), key=os.path.getmtime)
 
 
 def recover(partial: Path) -> Recovered:
@@ -82,6 +55,8 @@ def recover(partial: Path) -> Recovered:
             raise DataError(f"{partial} is being recorded right now: stop that recording first")
         with held:
             return _recover(partial, held)
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{partial}: {error.strerror or error}; nothing was changed; fix it and run again") from error
     except (WriterError, *UNREADABLE) as error:
@@ -104,7 +79,8 @@ def _recover(partial: Path, held) -> Recovered:
     count = _copy(files, new, final.name) if files else 0
     if count == 0:
         return Recovered(partial, None, 0, "no complete message was found; the folder is kept", empty=True)
-    episode = json.loads((partial / EPISODE_FILE).read_text(encoding="utf-8"))
+    notes = partial / EPISODE_FILE
+    episode = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
     # How many messages were lost before the crash was known to the recorder alone.
     episode |= {"recovered": True, "outcome": episode.get("outcome", ""), "lost": None} | _provenance(new)
     write_json(new / EPISODE_FILE, episode)
@@ -175,19 +151,33 @@ def recover_all(folder: Path) -> list[Recovered]:
     return results
 
 
+def mend_all(path: Path) -> list[Recovered]:
+    """Mend every bag at or below `path` that cannot be read; errors become notes."""
+    results = []
+    for folder in broken_bags(path):
+        try:
+            mended = mend(folder)
+            results.append(Recovered(folder, mended.folder, mended.messages, mended.note))
+        except DataError as error:
+            results.append(Recovered(folder, None, 0, str(error).removeprefix(f"{folder}: ")))
+    return results
+
+
 def main(argv: list[str]) -> int:
     """0 everything recovered (or nothing to do), 1 something could not be, 2 a folder is not there."""
     parser = argparse.ArgumentParser(prog="grids recover", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("recordings")], metavar="FOLDER")
     folders = parser.parse_args(argv).folders
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
         sys.stderr.write(f"grids recover: expected the folder of the episodes, found none at {', '.join(missing)}\n")
         return 2
-    results = [result for folder in folders for result in recover_all(folder)]
+    results = []
+    for folder in folders:
+        results += [*(recover_all(folder) if folder.is_dir() else ()), *mend_all(folder)]
     for result in results:
         messages = f"{result.messages} messages, " if result.messages > 0 else ""
         sys.stdout.write(f"{result.folder or result.partial}: {messages}{result.note}\n")
     if not results:
-        sys.stdout.write("nothing to recover\n")
+        sys.stdout.write("nothing to recover: every bag can be read to its end\n")
     return int(any(result.folder is None for result in results))

@@ -24,7 +24,8 @@ from grids_recorder.bench.cli import missing_stamps
 from grids_recorder.bench.synthetic import Sample, samples
 from grids_recorder.node.recording import Recording, require_space
 from grids_recorder.node.saving import save
-from grids_recorder.recover import Recovered, leftovers, main, readable_messages, recover, recover_all
+from grids_recorder.recover import Recovered, leftovers, main, recover, recover_all
+from grids_recorder.reindex import readable_messages
 
 CONNECTIONS = [
     *((f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in ("front", "wrist")),

@@ -81,7 +81,7 @@ def test_errors_name_what_was_expected_and_what_came():
         image_to_rgb(SimpleNamespace(encoding="rgb8", height=0, width=0, step=0, data=b""))
     with pytest.raises(ValueError, match="even width for YUV 4:2:2, got 7"):
         image_to_rgb(message(pixels(0, width=7, channels=2), "uyvy"))
-    with pytest.raises(ValueError, match="expected a JPEG, got format 'png'"):
+    with pytest.raises(ValueError, match="expected a JPEG or a PNG, got format 'png'"):
         jpeg_to_rgb(SimpleNamespace(format="png", data=b"\x89PNG"))
     assert "rgb8" in ENCODINGS
 

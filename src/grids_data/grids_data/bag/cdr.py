@@ -13,8 +13,6 @@ from grids_common.images import JPEG_FORMAT, image_to_rgb, rgb_to_jpeg
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 COMPRESSED_SUFFIX = "/compressed"  # image_transport's name for the JPEG of an image topic
-# Messages of the topic table that do not begin with a std_msgs/Header.
-_WITHOUT_HEADER = ("std_msgs/msg/String", "std_msgs/msg/Bool", "visualization_msgs/msg/MarkerArray")
 _STAMP = (struct.Struct(">iI"), struct.Struct("<iI"))
 
 
@@ -29,11 +27,6 @@ def typestore() -> Typestore:
         found |= get_types_from_msg(path.read_text(encoding="utf-8"), f"grids_msgs/msg/{path.stem}")
     store.register(found)
     return store
-
-
-def has_header(type_name: str) -> bool:
-    """Whether messages of this recorded type begin with a std_msgs/Header."""
-    return type_name not in _WITHOUT_HEADER
 
 
 def stamp_ns(raw: bytes) -> int:

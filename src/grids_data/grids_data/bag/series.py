@@ -16,6 +16,15 @@ from grids_data.errors import DataError
 JOINTS, TRACE, LEADER = "/follower/joint_states", "/follower/command_trace", "/leader/joint_states"
 CHUNKS = "/policy/action_chunk"
 STATUS, TASK_STATE = "/follower/status", "/twin/task_state"
+# Topics that are decoded, with the types they may have.
+NEEDED: dict[str, tuple[str, ...]] = {
+    **{f"/{c}/color/image_raw": (cdr.IMAGE,) for c in CAMERAS},
+    **{f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}": (cdr.COMPRESSED,) for c in CAMERAS},
+    **dict.fromkeys((JOINTS, LEADER), ("sensor_msgs/msg/JointState",)),
+    TRACE: ("grids_msgs/msg/CommandTrace",),
+    STATUS: ("grids_msgs/msg/DriverStatus",),
+    TASK_STATE: ("grids_msgs/msg/TaskState",),
+}
 THUMBNAIL_PX = 60  # enough to measure brightness; a JPEG is decoded much faster at that size
 
 
@@ -27,7 +36,10 @@ def image_topics(camera: str) -> tuple[str, str]:
 
 @dataclass(slots=True)
 class Stream:
-    """One topic: receive times and capture stamps in ns, (n,); stamps equal receive times without a header."""
+    """One topic: receive times and capture stamps in ns, (n,).
+
+    Stamps equal receive times where the type has no header, and on topics that nothing here needs.
+    """
 
     type: str
     received_ns: np.ndarray
@@ -94,9 +106,11 @@ class _Collector:
         self.instruction, self.success = "", None
 
     def add(self, bag: Bag, record: BagMessage) -> None:
-        header = cdr.has_header(record.type)
         self.types[record.topic] = record.type
-        self.times[record.topic].append((record.time_ns, cdr.stamp_ns(record.raw) if header else record.time_ns))
+        if record.topic not in NEEDED:  # of another program: counted, never parsed
+            self.times[record.topic].append((record.time_ns, record.time_ns))
+            return
+        self.times[record.topic].append((record.time_ns, bag.stamp_ns(record)))
         if record.type in (cdr.IMAGE, cdr.COMPRESSED):
             self._frame(bag, record)
         elif record.topic == JOINTS:
@@ -116,7 +130,7 @@ class _Collector:
     def _frame(self, bag: Bag, record: BagMessage) -> None:
         message, found = bag.decode(record), self.frames[record.topic]
         if record.topic not in self.shapes:
-            self.shapes[record.topic] = image_size(message)
+            self.shapes[record.topic] = first_size(bag, record)
         level = float("nan")
         if self._images:
             image = bag.image(record, least_px=self._least_px)
@@ -126,11 +140,21 @@ class _Collector:
         found.append((zlib.crc32(message.data), level))
 
 
+def first_size(bag: Bag, record: BagMessage) -> tuple[int, int]:
+    """(height, width) in px of an image, without decoding its pixels. Raises DataError."""
+    try:
+        return image_size(bag.decode(record))
+    except ValueError as error:
+        raise DataError(f"{record.topic}: {error}") from error
+
+
 def ordered(message) -> np.ndarray:
     """Positions of a JointState in JOINT_NAMES order, (6,) rad; DataError when a joint is missing."""
     names = list(message.name)
     if sorted(names) != sorted(JOINT_NAMES):
         raise DataError(f"joint state: expected {list(JOINT_NAMES)}, got {names}")
+    if len(message.position) != len(names):
+        raise DataError(f"joint state: expected {len(names)} positions, got {len(message.position)}")
     return np.array([message.position[names.index(name)] for name in JOINT_NAMES], float)
 
 
@@ -140,6 +164,9 @@ def read_series(bag: Bag, *, images: bool = True, thumbnails: int = 0, thumbnail
     Without `images` none is decoded, and brightness is NaN. A thumbnail has at least `thumbnail_px` lines and columns.
     Raises DataError for a message that cannot be decoded.
     """
+    for topic, kinds in NEEDED.items():
+        if bag.types.get(topic, kinds[0]) not in kinds:
+            raise DataError(f"{topic}: expected messages of type {kinds[0]}, got {bag.types[topic]}")
     found = _Collector(images=images, thumbnails=thumbnails, thumbnail_px=thumbnail_px)
     for record in bag.messages():
         found.add(bag, record)

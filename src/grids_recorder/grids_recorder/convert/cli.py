@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from grids_common.errors import GridsError
-from grids_common.images import image_size
 from grids_common.parallel import run_jobs
 from grids_common.progress import Progress
 from grids_common.topics import CAMERAS
-from grids_data.bag import cdr
 from grids_data.bag.reader import DISCARDED, Bag, BagMessage, find_bags
-from grids_data.bag.series import Series, brightness, read_series
+from grids_data.bag.series import Series, brightness, first_size, image_topics, read_series
 from grids_data.calibration import Calibration, load, parse
 from grids_data.dataset.frame_cache import parse_size, resized
 from grids_data.dataset.schema import (
@@ -65,9 +63,9 @@ def even(value: int) -> int:
 
 def recorded_size(bag: Bag) -> tuple[int, int]:
     """Recorded (height, width) of the first image of any camera, made even for the codec."""
-    topics = [topic for topic, kind in bag.types.items() if kind in (cdr.IMAGE, cdr.COMPRESSED) and bag.counts[topic]]
+    topics = [topic for camera in CAMERAS for topic in image_topics(camera) if bag.counts.get(topic)]
     for record in bag.messages(topics):
-        height, width = image_size(bag.decode(record))
+        height, width = first_size(bag, record)
         return even(height), even(width)
     raise DataError(f"{bag.folder}: expected images, found none")
 

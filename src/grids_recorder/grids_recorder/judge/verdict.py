@@ -7,7 +7,7 @@ import numpy as np
 
 from grids_common.so100 import JOINT_NAMES
 from grids_common.topics import CAMERAS
-from grids_data.bag.series import JOINTS, LEADER, TRACE, Series, Stream, image_topics
+from grids_data.bag.series import JOINTS, LEADER, NEEDED, TRACE, Series, Stream, image_topics
 
 LIMIT_RANGE = 1  # grids_msgs/DriverStatus
 TELEOP = "teleop"  # grids_msgs/CommandTrace.source
@@ -134,11 +134,11 @@ def _required(series: Series, episode: Mapping, limits: JudgeLimits) -> dict[str
 
 
 def _span(series: Series) -> tuple[int, int]:
-    """First and last receive time over all topics, ns."""
-    if not series.streams:
+    """First and last receive time over the topics of an episode, ns; those of other programs may begin earlier."""
+    received = [stream.received_ns for topic, stream in series.streams.items() if topic in NEEDED]
+    if not received:
         return 0, 0
-    first = min(stream.received_ns[0] for stream in series.streams.values())
-    return int(first), int(max(stream.received_ns[-1] for stream in series.streams.values()))
+    return int(min(times[0] for times in received)), int(max(times[-1] for times in received))
 
 
 def _short(duration: float, limits: JudgeLimits) -> Iterator[Finding]:

@@ -334,7 +334,7 @@ def test_a_bag_that_lost_its_metadata_is_named_and_the_others_are_judged(tmp_pat
     (record(tmp_path / "headless", samples(2.5)) / "metadata.yaml").unlink()
     assert main([str(tmp_path), "--no-sheet"]) == 1
     said = capsys.readouterr()
-    assert "headless: expected a rosbag2 folder with metadata.yaml" in said.err
+    assert "headless: metadata.yaml is missing, the recording was not ended: ./grids recover " in said.err
     assert "OK     good" in said.out
 
 
