@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grids_common.so100 import RAD_PER_TICK, REST_POSE_RAD, ZERO_TICK
+from grids_common.so100 import JOINT_NAMES, RAD_PER_TICK, REST_POSE_RAD, SERVO_IDS, ZERO_TICK
 
 VELOCITY_LIMIT = 3.0
 STEP_LIMIT = 0.045  # one and a half ticks at the velocity limit and 100 Hz
@@ -51,6 +51,8 @@ def torque(records: list, allowed: Allowed) -> list[str]:
 
 
 def _at_rest(record) -> bool:
+    if record.servo_id == SERVO_IDS[JOINT_NAMES.index("gripper")]:
+        return True  # it may hold an object; it does not hold the arm up
     pose = (record.present - ZERO_TICK) * RAD_PER_TICK
     return abs(pose - REST_POSE_RAD[record.servo_id - 1]) < REST_TOLERANCE_RAD
 

@@ -294,6 +294,9 @@ class Arm:
     def tick(self, now_ns: int, dt_s: float) -> Output:
         """Return the next goal. `dt_s`: seconds since the last goal was written, bounded by the caller."""
         self.totals.ticks += 1
+        if self._rest is not None:
+            lost_ns = max(0, now_ns - self.last.at_ns - round(dt_s * 1e9)) if self.last.at_ns else 0
+            self._rest = self._rest.update(now_ns, self.seen.position, lost_ns)
         self._chunks.step = -1.0
         motion = self.motion
         # _aim switches torque off when the rest pose has been reached.
@@ -362,14 +365,16 @@ class Arm:
     def _aim_at_rest(self, now_ns: int, rest: Rest, motion: Motion) -> Aim:
         target = rest.target(now_ns)
         self.state = "resting"
-        near = np.abs(self.seen.position - rest.end).max() < self.params.ramp_tolerance * 3
+        near = rest.distance(self.seen.position) < self.params.ramp_tolerance * 3
         if self.verdict.hold:
             # Plan again from the present pose once every servo answers; a long silence becomes a fault.
             self._rest = Rest.plan(now_ns, motion.position, rest.end, self.params.rest_velocity)
             return HOLD
         if rest.overdue(now_ns) and not near:
             self._rest = None
-            self.reason = "rest pose not reached: the arm is blocked: holding with torque on"
+            self.reason = (
+                f"rest pose not reached: the arm is blocked: {rest.left(self.seen.position)}: holding with torque on"
+            )
             return HOLD
         if rest.arrived(now_ns) and near and motion.still:
             self._drop_torque()

@@ -240,6 +240,48 @@ def test_rest_that_is_blocked_holds_instead_of_dropping_the_arm():
     assert not bench.arm.resting
 
 
+START = np.array([1.0, 1.0, -1.0, -1.0, -1.0, 0.5])
+
+
+def test_an_object_in_the_jaw_does_not_keep_the_arm_from_its_rest():
+    bench = Bench(start=START)
+    bench.tick(5)
+    bench.stuck[5] = True
+    bench.alter["load"] = np.array([0, 0, 0, 0, 0, -0.4])
+    bench.arm.go_rest(bench.now, "test")
+    while bench.tick().torque and len(bench.goals) < 2000:
+        pass
+    assert bench.arm.state == "released"
+    assert bench.position[:5] == pytest.approx(REST_POSE_RAD[:5], abs=0.02)
+    assert bench.position[5] == pytest.approx(START[5], abs=0.1)
+
+
+@pytest.mark.parametrize(("period_ms", "share"), [(60, 1.0), (10, 0.02), (40, 0.5)], ids=["late", "slow arm", "both"])
+def test_a_slow_computer_is_not_an_obstacle_on_the_way_to_rest(period_ms, share):
+    """The loop comes late, so each step is cut to one and a half ticks, or the simulated arm runs behind its goal."""
+    bench = Bench(start=START)
+    bench.tick(5)
+    bench.arm.go_rest(bench.now, "test")
+    for _ in range(3000):
+        bench.now += period_ms * 1_000_000
+        output = bench.arm.tick(bench.now, min(period_ms * 1e-3, 0.015))
+        if output.goal is None:
+            break
+        bench.position = bench.position + np.clip(output.goal - bench.position, -0.3 * share, 0.3 * share)
+        bench._look()
+    assert bench.arm.state == "released", bench.arm.reason
+
+
+def test_a_joint_that_is_really_blocked_is_named_with_what_is_left():
+    bench = Bench(start=START, overload_fault_time=20.0)
+    bench.tick(5)
+    bench.stuck[2] = True
+    bench.arm.go_rest(bench.now, "test")
+    bench.tick(900)
+    assert bench.outputs[-1].torque
+    assert "the arm is blocked: elbow_flex is 2.60 rad before it: holding with torque on" in bench.arm.reason
+
+
 def test_rest_pauses_while_a_servo_is_silent_and_still_arrives():
     bench = Bench(start=np.array([1.0, 1.0, -1.0, -1.0, -1.0, 0.5]))
     bench.tick(5)
