@@ -88,10 +88,10 @@ def locate(arm: str, chosen: str) -> Path:
 
 def range_problem(name: str, low: int, high: int) -> str:
     """Why `low` to `high` (ticks) cannot be the range of a joint, one sentence; "" when it can."""
-    if not 0 <= low < high < TICKS_PER_TURN:
+    if not 0 <= low <= high < TICKS_PER_TURN:
         return f"{name}: expected 0 <= range_min < range_max <= 4095, got {low} to {high}"
     if high - low < MIN_RANGE_TICKS:
-        return f"{name}: expected a range of at least {MIN_RANGE_TICKS} ticks, got {high - low}"
+        return f"{name}: expected a range of at least {MIN_RANGE_TICKS} ticks, got {high - low}: sweep it to both stops"
     first, last = JOINT_LIMITS_RAD[JOINT_NAMES.index(name)]
     width, nominal = (high - low) * RAD_PER_TICK, last - first
     moved = f"{name}: moved over {width:.2f} rad ({low} to {high}), expected about {nominal:.2f}"

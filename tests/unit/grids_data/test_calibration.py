@@ -198,3 +198,15 @@ def test_the_drivers_leader_gripper_range_comes_from_the_leaders_calibration(tmp
     assert with_leader_gripper(DriverParams()) == DriverParams()
     with pytest.raises(cal.CalibrationError, match="of the leader: expected one of"):
         with_leader_gripper(DriverParams(leader_calibration="nobody"))
+
+
+def test_the_recorder_stores_only_a_calibration_that_can_be_used(tmp_path):
+    from grids_recorder.node import metadata
+
+    path = tmp_path / "arm.json"
+    path.write_text(LEROBOT)
+    assert metadata.calibration(str(path)) == json.loads(LEROBOT)
+    assert metadata.calibration("") is None
+    path.write_text(broken(elbow_flex={"range_min": 0, "range_max": 4095}))
+    with pytest.raises(cal.CalibrationError, match=r"arm\.json: elbow_flex: moved over 6\.28 rad"):
+        metadata.calibration(str(path))

@@ -86,7 +86,7 @@ class CalibrationProgress:
         """Return the offsets (joints,) of a finished middle step, ticks, or None."""
         try:
             offsets = json.loads(self.path.read_text(encoding="utf-8"))["offsets"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         good = isinstance(offsets, list) and len(offsets) == len(SERVO_IDS) and all(type(o) is int for o in offsets)
         return np.array(offsets) if good else None
@@ -190,6 +190,8 @@ def guide(bus: ServoBus, person: Person, path: Path, arm: str) -> cal.Calibratio
     _write(bus, calibration)
     cal.save(calibration, path)
     progress.clear()
+    for text in cal.JointMap.of(calibration).out_of_reach():
+        person.say(text)
     person.say(f"The {arm} is calibrated: {path}")
     return calibration
 
@@ -209,20 +211,29 @@ def write_file(bus: ServoBus, person: Person, path: Path) -> None:
     person.say(f"Written and read back: {path}")
 
 
+def _replaced(person: Person, path: Path) -> cal.Calibration:
+    """The calibration in the file that is to be replaced; empty without a file, or when it cannot be used."""
+    try:
+        return cal.load(path) if path.exists() else {}
+    except cal.CalibrationError as error:
+        person.say(f"{error}. No drive_mode is kept from it.")
+        return {}
+
+
 def read_servos(bus: ServoBus, person: Person, path: Path) -> None:
     """`--read`: show the differences, then write the servos' values to the file.
 
     Servos do not contain the direction of a joint (drive_mode): it is kept from the file that is replaced.
     """
     eeprom = prepare.read_eeprom(bus)
-    known = cal.load(path) if path.exists() else {}
+    known = _replaced(person, path)
     modes = {name: known[name].drive_mode if known else 0 for name in JOINT_NAMES}
     made = {n: cal.JointCalibration(i, modes[n], *eeprom[n]) for n, i in zip(JOINT_NAMES, SERVO_IDS, strict=True)}
     if found := cal.problems(made):
         raise Refused("the servos hold no usable calibration: " + "; ".join(found))
-    if known:
-        for line in cal.mismatches(known, eeprom):
-            person.say(line)
+    for line in cal.mismatches(known, eeprom):
+        person.say(line)
+    if path.exists():
         _agree(person, f"Replace {path}?")
     cal.save(made, path)
     inverted = ", ".join(n for n in JOINT_NAMES if modes[n]) or "no joint"

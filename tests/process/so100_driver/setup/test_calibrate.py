@@ -142,6 +142,29 @@ def test_reading_the_servos_keeps_the_direction_of_joints_from_the_file_and_show
     assert any(line.startswith("drive_mode 1 (inverted): no joint") for line in run.said)
 
 
+def test_a_file_that_nobody_may_use_is_not_written_and_can_be_replaced_by_the_servos_values(bus, twin, tmp_path):
+    path = tmp_path / "arm.json"
+    run = Command(twin.paths["follower"], path)
+    good, wrapped = cal.uncalibrated(), cal.uncalibrated()
+    wrapped["shoulder_lift"] = replace(wrapped["shoulder_lift"], range_min=0, range_max=4095)
+    before = prepare.read_eeprom(bus)
+    bus.close()
+    cal.save(wrapped, path)
+    assert run("y", "--write") == 2
+    assert run("y", "--check") == 2
+    assert all("shoulder_lift: moved over 6.28 rad (0 to 4095)" in line for line in run.said)
+    bus.open()
+    assert prepare.read_eeprom(bus) == before
+    bus.close()
+    cal.save(good, path)
+    assert run("y", "--write") == 0
+    cal.save(wrapped, path)
+    assert run("n", "--read") == 1
+    assert run("y", "--read") == 0
+    assert cal.load(path) == good
+    assert any("No drive_mode is kept from it" in line for line in run.said)
+
+
 def test_the_end_of_input_in_the_sweep_ends_the_calibration(bus, twin, tmp_path):
     bus.close()
     run = Command(twin.paths["follower"], tmp_path / "arm.json")

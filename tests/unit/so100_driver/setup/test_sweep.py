@@ -1,11 +1,12 @@
 import re
+import threading
 
 import numpy as np
 import pytest
 
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES, RAD_PER_TICK, ZERO_TICK
 from grids_data import calibration
-from so100_driver.setup import sweep
+from so100_driver.setup import calibrate, sweep
 from so100_driver.setup.sweep import Sweep
 
 LOW, HIGH = (np.array(JOINT_LIMITS_RAD).T / RAD_PER_TICK + ZERO_TICK).astype(int)
@@ -73,3 +74,30 @@ def test_a_gripper_whose_ticks_fall_while_it_opens_is_noticed():
 def test_a_joint_off_the_middle_is_named():
     assert sweep.off_middle(np.full(6, ZERO_TICK)) == []
     assert "gripper: expected tick 2047" in sweep.off_middle(np.array([2047] * 5 + [2500]))[0]
+
+
+def test_a_wrapped_sweep_is_refused_with_what_to_do_next(monkeypatch):
+    """The program goes on with the middle step by itself: there is nothing to delete and nothing to answer."""
+    wrist, counts = JOINT_NAMES.index("wrist_flex"), iter([5, 4090, 5, 4090])
+    enough = threading.Event()
+
+    def ticks(_bus):
+        tick = next(counts, None)
+        if tick is None:
+            enough.set()
+        return np.where(np.arange(6) == wrist, tick or 5, ZERO_TICK)
+
+    monkeypatch.setattr(calibrate, "_ticks", ticks)
+    said = []
+    person = calibrate.Person(lambda _: str(enough.wait(10)), said.append, lambda _: None)
+    with pytest.raises(calibrate.Refused, match="start the same command again: it begins with the middle step"):
+        calibrate.sweep_joints(None, person)
+    assert any(text.startswith("wrist_flex: the count wrapped") for text in said)
+    assert "shoulder_pan: expected a range of at least 200 ticks, got 0: sweep it to both stops" in said
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "{}", "not json", '{"offsets": [1, 2]}', '{"offsets": 3}'])
+def test_a_progress_file_that_cannot_be_read_is_no_progress(tmp_path, text):
+    progress = calibrate.CalibrationProgress(tmp_path / "arm.json")
+    progress.path.write_text(text)
+    assert progress.load() is None
