@@ -80,6 +80,13 @@ def parse_system(text: str) -> str:
     return _OTHER_SPELLINGS.get(text, text)
 
 
+def unit_name(known: Units | None) -> str:
+    """How to call numbers of these units in a log line; None: units that a dataset does not state."""
+    if known is None:
+        return "of the dataset's own units"
+    return {RAD: "rad", DEGREES: "degrees (gripper: %)", NORMALISED: "% of half range (gripper: %)"}[known.system]
+
+
 def _system(text: object) -> str:
     """Raises UnitsError."""
     system = parse_system(text) if isinstance(text, str) else ""

@@ -9,7 +9,7 @@ import pytest
 from grids_common.so100 import JOINT_NAMES
 from grids_data.calibration import CalibrationError, JointCalibration, JointMap, save, uncalibrated
 from grids_data.errors import DataError
-from grids_data.units import SYSTEMS, parse_system, units, units_from_json, units_of_file
+from grids_data.units import SYSTEMS, parse_system, unit_name, units, units_from_json, units_of_file
 
 
 def calibration(drive_mode: int) -> dict[str, JointCalibration]:
@@ -157,3 +157,9 @@ def test_units_by_hand_come_from_lerobots_calibration_file(tmp_path):
         units_of_file("degrees", None)
     with pytest.raises(CalibrationError, match="expected a readable calibration file"):
         units_of_file("degrees", tmp_path / "none.json")
+
+
+def test_a_log_line_names_the_units_of_its_numbers():
+    named = [unit_name(units(system)) for system in SYSTEMS]
+    assert named == ["rad", "degrees (gripper: %)", "% of half range (gripper: %)"]
+    assert unit_name(None) == "of the dataset's own units"

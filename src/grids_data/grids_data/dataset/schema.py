@@ -102,13 +102,24 @@ def so100_features(height: int, width: int, *, extra: Mapping[str, Feature] | No
 
 @dataclass(frozen=True, slots=True)
 class VideoSettings:
-    """H.264 without B-frames; a key frame every `gop` frames keeps random access to one or a few decodes."""
+    """How to encode, without B-frames; a key frame every `gop` frames keeps random access to one or a few decodes.
+
+    codec: FFmpeg's name of the encoder.
+    """
 
     codec: str = "libx264"
     pix_fmt: str = "yuv420p"
     crf: int = 18
     gop: int = 6
     preset: str = "veryfast"
+
+
+# By the name that LeRobot notes. The settings give about the same picture quality.
+CODECS = {
+    "h264": VideoSettings(),
+    "av1": VideoSettings("libsvtav1", crf=30, preset="9"),
+    "hevc": VideoSettings("libx265", crf=20, preset="ultrafast"),
+}
 
 
 @dataclass(frozen=True, slots=True)

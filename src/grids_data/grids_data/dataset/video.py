@@ -4,6 +4,7 @@ Frame i of an episode has exactly the time i / fps: the stream's clock ticks a w
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,12 +13,17 @@ import av
 import numpy as np
 
 from grids_data.dataset.files import unreadable
-from grids_data.dataset.schema import DatasetError, VideoSettings
+from grids_data.dataset.schema import CODECS, DatasetError, VideoSettings
 
 # The mp4 muxer of FFmpeg refuses clocks slower than this.
 _LEAST_TICKS_PER_S = 10_000
-# On some processors one in a hundred of x264's encodings differed with its macroblock tree on. Costs a fifth in size.
-_REPEATABLE = {"libx264": {"mbtree": "0"}}
+# One thread for each encoder: episodes run in parallel, and the bytes repeat.
+_FIXED = {
+    # On some processors one in a hundred of x264's encodings differed with its macroblock tree; off costs a fifth.
+    "libx264": {"mbtree": "0"},
+    "libsvtav1": {"svtav1-params": "lp=1"},
+    "libx265": {"x265-params": "log-level=error:pools=none:frame-threads=1"},
+}
 AHEAD_FRAMES = 12  # decoding this far forward is cheaper than a seek
 
 
@@ -29,18 +35,33 @@ def ticks_per_frame(fps: int) -> int:
     return ticks
 
 
+def settings_of(codec: str) -> VideoSettings:
+    """The settings of h264, av1 or hevc. Raises DatasetError where this PyAV cannot encode it."""
+    found = CODECS.get(codec)
+    if found is None:
+        raise DatasetError(f"codec: expected {', '.join(CODECS)}, got {codec!r}")
+    if found.codec not in av.codecs_available:
+        able = [name for name, other in CODECS.items() if other.codec in av.codecs_available]
+        raise DatasetError(
+            f"codec: expected a PyAV with the encoder {found.codec} for {codec}, this one has none: "
+            f"use {' or '.join(able)}"
+        )
+    return found
+
+
 class VideoWriter:
     """Encodes (height, width, 3) uint8 frames of one episode. Not thread-safe."""
 
     def __init__(self, path: Path, fps: int, height: int, width: int, settings: VideoSettings) -> None:
+        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints its settings for every file otherwise
         self._container = av.open(str(path), "w", format="mp4")
         stream = self._container.add_stream(settings.codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, settings.pix_fmt
         self._ticks = ticks_per_frame(fps)
         stream.time_base = stream.codec_context.time_base = Fraction(1, fps * self._ticks)
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
-        stream.codec_context.thread_count = 1  # parallel over episodes, and the bytes repeat
-        stream.options = {"crf": str(settings.crf), "preset": settings.preset, **_REPEATABLE.get(settings.codec, {})}
+        stream.codec_context.thread_count = 1
+        stream.options = {"crf": str(settings.crf), "preset": settings.preset, **_FIXED.get(settings.codec, {})}
         self._stream = stream
         self._shape = (height, width, 3)
         self.frames = 0
@@ -71,7 +92,9 @@ def join(parts: Sequence[Path], target: Path, fps: int) -> None:
             with av.open(str(part)) as source:
                 video = source.streams.video[0]
                 if stream is None:
-                    stream = output.add_stream_from_template(video)
+                    stream = output.add_stream_from_template(
+                        video, opaque=True
+                    )  # copied: not every decoder has an encoder
                     stream.time_base = tick
                 frames = 0
                 for packet in source.demux(video):

@@ -9,7 +9,7 @@ from pathlib import Path
 from grids_common.errors import GridsError
 from grids_common.tasks import TASKS
 from grids_data.dataset.frame_cache import parse_size
-from grids_data.dataset.schema import DatasetError, DiskError
+from grids_data.dataset.schema import CODECS, DatasetError, DiskError
 from grids_data.units import DEGREES, SYSTEMS, parse_system
 from grids_eval.demos.config import DemoConfig
 from grids_eval.demos.dataset import generate
@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEGREES,
         help="joint units of the dataset (default: degrees, as LeRobot)",
     )
+    add("--codec", choices=tuple(CODECS), default="h264", help="video codec (default: h264; av1 merges with LeRobot's)")
     add("--workers", type=int, default=0, help="processes (default: one per core)")
     return parser
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     try:
         folder, made = generate(
             arguments.out, arguments.task, arguments.episodes, arguments.seed, config,
-            system=arguments.units, workers=workers,
+            system=arguments.units, codec=arguments.codec, workers=workers,
         )  # fmt: skip
     except OSError as error:
         sys.stderr.write(f"grids demos: {DiskError.of(error)}\n")

@@ -22,6 +22,7 @@ from grids_data.dataset.schema import (
     image_key,
     so100_features,
 )
+from grids_data.dataset.video import settings_of
 from grids_data.dataset.writer import DatasetWriter, EpisodeWriter
 from grids_data.units import Units, units
 from grids_eval.demos.config import DemoConfig
@@ -47,7 +48,7 @@ def scene_seed(seed: int, episode: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, episode, attempt]).generate_state(1)[0] >> 1)
 
 
-def demo_spec(tasks: list[str], seed: int, config: DemoConfig, system: str) -> DatasetSpec:
+def demo_spec(tasks: list[str], seed: int, config: DemoConfig, system: str, codec: str = "h264") -> DatasetSpec:
     """The dataset's description; its `notes` contain everything needed to make the same dataset again."""
     extra = {
         VALID: Feature("bool", (1,)),
@@ -58,7 +59,7 @@ def demo_spec(tasks: list[str], seed: int, config: DemoConfig, system: str) -> D
         "units": units(system).as_json(),
         "source": {"kind": "scripted expert", "tasks": tasks, "seed": seed} | config.as_json(),
     }
-    return DatasetSpec(config.fps, so100_features(*config.image_hw, extra=extra), notes=notes)
+    return DatasetSpec(config.fps, so100_features(*config.image_hw, extra=extra), video=settings_of(codec), notes=notes)
 
 
 def write_demo(demo: Demo, writer: EpisodeWriter, joint_units: Units, **extra: object) -> None:
@@ -114,13 +115,21 @@ class _DatasetWorker:
 
 
 def generate(
-    folder: Path, tasks: list[str], episodes: int, seed: int, config: DemoConfig, *, system: str, workers: int
+    folder: Path,
+    tasks: list[str],
+    episodes: int,
+    seed: int,
+    config: DemoConfig,
+    *,
+    system: str,
+    codec: str = "h264",
+    workers: int,
 ) -> tuple[Path, list[MadeEpisode]]:
     """Record the missing episodes, then finish the dataset. Returns its folder and the episodes recorded now.
 
-    system: joint units (grids_data.units). Raises DatasetError or DiskError.
+    system: joint units (grids_data.units); codec: h264, av1 or hevc. Raises DatasetError or DiskError.
     """
-    spec = demo_spec(tasks, seed, config, system)
+    spec = demo_spec(tasks, seed, config, system, codec)
     made: list[MadeEpisode] = []
     with DatasetWriter(folder, spec) as dataset:
         jobs = {f"ep-{i:06d}": (tasks[i % len(tasks)], seed, i) for i in range(episodes)}

@@ -59,7 +59,8 @@ class Log:
         if kind == "validation":
             self.validated_at = progress.step
             labels = ", ".join(f"{name} {value:.4f}" for name, value in values["labels"].items())
-            self.say(f"validation  flow {values['flow']:.4f}  action {values['action_mae_rad']:.4f} rad  {labels}")
+            action = f"{values['action_mae']:.4f} {values['action_unit']}"
+            self.say(f"validation  flow {values['flow']:.4f}  action {action}  {labels}")
 
 
 def _tensorboard(folder: Path):

@@ -5,7 +5,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from grids_common.errors import GridsError
+from grids_data.units import unit_name
 from grids_policy.model.checkpoint import Checkpoint, save_checkpoint
 from grids_policy.model.config import ConfigError
 from grids_policy.model.initialise import init_weights
@@ -312,10 +313,11 @@ class TrainingRun:
         return module
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float | list[float]]:
+    def validate(self) -> dict[str, Any]:
         """Errors of the averaged weights on held-out episodes; the frames and the noise are always the same.
 
-        flow: loss; action_mae_rad: mean absolute error of sampled actions, rad; labels: mean absolute error per label.
+        flow: loss; action_mae: mean absolute error of sampled actions in the data's own units, named by action_unit;
+        labels: mean absolute error per label.
         """
         module, rng = self.averaged(), np.random.default_rng(0)
         flow, labels, action = [], [], []
@@ -328,10 +330,15 @@ class TrainingRun:
             flow.append(float(losses.flow))
             labels.append(losses.labels.float().cpu())
             error = (self.make.action.invert(chunk) - torch.from_numpy(raw.actions).to(chunk.device)).abs().cpu()
-            error_rad = error / torch.from_numpy(self.feed.per_rad)
-            action.append(float(error_rad[~batch.action_is_pad.cpu()].mean()))
+            action.append(float(error[~batch.action_is_pad.cpu()].mean()))
         named = dict(zip(self.feed.shards[0].spec.labels, torch.stack(labels).mean(0).tolist(), strict=False))
-        return {"flow": float(np.mean(flow)), "action_mae_rad": float(np.mean(action)), "labels": named}
+        unit = unit_name(self.trained_on.units)
+        return {
+            "flow": float(np.mean(flow)),
+            "action_mae": float(np.mean(action)),
+            "action_unit": unit,
+            "labels": named,
+        }
 
     def _sample(self, policy: SmolVLA, batch, number: int) -> Tensor:
         config = policy.config

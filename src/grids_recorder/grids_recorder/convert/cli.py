@@ -20,15 +20,16 @@ from grids_data.calibration import Calibration, load, parse
 from grids_data.dataset.frame_cache import parse_size, resized
 from grids_data.dataset.schema import (
     ACTION,
+    CODECS,
     STATE,
     SUCCESS,
     DatasetSpec,
     DiskError,
     Feature,
-    VideoSettings,
     image_key,
     so100_features,
 )
+from grids_data.dataset.video import settings_of
 from grids_data.dataset.writer import DatasetWriter, EpisodeWriter
 from grids_data.errors import DataError
 from grids_data.units import DEGREES, SYSTEMS, Units, parse_system, units
@@ -52,7 +53,7 @@ class ConvertSettings:
     size: tuple[int, int] | None = None
     command: str = COMMANDS[0]
     system: str = DEGREES
-    crf: int = 18
+    codec: str = "h264"
     task: str = ""
 
 
@@ -94,7 +95,7 @@ def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibratio
     source = {"kind": "bags", "command": settings.command} | ({"task": settings.task} if settings.task else {})
     notes = {"units": units(settings.system, first).as_json(), "source": source}
     features = so100_features(*size, extra=extra)
-    return DatasetSpec(settings.fps, features, video=VideoSettings(crf=settings.crf), notes=notes)
+    return DatasetSpec(settings.fps, features, video=settings_of(settings.codec), notes=notes)
 
 
 def _images(bag: Bag, topic: str, wanted: np.ndarray, levels: list[float] | None = None) -> Iterator[np.ndarray]:
@@ -298,6 +299,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--calibration", type=Path, help="LeRobot calibration file (default: the one in the bag)")
     add("--include-rejected", action="store_true", help="convert episodes with the verdict REJECT too")
+    add("--codec", choices=tuple(CODECS), default="h264", help="video codec (default: h264; av1 merges with LeRobot's)")
     add("--workers", type=int, default=0, help="processes (default: one per core)")
     return parser
 
@@ -306,7 +308,12 @@ def main(argv: list[str]) -> int:
     """0 done, 1 disk error, 2 invalid input, 130 interrupted (run again to resume)."""
     arguments = build_parser().parse_args(argv)
     settings = ConvertSettings(
-        arguments.fps, arguments.size, arguments.action, arguments.units, task=arguments.task.strip()
+        arguments.fps,
+        arguments.size,
+        arguments.action,
+        arguments.units,
+        codec=arguments.codec,
+        task=arguments.task.strip(),
     )
     workers = arguments.workers or len(os.sched_getaffinity(0))
     try:

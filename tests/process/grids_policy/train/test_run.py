@@ -80,6 +80,7 @@ def test_the_command_trains_logs_and_writes_a_checkpoint_that_loads(frames: Path
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     validation = [row for row in rows if row["kind"] == "validation"]
     assert validation[-1]["step"] == 5
+    assert validation[-1]["action_unit"] == "of the dataset's own units"
     assert set(validation[-1]["labels"]) == {"x", "y"}
     # Finished runs stay finished.
     assert main(["--config", str(path), "--out", str(tmp_path / "run"), "--set", "optimiser.steps=5"]) == 0

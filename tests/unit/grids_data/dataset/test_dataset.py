@@ -274,3 +274,29 @@ def test_frame_times_are_exact_at_every_rate(tmp_path, fps):
     assert abs(int(reader.frame_at(20 / fps)[0, 0, 0]) - (130 + 35)) < 4
     assert abs(int(reader.frame_at(3 / fps)[0, 0, 0]) - 45) < 4
     reader.close()
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1", "hevc"])
+def test_every_codec_gives_back_the_pictures_and_is_named_as_lerobot_does(tmp_path, codec):
+    from grids_data.dataset.video import settings_of
+
+    writer = DatasetWriter(tmp_path / "set", spec(video=settings_of(codec)))
+    for episode, length in enumerate((12, 15)):
+        stage(writer, episode, length)
+    dataset = open_dataset(writer.finish())
+    about = dataset.info["features"][image_key("wrist")]["info"]
+    assert (about["video.codec"], about["video.pix_fmt"], about["video.fps"]) == (codec, "yuv420p", 20)
+    for index in np.random.default_rng(0).permutation(len(dataset)):
+        episode = dataset.episode_of(int(index))
+        wanted = picture(episode.index, int(index) - episode.start, "wrist")
+        assert np.abs(dataset.frame("wrist", int(index)).astype(int) - wanted).mean() < 2.5
+
+
+def test_a_codec_without_an_encoder_is_refused_with_those_that_work(monkeypatch):
+    import av
+
+    from grids_data.dataset.video import settings_of
+
+    monkeypatch.setattr(av, "codecs_available", {"libx264"})
+    with pytest.raises(DatasetError, match=r"encoder libsvtav1 for av1, this one has none: use h264"):
+        settings_of("av1")
