@@ -48,6 +48,7 @@ ROSDEP_KEYS = {
     "onnxruntime": None,
     "psutil": "python3-psutil",
     "pyarrow": None,
+    "cv_bridge": "cv_bridge",
     "pyrealsense2": None,
     "PIL": "python3-pil",
     "pytest": "python3-pytest",

@@ -25,6 +25,8 @@ def _profile(depth: int, *, reliable: bool, latched: bool = False) -> QoSProfile
 
 
 IMAGE = _profile(1, reliable=False)
+# Compressed images of a publisher that offers it: small enough to be sent again.
+IMAGE_RELIABLE = _profile(1, reliable=True)
 IMAGE_OFFERED = _profile(4, reliable=True)
 STATE = _profile(10, reliable=True)
 STATE_LATEST = _profile(1, reliable=False)
@@ -36,6 +38,7 @@ COMMAND.lifespan = Duration(nanoseconds=500_000_000)
 
 PROFILES = {
     "IMAGE": IMAGE,
+    "IMAGE_RELIABLE": IMAGE_RELIABLE,
     "IMAGE_OFFERED": IMAGE_OFFERED,
     "STATE": STATE,
     "STATE_LATEST": STATE_LATEST,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 CAMERAS = ("front", "wrist")
+TRANSPORTS = ("raw", "compressed", "auto")  # of camera images, as a parameter image_transport
+TRANSPORT_TEXT = "camera images from image_raw (raw) or image_raw/compressed; auto: the one that is published"
 
 
 @dataclass(frozen=True, slots=True)

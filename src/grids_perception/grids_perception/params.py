@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from grids_common.params import param
-from grids_common.topics import CAMERAS
+from grids_common.topics import CAMERAS, TRANSPORT_TEXT, TRANSPORTS
 
 SOURCES = ("realsense", "uvc", "file")
 
@@ -13,6 +13,7 @@ class OverlayParams:
     """Parameters of the overlay node."""
 
     cameras: tuple[str, ...] = param(CAMERAS, "cameras to draw, left to right in the video", choices=CAMERAS)
+    image_transport: str = param("auto", TRANSPORT_TEXT, choices=TRANSPORTS)
     rings: bool = param(True, "draw a ring at each sample location", live=True)
     index: bool = param(True, "write each sample's index beside its ring", live=True)
     trail: int = param(8, "number of earlier sample locations drawn as a trail, 0: none", lo=0, hi=60, live=True)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from grids_common.signals import StopRequest
-from grids_common.topics import CAMERAS
+from grids_common.topics import CAMERAS, TRANSPORT_TEXT, TRANSPORTS
 
 SNAPSHOT_READY_S = 0.5  # from complete data to the snapshot
 
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--at", type=float, metavar="S", help="bag: seconds after its start (default: its end)")
     parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="longest wait for data (%(default)s s)")
     parser.add_argument("--size", type=_size, default=(1280, 800), help="size of window or image (default: 1280x800)")
+    parser.add_argument("--image-transport", choices=TRANSPORTS, default="auto", help=f"live: {TRANSPORT_TEXT}")
     parser.add_argument("--retention", action="store_true", help="tint the cameras by retention")
     return parser
 
@@ -147,7 +148,7 @@ def _live(options) -> int:
         if demo is not None:
             started.callback(demo.close)
         model = Model(CAMERAS)
-        feed = RosFeed(model)
+        feed = RosFeed(model, image_transport=options.image_transport)
         started.callback(feed.close)
         panel = _panel(model, feed.now_ns, options, RosControls(feed))
         if options.snapshot is not None:

@@ -2,6 +2,9 @@
 
 Messages are accessed by attribute only, so rclpy's and rosbags' classes both work. `now_ns` is ROS time (for a bag, its
 log time). One thread calls `take`, another `snapshot`; a lock protects each call.
+
+`ros2 bag play` publishes messages with their old stamps, and jumps back when it starts again (--loop). So stamps are
+shown relative to those of the joint states that arrive now, and a jump clears what came before it.
 """
 
 import threading
@@ -21,6 +24,8 @@ JOINT_PERIOD_NS = 30_000_000
 HISTORY_NS = 5_000_000_000
 IMAGE_SILENT_NS = 1_000_000_000
 STATE_SILENT_NS = 2_000_000_000
+REPLAY_NS = 2_000_000_000  # stamps further from the arrival than this are those of a replay
+BACK_NS = 500_000_000  # stamps that go back by more than this: a replay has started again
 # The field that is reset, and its value, if there was no message on a topic for STATE_SILENT_NS.
 SILENT = {
     "/follower/status": ("driver", None),
@@ -130,7 +135,9 @@ class Model:
         self._state = ViewState(cameras={name: CameraState() for name in cameras})
         self._samples = {name: deque(maxlen=TRAIL) for name in cameras}
         self._arrivals = {name: deque(maxlen=40) for name in cameras}
-        self._joints: deque = deque(maxlen=600)
+        self._joints: deque = deque(maxlen=600)  # arrival ns, stamp ns, positions
+        self._shift_ns = 0  # from stamps to now; 0 unless they are a replay's
+        self._newest = (0, 0)  # arrival and stamp of the last joint state, ns
         self._diagnostics: dict[str, tuple[int, str]] = {}
         self._heard: dict[str, int] = {}
         self.rejected = 0
@@ -145,12 +152,12 @@ class Model:
             "/twin/task_state": self._task_state,
             "/diagnostics": self._diagnostic_array,
         }
+        self.cameras = cameras
+        self.topics = tuple(self._handlers)  # without the images
         for name in cameras:
-            self._handlers[f"/{name}/color/image_raw"] = lambda m, t, name=name: self._image(name, m, t)
-        self.topics = tuple(self._handlers)  # live
-        for name in cameras:
-            self._handlers[f"/{name}/color/image_raw/compressed"] = lambda m, t, name=name: self._image(name, m, t)
-        self.bag_topics = tuple(self._handlers)  # bags contain images as JPEG
+            for topic in (f"/{name}/color/image_raw", f"/{name}/color/image_raw/compressed"):
+                self._handlers[topic] = lambda m, t, name=name: self._image(name, m, t)
+        self.bag_topics = tuple(self._handlers)
 
     def take(self, topic: str, message, now_ns: int) -> None:
         """Store one message; a malformed one is counted and shown as a problem, never raised."""
@@ -165,17 +172,41 @@ class Model:
     def snapshot(self, now_ns: int) -> ViewState:
         """The state at `now_ns`, without the data of topics that have been silent for STATE_SILENT_NS."""
         with self._lock:
-            joints = [row for row in self._joints if now_ns - row[0] < HISTORY_NS]
-            problems = tuple(text for t, text in self._diagnostics.values() if text and now_ns - t < 5_000_000_000)
+            shift_ns, chunk = self._shift_ns, self._state.chunk
+            joints = [row for row in self._joints if now_ns - row[1] - shift_ns < HISTORY_NS]
+            problems = [text for t, text in self._diagnostics.values() if text and now_ns - t < 5_000_000_000]
+            if shift_ns:
+                problems.append(f"stamps differ from this clock by {shift_ns * 1e-9:.0f} s: a replay, or a wrong clock")
             return replace(
                 self._state,
                 now_ns=now_ns,
                 cameras={name: self._camera(name, now_ns) for name in self._state.cameras},
                 **self._silent(now_ns),
-                joints_ns=np.array([row[0] for row in joints], np.int64),
-                joints_rad=np.array([row[1] for row in joints]).reshape(-1, len(JOINT_NAMES)),
-                problems=problems,
+                chunk=chunk and replace(chunk, stamp_ns=chunk.stamp_ns + shift_ns),
+                joints_ns=np.array([row[1] + shift_ns for row in joints], np.int64),
+                joints_rad=np.array([row[2] for row in joints]).reshape(-1, len(JOINT_NAMES)),
+                problems=tuple(problems),
             )
+
+    def _follow(self, stamp: int, now_ns: int) -> None:
+        """Learn from the stamp of a joint state which stamps belong to now; forget everything before a jump."""
+        arrived, newest = self._newest
+        self._newest = now_ns, stamp
+        back = now_ns < arrived - BACK_NS or stamp < newest - BACK_NS
+        if back or abs(now_ns - self._shift_ns - stamp) > REPLAY_NS:
+            self._shift_ns = now_ns - stamp if abs(now_ns - stamp) > REPLAY_NS else 0
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what would lie in the future, or be taken for silence, after a jump of the stamps or of the clock."""
+        self._joints.clear()
+        self._heard.clear()
+        self._diagnostics.clear()
+        for name in self.cameras:
+            self._samples[name].clear()
+            self._arrivals[name].clear()
+            self._state.cameras[name] = replace(self._state.cameras[name], samples=())
+        self._set(chunk=None)
 
     def _camera(self, name: str, now_ns: int) -> CameraState:
         camera, arrivals = self._state.cameras[name], self._arrivals[name]
@@ -192,7 +223,7 @@ class Model:
     def _image(self, name: str, message, now_ns: int) -> None:
         image = to_rgb(message)
         arrivals = self._arrivals[name]
-        if arrivals and now_ns - arrivals[-1] > IMAGE_SILENT_NS:
+        if arrivals and not 0 <= now_ns - arrivals[-1] <= IMAGE_SILENT_NS:
             arrivals.clear()  # the time without images does not count in the rate
         arrivals.append(now_ns)
         self._state.cameras[name] = replace(
@@ -212,13 +243,15 @@ class Model:
         )
 
     def _joint_states(self, message, now_ns: int) -> None:
-        if self._joints and now_ns - self._joints[-1][0] < JOINT_PERIOD_NS:
+        if self._joints and 0 <= now_ns - self._joints[-1][0] < JOINT_PERIOD_NS:
             return
         index = {name: i for i, name in enumerate(message.name)}
         position = np.asarray(message.position, float)
         if not set(JOINT_NAMES) <= set(index) or len(position) < len(index):
             raise ValueError(f"expected positions of {', '.join(JOINT_NAMES)}, got {', '.join(index) or 'none'}")
-        self._joints.append((stamp_ns(message.header.stamp), position[[index[n] for n in JOINT_NAMES]]))
+        stamp = stamp_ns(message.header.stamp)
+        self._follow(stamp, now_ns)
+        self._joints.append((now_ns, stamp, position[[index[n] for n in JOINT_NAMES]]))
 
     def _servo_state(self, message, now_ns: int) -> None:
         rows = zip(

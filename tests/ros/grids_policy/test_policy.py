@@ -25,11 +25,12 @@ from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens, TaskState  
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
-from sensor_msgs.msg import Image, JointState  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from grids_common import topics  # noqa: E402
+from grids_common.images import JPEG_FORMAT, image_to_rgb, rgb_to_jpeg  # noqa: E402
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES  # noqa: E402
 from grids_policy.runtime.bundle import load_bundle, seal  # noqa: E402
 from so100_driver_testing.lifecycle_scenarios import random_request  # noqa: E402
@@ -220,6 +221,51 @@ def test_a_wrong_image_size_is_said_with_what_to_do(tmp_path, robot):
         assert robot.run(lambda: robot.status and "expects 320x240, got 64x48" in robot.status[-1].reason)
         assert not robot.chunks
     assert "--cameras front=64x48" in log_of(tmp_path)
+
+
+class Jpegs:
+    """Publishes each Image it is given as a JPEG; the raw topic has no publisher."""
+
+    def __init__(self, node, camera: str) -> None:
+        self._publisher = topics.publisher(node, f"/{camera}/color/image_raw/compressed", CompressedImage)
+
+    def publish(self, msg: Image) -> None:
+        data = rgb_to_jpeg(image_to_rgb(msg), 90)
+        self._publisher.publish(CompressedImage(header=msg.header, format=JPEG_FORMAT, data=data))
+
+
+def test_a_policy_runs_on_compressed_images_where_no_others_are_published(tmp_path, robot):
+    for publisher in robot.images.values():
+        robot.node.destroy_publisher(publisher)
+    robot.images = {camera: Jpegs(robot.node, camera) for camera in robot.sizes}
+    with policy(tmp_path):
+        assert robot.run(robot.moving_chunks), log_of(tmp_path)
+        robot.delay_s = {"front": 2.0, "wrist": 2.0}
+        assert robot.run(lambda: "camera lost" in robot.status[-1].reason)  # their age is checked as that of raw ones
+
+
+def test_malformed_images_are_refused_in_one_sentence_and_the_policy_goes_on(tmp_path, robot):
+    good = robot.images["front"]
+
+    class Broken:
+        """Publishes the images of a driver that fills its messages wrongly."""
+
+        changes = ({"encoding": "16UC1"}, {"step": 100}, {"data": array("B", [0])}, {"height": 0, "width": 0})
+
+        def publish(self, msg):
+            for change in self.changes:
+                for name, value in change.items():
+                    setattr(msg, name, value)
+                good.publish(msg)
+
+    robot.images["front"] = Broken()
+    with policy(tmp_path) as process:
+        assert robot.run(lambda: "(/front/color/image_raw): image: expected" in log_of(tmp_path)), log_of(tmp_path)
+        assert not robot.chunks
+        robot.images["front"] = good
+        assert robot.run(robot.moving_chunks), log_of(tmp_path)
+        assert process.poll() is None
+    assert "Traceback" not in log_of(tmp_path)
 
 
 def test_a_task_runs_reports_and_can_be_cancelled(tmp_path, robot):

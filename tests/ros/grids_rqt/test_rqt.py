@@ -21,13 +21,14 @@ from grids_msgs.msg import ActionChunk, DriverStatus, SampledTokens  # noqa: E40
 from grids_msgs.srv import SetMode  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
-from sensor_msgs.msg import Image, JointState  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
 from std_msgs.msg import Bool, Header, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from grids_common import topics  # noqa: E402
-from grids_common.images import fill_image  # noqa: E402
+from grids_common.images import JPEG_FORMAT, fill_image, image_to_rgb, rgb_to_jpeg  # noqa: E402
 from grids_common.so100 import JOINT_NAMES  # noqa: E402
+from grids_common.stamps import to_stamp  # noqa: E402
 from grids_rqt.feeds.ros import RosControls, RosFeed  # noqa: E402
 from grids_rqt.view_model import Model  # noqa: E402
 
@@ -131,6 +132,42 @@ def test_a_live_graph_fills_the_model_from_a_thread_of_its_own(stack):
     assert model.rejected == 0
     assert 0 <= feed.now_ns() - state.joints_ns[-1] < 20e9
     feed.close()
+    feed.close()
+
+
+def test_a_replayed_bag_with_old_stamps_and_compressed_images_is_shown(stack):
+    """What `ros2 bag play --loop` of an episode publishes: JPEG images only, and the stamps of the recording."""
+    compressed = {
+        camera: topics.publisher(stack.node, f"/{camera}/color/image_raw/compressed", CompressedImage)
+        for camera in topics.CAMERAS
+    }
+    for camera in topics.CAMERAS:
+        stack.node.destroy_publisher(stack.publishers[f"/{camera}/color/image_raw"])
+    model, sent = Model(topics.CAMERAS), [0]
+    feed = RosFeed(model)
+
+    def play():
+        stamp = to_stamp(1_700_000_000_000_000_000 + sent[0] % 20 * 50_000_000)
+        sent[0] += 1
+        for topic, message in stack.messages(stamp):
+            if isinstance(message, Image):
+                data = rgb_to_jpeg(image_to_rgb(message), 90)
+                packed = CompressedImage(header=message.header, format=JPEG_FORMAT, data=data)
+                compressed[topic.split("/")[1]].publish(packed)
+            else:
+                stack.publishers[topic].publish(message)
+
+    def complete():
+        state = model.snapshot(feed.now_ns())
+        cameras = state.cameras.values()
+        return sent[0] > 50 and len(state.joints_ns) > 5 and state.chunk and all(c.image is not None for c in cameras)
+
+    wait_for(complete, play)
+    now_ns = feed.now_ns()
+    state = model.snapshot(now_ns)
+    assert abs(int(state.cameras["wrist"].image[0, 0, 0]) - 200) <= 3
+    assert 0 <= now_ns - state.joints_ns[-1] < 5e9
+    assert model.rejected == 0
     feed.close()
 
 

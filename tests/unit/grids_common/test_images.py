@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from grids_common.images import ENCODINGS, ImageBuffer, image_to_rgb, jpeg_to_rgb, rgb_to_jpeg, to_rgb
+from grids_common import images
+from grids_common.images import ENCODINGS, ImageBuffer, compressed_to_rgb, image_size, image_to_rgb, rgb_to_jpeg, to_rgb
 from grids_common.stamps import stamp_ns, to_stamp
 
 
@@ -19,7 +20,12 @@ def message(data: np.ndarray, encoding: str, padding: int = 0) -> SimpleNamespac
     height, width, channels = data.shape
     lines = np.pad(data.reshape(height, width * channels), ((0, 0), (0, padding)), constant_values=77)
     return SimpleNamespace(
-        encoding=encoding, height=height, width=width, step=width * channels + padding, data=lines.tobytes()
+        encoding=encoding,
+        height=height,
+        width=width,
+        step=width * channels + padding,
+        is_bigendian=0,
+        data=lines.tobytes(),
     )
 
 
@@ -56,7 +62,7 @@ def test_what_is_already_rgb_is_not_copied():
     store = np.frombuffer(bytearray(pixels(0).tobytes()), np.uint8)
     for encoding, channels in (("rgb8", 3), ("bgr8", 3), ("rgba8", 4), ("bgra8", 4)):
         data = np.zeros(6 * 8 * channels, np.uint8) + store[0]
-        image = SimpleNamespace(encoding=encoding, height=6, width=8, step=8 * channels, data=data)
+        image = SimpleNamespace(encoding=encoding, height=6, width=8, step=8 * channels, is_bigendian=0, data=data)
         assert np.shares_memory(image_to_rgb(image), data), encoding
 
 
@@ -78,19 +84,94 @@ def test_errors_name_what_was_expected_and_what_came():
     with pytest.raises(ValueError, match="got step 20"):
         image_to_rgb(narrow)
     with pytest.raises(ValueError, match="got step 0 and 0 bytes"):
-        image_to_rgb(SimpleNamespace(encoding="rgb8", height=0, width=0, step=0, data=b""))
+        image_to_rgb(SimpleNamespace(encoding="rgb8", height=0, width=0, step=0, is_bigendian=0, data=b""))
     with pytest.raises(ValueError, match="even width for YUV 4:2:2, got 7"):
         image_to_rgb(message(pixels(0, width=7, channels=2), "uyvy"))
-    with pytest.raises(ValueError, match="expected a JPEG or a PNG, got format 'png'"):
-        jpeg_to_rgb(SimpleNamespace(format="png", data=b"\x89PNG"))
+    long = message(pixels(0), "rgb8")
+    long.data += b"0"
+    with pytest.raises(ValueError, match="got step 24 and 145 bytes"):
+        image_to_rgb(long)
     assert "rgb8" in ENCODINGS
+
+
+@pytest.mark.parametrize("encoding", ["", "8UC3", "16UC1", "32FC1", "bayer_rggb8", "RGB8", "nv12"])
+def test_an_unknown_encoding_is_refused_with_the_fix(encoding):
+    with pytest.raises(ValueError, match=f"got '{encoding}': set the camera's colour format") as refused:
+        image_to_rgb(message(pixels(0), encoding))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("padding", [0, 2, 7])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_mono16_is_scaled_to_eight_bits_in_either_byte_order(order, padding):
+    values = np.random.default_rng(0).integers(0, 65536, (6, 8), np.uint16)
+    values[0, :3] = (0, 65535, 256)
+    stored = message(values.astype(f"{order}u2").view(np.uint8).reshape(6, 8, 2), "mono16", padding)
+    stored.is_bigendian = int(order == ">")
+    expected = np.rint(values * (255.0 / 65535.0)).astype(np.uint8)
+    np.testing.assert_array_equal(image_to_rgb(stored), np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("encoding", [name for name in ENCODINGS])
+@pytest.mark.parametrize("padding", [0, 8])
+def test_cv_bridge_gives_the_same_pixels(encoding, padding, monkeypatch):
+    bridge = pytest.importorskip("cv_bridge", reason="part of ROS from apt").CvBridge()
+    messages = pytest.importorskip("sensor_msgs.msg")
+    channels = {"rgba8": 4, "bgra8": 4, "rgb8": 3, "bgr8": 3, "mono8": 1}.get(encoding, 2)
+    fields = vars(message(pixels(5, channels=channels), encoding, padding))
+    image = messages.Image(**{**fields, "data": list(fields["data"])})
+    expected = bridge.imgmsg_to_cv2(image, "rgb8")
+    np.testing.assert_array_equal(image_to_rgb(image), expected)
+    monkeypatch.setattr(images, "_cv_bridge", lambda: None)
+    np.testing.assert_array_equal(image_to_rgb(image), expected)
+
+
+def test_cv_bridge_is_used_where_it_loads(monkeypatch):
+    calls = []
+    monkeypatch.setattr(images, "_cv_bridge", lambda: lambda *words: calls.append(words[1:]) or np.zeros((6, 8, 3)))
+    for encoding in ("uyvy", "yuv422_yuy2", "mono16"):
+        image_to_rgb(message(pixels(0, channels=2), encoding))
+    assert calls == [("uyvy", "rgb8"), ("yuv422_yuy2", "rgb8"), ("mono16", "rgb8")]
+
+
+def png(rgb: np.ndarray) -> bytes:
+    return cv2.imencode(".png", rgb[..., ::-1] if rgb.ndim == 3 else rgb)[1].tobytes()
+
+
+def test_a_png_is_decoded_as_a_jpeg_is():
+    rgb = pixels(4, 48, 64)
+    packed = SimpleNamespace(format="rgb8; png compressed bgr8", data=png(rgb))
+    np.testing.assert_array_equal(to_rgb(packed), rgb)
+    assert image_size(packed) == (48, 64)
+    grey = SimpleNamespace(format="mono8; png compressed", data=png(rgb[..., 0]))
+    np.testing.assert_array_equal(to_rgb(grey), np.repeat(rgb[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("cut", [1, 12, 100, 1000])
+@pytest.mark.parametrize("packer", [png, lambda rgb: rgb_to_jpeg(rgb, 90)], ids=["png", "jpeg"])
+def test_a_compressed_image_that_was_cut_off_is_refused(packer, cut):
+    data = packer(pixels(4, 48, 64))[:-cut]
+    with pytest.raises(ValueError, match=r"compressed image: expected a whole (PNG|JPEG), got \d+"):
+        compressed_to_rgb(SimpleNamespace(format="", data=data))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("h264", b"\0\0\0\1"), ("", b""), ("jpeg", b"JPEG"), ("16UC1; compressedDepth png", b"0" * 12 + b"\x89PNG")],
+)
+def test_another_compressed_format_is_refused_with_the_fix(kind, data):
+    for read in (compressed_to_rgb, image_size):
+        with pytest.raises(
+            ValueError, match=f"expected a JPEG or a PNG, got format '{kind}'.*set the camera's transport"
+        ):
+            read(SimpleNamespace(format=kind, data=data))
 
 
 def test_jpeg_there_and_back_and_smaller():
     smooth = np.tile(np.linspace(0, 255, 640).astype(np.uint8)[None, :, None], (480, 1, 3))
     packed = SimpleNamespace(format="jpeg", data=rgb_to_jpeg(smooth, 95))
     assert np.abs(to_rgb(packed).astype(int) - smooth).max() <= 3
-    small = jpeg_to_rgb(packed, least_px=60)
+    small = compressed_to_rgb(packed, least_px=60)
     assert small.shape == (60, 80, 3)
     assert len(rgb_to_jpeg(pixels(0, 64, 64), 90, subsampling="420")) < len(rgb_to_jpeg(pixels(0, 64, 64), 90))
 

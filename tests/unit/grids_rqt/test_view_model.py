@@ -35,6 +35,13 @@ def image(t_ns: int, level: int = 7) -> Message:
     return Message(header=header(t_ns), encoding="rgb8", height=4, width=6, step=18, data=data)
 
 
+def chunk(t_ns: int) -> Message:
+    return Message(
+        header=header(t_ns), joint_names=list(JOINT_NAMES), horizon=2, dt=0.05, positions=[0.1] * 12, sequence=1,
+        stage_names=[], stage_s=[],
+    )  # fmt: skip
+
+
 @pytest.fixture
 def model():
     return Model(("front", "wrist"))
@@ -53,6 +60,74 @@ def test_a_hundred_hertz_are_thinned_and_old_joints_forgotten(model):
     state = model.snapshot(10 * SECOND)
     assert 100 < len(state.joints_ns) < 200
     assert state.joints_ns[0] > 4.9 * SECOND
+
+
+def play(model, begin_ns: int, stamp_ns: int, seconds: float) -> int:
+    """`ros2 bag play` of joints at 20 Hz, which arrive from `begin_ns` on with stamps from `stamp_ns` on: its end."""
+    for i in range(round(20 * seconds)):
+        t = i * SECOND // 20
+        model.take("/follower/joint_states", joints(stamp_ns + t, float(i)), begin_ns + t)
+    return begin_ns + round(seconds * SECOND)
+
+
+@pytest.mark.parametrize("recorded", [10 * SECOND, 5_000 * SECOND], ids=["long ago", "by a clock that was ahead"])
+def test_a_replay_with_old_stamps_is_plotted_as_if_it_were_live(model, recorded):
+    now = play(model, 1_000 * SECOND, recorded, 3.0)
+    model.take("/policy/action_chunk", chunk(recorded + 3 * SECOND - SECOND // 5), now)
+    state = model.snapshot(now)
+    assert len(state.joints_ns) == 60
+    assert 0 < now - state.joints_ns[-1] <= SECOND // 10
+    assert now - state.chunk.stamp_ns == pytest.approx(SECOND // 5, abs=SECOND // 10)
+    assert "a replay, or a wrong clock" in state.problems[-1]
+
+
+@pytest.mark.parametrize("length_s", [1.0, 4.0, 60.0])
+def test_a_replay_that_starts_again_drops_what_came_before(model, length_s):
+    now = 1_000 * SECOND
+    for _ in range(3):
+        now = play(model, now, 10 * SECOND, length_s)
+        state = model.snapshot(now)
+        assert len(state.joints_ns) == min(round(20 * length_s), 99)
+        assert (np.diff(state.joints_ns) > 0).all()
+        assert 0 <= now - state.joints_ns[-1] < SECOND // 5
+
+
+def test_a_replay_with_its_own_clock_starts_again_too(model):
+    """`ros2 bag play --clock --loop` with use_sim_time: the clock itself jumps back."""
+    for _ in range(2):
+        now = play(model, 10 * SECOND, 10 * SECOND, 4.0)
+        model.take("/front/color/image_raw", image(now), now)
+        state = model.snapshot(now)
+        assert len(state.joints_ns) == 80
+        assert state.problems == ()
+        assert state.cameras["front"].silent_s == 0.0
+
+
+def test_live_after_a_replay_is_shown_with_its_own_stamps(model):
+    now = play(model, 1_000 * SECOND, 10 * SECOND, 3.0)
+    now = play(model, now, now, 2.0)
+    state = model.snapshot(now)
+    assert len(state.joints_ns) == 40
+    assert state.joints_ns[-1] == now - SECOND // 20
+    assert state.problems == ()
+
+
+def test_one_camera_with_a_wrong_clock_does_not_disturb_the_plots(model):
+    for i in range(60):
+        t = 100 * SECOND + i * SECOND // 20
+        model.take("/follower/joint_states", joints(t, 0.0), t)
+        model.take("/front/color/image_raw", image(t - 30 * SECOND), t)
+    state = model.snapshot(t)
+    assert len(state.joints_ns) == 60
+    assert state.cameras["front"].rate_hz == pytest.approx(20.0, rel=0.01)
+
+
+def test_compressed_images_are_shown_as_raw_ones_are(model):
+    from grids_common.images import rgb_to_jpeg
+
+    packed = Message(header=header(0), format="jpeg", data=rgb_to_jpeg(np.full((48, 64, 3), 90, np.uint8), 95))
+    model.take("/front/color/image_raw/compressed", packed, 0)
+    assert abs(int(model.snapshot(0).cameras["front"].image[0, 0, 0]) - 90) <= 2
 
 
 def test_the_rate_is_that_of_the_arrivals(model):

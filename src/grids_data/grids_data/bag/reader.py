@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rosbags.rosbag2 import Reader
 
-from grids_common.images import image_to_rgb, jpeg_to_rgb
+from grids_common.images import to_rgb
 from grids_data.bag import cdr
 from grids_data.bag.types import begins_with_header, types_of
 from grids_data.bag.writer import EPISODE_FILE, PARTIAL
@@ -118,10 +118,10 @@ class Bag:
             ) from error
 
     def image(self, message: BagMessage, *, least_px: int = 0) -> np.ndarray:
-        """RGB uint8 (H, W, 3) of an Image or CompressedImage; `least_px` as in grids_common.images.jpeg_to_rgb."""
+        """RGB uint8 (H, W, 3) of an Image or CompressedImage; `least_px`: see grids_common.images.compressed_to_rgb."""
         decoded = self.decode(message)
         try:
-            return image_to_rgb(decoded) if message.type == cdr.IMAGE else jpeg_to_rgb(decoded, least_px=least_px)
+            return to_rgb(decoded, least_px=least_px)
         except UNREADABLE as error:
             raise DataError(f"{message.topic}: {one_line(error)}") from error
 

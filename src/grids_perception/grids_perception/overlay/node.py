@@ -18,7 +18,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from grids_common import topics
-from grids_common.images import JPEG_FORMAT, fill_image, image_to_rgb, rgb_to_jpeg
+from grids_common.image_topics import ImageSubscription
+from grids_common.images import JPEG_FORMAT, fill_image, rgb_to_jpeg, to_rgb
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.params import declare
 from grids_common.stamps import stamp_ns
@@ -40,7 +41,7 @@ class _Camera:
     image_publisher: object
     jpeg_publisher: object
     history: deque
-    subscription: object = None
+    subscription: ImageSubscription | None = None
     image: tuple[np.ndarray, int, float] | None = None  # pixels, stamp ns, monotonic arrival s
     samples: tuple[ImageSamples, ...] = field(default=())  # oldest first
 
@@ -120,14 +121,14 @@ class OverlayNode(Node):
             need = recording or watched > 0
             needed |= need
             if need and camera.subscription is None:
-                camera.subscription = topics.subscription(
+                camera.subscription = ImageSubscription(
                     self,
-                    f"/{camera.name}/color/image_raw",
-                    Image,
+                    camera.name,
+                    self._params.image_transport,
                     lambda message, camera=camera: self._on_image(camera, message),
                 )
             elif not need and camera.subscription is not None:
-                self.destroy_subscription(camera.subscription)
+                camera.subscription.close()
                 camera.subscription = camera.image = None
         if needed and self._tokens is None:
             self._tokens = topics.subscription(self, "/policy/sampled_tokens", SampledTokens, self._on_tokens)
@@ -169,11 +170,11 @@ class OverlayNode(Node):
         """The samples recent enough to draw on an image of that stamp, and the age of the newest in s."""
         return recent(camera.samples, image_ns, self._params.max_age_s)
 
-    def _on_image(self, camera: _Camera, message: Image) -> None:
+    def _on_image(self, camera: _Camera, message: Image | CompressedImage) -> None:
         try:
-            image = image_to_rgb(message)
+            image = to_rgb(message)
         except ValueError as error:
-            self.get_logger().warning(f"{camera.name}: {error}", throttle_duration_sec=10.0)
+            self.get_logger().warning(f"/{camera.name}/color/image_raw not drawn: {error}", throttle_duration_sec=10.0)
             return
         image_ns = stamp_ns(message.header.stamp)
         camera.image = (image, image_ns, time.monotonic())

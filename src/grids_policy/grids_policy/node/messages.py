@@ -6,10 +6,10 @@ import numpy as np
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from grids_common.images import image_to_rgb
+from grids_common.images import image_size, to_rgb
 from grids_common.stamps import stamp_ns, to_stamp
 from grids_policy.node.observation import ImageFrame, Joints
 from grids_policy.node.schedule import Arming
@@ -24,17 +24,18 @@ def _floats(kind: str, values: np.ndarray) -> array:
     return out
 
 
-def frame_from(msg: Image, name: str, width: int, height: int) -> ImageFrame | str:
+def frame_from(msg: Image | CompressedImage, name: str, width: int, height: int) -> ImageFrame | str:
     """The image as RGB of exactly width x height pixels, or one sentence that states what is wrong with it."""
-    if (msg.width, msg.height) != (width, height):
-        return (
-            f"camera {name}: the bundle expects {width}x{height}, got {msg.width}x{msg.height}; "
-            f"set the camera to that size or export with --cameras {name}={msg.width}x{msg.height}"
-        )
     try:
-        return ImageFrame(stamp_ns(msg.header.stamp), image_to_rgb(msg))
+        found_height, found_width = image_size(msg)
+        if (found_width, found_height) != (width, height):
+            return (
+                f"camera {name}: the bundle expects {width}x{height}, got {found_width}x{found_height}; "
+                f"set the camera to that size or export with --cameras {name}={found_width}x{found_height}"
+            )
+        return ImageFrame(stamp_ns(msg.header.stamp), to_rgb(msg))
     except ValueError as error:
-        return f"camera {name}: {error}"
+        return f"camera {name} (/{name}/color/image_raw): {error}"
 
 
 def joints_from(msg: JointState, names: tuple[str, ...]) -> Joints | str:

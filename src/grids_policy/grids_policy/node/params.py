@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from grids_common.params import param
+from grids_common.topics import TRANSPORT_TEXT, TRANSPORTS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class PolicyParams:
     max_image_age_s: float = param(0.25, "oldest usable image", unit="s", lo=0.01, hi=10.0)
     max_camera_skew_s: float = param(0.05, "largest time between cameras", unit="s", lo=0.001, hi=1.0)
     max_joint_gap_s: float = param(0.10, "largest time from image to joint state", unit="s", lo=0.001, hi=1.0)
+    image_transport: str = param("auto", TRANSPORT_TEXT, choices=TRANSPORTS)
     lost_camera: str = param(
         "hold", "when a camera is lost: hold, mask its tokens, or send black", choices=("hold", "mask", "black")
     )

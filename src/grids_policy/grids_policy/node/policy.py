@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from grids_msgs.msg import ActionChunk, PolicyStatus, SampledTokens
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from grids_common.image_topics import ImageSubscription
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_common.topics import CAMERAS, publisher, subscription
@@ -49,6 +50,7 @@ class PolicyNode(ManagedNode):
         self._arming: Arming | None = None
         self._tasks: TaskServer | None = None
         self._inputs: list = []
+        self._images: list[ImageSubscription] = []
         self._timers: list = []
         self._instruction = ""
         self._decided_ns = 0  # wall clock; instructions published before this are ignored
@@ -142,11 +144,11 @@ class PolicyNode(ManagedNode):
                 raise SetupError(self._arming.text)
             self.get_logger().warning(f"arm_when_slow: {self._arming.text}")
         bundle = self._runtime.bundle
-        self._inputs = [
-            subscription(self, f"/{c.name}/color/image_raw", Image, lambda msg, c=c: self._on_image(c, msg))
-            for c in bundle.cameras
+        transport = self._params.image_transport
+        self._images = [
+            ImageSubscription(self, c.name, transport, lambda msg, c=c: self._on_image(c, msg)) for c in bundle.cameras
         ]
-        self._inputs += [
+        self._inputs = [
             subscription(self, "/follower/joint_states", JointState, self._on_joints),
             subscription(self, "/policy/instruction", String, self._on_instruction),
         ]
@@ -158,9 +160,7 @@ class PolicyNode(ManagedNode):
 
     def deactivate(self) -> None:
         """Make the arm hold and end the inference thread. Raises SetupError when the engine hangs."""
-        for entity in self._inputs:
-            self.destroy_subscription(entity)
-        self._inputs = []
+        self._unsubscribe()
         self._stop()
         if not self._worker.close(min(self._hang_s, 4.5)):
             # A second worker on the same session would share its buffers with the one that hangs.
@@ -168,6 +168,13 @@ class PolicyNode(ManagedNode):
         n_action_steps = self._params.n_action_steps or self._runtime.bundle.n_action_steps
         self._worker = self._make_worker(n_action_steps, self._arming.latency_s)
         self._set_state("inactive", "deactivated")
+
+    def _unsubscribe(self) -> None:
+        for images in self._images:
+            images.close()
+        for entity in self._inputs:
+            self.destroy_subscription(entity)
+        self._images, self._inputs = [], []
 
     def cleanup(self) -> None:
         """Free the engine."""
@@ -178,9 +185,8 @@ class PolicyNode(ManagedNode):
         """Stop publishing and free everything; also called after a failed transition."""
         for timer in self._timers:
             self.destroy_timer(timer)
-        for entity in self._inputs:
-            self.destroy_subscription(entity)
-        self._timers, self._inputs = [], []
+        self._timers = []
+        self._unsubscribe()
         if self._tasks is not None:
             self._tasks.close()
         if self._worker is not None and not self._worker.close():
@@ -224,7 +230,7 @@ class PolicyNode(ManagedNode):
 
     # Callbacks.
 
-    def _on_image(self, camera, msg: Image) -> None:
+    def _on_image(self, camera, msg: Image | CompressedImage) -> None:
         frame = messages.frame_from(msg, camera.name, camera.width, camera.height)
         if isinstance(frame, str):
             self.get_logger().error(frame, throttle_duration_sec=2.0)

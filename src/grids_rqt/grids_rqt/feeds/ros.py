@@ -11,11 +11,12 @@ from grids_msgs.msg import ActionChunk, DriverStatus, PolicyStatus, SampledToken
 from grids_msgs.srv import SetMode
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from grids_common import services, topics
+from grids_common.image_topics import ImageSubscription
 from grids_common.lifecycle import keep_freed_memory
 from grids_rqt.view_model import Model
 from grids_rqt.views.panel import AbstractControls
@@ -23,7 +24,6 @@ from grids_rqt.views.panel import AbstractControls
 SPIN_S = 0.1  # `close` waits for this time at most
 
 TYPES = {
-    "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/JointState": JointState,
     "grids_msgs/msg/ServoState": ServoState,
     "grids_msgs/msg/DriverStatus": DriverStatus,
@@ -39,7 +39,7 @@ TYPES = {
 class RosFeed:
     """Subscribes to the view model's topics. `close` may be called more than once."""
 
-    def __init__(self, model: Model, name: str = "grids_view") -> None:
+    def __init__(self, model: Model, name: str = "grids_view", *, image_transport: str = "auto") -> None:
         """Initialises rclpy if it is not initialised, and then also shuts it down. Installs no signal handlers."""
         keep_freed_memory()
         self._owns_rclpy = not rclpy.ok()
@@ -47,10 +47,14 @@ class RosFeed:
             rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node(name)
         self._clock = self.node.get_clock()  # also works after the node is destroyed, during a refresh
-        self._model = model
+        self._images: list[ImageSubscription] = []
         for topic in model.topics:
             kind = TYPES[topics.topic(topic).type]
             topics.subscription(self.node, topic, kind, lambda m, topic=topic: model.take(topic, m, self.now_ns()))
+        for camera in model.cameras:
+            topic = f"/{camera}/color/image_raw"
+            take = lambda m, topic=topic: model.take(topic, m, self.now_ns())  # noqa: E731
+            self._images.append(ImageSubscription(self.node, camera, image_transport, take))
         self._closing = threading.Event()
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)

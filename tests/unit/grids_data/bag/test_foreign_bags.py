@@ -11,7 +11,7 @@ import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from grids_common.images import jpeg_to_rgb
+from grids_common.images import compressed_to_rgb
 from grids_data.bag import cdr
 from grids_data.bag.reader import Bag, find_bag
 from grids_data.bag.series import JOINTS, STATUS, TRACE, read_series
@@ -147,7 +147,7 @@ def as_png(row: tuple[str, str, int, bytes]) -> tuple[str, str, int, bytes]:
         return row
     types = store()
     message = types.deserialize_cdr(raw, kind)
-    data = cv2.imencode(".png", jpeg_to_rgb(message)[..., ::-1])[1].reshape(-1)
+    data = cv2.imencode(".png", compressed_to_rgb(message)[..., ::-1])[1].reshape(-1)
     made = types.types[kind](header=message.header, format="bgr8; png compressed bgr8", data=data)
     return topic, kind, time_ns, bytes(types.serialize_cdr(made, kind))
 

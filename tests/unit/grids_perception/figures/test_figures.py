@@ -140,7 +140,7 @@ def test_a_bag_without_samples_is_refused_with_the_reason(store, tmp_path, capsy
 def test_a_broken_bag_is_named(tmp_path, capsys):
     (tmp_path / "metadata.yaml").write_text("not: a bag")
     assert main([str(tmp_path)]) == 1
-    assert "expected a rosbag2 folder with metadata.yaml" in capsys.readouterr().err
+    assert "it has a metadata.yaml, but no .mcap or .db3 file" in capsys.readouterr().err
 
 
 def test_a_task_sentence_becomes_a_file_name():
