@@ -9,6 +9,14 @@ from rqt_gui_py.plugin import Plugin
 # The widgets use QtPy, which must use the binding that rqt has already loaded. rqt's name for it differs from QtPy's.
 os.environ["QT_API"] = {"pyqt": "pyqt5", "pyside": "pyside2"}.get(QT_BINDING, QT_BINDING)
 
+try:
+    import qtpy  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"the GridS panel needs the viewer's packages ({error}): run `bash requirements/setup.sh view` in the GridS "
+        "folder once (`./grids view` does it too), then start rqt again"
+    ) from error
+
 from grids_common.topics import CAMERAS
 from grids_rqt.feeds.ros import RosControls, RosFeed
 from grids_rqt.view_model import Model

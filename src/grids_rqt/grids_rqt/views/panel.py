@@ -1,4 +1,7 @@
-"""The panel: header with controls, cameras, latency, joints, maps, servos. Independent of ROS."""
+"""The panel: emergency stop, and below it controls, cameras, latency, joints, maps, servos. Independent of ROS.
+
+The stop and the driver's state stay in view at every size: the rest is in a scroll area, so two panels fit side by side.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -43,7 +46,10 @@ class AbstractControls(ABC):
 
 
 class Header(QtWidgets.QWidget):
-    """Mode, state and reason of the driver; instruction, mode selection, emergency stop."""
+    """Mode, state and reason of the driver and the emergency stop. `tools`: the row of all other controls.
+
+    The minimum width is that of the stop and a little text, so no dock or window of a usual size cuts it off.
+    """
 
     reported = QtCore.Signal(bool, str)  # carries results from the ROS thread into the GUI thread
 
@@ -52,7 +58,7 @@ class Header(QtWidgets.QWidget):
         self._controls, self._shown_reason = controls, None
         self._gone = ("no more messages on /follower/status: is the driver running?", False)
         self._mode = theme.ElidedLabel("–")
-        self._mode.setMinimumWidth(170)
+        self._mode.setMinimumWidth(60)
         self._reason = theme.ElidedLabel("waiting for /follower/status")
         self._instruction = QtWidgets.QLineEdit()
         self._instruction.setPlaceholderText("instruction for the policy")
@@ -69,16 +75,27 @@ class Header(QtWidgets.QWidget):
         self._escape.activated.connect(self._estop.click)
         self._escape.activatedAmbiguously.connect(self._estop.click)
         self._estop.setToolTip("Stops the arm where it is, torque on (Esc)")
-        rows, row = QtWidgets.QVBoxLayout(self), QtWidgets.QHBoxLayout()
-        rows.setContentsMargins(8, 6, 8, 0)
-        rows.setSpacing(2)
-        rows.addLayout(row)
-        rows.addWidget(self._reason)  # on its own line: the reason for a stop is a sentence
-        row.addWidget(self._mode, 1)
-        row.addWidget(self._instruction, 1)
-        for widget in (self._send, self._modes, self._set_mode, self._reset, self._estop):
-            row.addWidget(widget)
+        self.tools = QtWidgets.QWidget()
+        self._arrange()
         self._connect()
+
+    def _arrange(self) -> None:
+        row, words = QtWidgets.QHBoxLayout(self), QtWidgets.QVBoxLayout()
+        row.setContentsMargins(8, 6, 8, 0)
+        words.setSpacing(2)
+        words.addWidget(self._mode)
+        words.addWidget(self._reason)  # on its own line: the reason for a stop is a sentence
+        row.addLayout(words, 1)
+        row.addWidget(self._estop)
+        fixed = QtWidgets.QSizePolicy.Fixed
+        self._estop.setSizePolicy(fixed, fixed)
+        self.setSizePolicy(QtWidgets.QSizePolicy.Preferred, fixed)
+        tools = QtWidgets.QHBoxLayout(self.tools)
+        tools.setContentsMargins(2, 0, 2, 0)
+        self._instruction.setMinimumWidth(160)
+        tools.addWidget(self._instruction, 1)
+        for widget in (self._send, self._modes, self._set_mode, self._reset):
+            tools.addWidget(widget)
 
     def _connect(self) -> None:
         live = (self._send, self._modes, self._set_mode, self._reset, self._estop, self._instruction)
@@ -175,14 +192,29 @@ class Panel(QtWidgets.QWidget):
         top.addWidget(latency, 7)
         for box, stretch in ((chunk, 11), (maps, 9), (servos, 7)):
             bottom.addWidget(box, stretch)
-        column = QtWidgets.QVBoxLayout(self)
-        column.setContentsMargins(6, 4, 6, 6)
+        body = QtWidgets.QWidget()
+        column = QtWidgets.QVBoxLayout(body)
+        column.setContentsMargins(6, 0, 6, 6)
         column.setSpacing(5)
-        column.addWidget(self._header)
+        column.addWidget(self._header.tools)
         column.addLayout(top, 13)
         column.addLayout(toggles)
         column.addLayout(bottom, 11)
+        self._scroll(body)
         self._apply_layers()
+
+    def _scroll(self, body: QtWidgets.QWidget) -> None:
+        """The header above, and `body` in a scroll area that may become as small as the window asks for."""
+        area = QtWidgets.QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QtWidgets.QFrame.NoFrame)
+        area.setMinimumSize(1, 1)
+        area.setWidget(body)
+        outer = QtWidgets.QVBoxLayout(self)
+        outer.setContentsMargins(0, 4, 0, 0)
+        outer.setSpacing(5)
+        outer.addWidget(self._header)
+        outer.addWidget(area, 1)
 
     def _apply_layers(self) -> None:
         chosen = {name: box.isChecked() for name, box in self._layers.items()}

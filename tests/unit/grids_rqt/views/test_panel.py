@@ -81,6 +81,67 @@ def test_the_panel_fits_into_1280_by_800(application):
     assert need.height() <= 800
 
 
+def scroll_bars(panel) -> list[bool]:
+    from qtpy import QtWidgets
+
+    area = panel.findChild(QtWidgets.QScrollArea)
+    return [bar.isVisible() for bar in (area.horizontalScrollBar(), area.verticalScrollBar())]
+
+
+def test_at_1280_by_800_nothing_has_to_be_scrolled(application):
+    panel = make_panel(Recorder())
+    panel.show_state(example_state())
+    application.processEvents()
+    assert scroll_bars(panel) == [False, False]
+
+
+@pytest.mark.parametrize("width", [320, 400, 700, 1400])
+@pytest.mark.parametrize("height", [90, 240, 800])
+@pytest.mark.parametrize("mode", ["policy", "fault"])
+def test_the_emergency_stop_is_whole_at_every_size(application, width, height, mode):
+    recorder = Recorder()
+    panel = make_panel(recorder, (width, height))
+    reason = "servo 3 (elbow_flex) has not answered for 0.2 s: check the cable between 2 and 3, then reset the stop"
+    panel.show_state(replace(example_state(), driver=replace(example_state().driver, mode=mode, reason=reason)))
+    application.processEvents()
+    assert (panel.width(), panel.height()) == (width, height)
+    button = panel._header._estop
+    corner = button.mapTo(panel, button.rect().topLeft())
+    assert corner.x() >= 0
+    assert corner.y() >= 0
+    assert corner.x() + button.width() <= width
+    assert corner.y() + button.height() <= height
+    assert button.width() >= button.sizeHint().width()  # its words are not cut
+    assert button.height() >= button.sizeHint().height()
+    center = button.rect().center()
+    red = pixels(panel)[corner.y() + 4, corner.x() + center.x()]
+    assert red[2] > 150  # on top of everything else
+    assert red[1] < 90
+    button.click()
+    assert recorder.asked == ["estop"]
+
+
+def test_two_panels_side_by_side_fit_into_1400(application):
+    """As rqt docks them: the main window asks each for its minimum, and must not grow beyond the screen."""
+    from qtpy import QtCore, QtWidgets
+
+    window = QtWidgets.QMainWindow()
+    panels = [make_panel(Recorder()) for _ in range(2)]
+    for panel in panels:
+        dock = QtWidgets.QDockWidget()
+        dock.setWidget(panel)
+        window.addDockWidget(QtCore.Qt.LeftDockWidgetArea, dock, QtCore.Qt.Horizontal)
+    window.resize(1400, 700)
+    window.show()
+    application.processEvents()
+    assert window.width() == 1400
+    for panel in panels:
+        button = panel._header._estop
+        right = button.mapTo(window, button.rect().topRight()).x()
+        assert 0 < right < 1400
+        assert button.width() >= button.sizeHint().width()
+
+
 def test_a_toggle_changes_the_cameras_and_nothing_else(application):
     panel = make_panel()
     panel.show_state(example_state())
@@ -89,9 +150,9 @@ def test_a_toggle_changes_the_cameras_and_nothing_else(application):
     panel.set_layers({"retention": True, "unknown": True})
     after = pixels(panel)
     changed = (before != after).any(axis=2)
-    top = panel._cameras[0].geometry().bottom()
-    assert changed[60:top].mean() > 0.2
-    assert not changed[panel._boxes[-1].geometry().top() :].any()
+    first, last = (box.mapTo(panel, box.rect().topLeft()).y() for box in (panel._cameras[0], panel._boxes[-1]))
+    assert changed[first : first + panel._cameras[0].height()].mean() > 0.2
+    assert not changed[last:].any()
     assert panel.layers() == {"rings": True, "index": True, "trail": True, "footprint": True, "retention": True}
 
 
