@@ -31,7 +31,11 @@ def _work(folder: str, options: dict, nice: int, jobs, results) -> None:
         from grids_eval.actors import load_actor
         from grids_eval.rollout import Rollouts
 
-        rollouts = Rollouts(load_actor(Path(folder), threads=1, **options))
+        try:
+            actor = load_actor(Path(folder), threads=1, **options)
+        except (ValueError, OSError) as error:  # of the files in `folder`
+            raise EvaluationError(str(error)) from error
+        rollouts = Rollouts(actor)
         while (job := jobs.get()) is not None:
             number, config = job
             results.put((number, rollouts.run(config), ""))

@@ -30,7 +30,9 @@ def test_what_is_not_a_policy_is_refused_in_one_sentence(tmp_path: Path, capsys)
     with pytest.raises(ValueError, match=r"expected a bundle \(policy.json\) or a checkpoint"):
         load_actor(tmp_path)
     assert main([str(tmp_path), "--episodes", "1", "--processes", "1"]) == 1
-    assert "expected a bundle" in capsys.readouterr().err
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith(f"eval: {tmp_path}: expected a bundle")
+    assert not any("Traceback" in line for line in said)
     with pytest.raises(ValueError, match="control: expected one of"):
         EpisodeConfig(control="blind")
     with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.errors import ReaderError
 
 from grids_common.images import to_rgb
 from grids_data.bag import cdr
@@ -159,25 +160,30 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return "expected a bag, found nothing there"
     mend = f"./grids recover {path if path.is_dir() else path.parent} mends it"
     files = storage_files(path) if path.is_dir() else [path]
+    if path.is_file() and path.suffix not in STORAGE:
+        return f"expected a {' or '.join(STORAGE)} file, got {path.name}"
     if empty := [file.name for file in files if file.stat().st_size == 0]:
         return f"{empty[0]} is empty, nothing was recorded in it: delete it or copy it again"
-    if path.is_dir() and (why := _why_folder_unreadable(path, files)):
-        return f"{why}{mend}"
+    if path.is_dir() and (why := _why_folder_unreadable(path, files, mend)):
+        return why
     if "magic" in str(error) or "footer" in str(error).lower():
         return f"the end of {files[-1].name} is missing, it was not ended or was copied in part: {mend}"
-    return f"expected a readable rosbag2 bag: {one_line(error)}: {mend}"
+    reason = one_line(error) if isinstance(error, ReaderError) else "its bytes are damaged"
+    return f"expected a readable rosbag2 bag: {reason}: {mend}"
 
 
-def _why_folder_unreadable(path: Path, files: list[Path]) -> str:
-    """What is missing in the folder of a bag; empty: nothing. The command that mends it follows."""
+def _why_folder_unreadable(path: Path, files: list[Path], mend: str) -> str:
+    """What is missing in the folder of a bag, and what to do; empty: nothing."""
     metadata = path / METADATA_FILE
     packed = [file for file in path.glob("*.zstd") if file.name.endswith(_COMPRESSED_FILES)]
+    if not metadata.exists() and not files and not packed:
+        return "expected a rosbag2 folder with a .mcap or .db3 file, found none: name another folder"
     if not metadata.exists():
         unpack = f"and {packed[0].name} is compressed: run `unzstd {packed[0]}`; then " if packed else ""
-        return f"metadata.yaml is missing, the recording was not ended: {unpack}"
+        return f"metadata.yaml is missing, the recording was not ended: {unpack}{mend}"
     if metadata.stat().st_size == 0:
-        return "metadata.yaml is empty, the recording was not ended: "
-    return "" if files or packed else "it has a metadata.yaml, but no .mcap or .db3 file: copy the bag again; "
+        return f"metadata.yaml is empty, the recording was not ended: {mend}"
+    return "" if files or packed else "it has a metadata.yaml, but no .mcap or .db3 file: copy the bag again"
 
 
 def _other_bytes(message: BagMessage, error: Exception) -> DataError:

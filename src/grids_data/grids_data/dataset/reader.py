@@ -59,9 +59,9 @@ class Dataset:
         if name not in self.features or self.features[name].visual:
             known = sorted(key for key, f in self.features.items() if not f.visual)
             raise DatasetError(f"{self.folder}/{INFO_PATH}: expected one of the columns {known}, got {name!r}")
-        feature = self.features[name]
+        feature, cells = self.features[name], self._table.column(name)
         try:
-            return array_of(self.folder / "data", name, feature, self._table.column(name))
+            return array_of(self.folder / "data", name, feature, cells)
         except DatasetError:
             for path in dict.fromkeys(episode.data for episode in self.episodes):
                 array_of(path, name, feature, read_parquet(path, [name]).column(name))  # names the file
@@ -98,7 +98,11 @@ class Dataset:
         whole = all(type(index) is int and isinstance(task, str) for index, task in pairs)
         if not whole or sorted(index for index, _ in pairs) != list(range(len(pairs))):
             raise DatasetError(f"{path}: expected a sentence for each task_index from 0 on, got {pairs[:8]}")
-        return tuple(task for _, task in sorted(pairs))
+        found = tuple(task for _, task in sorted(pairs))
+        unknown = [task for episode in self.episodes for task in episode.tasks if task not in found]
+        if unknown:
+            raise DatasetError(f"{path}: expected the sentence {unknown[0]!r} of meta/episodes, it has {list(found)}")
+        return found
 
     @cached_property
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:

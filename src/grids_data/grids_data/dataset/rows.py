@@ -97,4 +97,4 @@ def array_of(path: Path, name: str, feature: Feature, column: pa.ChunkedArray) -
     array = flat.to_numpy(zero_copy_only=False)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DatasetError(f"{path}: expected finite numbers in {name!r}, found NaN or infinity: remove these episodes")
-    return array if size else array.reshape(len(column), -1)
+    return array if size else array.reshape(len(column), wanted)

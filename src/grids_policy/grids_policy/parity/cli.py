@@ -123,7 +123,7 @@ def read_reference(path: Path | str) -> Reference:
         # Opened here: numpy leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise OracleError(f"{path} cannot be read as npz: {error}") from error
     oracle, norms = path.with_name("oracle_config.json"), path.with_name("grad_norms.json")
     config = json.loads(oracle.read_text(encoding="utf-8")) if oracle.exists() else {}

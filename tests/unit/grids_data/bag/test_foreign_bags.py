@@ -210,5 +210,11 @@ def test_every_kind_of_file_is_found_and_what_is_missing_is_named(tmp_path):
             Bag(folder)
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "metadata.yaml").write_text("{}")
-    with pytest.raises(DataError, match=r"no \.mcap or \.db3 file"):
+    with pytest.raises(DataError, match=r"no \.mcap or \.db3 file: copy the bag again$"):
         Bag(tmp_path / "no")
+    (tmp_path / "no" / "metadata.yaml").unlink()
+    with pytest.raises(DataError, match=r"with a \.mcap or \.db3 file, found none: name another folder$"):
+        Bag(tmp_path / "no")
+    (tmp_path / "no" / "x.txt").write_text("x")
+    with pytest.raises(DataError, match=r"expected a \.mcap or \.db3 file, got x\.txt$"):
+        Bag(tmp_path / "no" / "x.txt")

@@ -220,6 +220,15 @@ def test_a_damaged_column_works_or_is_explained(folder, relative, damage):
         works_or_explains(folder, relative)
 
 
+@pytest.mark.parametrize("relative", [EPISODES, DATA, "meta/tasks.parquet"])
+@pytest.mark.parametrize("rows", [0, 1, 17])
+def test_a_file_with_too_few_rows_is_explained(folder, relative, rows):
+    table = pq.read_table(folder / relative)
+    pq.write_table(table.slice(0, rows), folder / relative)
+    fine = works_or_explains(folder, relative)
+    assert not fine or rows >= len(table)
+
+
 def edit_episodes(folder: Path, change) -> None:
     path = folder / EPISODES
     rows = pq.read_table(path).to_pylist()
