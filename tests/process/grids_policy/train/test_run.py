@@ -63,6 +63,37 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(frames: Pat
     assert all(torch.equal(whole.average.values[n], v) for n, v in resumed.average.values.items())
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_dataset_that_cannot_be_read_ends_in_a_sentence_in_every_process(
+    frames: Path, tmp_path: Path, capfd, processes: int
+) -> None:
+    (tmp_path / "set" / "meta").mkdir(parents=True)
+    (tmp_path / "set" / "meta" / "info.json").write_text('{"codebase_version": "v2.0"}')
+    path = tmp_path / "tiny.yaml"
+    values = json.loads(json.dumps(train_config_to_dict(configured(frames))))
+    values["data"] |= {"frames": [], "dataset": [str(tmp_path / "set")]}
+    path.write_text(yaml.safe_dump(values | {"processes": processes}), encoding="utf-8")
+    assert main(["--config", str(path), "--out", str(tmp_path / "run")]) == 1
+    said = capfd.readouterr().err
+    assert said.count("info.json: expected a LeRobot dataset of version v2.1 or v3.0, got 'v2.0'") == processes
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["shard.json", "state.npy", "front.npy", "weight.npy"])
+@pytest.mark.parametrize(
+    "data", [None, b"", b"{}", b"[]", b"\x93NUMPY\x01\x00", b"version https://git-lfs.github.com/spec/v1"]
+)
+def test_a_damaged_frame_cache_is_named(frames: Path, tmp_path: Path, name: str, data: bytes | None) -> None:
+    path = frames / "s0" / name
+    path = path if path.exists() else next(iter(sorted(frames.glob("s0/*.npy"))))
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    with pytest.raises(CacheError, match=rf"{path.name}|expected at least one shard\.json"):
+        TrainingRun(configured(frames), tmp_path / "run", TrainingProcess())
+
+
 def test_another_seed_gives_other_weights(frames: Path, tmp_path: Path) -> None:
     one = run_steps(configured(frames), tmp_path / "one", 1)
     two = run_steps(configured(frames, seed=1), tmp_path / "two", 1)
