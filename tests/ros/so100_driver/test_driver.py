@@ -116,6 +116,7 @@ def test_an_unforeseen_error_in_configure_leaves_the_port_free(make_node, free_t
         another.open()
         another.close()
         assert caught.traceback  # keeps the frames, and with them a port left open, alive until here
+        caught = None  # the frames hold the node, too
     finally:
         node.destroy_node()
         rclpy.shutdown()
@@ -214,7 +215,7 @@ def test_random_transition_requests_do_not_end_the_leader_node():
         leader = start_node("so100_driver.nodes.leader", rig.folder, {"serial_port": rig.twin.paths["leader"]})
         requests = lifecycle_scenarios.Requests(rig, "/leader")
         try:
-            assert requests.storm(random.Random(4), 150) == []
+            assert requests.storm(random.Random(4), 150) == [], leader.output
             assert leader.alive, leader.output
         finally:
             requests.close()
