@@ -125,13 +125,13 @@ patch_wheels() {  # the wheels' CMake files contain two paths of the computer th
 }
 
 build() {
-  local prefix=${AMENT_PREFIX_PATH:-} python=$VENV/bin/python
+  local prefix=${AMENT_PREFIX_PATH:-} python=$VENV/bin/python places=(.)
   # A build from another folder (moved or copied, perhaps during a build) contains absolute paths: build from scratch.
   if [ "$(cat "$STATE/build" 2>/dev/null || cat "$STATE/built" 2>/dev/null)" != "$ROOT $ros" ]; then rm -rf build install log; fi
   echo "$ROOT $ros" >"$STATE/build"
-  [ "$ros" = wheels ] && prefix=$VENV
+  [ "$ros" = wheels ] && prefix=$VENV && places+=(requirements/wheels/tf2_msgs) # what the wheels lack
   PATH=$VENV/bin:$PATH AMENT_PREFIX_PATH=$prefix CMAKE_PREFIX_PATH=$prefix "$python" -m colcon \
-    build --symlink-install --event-handlers console_direct- console_cohesion+ \
+    build --base-paths "${places[@]}" --symlink-install --event-handlers console_direct- console_cohesion+ \
     --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$python"
 }
 
@@ -145,7 +145,7 @@ write_environment() {
       echo "export PATH='$VENV/bin':\$PATH PYTHONPATH='$VENV/lib/$version/site-packages':\$PYTHONPATH"
     else
       local ament="" modules="" name
-      for path in "$ROOT"/src/*/package.xml; do
+      for path in "$ROOT"/requirements/wheels/*/package.xml "$ROOT"/src/*/package.xml; do
         name=$(basename "$(dirname "$path")")
         ament+="$ROOT/install/$name:"
         if [ -f "$ROOT/src/$name/setup.py" ]; then
@@ -160,7 +160,7 @@ write_environment() {
       libraries=$(env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE -u LD_LIBRARY_PATH "$python" -c 'import os; print(os.environ.get("LD_LIBRARY_PATH", ""))')
       echo "export AMENT_PREFIX_PATH='$ament$VENV' CMAKE_PREFIX_PATH='$ament$VENV'"
       echo "export PYTHONPATH='$modules'\${PYTHONPATH:-} PATH='$VENV/bin':\$PATH"
-      echo "export LD_LIBRARY_PATH='$ROOT/install/grids_msgs/lib:$libraries'\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+      echo "export LD_LIBRARY_PATH='$ROOT/install/grids_msgs/lib:$ROOT/install/tf2_msgs/lib:$libraries'\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
       echo "export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1"
     fi
     echo "export GRIDS_ROOT='$ROOT' RMW_IMPLEMENTATION=\${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"

@@ -39,7 +39,7 @@ class Node:
 def nodes() -> tuple[Node, ...]:
     """Every node that declares parameters. Imports ROS."""
     from grids_bringup.run.manager_node import ManagerParams
-    from grids_perception.params import CameraParams, OverlayParams
+    from grids_perception.params import CameraParams, DescriptionParams, OverlayParams
     from grids_policy.node.params import PolicyParams
     from grids_recorder.node.params import RecorderParams
     from grids_sim.nodes.expert import ExpertParams
@@ -50,6 +50,7 @@ def nodes() -> tuple[Node, ...]:
         Node("driver", "so100_driver driver", DriverParams, "config/arm.yaml", lifecycle=True),
         Node("leader", "so100_driver leader", LeaderParams, "config/arm.yaml", lifecycle=True),
         Node("front_camera, wrist_camera", "grids_perception camera", CameraParams, "config/perception.yaml", True),
+        Node("description", "grids_perception description", DescriptionParams, "config/perception.yaml"),
         Node("policy", "grids_policy policy", PolicyParams, "config/policy.yaml", lifecycle=True),
         Node("policy (scripted expert)", "grids_sim expert_policy", ExpertParams),
         Node("overlay", "grids_perception overlay", OverlayParams, "config/perception.yaml"),

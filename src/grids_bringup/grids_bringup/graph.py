@@ -191,10 +191,12 @@ def _realsense_ros(camera: str, site) -> NodeSpec:
 def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[NodeSpec]:
     """`sources` and the nodes that every run has: overlay, robot description, and the run manager as the last one."""
     video = {"video": str(folder / "overlay.mp4"), "task": arguments.task}
+    # Where the cameras are: at this site, or where the twin has them, which are the defaults.
+    place = "perception.yaml" if arguments.hardware == "real" else ""
     nodes = [
         *sources,
         NodeSpec("overlay", "grids_perception", "overlay", video, "perception.yaml", required=False, nice=5),
-        NodeSpec("description", "grids_perception", "description", required=False),
+        NodeSpec("description", "grids_perception", "description", config=place, required=False),
     ]
     parameters = {
         "run_dir": str(folder),

@@ -72,6 +72,10 @@ _FIXED = (
           "episode being recorded"),
     Topic("/robot_description", "std_msgs/msg/String", "LATCHED", "LATCHED", True,
           "URDF of the follower"),
+    Topic("/tf", "tf2_msgs/msg/TFMessage", "EVENT", "EVENT", False,
+          "transforms of the follower's joints, without a robot_state_publisher"),
+    Topic("/tf_static", "tf2_msgs/msg/TFMessage", "LATCHED", "LATCHED", False,
+          "base and both cameras' optical frames in the arm's tree"),
     Topic("/twin/objects", "visualization_msgs/msg/MarkerArray", "STATE", "STATE", True,
           "twin only: true object poses in the base frame (ns = object name)"),
     Topic("/twin/hand", "sensor_msgs/msg/JointState", "STATE", "STATE_LATEST", False,
@@ -97,11 +101,15 @@ def relative(name: str) -> str:
     return topic(name).name.removeprefix("/")
 
 
-def publisher(node: Any, name: str, message_type: type) -> Any:
-    """Create a publisher with the table's offered QoS; `message_type` is the class of the table's type."""
+def publisher(node: Any, name: str, message_type: type, *, shared: bool = False) -> Any:
+    """Create a publisher with the table's offered QoS; `message_type` is the class of the table's type.
+
+    shared: under the absolute name, which all namespaces share.
+    """
     from grids_common import qos
 
-    return node.create_publisher(message_type, relative(name), qos.PROFILES[topic(name).offered])
+    place = topic(name).name if shared else relative(name)
+    return node.create_publisher(message_type, place, qos.PROFILES[topic(name).offered])
 
 
 def subscription(node: Any, name: str, message_type: type, callback: Callable[[Any], None], **options: Any) -> Any:

@@ -85,5 +85,42 @@ class CameraParams:
             raise ValueError("; ".join(problems))
 
 
+@dataclass(frozen=True)
+class DescriptionParams:
+    """Parameters of the description node. The default poses are those of the twin's cameras."""
+
+    front_frame: str = param("front_color_optical_frame", "optical frame of the front camera, as its images name it")
+    front_parent: str = param("base_link", "link of the URDF that the front camera is fixed to")
+    front_pose: tuple[float, ...] = param(
+        (0.6, -0.3, 0.49, -2.267682, 0.0, 0.975141),
+        "optical frame of the front camera in its parent: x, y, z in m, roll, pitch, yaw in rad",
+    )
+    wrist_frame: str = param("wrist_color_optical_frame", "optical frame of the wrist camera, as its images name it")
+    wrist_parent: str = param("gripper", "link of the URDF that the wrist camera is fixed to")
+    wrist_pose: tuple[float, ...] = param(
+        (0.0, 0.0, 0.066, -1.990447, 0.0, 3.141593),
+        "optical frame of the wrist camera in its parent: x, y, z in m, roll, pitch, yaw in rad",
+    )
+    frame_prefix: str = param(
+        "", "put before every frame, e.g. robot1/; then tf and tf_static are the /tf and /tf_static that robots share"
+    )
+    rate_hz: float = param(30.0, "most transforms of the arm per second", unit="Hz", lo=1, hi=250)
+
+    def __post_init__(self) -> None:
+        poses = {"front_pose": self.front_pose, "wrist_pose": self.wrist_pose}
+        for name, pose in poses.items():
+            if len(pose) != 6:
+                raise ValueError(f"{name}: expected x, y, z, roll, pitch, yaw, got {len(pose)} values")
+        if not self.front_frame or not self.wrist_frame or self.front_frame == self.wrist_frame:
+            raise ValueError(
+                f"front_frame, wrist_frame: expected two names, got {self.front_frame!r} and {self.wrist_frame!r}"
+            )
+
+
 # Node names under which config/perception.yaml holds values.
-SCHEMAS = {"front_camera": CameraParams, "wrist_camera": CameraParams, "overlay": OverlayParams}
+SCHEMAS = {
+    "front_camera": CameraParams,
+    "wrist_camera": CameraParams,
+    "overlay": OverlayParams,
+    "description": DescriptionParams,
+}

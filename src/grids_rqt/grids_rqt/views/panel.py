@@ -1,6 +1,6 @@
 """The panel: emergency stop, and below it controls, cameras, latency, joints, maps, servos. Independent of ROS.
 
-The stop and the driver's state stay in view at every size: the rest is in a scroll area, so two panels fit side by side.
+The stop and the driver's state stay in view at every size: the rest is in a scroll area, so two panels fit together.
 """
 
 from abc import ABC, abstractmethod
