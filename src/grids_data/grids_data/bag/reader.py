@@ -10,6 +10,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 
 from grids_common.images import to_rgb
+from grids_common.topics import TOPICS
 from grids_data.bag import cdr
 from grids_data.bag.types import begins_with_header, types_of
 from grids_data.bag.writer import EPISODE_FILE, PARTIAL
@@ -20,6 +21,7 @@ UNREADABLE = (Exception,)
 METADATA_FILE = "metadata.yaml"
 STORAGE = (".mcap", ".db3")
 _COMPRESSED_FILES = tuple(f"{suffix}.zstd" for suffix in STORAGE)
+_TYPES = {topic.name: topic.type for topic in TOPICS}
 DISCARDED = "discarded"  # folder beside the episodes for those that the operator discarded
 
 
@@ -77,9 +79,15 @@ class Bag:
             raise DataError(f"{self.folder}: expected one of {', '.join(wanted)}; it holds {has}")
 
     def messages(self, topics: Iterable[str] | None = None, *, until_s: float | None = None) -> Iterator[BagMessage]:
-        """Messages ordered by receive time, of all topics or of some, up to `until_s` after the bag's start."""
+        """Messages ordered by receive time, of all topics or of some, up to `until_s` after the bag's start.
+
+        Raises DataError where one of `topics` has another type than in the topic table.
+        """
         wanted = None if topics is None else set(topics)
         connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
+        for one in connections if wanted is not None else ():
+            if (expected := _TYPES.get(one.topic, one.msgtype)) != one.msgtype:
+                raise DataError(f"{one.topic}: expected messages of type {expected}, got {one.msgtype}")
         if not connections:
             return
         stop_ns = None if until_s is None else self._reader.start_time + round(until_s * 1e9) + 1

@@ -16,12 +16,17 @@ Stats = dict[str, list]
 
 
 def of_rows(values: np.ndarray) -> Stats:
-    """Statistics over the first axis of (n,) or (n, d) numbers; every entry has shape (1,) or (d,)."""
-    rows = np.asarray(values, float)
-    rows = rows[:, None] if rows.ndim == 1 else rows
-    if not len(rows):
+    """Statistics over the first axis of (n,) or (n, d) numbers; every entry has shape (1,) or (d,).
+
+    Minimum and maximum of bool and int columns keep that type: LeRobot refuses to merge datasets where they differ.
+    """
+    whole = np.asarray(values)
+    whole = whole[:, None] if whole.ndim == 1 else whole
+    if not len(whole):
         raise ValueError("statistics: expected at least one row, got none")
-    table = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
+    rows = whole.astype(float)
+    ends = whole if whole.dtype.kind in "biu" else rows
+    table = {"min": ends.min(0), "max": ends.max(0), "mean": rows.mean(0), "std": rows.std(0)}
     table |= dict(zip(QUANTILES, np.quantile(rows, list(QUANTILES.values()), axis=0), strict=True))
     return {name: value.tolist() for name, value in table.items()} | {"count": [len(rows)]}
 

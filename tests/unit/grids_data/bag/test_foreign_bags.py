@@ -171,6 +171,8 @@ def test_a_needed_topic_of_another_type_is_named(tmp_path, topic):
     assert verdict.level == "REJECT"
     assert f"{topic}: expected messages of type " in verdict.reasons
     assert "got std_msgs/msg/Float32" in verdict.reasons
+    with Bag(tmp_path / "bag") as bag, pytest.raises(DataError, match=f"{topic}: expected messages of type"):
+        next(bag.messages([topic]))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"])

@@ -300,3 +300,12 @@ def test_a_codec_without_an_encoder_is_refused_with_those_that_work(monkeypatch)
     monkeypatch.setattr(av, "codecs_available", {"libx264"})
     with pytest.raises(DatasetError, match=r"encoder libsvtav1 for av1, this one has none: use h264"):
         settings_of("av1")
+
+
+def test_extremes_of_bools_and_whole_numbers_keep_their_type_as_in_lerobot(dataset):
+    schema = pq.read_schema(next((dataset.folder / "meta" / "episodes").rglob("*.parquet")))
+    for name, kind in ((VALID, pa.bool_()), ("frame_index", pa.int64()), (STATE, pa.float64())):
+        for end in ("min", "max"):
+            assert schema.field(f"stats/{name}/{end}").type.value_type == kind
+        assert schema.field(f"stats/{name}/mean").type.value_type == pa.float64()
+    assert dataset.statistics[VALID]["min"].tolist() == [0.0]
