@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from grids_common.params import Doc, ParameterError, build, load_file, param
+from grids_common.params import RENAMED, Doc, ParameterError, build, load_file, param, unknown
 from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
 from grids_perception.params import SCHEMAS, CameraParams
@@ -155,9 +155,13 @@ def parse(pairs: list[str], schema: type = DeployArguments):
 
 def check_names(given: list[str], known: list[str]) -> None:
     """Check the names of the arguments of `ros2 launch`, which ignores unknown ones. Raises ParameterError."""
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ParameterError(f"arguments: unknown argument {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
+    if renamed := [name for name in given if name in RENAMED and name not in known]:
+        raise ParameterError("arguments: " + "; ".join(unknown(name, known) for name in renamed))
+    strangers = [name for name in given if name not in known]
+    if strangers:
+        raise ParameterError(
+            f"arguments: unknown argument {', '.join(map(repr, strangers))}; known: {', '.join(known)}"
+        )
 
 
 def convert(text: str, kind: type):

@@ -13,12 +13,15 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from grids_common.site_files import ParameterError, kind_of, parameter_files, read_sections, values_for
+
+# Old names of parameters: the present name and the node that has it.
+RENAMED = {"execute_rows": ("n_action_steps", "policy")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,35 @@ def _check(name: str, doc: Doc, value) -> str | None:
     return None
 
 
+def unknown(name: str, known: Collection[str]) -> str:
+    """The sentence about a parameter or argument that does not exist; an old name is answered with the new one."""
+    if name not in RENAMED:
+        return f"unknown parameter {name!r}; known: {', '.join(sorted(known))}"
+    new, node = RENAMED[name]
+    place = "" if new in known else f", a parameter of the node {node} (config/{node}.yaml)"
+    return f"unknown parameter {name!r}: it is now called {new!r}{place}; set that instead"
+
+
+def _refuse_old_names(node, site: Collection[str], known: Collection[str]) -> None:
+    """rclpy ignores a value for a parameter that nobody declares: an old name would silently have no effect."""
+    from rcl_interfaces.msg import ParameterDescriptor
+
+    for old, (new, _) in RENAMED.items():
+        if new not in known:
+            continue
+        given = node.declare_parameter(old, None, ParameterDescriptor(dynamic_typing=True)).value
+        node.undeclare_parameter(old)
+        if given is not None or old in site:
+            raise ParameterError(f"parameters of node {node.get_name()!r}: {unknown(old, known)}")
+
+
 def build(schema: type, values: dict, *, where: str = ""):
     """`schema` filled from `values`; missing keys keep their default. Raises ParameterError that lists all problems."""
     known, problems, clean = {f.name: f for f in fields(schema)}, [], {}
     hints = typing.get_type_hints(schema)
     for key, value in values.items():
         if key not in known:
-            problems.append(f"unknown parameter {key!r}; known: {', '.join(sorted(known))}")
+            problems.append(unknown(key, known))
             continue
         try:
             clean[key] = _coerce(key, hints[key], value)
@@ -113,6 +138,7 @@ def declare(node, schema: type, *kinds: str, apply: Callable[[Any], object] | No
     from rcl_interfaces.msg import ParameterDescriptor
 
     site = values_for(parameter_files(sys.argv), node.get_fully_qualified_name(), kinds) if kinds else {}
+    _refuse_old_names(node, site, {f.name for f in fields(schema)})
     values = {}
     for f in fields(schema):
         default = site.get(f.name, _default(f))

@@ -55,6 +55,17 @@ def test_parameters_come_back_typed_and_overrides_are_checked(context):
         declare(bad, Params)
 
 
+@dataclass(frozen=True)
+class Renamed:
+    n_action_steps: int = param(0, "steps")
+
+
+def test_a_node_refuses_a_parameter_by_its_old_name(context):
+    node = rclpy.create_node("old", parameter_overrides=[rclpy.Parameter("execute_rows", value=5)])
+    with pytest.raises(ParameterError, match="'execute_rows': it is now called 'n_action_steps'; set that instead"):
+        declare(node, Renamed)
+
+
 class Fragile(ManagedNode):
     def __init__(self, error):
         super().__init__("fragile")

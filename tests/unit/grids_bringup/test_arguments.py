@@ -32,6 +32,7 @@ def test_without_a_duration_the_twin_must_see_the_task_done_within_a_minute():
         ("duration:=soon", "duration: expected float"),
         ("seed:=1.5", "seed: expected int"),
         ("tsk:=pick_place", "unknown parameter 'tsk'"),
+        ("execute_rows:=5", "it is now called 'n_action_steps', a parameter of the node policy"),
         ("pick_place", "expected name:=value"),
         ("hardware:=mars", "hardware: expected one of"),
     ],

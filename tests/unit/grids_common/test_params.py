@@ -38,6 +38,11 @@ def test_all_problems_come_in_one_error():
     assert "unknown parameter 'speed'" in text
 
 
+def test_an_old_name_is_answered_with_the_new_one():
+    with pytest.raises(ParameterError, match="'execute_rows': it is now called 'n_action_steps', a parameter"):
+        build(ArmParams, {"execute_rows": 5})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_a_value_outside_its_range_is_refused_also_inside_a_list(value):
     with pytest.raises(ParameterError, match="limits"):
