@@ -245,8 +245,8 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
         rclpy.logging.get_logger("main").fatal(str(error))
         return 2
     except RuntimeError:
-        # A signal may invalidate the context while a message is being received; any other RuntimeError is a bug.
-        if rclpy.ok():
+        # A KeyboardInterrupt while rclpy converts a message arrives as a RuntimeError; any other one is a bug.
+        if rclpy.ok() and not signals.requested:
             raise
     except SystemExit as error:
         return int(error.code or 0)
