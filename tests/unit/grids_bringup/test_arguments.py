@@ -4,7 +4,7 @@ import pytest
 
 from grids_bringup import arguments as module
 from grids_bringup import graph
-from grids_bringup.arguments import DeployArguments, TeleopArguments, parse, run_folder
+from grids_bringup.arguments import DeployArguments, TeleopArguments, check_names, parse, run_folder
 from grids_bringup.arguments import check_deploy as check
 from grids_bringup.graph import claim_domain, deploy_nodes, teleop_nodes
 from grids_common.params import ParameterError
@@ -124,3 +124,17 @@ def test_the_driver_maps_the_leaders_gripper_by_the_leaders_own_calibration(tmp_
         driver = next(node for node in nodes if node.name == "driver")
         assert driver.parameters.get("leader_calibration") == expected
         assert ("twin" in {node.name for node in nodes}) == (hardware == "twin")
+
+
+def test_the_trajectory_topic_is_switched_on_by_an_argument_of_the_run(tmp_path):
+    arguments = parse(["policy:=untrained", "publish_trajectory:=true"])
+    nodes = {node.name: node.parameters for node in deploy_nodes(arguments, tmp_path)}
+    assert nodes["policy"]["publish_trajectory"] is True
+    with pytest.raises(ParameterError, match="publish_trajectory: expected a bundle as policy, got expert"):
+        check(parse(["policy:=expert", "publish_trajectory:=true"]))
+
+
+def test_an_unknown_argument_of_ros2_launch_is_refused_with_those_that_exist():
+    check_names(["task", "seed"], ["task", "seed", "policy"])
+    with pytest.raises(ParameterError, match="unknown argument 'speed'; known: task, seed"):
+        check_names(["task", "speed"], ["task", "seed"])

@@ -3,12 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from grids_bringup.arguments import DeployArguments, site_root
-from grids_bringup.graph import deploy_nodes
+from grids_bringup.graph import deploy_nodes, ros_arguments
 from grids_common.params import ParameterError
 from grids_policy.runtime.bundle import seal
 
@@ -72,3 +73,10 @@ def test_the_policy_is_told_the_task_of_the_twin_and_the_users_own_words_first(t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("grids_bringup.graph.load_file", lambda *_: site)
         assert "instruction" not in parameters(real, tmp_path)["policy"]
+
+
+def test_the_parameters_of_a_run_hold_in_every_namespace(tmp_path):
+    for node in deploy_nodes(DeployArguments(policy="untrained"), tmp_path):
+        words = ros_arguments(node)
+        given = [after for word, after in pairwise(words) if word == "-p"]
+        assert [text.split(":=")[0] for text in given] == list(node.parameters), "a node name would mean /name only"
