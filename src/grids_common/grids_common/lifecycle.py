@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from grids_common.signals import StopRequest, ignore_from_now_on
+from grids_common.signals import StopRequest, ignore_from_now_on, limit_exit
 
 SIGNAL_POLL_S = 0.1
 CLOCK_WAIT_S = 5.0
@@ -255,6 +255,7 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
             if node is not None:
                 _end(node, signals)
         finally:
+            limit_exit()
             rclpy.try_shutdown()
             ignore_from_now_on()
     return 0

@@ -1,10 +1,12 @@
 """SIGINT, SIGTERM and SIGHUP as a request that the program reads, instead of an exception at any line."""
 
+import atexit
 import signal
 from collections.abc import Callable, Sequence
 from typing import Self
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXIT_LIMIT_S = 3  # from the end of the program to the end of the process
 
 
 def _never() -> bool:
@@ -18,6 +20,21 @@ def ignore_from_now_on() -> None:
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _limit_exit() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(EXIT_LIMIT_S)
+
+
+def limit_exit() -> None:
+    """The kernel ends the process with SIGALRM if the interpreter's end takes more than EXIT_LIMIT_S.
+
+    By then everything is saved, and signals are ignored. A graphics or middleware library may wait there for ever for
+    a thread that is still inside it.
+    """
+    atexit.unregister(_limit_exit)
+    atexit.register(_limit_exit)
 
 
 class StopRequest:

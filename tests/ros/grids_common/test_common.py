@@ -1,6 +1,9 @@
 """Shared ROS parts: QoS pairs, message types, parameters and the lifecycle base."""
 
 import importlib
+import signal
+import sys
+import time
 
 import pytest
 
@@ -19,6 +22,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 from grids_common import lifecycle, qos, services  # noqa: E402
 from grids_common.lifecycle import ManagedNode, SetupError, wait_for_clock  # noqa: E402
 from grids_common.params import ParameterError, declare, param  # noqa: E402
+from grids_common.process import Child  # noqa: E402
 from grids_common.topics import TOPICS  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -246,3 +250,31 @@ def test_a_failing_service_callback_is_answered_and_the_node_lives(context, late
         assert not future.result().success
         assert future.result().message == "/driver/rest failed: a bug"
     node.destroy_node()
+
+
+STUCK_AT_EXIT = """
+import ctypes, sys
+from rclpy.node import Node
+from grids_common.lifecycle import run_node
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(libc.pause, None, None)  # as a library that waits at exit for a thread of its own
+
+class Stuck(Node):
+    def __init__(self):
+        super().__init__("stuck")
+        self.create_timer(0.1, lambda: print("spinning", flush=True))
+
+sys.exit(run_node(Stuck))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_ends_although_a_library_hangs_at_exit(tmp_path, number):
+    with Child([sys.executable, "-c", STUCK_AT_EXIT], log=tmp_path / "log") as node:
+        deadline = time.monotonic() + 20
+        while "spinning" not in node.output and time.monotonic() < deadline:
+            time.sleep(0.05)
+        began = time.monotonic()
+        node.send(number)
+        assert node.wait(10) == -signal.SIGALRM, node.output
+        assert time.monotonic() - began < 5

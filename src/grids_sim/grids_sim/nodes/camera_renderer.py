@@ -6,6 +6,7 @@ The newest snapshot is rendered once per frame period; if the machine is too slo
 
 import math
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ from grids_sim.twin.shared_state import SharedSnapshot, StateReader
 
 FROZEN, BLACK, UNPLUGGED = 1, 2, 4
 _STALE_CHECK_S = 1.0
+RENDER_THREAD = "render"
+JOIN_TIMEOUT_S = 2.0
 
 
 def optical_frame(camera: str) -> str:
@@ -119,13 +122,13 @@ class TwinCameraNode(Node):
         self._missed = 0
         self._stopping = threading.Event()
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="render", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=RENDER_THREAD, daemon=True)
         self._thread.start()
         self.create_timer(1.0, self._watch)
 
     def destroy_node(self) -> None:
         self._stopping.set()
-        self._thread.join(timeout=3.0)
+        self._thread.join(timeout=JOIN_TIMEOUT_S)
         super().destroy_node()
 
     def _wait_for_twin(self) -> StateReader:
@@ -218,4 +221,10 @@ class TwinCameraNode(Node):
 
 def main(args=None) -> int:
     """Run the node `twin_cameras`; returns the exit code."""
-    return run_node(TwinCameraNode, args)
+    code = run_node(TwinCameraNode, args)
+    if any(thread.name == RENDER_THREAD for thread in threading.enumerate()):
+        # Building a world takes seconds on a busy computer. The interpreter's end would wait for it inside OpenGL.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
