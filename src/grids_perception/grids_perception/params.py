@@ -77,6 +77,11 @@ class CameraParams:
         problems = []
         if self.source != "realsense" and not self.device:
             problems.append(f"device: expected a path for source {self.source!r}, got nothing")
+        if self.serial and not self.serial.removeprefix("_").strip():
+            problems.append(
+                f'serial: expected a serial number (./grids doctor lists them), or "" for the only camera of its model, '
+                f"got {self.serial!r}"
+            )
         if len(self.intrinsics) not in (0, 4):
             problems.append(f"intrinsics: expected fx, fy, cx, cy, got {len(self.intrinsics)} values")
         if len(self.distortion) not in (0, 5):

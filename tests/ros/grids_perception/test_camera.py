@@ -161,6 +161,15 @@ def test_a_camera_that_does_not_count_says_so_and_a_file_that_starts_again_is_no
     assert diagnose("front", looped, 30.0, health()).level == DiagnosticStatus.OK
 
 
+def test_an_outage_is_told_with_its_length_when_it_is_over():
+    back = health(outages=2, outage_s=3.4)
+    status = diagnose("front", back, 30.0, health(outages=1, outage_s=0.5))
+    assert status.level == DiagnosticStatus.WARN
+    assert "lost 2 time(s) so far, 3.4 s without images" in status.message
+    assert {v.key: v.value for v in status.values}["outage_s"] == "3.40"
+    assert diagnose("front", back, 30.0, back).level == DiagnosticStatus.OK
+
+
 @pytest.mark.parametrize(
     ("source", "device", "plain"),
     [("file", "clip.mp4", True), ("file", "front.db3", False), ("uvc", "/dev/video0", False), ("realsense", "", False)],

@@ -34,3 +34,26 @@ def test_all_problems_of_a_camera_are_reported_together():
 def test_overlay_refuses_what_it_cannot_draw(key, value):
     with pytest.raises(ParameterError, match=key):
         build(OverlayParams, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("serial", None, 'serial: expected str, got nothing: write "" for none'),
+        ("serial", "  ", "serial: expected a serial number .*, got '  '"),
+        ("serial", "_", "serial: expected a serial number .*, got '_'"),
+        ("serial", 218622270001, r"serial: expected str, got 218622270001 \(int\): write it in quotes"),
+        ("camera", "", "camera: expected one of .*'front', 'wrist'.*, got ''"),
+        ("camera", None, "camera: expected str, got nothing"),
+        ("device", None, "device: expected str, got nothing"),
+    ],
+)
+def test_an_empty_name_or_serial_is_one_sentence(key, value, sentence):
+    with pytest.raises(ParameterError, match=sentence) as refused:
+        build(CameraParams, {key: value})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("serial", ["", "_218622270001", "218622270001"])
+def test_a_serial_number_may_be_left_out_or_written_for_a_command_line(serial):
+    assert build(CameraParams, {"serial": serial}).serial == serial

@@ -46,6 +46,8 @@ class CaptureHealth:
     rate_hz: float = 0.0
     reconnects: int = 0
     resets: int = 0
+    outages: int = 0  # times that the camera was lost
+    outage_s: float = 0.0  # without images, over all outages and up to now
     stamp_how: str = ""
     stamp_domain: str = ""
     stamps_distrusted: int = 0
@@ -99,7 +101,8 @@ class CaptureLoop:
             max_error_ns=round(limits.max_stamp_error_s * 1e9), assumed_delay_ns=round(limits.assumed_delay_s * 1e9)
         )
         self._window = _Window()
-        self._reconnects = self._resets = 0
+        self._reconnects = self._resets = self._outages = 0
+        self._outage_ns, self._silent_since_ns = 0, 0  # past outages; begin of the present one, 0: none
         self._attempts = 0  # to reopen since the stream last worked; also counts those after which no image came
         self._stamp: Stamp | None = None
         self._domain = ""
@@ -150,6 +153,8 @@ class CaptureLoop:
             rate_hz=self._window.rate_hz(time.monotonic_ns()),
             reconnects=self._reconnects,
             resets=self._resets,
+            outages=self._outages,
+            outage_s=self._without_images_ns() * 1e-9,
             stamp_how=self._stamp.how if self._stamp else "",
             stamp_domain=self._domain,
             stamps_distrusted=self._mapper.distrusted,
@@ -242,9 +247,17 @@ class CaptureLoop:
                 return
 
     def _lose(self, reason: str) -> None:
+        if not self._silent_since_ns:  # one that was reopened and sent nothing is still the same outage
+            arrivals = self._window.arrivals_ns
+            self._silent_since_ns = arrivals[-1] if arrivals else time.monotonic_ns()
+            self._outages += 1
         self._state, self._reason, self._info = "lost", reason, None
         self._log("error", f"camera lost: {reason}; reopening")
         self._close()
+
+    def _without_images_ns(self) -> int:
+        since_ns = self._silent_since_ns
+        return self._outage_ns + (time.monotonic_ns() - since_ns if since_ns else 0)
 
     def _check_still(self, *, live: bool) -> None:
         frozen_s = self._still.still_ns * 1e-9
@@ -262,6 +275,7 @@ class CaptureLoop:
         self._deliver(frame, stamp)
         self._stamp, self._domain = stamp, frame.domain
         self._state, self._reason = "streaming", ""
+        self._outage_ns, self._silent_since_ns = self._without_images_ns(), 0
         self._window.arrivals_ns.append(now_ns)
         self._window.ages_ns.append(stamp.age_ns)
         self._window.costs_s.append(time.perf_counter() - begin)

@@ -79,7 +79,10 @@ def trouble_since(health: CaptureHealth, previous: CaptureHealth) -> list[str]:
         (health.stamps_distrusted - previous.stamps_distrusted, "implausible stamp(s)"),
         (health.clock_jumps - previous.clock_jumps if live else 0, "clock jump(s)"),
     )
-    return [f"{count} {what} since the last message" for count, what in grown if count > 0]
+    found = [f"{count} {what} since the last message" for count, what in grown if count > 0]
+    if health.state == "streaming" and health.outage_s > previous.outage_s:
+        found.append(f"lost {health.outages} time(s) so far, {health.outage_s:.1f} s without images")
+    return found
 
 
 def diagnose(
@@ -108,6 +111,8 @@ def diagnose(
         "rate_hz": f"{health.rate_hz:.2f}",
         "reconnects": health.reconnects,
         "resets": health.resets,
+        "outages": health.outages,
+        "outage_s": f"{health.outage_s:.2f}",
         "stamp_from": health.stamp_how,
         "stamp_domain": health.stamp_domain,
         "stamps_distrusted": health.stamps_distrusted,

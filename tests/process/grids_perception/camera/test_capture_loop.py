@@ -83,6 +83,8 @@ def test_an_unplugged_camera_is_reported_and_delivers_again_after_several_attemp
     _, said, health = run_until(source, lambda loop, frames: len(frames) > 12, monkeypatch)
     assert health.state == "streaming"
     assert (health.reconnects, health.resets, source.resets) == (1, 1, 1)
+    assert health.outages == 1  # although it took several attempts
+    assert 0.0 < health.outage_s < 60.0
     assert health.lost == 0  # numbers start again after a reconnect
     text = "\n".join(said)
     assert "camera lost: unplugged" in text
