@@ -79,7 +79,7 @@ class CameraParams:
             problems.append(f"device: expected a path for source {self.source!r}, got nothing")
         if self.serial and not self.serial.removeprefix("_").strip():
             problems.append(
-                f'serial: expected a serial number (./grids doctor lists them), or "" for the only camera of its model, '
+                f'serial: expected a serial number (./grids doctor), or "" for the only camera of its model, '
                 f"got {self.serial!r}"
             )
         if len(self.intrinsics) not in (0, 4):
