@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
@@ -27,6 +30,7 @@ from grids_perception.camera.capture_loop import CaptureHealth  # noqa: E402
 from grids_perception.camera.node import build_source, diagnose, is_plain_video  # noqa: E402
 from grids_perception.camera.source import ColorRequest, Intrinsics, SourceInfo  # noqa: E402
 from grids_perception.params import CameraParams  # noqa: E402
+from so100_driver_testing.lifecycle_scenarios import random_request  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "from grids_perception.camera.node import main; main()"]
 WIDTH, HEIGHT, FPS, FRAMES = 640, 480, 30, 75
@@ -212,6 +216,27 @@ def test_a_video_file_stands_in_for_a_camera_and_its_end_is_reported(node, tmp_p
     assert jpegs
     assert bytes(jpegs[0].data[:2]) == b"\xff\xd8"
     assert health[-1].status[0].level == DiagnosticStatus.WARN
+
+
+def test_random_transition_requests_do_not_end_the_camera(node, tmp_path, log):
+    path = write_video(tmp_path / "clip.mp4", frames=40)
+    images, rng = [], random.Random(5)
+    topics.subscription(node, "/front/color/image_raw", Image, images.append)
+    change = node.create_client(ChangeState, "camera/change_state")
+
+    def ask(request):
+        asked = change.call_async(request)
+        spin_until(node, asked.done)
+        return asked.result().success
+
+    with camera_process("source:=file", f"device:={path}", "loop:=true", "fps:=20", log=log) as process:
+        spin_until(node, lambda: images)
+        assert {ask(random_request(rng)) for _ in range(80)} == {True, False}
+        for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            ask(ChangeState.Request(transition=Transition(id=number)))
+        seen = len(images)
+        spin_until(node, lambda: len(images) > seen)
+        assert process.poll() is None
 
 
 @pytest.mark.parametrize(
