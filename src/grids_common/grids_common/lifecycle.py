@@ -146,6 +146,12 @@ class _SpinSignals:
         self._first_s: float | None = None
         self._request = StopRequest((signal.SIGINT, signal.SIGTERM), interrupt=self._interrupts)
         self._request.install()
+        signal.signal(signal.SIGTERM, self._on_terminate)
+
+    def _on_terminate(self, number: int, frame: object) -> None:
+        # A constructor may wait a minute for another process, and looks at no request meanwhile.
+        number = signal.SIGINT if self.phase == "starting" else number
+        self._request._on_signal(number, frame)  # noqa: SLF001
 
     @property
     def requested(self) -> str:
