@@ -30,6 +30,7 @@ MIN_RANGE_TICKS = 200  # narrower than 18 degrees means that the joint was not m
 LEAST_PART, MOST_PART = 0.5, 1.35  # a sweep to both stops, as a part of the joint's mechanical range
 BEYOND_RAD = 0.15  # a range that reaches further than this beyond the mechanical limits is reported
 FULL_TURN = "wrist_roll"  # has no stops; LeRobot calibrates it over the whole turn
+GRIPPER_JOINT = "gripper"
 # LeRobot renamed these folders in v0.4.3; both are read, the newer is written.
 FOLDERS = {
     "follower": ("robots/so_follower", "robots/so100_follower", "robots/so101_follower"),
@@ -198,7 +199,9 @@ def mismatches(calibration: Calibration, eeprom: dict[str, tuple[int, int, int]]
 class JointMap:
     """Converts ticks and radians of all joints, in the order of JOINT_NAMES. Arrays are (joints,).
 
-    `low_rad`, `high_rad`: where the joint may be driven, the calibrated range within the arm's mechanical limits.
+    `low_rad`, `high_rad`: where the joint may be driven, the calibrated range within the arm's mechanical limits. The
+    gripper's stops are the jaws themselves, and nobody brings it to its middle as exactly as the other joints (many
+    calibrate it closed): its range is bounded by its width alone.
     `swept`: the calibrated range itself, (2, joints) rad.
     """
 
@@ -215,7 +218,7 @@ class JointMap:
         first = (np.array([j.range_min for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
         last = (np.array([j.range_max for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
         swept = np.sort([first, last], axis=0)
-        low, high = np.array(JOINT_LIMITS_RAD).T
+        low, high = np.where(np.array(JOINT_NAMES) == GRIPPER_JOINT, [[-np.inf], [np.inf]], np.array(JOINT_LIMITS_RAD).T)
         return cls(sign, np.maximum(swept[0], low), np.minimum(swept[1], high), swept)
 
     def out_of_reach(self) -> list[str]:

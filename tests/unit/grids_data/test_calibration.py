@@ -133,13 +133,22 @@ def test_no_joint_is_driven_beyond_its_mechanical_limits_and_the_difference_is_s
     moved = {"shoulder_lift": {"range_min": 1360, "range_max": 3746, "drive_mode": drive_mode}}
     joints = cal.JointMap.of(cal.parse(broken(**wide, **moved), "x"))
     low, high = np.array(JOINT_LIMITS_RAD).T
-    assert (joints.low_rad >= low).all()
-    assert (joints.high_rad <= high).all()
+    arm = slice(0, 5)
+    assert (joints.low_rad[arm] >= low[arm]).all()
+    assert (joints.high_rad[arm] <= high[arm]).all()
     assert (joints.low_rad < joints.high_rad).all()
     said = joints.out_of_reach()
-    assert [text.split(":")[0] for text in said] == ["shoulder_pan", "shoulder_lift", "gripper"]
+    assert [text.split(":")[0] for text in said] == ["shoulder_pan", "shoulder_lift"]
     assert "driven from" in said[1]
     assert cal.JointMap.of(cal.uncalibrated()).out_of_reach() == []
+
+
+@pytest.mark.parametrize("ends", [(2018, 3507), (700, 2080), (1411, 2683)], ids=["closed", "open", "half open"])
+def test_a_gripper_keeps_its_whole_range_wherever_it_stood_in_the_middle_step(ends):
+    """LeRobot users often calibrate it closed; 0 to 100 % of their datasets is this range."""
+    joints = cal.JointMap.of(cal.parse(broken(gripper={"range_min": ends[0], "range_max": ends[1]}), "x"))
+    assert (joints.low_rad[5], joints.high_rad[5]) == (joints.swept[0, 5], joints.swept[1, 5])
+    assert not [text for text in joints.out_of_reach() if "gripper" in text]
 
 
 def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path):
