@@ -134,14 +134,16 @@ class ManagedNode(LifecycleNode):
 class _SpinSignals:
     """SIGINT and SIGTERM of a node, whose ROS context stays valid until `make_safe` has returned.
 
-    "starting": SIGINT raises KeyboardInterrupt. "spinning": SIGINT does so too, also in a callback that takes long;
-    with `outlive_signals` the first signal only ends the spin, and a later SIGINT raises, which ends a
-    `make_safe` that hangs. "ending": signals are ignored, so that whoever presses Ctrl-C twice still gets a
-    whole video. Under ros2 launch one Ctrl-C may arrive twice: from the terminal and from launch.
+    "starting": SIGINT raises KeyboardInterrupt. "spinning": in a lifecycle node SIGINT does so too, since a transition
+    may take minutes; with `outlive_signals` the first signal only ends the spin, and a later SIGINT raises, which ends
+    a `make_safe` that hangs. A plain node finishes the callback it is in: an interrupted one could leave a bag or a
+    video that nobody closes. "ending": signals are ignored, so that whoever presses Ctrl-C twice still gets a whole
+    video. Under ros2 launch one Ctrl-C may arrive twice: from the terminal and from launch.
     """
 
     def __init__(self, *, outlive_signals: bool) -> None:
         self.phase: Literal["starting", "spinning", "ending"] = "starting"
+        self.finish_callbacks = False
         self._outlive = outlive_signals
         self._first_s: float | None = None
         self._request = StopRequest((signal.SIGINT, signal.SIGTERM), interrupt=self._interrupts)
@@ -161,7 +163,7 @@ class _SpinSignals:
     def _interrupts(self) -> bool:
         now = time.monotonic()
         first_s = self._first_s = self._first_s or now
-        if self.phase == "ending":
+        if self.phase == "ending" or (self.phase == "spinning" and self.finish_callbacks):
             return False
         if self.phase == "spinning" and self._outlive:
             return now - first_s > SAME_SIGNAL_S
@@ -239,6 +241,7 @@ def run_node(make_node, args=None, *, outlive_signals: bool = False) -> int:
     node = None
     try:
         node = make_node()
+        signals.finish_callbacks = not isinstance(node, ManagedNode)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         wait_for_clock(node, lambda: executor.spin_once(timeout_sec=SIGNAL_POLL_S))

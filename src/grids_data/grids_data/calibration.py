@@ -218,7 +218,9 @@ class JointMap:
         first = (np.array([j.range_min for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
         last = (np.array([j.range_max for j in joints]) - ZERO_TICK) * RAD_PER_TICK * sign
         swept = np.sort([first, last], axis=0)
-        low, high = np.where(np.array(JOINT_NAMES) == GRIPPER_JOINT, [[-np.inf], [np.inf]], np.array(JOINT_LIMITS_RAD).T)
+        low, high = np.where(
+            np.array(JOINT_NAMES) == GRIPPER_JOINT, [[-np.inf], [np.inf]], np.array(JOINT_LIMITS_RAD).T
+        )
         return cls(sign, np.maximum(swept[0], low), np.minimum(swept[1], high), swept)
 
     def out_of_reach(self) -> list[str]:

@@ -278,3 +278,42 @@ def test_a_node_ends_although_a_library_hangs_at_exit(tmp_path, number):
         node.send(number)
         assert node.wait(10) == -signal.SIGALRM, node.output
         assert time.monotonic() - began < 5
+
+
+WORKING = """
+import pathlib, sys, time
+import rclpy.node
+from grids_common.lifecycle import run_node
+
+class Working(rclpy.node.Node):
+    def __init__(self):
+        super().__init__("working")
+        self.create_timer(0.01, self.work)
+    def work(self):
+        part = pathlib.Path(sys.argv[1], "bag.partial")
+        part.touch()
+        print("working", flush=True)
+        for _ in range(30):
+            time.sleep(0.01)
+        part.unlink()
+
+if __name__ == "__main__":
+    sys.exit(run_node(Working, args=[]))
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+def test_a_plain_node_finishes_what_it_is_writing_when_it_is_interrupted(tmp_path, presses):
+    node = Child([sys.executable, "-u", "-c", WORKING, str(tmp_path)], log=tmp_path / "log.txt")
+    try:
+        deadline = time.monotonic() + 60
+        while "working" not in node.output and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(presses):
+            node.send(signal.SIGINT)
+            time.sleep(0.05)
+        assert node.wait(20) == 0
+        assert not (tmp_path / "bag.partial").exists()
+        assert "Traceback" not in node.output
+    finally:
+        node.kill()
