@@ -31,6 +31,7 @@ LEAST_PART, MOST_PART = 0.5, 1.35  # a sweep to both stops, as a part of the joi
 BEYOND_RAD = 0.15  # a range that reaches further than this beyond the mechanical limits is reported
 FULL_TURN = "wrist_roll"  # has no stops; LeRobot calibrates it over the whole turn
 GRIPPER_JOINT = "gripper"
+AGAIN = "copy the file again, or calibrate the arm again (./grids calibrate --arm follower or leader)"
 # LeRobot renamed these folders in v0.4.3; both are read, the newer is written.
 FOLDERS = {
     "follower": ("robots/so_follower", "robots/so100_follower", "robots/so101_follower"),
@@ -129,8 +130,10 @@ def parse(text: str, where: str) -> Calibration:
     """LeRobot JSON to a checked calibration; `where` begins the messages. CalibrationError lists every problem."""
     try:
         tree = json.loads(text)
-    except ValueError as error:
-        raise CalibrationError(f"{where}: expected JSON, got {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CalibrationError(
+            f"{where}: expected LeRobot's calibration, a JSON object, got {error}: {AGAIN}"
+        ) from error
     if not isinstance(tree, dict):
         raise CalibrationError(f"{where}: expected an object of joints, got {type(tree).__name__}")
     if "homing_offset" in tree:
@@ -156,7 +159,7 @@ def load(path: Path) -> Calibration:
     except OSError as error:
         raise CalibrationError(f"{path}: expected a readable calibration file: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path}: expected JSON, got bytes that are not UTF-8 text: {error}") from error
+        raise CalibrationError(f"{path}: expected JSON, got bytes that are not UTF-8 text: {AGAIN}") from error
 
 
 def dump(calibration: Calibration) -> str:

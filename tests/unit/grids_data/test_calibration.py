@@ -87,7 +87,7 @@ def broken(**changes):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("not json", "expected JSON"),
+        ("not json", "expected .*JSON"),
         ("[]", "expected an object"),
         ('{"homing_offset": [1], "drive_mode": [0]}', "recalibrate"),
         (broken(gripper=None), "gripper: missing"),
@@ -141,6 +141,12 @@ def test_no_joint_is_driven_beyond_its_mechanical_limits_and_the_difference_is_s
     assert [text.split(":")[0] for text in said] == ["shoulder_pan", "shoulder_lift"]
     assert "driven from" in said[1]
     assert cal.JointMap.of(cal.uncalibrated()).out_of_reach() == []
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "\ufeff{}", '{"gripper": '], ids=["empty", "deep", "BOM", "cut"])
+def test_a_file_that_is_no_json_is_refused_with_what_to_do(text):
+    with pytest.raises(cal.CalibrationError, match=r"x.json: expected .*JSON.*, got .*: copy the file again"):
+        cal.parse(text, "x.json")
 
 
 @pytest.mark.parametrize("ends", [(2018, 3507), (700, 2080), (1411, 2683)], ids=["closed", "open", "half open"])

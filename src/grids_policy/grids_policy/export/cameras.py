@@ -74,7 +74,7 @@ def _choices(text: str, checkpoint: Checkpoint) -> list[_Choice]:
                 f"--cameras {item}: expected one of the checkpoint's {list(robot.values())}, got {source!r}"
             )
         mapped = next(ours for ours, theirs in robot.items() if theirs == source)
-        if checkpoint.camera_names and name != mapped and size != _UNUSED:
+        if checkpoint.camera_names and name != mapped and size.lower() != _UNUSED:
             raise ExportError(
                 f"--cameras {item}: the checkpoint's rename_map says that {source} is the robot's {mapped}; give "
                 f"{mapped}:{source}, or --ignore-rename-map if the map is wrong"
@@ -91,7 +91,7 @@ def _size(choice: _Choice, hw: tuple[int, int]) -> tuple[int, int]:
             width, height = (int(part) for part in choice.size.split("x"))
         except ValueError:
             raise ExportError(
-                f"--cameras {choice.name}={choice.size}: expected WIDTHxHEIGHT, got {choice.size!r}"
+                f"--cameras {choice.name}={choice.size}: expected WIDTHxHEIGHT or {_UNUSED}, got {choice.size!r}"
             ) from None
     if width < 2 or height < 2:
         raise ExportError(f"--cameras {choice.name}={choice.size}: expected a size above 1x1, got {width}x{height}")
@@ -104,7 +104,7 @@ def choose_cameras(checkpoint: Checkpoint, text: str) -> tuple[Checkpoint, str]:
     Raises ExportError, or CheckpointError for a camera that was used in training.
     """
     items = [item for item in text.split(",") if item]
-    unused = [item for item in items if item.partition("=")[2].strip() == _UNUSED]
+    unused = [item for item in items if item.partition("=")[2].strip().lower() == _UNUSED]
     kept = ",".join(item for item in items if item not in unused)
     if not unused:
         return checkpoint, text

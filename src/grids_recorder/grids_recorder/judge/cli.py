@@ -99,7 +99,8 @@ def main(argv: list[str]) -> int:
                 judged.append((folder, check_bag(folder, **rates, sheet=not arguments.no_sheet)))
             except DataError as error:
                 failed = True
-                sys.stderr.write(f"grids check: {folder.name}: {error}\n")
+                named = str(error) if folder.name in str(error) else f"{folder.name}: {error}"
+                sys.stderr.write(f"grids check: {named}\n")
     except DataError as error:
         sys.stderr.write(f"grids check: {error}\n")
         return 2

@@ -1,0 +1,93 @@
+"""LeRobot releases in environments of their own, .grids/interop/<release>: made on first use, kept afterwards."""
+
+import fcntl
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from repository import ROOT
+
+RELEASES = ("newest", "0.4.4")  # the newest that PyPI serves, and the oldest whose files are written here
+PYTHON = "3.12"  # the newest LeRobot needs it
+_PEER = ROOT / "tests" / "interop" / "peer.py"
+_HOME = ROOT / ".grids" / "interop"
+_UV = ROOT / ".venv" / "bin" / "uv"
+_MINUTES = 30  # the first installation downloads torch
+
+
+def _packages(release: str) -> list[str]:
+    if release == "newest":
+        return ["lerobot[dataset,smolvla,feetech]"]
+    return [f"lerobot[smolvla,feetech]=={release}"]
+
+
+def _uv(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "VIRTUAL_ENV": str(folder)}
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run(
+        [_UV, *words], env=environment, capture_output=True, text=True, timeout=60 * _MINUTES, check=False
+    )
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One LeRobot release, run as a program of its own."""
+
+    release: str
+    folder: Path
+    version: str
+
+    @property
+    def old(self) -> bool:
+        """Whether it is 0.4 or 0.5, which know no relative actions."""
+        return tuple(int(part) for part in self.version.split(".")[:2]) < (0, 6)
+
+    def run(self, *words: object) -> dict:
+        """The JSON object that peer.py prints last. Raises AssertionError with its output where it fails."""
+        hidden = ("PYTHONPATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [self.folder / "bin" / "python", _PEER, *map(str, words)],
+            env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def environment_of(release: str) -> Peer:
+    """The environment of a release, installed or brought to the newest release first. Raises RuntimeError."""
+    folder = _HOME / release
+    _HOME.mkdir(parents=True, exist_ok=True)
+    with (_HOME / f"{release}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "bin" / "python").exists():
+            _must(_uv("venv", "--python", PYTHON, str(folder), folder=folder), f"Python {PYTHON} for LeRobot {release}")
+        installed = _version(folder)
+        if installed is None or release == "newest":
+            _install(release, folder, first=installed is None)
+        version = _version(folder)
+    if version is None:
+        raise RuntimeError(
+            f"{folder}: expected lerobot installed, found none: delete the folder and run the test again"
+        )
+    return Peer(release, folder, version)
+
+
+def _install(release: str, folder: Path, *, first: bool) -> None:
+    words = ("pip", "install", "-q", "--upgrade-package", "lerobot", *_packages(release))
+    # torch for the CPU is a tenth of the download; where its index cannot be reached, PyPI's build serves as well.
+    if not first or _uv(*words, "--torch-backend", "cpu", folder=folder).returncode != 0:
+        _must(_uv(*words, folder=folder), f"LeRobot {release}")
+
+
+def _version(folder: Path) -> str | None:
+    listed = json.loads(_uv("pip", "list", "--format", "json", folder=folder).stdout or "[]")
+    return next((entry["version"] for entry in listed if entry["name"] == "lerobot"), None)
+
+
+def _must(done: subprocess.CompletedProcess[str], what: str) -> None:
+    if done.returncode != 0:
+        raise RuntimeError(f"{what} could not be installed: {done.stderr.strip()[-2000:]}")
