@@ -3,8 +3,10 @@
 Frame i of an episode has exactly the time i / fps: the stream's clock ticks a whole number of times per frame.
 """
 
+import contextlib
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +51,22 @@ def settings_of(codec: str) -> VideoSettings:
     return found
 
 
+@contextlib.contextmanager
+def _kept_scheduling() -> Iterator[None]:
+    """Undo what SVT-AV1 does where the user is root, as in a container: it makes its caller SCHED_FIFO 99.
+
+    Every thread and process started later would inherit that, and could stop the whole computer.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    before = {int(name) for name in os.listdir("/proc/self/task")} - {threading.get_native_id()}
+    try:
+        yield
+    finally:
+        for task in {int(name) for name in os.listdir("/proc/self/task")} - before:
+            with contextlib.suppress(ProcessLookupError):  # a thread that has ended meanwhile
+                os.sched_setscheduler(task, policy, parameters)
+
+
 class VideoWriter:
     """Encodes (height, width, 3) uint8 frames of one episode. Not thread-safe."""
 
@@ -62,6 +80,8 @@ class VideoWriter:
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
         stream.codec_context.thread_count = 1
         stream.options = {"crf": str(settings.crf), "preset": settings.preset, **_FIXED.get(settings.codec, {})}
+        with _kept_scheduling():
+            stream.codec_context.open()
         self._stream = stream
         self._shape = (height, width, 3)
         self.frames = 0

@@ -1,6 +1,7 @@
 """Datasets written here are read back, resumed, refused and judged by their numbers."""
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from grids_data.dataset.schema import (
     image_key,
     so100_features,
 )
+from grids_data.dataset.video import VideoWriter, settings_of
 from grids_data.dataset.writer import DatasetWriter
 
 SIZE = 64
@@ -309,3 +311,14 @@ def test_extremes_of_bools_and_whole_numbers_keep_their_type_as_in_lerobot(datas
             assert schema.field(f"stats/{name}/{end}").type.value_type == kind
         assert schema.field(f"stats/{name}/mean").type.value_type == pa.float64()
     assert dataset.statistics[VALID]["min"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1", "hevc"])
+def test_an_encoder_does_not_make_this_program_real_time(tmp_path, codec):
+    """SVT-AV1 does where the user is root; every process started later would inherit it."""
+    writer = VideoWriter(tmp_path / "a.mp4", 30, 64, 64, settings_of(codec))
+    for _ in range(3):
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.close()
+    policies = {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")}
+    assert os.SCHED_FIFO not in policies
