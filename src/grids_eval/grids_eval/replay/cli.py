@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from grids_policy.runtime.engines.table import CHOICES
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `./grids replay`."""
@@ -12,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("episode", type=Path, help="a recorded episode")
     add("--to", choices=("arm", "policy"), required=True, help="what replays it")
     add("--bundle", type=Path, help="policy: bundle folder (default: the one in ./models named like the recorded one)")
-    add("--engine", help="policy: engine, as the policy node's parameter (default: auto)")
+    add("--engine", choices=CHOICES, help="policy: engine, as the policy node's parameter (default: auto)")
     add("--speed", type=float, help="arm: 0.1 to 1.0 of the recorded speed (default: 1)")
     return parser
 

@@ -29,7 +29,6 @@ from grids_recorder.judge.verdict import nearest
 
 INSTRUCTION = "/policy/instruction"
 _JOINT_GAP_S = 0.10
-_CACHE = Path("~/.cache/grids/engines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ def replay_policy(folder: Path, chosen: Path | None, engine: str) -> int:
     with Bag(folder) as bag:
         recorded_ids = bag.episode.get("bundle_ids", [])
         path = (chosen or find_bundle(recorded_ids, workspace() / "models")).expanduser()
-        runtime = OnnxRuntime(path, EngineOptions(engine, 0, _CACHE.expanduser()))
+        runtime = OnnxRuntime(path, EngineOptions(engine))
         try:
             replayer = Replayer(bag, runtime, SentenceEncoder(path, runtime.bundle.language))
             differences = list(replayer.compare())

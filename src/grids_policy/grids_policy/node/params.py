@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from grids_common.params import param
 from grids_common.topics import TRANSPORT_TEXT, TRANSPORTS
+from grids_policy.runtime.engines.table import CHOICES
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,10 @@ class PolicyParams:
 
     bundle: str = param("", "folder of the policy bundle")
     instruction: str = param("", "sentence to follow; empty: the bundle's own", live=True)
-    engine: str = param("auto", "ONNX Runtime engine", choices=("auto", "tensorrt", "cuda", "cpu"))
+    engine: str = param("auto", "what computes the graphs; auto: the best that runs here", choices=CHOICES)
     threads: int = param(0, "CPU threads of one inference; 0: all cores but one", lo=0, hi=256)
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)
-    engine_cache: str = param("~/.cache/grids/engines", "folder of built TensorRT engines")
+    engine_cache: str = param("~/.cache/grids/engines", "folder of what engines build and keep between starts")
     n_action_steps: int = param(0, "action steps to execute per chunk; 0: the bundle's own", lo=0, hi=1000)
     switching: str = param(
         "blend",

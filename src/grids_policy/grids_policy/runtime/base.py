@@ -79,7 +79,7 @@ class AbstractRuntime(ABC):
     @property
     @abstractmethod
     def provider(self) -> str:
-        """Name of the ONNX Runtime execution provider in use, or "torch"."""
+        """Name of the engine in use, such as "CPUExecutionProvider", or "torch"."""
 
     @abstractmethod
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:

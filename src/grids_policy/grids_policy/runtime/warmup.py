@@ -24,3 +24,20 @@ def measure_latency(runtime: AbstractRuntime, runs: int, budget_s: float) -> flo
         if len(measured) >= 3 and now - began > budget_s:
             break
     return float(np.percentile(measured, 95))
+
+
+def faster(first: AbstractRuntime, second: AbstractRuntime, rounds: int = 4) -> tuple[bool, str]:
+    """Whether `first` is faster than `second` on this machine, and one sentence with both times.
+
+    They take turns, and the best time of each counts, so that other load on the machine disturbs the comparison little.
+    """
+    inputs, outputs = blank_inputs(first.spec), PolicyOutputs.empty(first.spec)
+    best = [float("inf"), float("inf")]
+    for turn in range(_WARMUP_RUNS + rounds):
+        for i, runtime in enumerate((first, second)):
+            start = time.perf_counter()
+            runtime.infer(inputs, outputs)
+            if turn >= _WARMUP_RUNS:
+                best[i] = min(best[i], time.perf_counter() - start)
+    names = f"{first.provider} takes {best[0] * 1e3:.1f} ms, {second.provider} {best[1] * 1e3:.1f} ms"
+    return best[0] < best[1], names

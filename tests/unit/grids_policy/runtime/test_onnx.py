@@ -1,27 +1,31 @@
-"""The ONNX runtime on the shipped bundle, engine choice and engine cache. No torch."""
+"""The ONNX runtime on the shipped bundle, and how it takes an engine. No torch."""
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from repository import ROOT
 
 from grids_policy.runtime import onnx as onnx_runtime
-from grids_policy.runtime import providers, warmup
+from grids_policy.runtime import warmup
 from grids_policy.runtime.agreement import require_agreement
 from grids_policy.runtime.base import STAGES, PolicyOutputs, blank_inputs, draw_noise
 from grids_policy.runtime.bundle import BundleError
-from grids_policy.runtime.onnx import Buffers, EngineOptions, OnnxRuntime, default_threads
+from grids_policy.runtime.engines import table
+from grids_policy.runtime.engines.base import AbstractEngine, AbstractGraph
+from grids_policy.runtime.engines.buffers import HostBuffers
+from grids_policy.runtime.engines.cache import Fingerprint
+from grids_policy.runtime.engines.cpu import CpuEngine
+from grids_policy.runtime.engines.machine import Gpu, Machine
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime, default_threads
 
 UNTRAINED = ROOT / "models" / "untrained"
 CPU = EngineOptions(engine="cpu", threads=1)
-GPU = providers.Gpu("RTX 3090", "560.1", "8.6")
-ALL = list(providers.NAMES.values())
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +118,8 @@ def test_reused_tokens_are_those_of_the_earlier_frame(runtime, inputs):
 
 def test_a_bundle_of_one_camera_really_reuses_the_tokens_it_counts_as_reused(runtime, inputs, monkeypatch):
     bundle = runtime.bundle
-    monkeypatch.setattr(runtime, "_bundle", replace(bundle, cameras=bundle.cameras[:1]))
-    monkeypatch.setattr(runtime, "_vision", runtime._vision[:1])
+    monkeypatch.setattr(runtime._chain, "_bundle", replace(bundle, cameras=bundle.cameras[:1]))
+    monkeypatch.setattr(runtime._chain, "_vision", runtime._chain._vision[:1])
     outputs, blank = PolicyOutputs.empty(bundle), np.zeros_like(inputs.frames[0])
     runtime.infer(replace(inputs, frames=inputs.frames[:1]), outputs)
     fresh = outputs.coordinates[0].copy()
@@ -171,6 +175,25 @@ def test_latency_before_arming_excludes_the_warm_up(runtime, monkeypatch):
     assert slow.calls == 7, "but not before three runs"
 
 
+def test_two_runtimes_take_turns_and_the_best_times_decide(runtime, monkeypatch):
+    clock = SimpleNamespace(now_s=0.0)
+
+    class Timed(Skewed):
+        """Takes `seconds`, and much longer the first two times."""
+
+        def __init__(self, seconds):
+            super().__init__(runtime, 0.0)
+            self.seconds, self.calls, self.provider = seconds, 0, f"{seconds}"
+
+        def infer(self, inputs, outputs):
+            self.calls += 1
+            clock.now_s += self.seconds + 1.0 * (self.calls <= 2)
+
+    monkeypatch.setattr(warmup, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+    assert warmup.faster(Timed(0.01), Timed(0.02)) == (True, "0.01 takes 10.0 ms, 0.02 20.0 ms")
+    assert not warmup.faster(Timed(0.02), Timed(0.01))[0]
+
+
 def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
     from grids_policy.runtime.bundle import seal
 
@@ -182,39 +205,11 @@ def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
         OnnxRuntime(folder, CPU)
 
 
-def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
-    assert providers.choose("auto", ALL, GPU, "100300", "fp32").engine == "tensorrt"
-    without = providers.choose("auto", ALL, GPU, None, "fp32")
-    assert without.engine == "cuda"
-    assert "libnvinfer" in without.reasons[0]
-    cpu = providers.choose("auto", [providers.NAMES["cpu"]], "no NVIDIA driver", None, "fp32")
-    assert cpu.engine == "cpu"
-    assert len(cpu.reasons) == 2
-    no_gpu = providers.choose("auto", ALL, "no NVIDIA driver (nvidia-smi not found)", None, "fp32")
-    assert no_gpu.engine == "cpu"
-    assert all("no NVIDIA driver" in reason for reason in no_gpu.reasons)
-
-
-@pytest.mark.parametrize("engine", ["tensorrt", "cuda"])
-def test_an_engine_asked_for_by_name_is_never_replaced_in_silence(engine):
-    with pytest.raises(BundleError, match=f"expected engine '{engine}', but it cannot run here"):
-        providers.choose(engine, [providers.NAMES["cpu"]], "no NVIDIA driver", None, "fp32")
-
-
-def test_an_int8_bundle_stays_on_the_cpu():
-    chosen = providers.choose("auto", ALL, GPU, "100300", "int8")
-    assert chosen.engine == "cpu"
-    assert "export fp16" in chosen.reasons[0]
-    with pytest.raises(BundleError, match="int8"):
-        providers.choose("cuda", ALL, GPU, None, "int8")
-
-
 def test_a_gpu_whose_libraries_do_not_load_is_said_and_the_next_engine_taken(monkeypatch, runtime, inputs):
-    monkeypatch.setattr(providers, "find_gpu", lambda: GPU)
-    monkeypatch.setattr(providers, "tensorrt_version", lambda: None)
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ALL)
+    gpu = Machine(Gpu("RTX 3090", "580.1", "8.6"), ("CUDAExecutionProvider", "CPUExecutionProvider"), None, {})
+    monkeypatch.setattr(onnx_runtime, "this_machine", lambda: gpu)
     fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
-    assert fallen.provider == providers.NAMES["cpu"]
+    assert fallen.provider == "CPUExecutionProvider"
     assert "cuda: " in fallen.note
     assert "CUDAExecutionProvider" in fallen.note
     np.testing.assert_array_equal(infer(fallen, inputs).actions, infer(runtime, inputs).actions)
@@ -243,78 +238,102 @@ def test_an_engine_that_computes_something_else_than_the_gated_graphs_is_refused
             require_agreement(Skewed(runtime, error), runtime, "fp32")
 
 
-def test_a_gpu_engine_is_used_only_after_it_agreed(monkeypatch, runtime, inputs):
-    """The CPU plays the GPU; the one call that a GPU adds is refused, so the next engine is taken, aloud."""
-    asked = []
+class Played(AbstractEngine):
+    """An engine that the processor plays. spoil: called with the name of a graph after each of its runs."""
 
-    def refuse(engine, reference, precision):
-        asked.append((engine.provider, reference.provider))
-        raise BundleError("nothing like it")
+    name, provider, summary, memory = "played", "PlayedExecutionProvider", "", "host"
+    precisions = ("fp32",)
 
-    cpu = providers.NAMES["cpu"]
-    monkeypatch.setitem(providers.NAMES, "cuda", cpu)
-    monkeypatch.setattr(providers, "choose", lambda wanted, *_: providers.Choice(wanted.replace("auto", "cuda"), ()))
-    monkeypatch.setattr(OnnxRuntime, "_provider_list", lambda *_: ([cpu], None, None, ""))
-    monkeypatch.setattr(onnx_runtime, "Buffers", lambda _: Buffers("cpu"))
-    monkeypatch.setattr(onnx_runtime, "require_agreement", refuse)
-    fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
-    assert asked == [(cpu, cpu)]
-    assert fallen.provider == cpu
-    assert "cuda: nothing like it" in fallen.note
-    with pytest.raises(BundleError, match="nothing like it"):
-        OnnxRuntime(UNTRAINED, EngineOptions(engine="cuda", threads=1))
+    def __init__(self, spoil=None, measured=False, gpu=None) -> None:
+        self._spoil, self.measured, self._gpu, self.opened = spoil, measured, gpu, 0
 
+    def missing(self, machine):
+        return None
 
-@pytest.fixture
-def fingerprint(runtime):
-    return providers.fingerprint_of(runtime.bundle, GPU, "100300")
+    def fingerprint(self, bundle, machine):
+        return self._gpu and Fingerprint(self.name, "RTX 3090", "580.1", "8.6", "1.7", "1.32", bundle.digest)
 
+    def buffers(self):
+        return HostBuffers()
 
-def filled_cache(root, fingerprint) -> Path:
-    folder, said = providers.engine_cache(root, fingerprint)
-    assert "building" in said
-    (folder / "vision.engine").write_bytes(b"engine")
-    providers.seal_cache(folder, fingerprint)
-    return folder
+    def open(self, folder, bundle, options, cache):
+        self.opened += 1
+        if cache is not None and not (cache / "vision.engine").exists():
+            (cache / "vision.engine").write_bytes(b"built")
+        graphs = CpuEngine().open(folder, bundle, options, cache)
+        return {name: SpoiltGraph(name, graph, self._spoil) for name, graph in graphs.items()}
 
 
-def test_an_engine_is_used_again_only_for_the_same_everything(tmp_path, fingerprint):
-    folder = filled_cache(tmp_path, fingerprint)
-    again, said = providers.engine_cache(tmp_path, fingerprint)
-    assert again == folder
-    assert "TensorRT engines from" in said
-    assert (folder / "vision.engine").exists()
-    for change in ("gpu", "driver", "compute_capability", "tensorrt", "onnxruntime", "weights"):
-        other, said = providers.engine_cache(tmp_path, replace(fingerprint, **{change: "different"}))
-        assert other != folder, change
+class SpoiltGraph(AbstractGraph):
+    """A graph that calls `spoil(name, places)` after each run."""
+
+    def __init__(self, name, graph, spoil) -> None:
+        self._name, self._graph, self._spoil = name, graph, spoil
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+
+    def bind(self, places):
+        run = self._graph.bind(places)
+        if self._spoil is None:
+            return run
+        return lambda: (run(), self._spoil(self._name, places))[0]
+
+    def close(self) -> None:
+        self._graph.close()
 
 
-@pytest.mark.parametrize("damage", ["engine", "record", "unsealed", "stranger", "folder", "missing"])
-def test_a_doubtful_engine_cache_is_emptied(tmp_path, fingerprint, damage):
-    folder = filled_cache(tmp_path, fingerprint)
-    if damage == "engine":
-        (folder / "vision.engine").write_bytes(b"other")
-    elif damage == "record":
-        (folder / "fingerprint.json").write_text("{")
-    elif damage == "stranger":
-        (folder / "prefix.engine").write_bytes(b"from elsewhere")
-    elif damage == "folder":
-        (folder / "more").mkdir()
-    elif damage == "missing":
-        (folder / "vision.engine").unlink()
-    else:
-        (folder / "fingerprint.json").unlink()
-    _, said = providers.engine_cache(tmp_path, fingerprint)
-    assert "building" in said
-    assert not list(folder.iterdir())
+@contextmanager
+def engines(*found: AbstractEngine):
+    """A computer on which auto knows these engines and cpu."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "ENGINES", (*found, CpuEngine()))
+        yield
 
 
-def test_a_record_of_another_machine_is_refused_with_both_sides(tmp_path, fingerprint):
-    folder = filled_cache(tmp_path, fingerprint)
-    providers.seal_cache(folder, replace(fingerprint, gpu="RTX 4090"))
-    _, said = providers.engine_cache(tmp_path, fingerprint)
-    assert "RTX 4090" in said
-    assert "RTX 3090" in said
+def off_by_one_joint(graph, places):
+    if graph == "denoise_step":
+        places["actions"].array[3, 2] += 0.5
+
+
+def test_an_engine_is_used_only_after_it_agreed(runtime, inputs):
+    with engines(Played(off_by_one_joint)):
+        fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+        assert fallen.provider == "CPUExecutionProvider"
+        assert "played: PlayedExecutionProvider: actions " in fallen.note
+        np.testing.assert_array_equal(infer(fallen, inputs).actions, infer(runtime, inputs).actions)
+        with pytest.raises(BundleError, match="off the CPU engine, allowed"):
+            OnnxRuntime(UNTRAINED, EngineOptions(engine="played", threads=1))
+    with engines(Played()):
+        agreed = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+    assert agreed.provider == "PlayedExecutionProvider"
+    assert "off the CPU engine" in agreed.note
+    np.testing.assert_array_equal(infer(agreed, inputs).actions, infer(runtime, inputs).actions)
+
+
+def test_an_engine_that_wants_to_be_measured_is_taken_only_where_it_is_faster(monkeypatch):
+    with engines(Played(measured=True)):
+        monkeypatch.setattr(onnx_runtime, "faster", lambda first, second: (True, "1 ms against 2 ms"))
+        assert OnnxRuntime(UNTRAINED, EngineOptions(threads=1)).provider == "PlayedExecutionProvider"
+        monkeypatch.setattr(onnx_runtime, "faster", lambda first, second: (False, "2 ms against 1 ms"))
+        slower = OnnxRuntime(UNTRAINED, EngineOptions(threads=1))
+        assert slower.provider == "CPUExecutionProvider"
+        assert "played: 2 ms against 1 ms" in slower.note
+        named = OnnxRuntime(UNTRAINED, EngineOptions(engine="played", threads=1))
+        assert named.provider == "PlayedExecutionProvider", "asked for by name, it is never replaced"
+
+
+def test_what_an_engine_built_is_used_again_and_a_changed_file_is_built_again(tmp_path):
+    options = EngineOptions(engine="played", threads=1, cache=tmp_path)
+    with engines(Played(gpu=True)):
+        first = OnnxRuntime(UNTRAINED, options)
+        assert "building one" in first.note
+        built = next(tmp_path.rglob("vision.engine"))
+        assert "played engines from" in OnnxRuntime(UNTRAINED, options).note
+        built.write_bytes(b"tampered")
+        assert (
+            "refused (vision.engine changed since it was built), building new ones"
+            in OnnxRuntime(UNTRAINED, options).note
+        )
+        assert built.read_bytes() == b"built"
 
 
 def test_one_core_is_left_to_the_driver():
