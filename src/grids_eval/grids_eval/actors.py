@@ -50,12 +50,14 @@ class ActorOptions:
     noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
     reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: no
         tokens are reused.
+    reducer: another token reducer for a checkpoint (model/reducers/choice.py); "": its own.
     """
 
     fps: float | None = None
     threads: int = 1
     noise_scale: float | None = None
     reuse_threshold: float = 0.0
+    reducer: str = ""
     system: str = ""
     calibration: Path | None = None
 
@@ -150,10 +152,13 @@ def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
     from grids_policy.export.cameras import ExportError, refuse_unknown_cameras
     from grids_policy.export.spec import ExportOptions, policy_spec
     from grids_policy.model.checkpoint import load_checkpoint, meaning_of
+    from grids_policy.model.reducers.choice import with_reducer
     from grids_policy.runtime.torch import TorchRuntime
 
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(folder)
+    if options.reducer:
+        checkpoint = with_reducer(checkpoint, options.reducer)
     try:
         refuse_unknown_cameras("", checkpoint)
     except ExportError as error:

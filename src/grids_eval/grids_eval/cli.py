@@ -103,6 +103,10 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="standard deviation, 0 to 1, of the noise sampling starts from; default: the bundle's, 1 for a checkpoint",
     )  # fmt: skip
     parser.add_argument(
+        "--reducer", default="", metavar="KIND:TOKENS",
+        help="reduce a checkpoint's image tokens in another way, e.g. lattice:16 (docs/models.md); default: its own",
+    )  # fmt: skip
+    parser.add_argument(
         "--reuse-threshold", type=float, default=0.0,
         help="reuse a camera's tokens while no block of its image changes more than this, as the policy node; 0: never",
     )  # fmt: skip
@@ -122,6 +126,8 @@ def _check_options(parser: argparse.ArgumentParser, arguments: argparse.Namespac
         parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
     if (arguments.units or arguments.calibration) and (arguments.policy / "policy.json").is_file():
         parser.error("--units and --calibration are for checkpoints; a bundle contains its own: leave them out")
+    if arguments.reducer and (arguments.policy / "policy.json").is_file():
+        parser.error("--reducer is for checkpoints; a bundle contains its own: give it to `./grids export`")
     if arguments.episodes < 1:
         parser.error(f"--episodes: expected at least 1, got {arguments.episodes}")
     if wrong := [ms for ms in arguments.delay_ms if not 0 <= ms < math.inf]:
@@ -245,7 +251,7 @@ def _step_seconds(arguments: argparse.Namespace) -> float:
 
 
 def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:
-    names = ("fps", "noise_scale", "reuse_threshold", "calibration")
+    names = ("fps", "noise_scale", "reuse_threshold", "calibration", "reducer")
     return {name: getattr(arguments, name) for name in names} | {"system": arguments.units}
 
 
@@ -332,6 +338,7 @@ def overall(arguments: argparse.Namespace, summaries: list[Summary], results, se
         "switching": arguments.switching[0],
         "noise_scale": arguments.noise_scale,
         "reuse_threshold": arguments.reuse_threshold,
+        "reducer": arguments.reducer,
         "conditions": [as_json(s) for s in summaries],
         "seconds": round(seconds, 1),
         "times_real_time": round(_speed(results, seconds), 2),

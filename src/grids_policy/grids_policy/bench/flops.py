@@ -78,11 +78,14 @@ def _sampler(config: PolicyConfig) -> int:
     """One camera; pooling by convolution included, the few additions of pooling not."""
     sampler, width, kept = config.sampler, config.text.width, config.sampler.tokens
     seen = config.vision.width if config.early else width
-    if sampler.kind != "grids":
+    if sampler.kind in ("lattice", "pool"):
+        return _linear(kept, config.dense_tokens, width)
+    if sampler.kind not in ("grids", "learned"):
         return 0
-    hidden = sampler.hidden * sampler.predictor_scale
-    total = _linear(1, seen, hidden) + _linear(1, hidden, 2 * kept)
-    if sampler.pooling == "conv" and not config.early:
+    hidden, total = sampler.hidden * sampler.predictor_scale, 0
+    if sampler.kind == "grids":
+        total += _linear(1, seen, hidden) + _linear(1, hidden, 2 * kept)
+    if sampler.kind == "grids" and sampler.pooling == "conv" and not config.early:
         inner, (rows, columns) = max(1, width // 4), config.grid
         for channels in (width, inner):
             rows, columns = -(-rows // 2), -(-columns // 2)

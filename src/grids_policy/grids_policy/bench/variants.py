@@ -20,11 +20,11 @@ from grids_policy.export import fused, graphs
 from grids_policy.export.cli import export_bundle, reduce_bundle
 from grids_policy.export.spec import ExportOptions
 from grids_policy.export.untrained import demo_tokenizer
-from grids_policy.model import early
 from grids_policy.model.checkpoint import Checkpoint
-from grids_policy.model.config import PolicyConfig, SamplerConfig, part_from_dict
-from grids_policy.model.grids import build_sampler
+from grids_policy.model.config import PolicyConfig, SamplerConfig, part_from_dict, sampler_from_text
 from grids_policy.model.initialise import init_sampler, init_weights
+from grids_policy.model.reducers import catalogue
+from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.agreement import random_inputs
@@ -67,9 +67,12 @@ def random_policy(config: PolicyConfig) -> SmolVLA:
 
 
 def parse_sampler(word: str) -> SamplerConfig:
-    """ "dense", "16" (GridS behind the connector) or "16@4" (behind vision layer 4). Raises ValueError."""
-    if word == "dense":
-        return SamplerConfig()
+    """ "16" (GridS behind the connector), "16@4" (behind vision layer 4), or a reducer as "dense" or "lattice:16".
+
+    Raises ValueError.
+    """
+    if word[:1].isalpha():
+        return sampler_from_text(word)
     count, _, layer = word.partition("@")
     try:
         after = int(layer) if layer else -1
@@ -80,8 +83,8 @@ def parse_sampler(word: str) -> SamplerConfig:
 
 def sampler_name(sampler: SamplerConfig) -> str:
     """Inverse of `parse_sampler`."""
-    if sampler.kind == "dense":
-        return "dense"
+    if sampler.kind != "grids":
+        return f"{sampler.kind}:{sampler.tokens}" if catalogue.REDUCERS[sampler.kind].counted else sampler.kind
     return f"{sampler.tokens}" + (f"@{sampler.after_layer}" if sampler.after_layer >= 0 else "")
 
 
@@ -204,7 +207,8 @@ class OnnxVariant:
 
 def cached_bundle(policy: SmolVLA, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
     """The folder below `root` of `policy` as a bundle, exported once per code version, and the export's seconds."""
-    code = "".join(Path(module.__file__).read_text() for module in (graphs, fused, early, bundles))
+    reducers = sorted(Path(catalogue.__file__).parent.glob("*.py"))
+    code = "".join(path.read_text() for path in (*(Path(m.__file__) for m in (graphs, fused, bundles)), *reducers))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
     key = f"{sampler_name(policy.config.sampler)}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     full, folder = root / f"{key}-fp32", root / f"{key}-{precision}"

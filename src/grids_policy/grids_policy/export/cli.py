@@ -40,7 +40,9 @@ from grids_policy.export.graphs import (
 from grids_policy.export.precision import convert
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
-from grids_policy.model.nested import with_tokens
+from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
+from grids_policy.model.reducers.choice import with_reducer
+from grids_policy.model.reducers.nested import with_tokens
 from grids_policy.model.trained_on import USUAL_FPS
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.bundle import Bundle, StoredUnits
@@ -219,6 +221,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--tokens", type=int, default=0, metavar="K",
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
+    parser.add_argument("--reducer", default="", metavar="KIND:TOKENS", help=REDUCER_HELP)
     parser.add_argument(
         "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {USUAL_FPS:g})"
     )
@@ -260,6 +263,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
+        if arguments.reducer:
+            checkpoint = with_reducer(checkpoint, arguments.reducer)
         if arguments.tokens:
             checkpoint = with_tokens(checkpoint, arguments.tokens)
         if arguments.ignore_rename_map:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from grids_policy.export.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
 from grids_policy.model.config import PolicyConfig
-from grids_policy.model.grids import retention_map, self_similarity
 from grids_policy.model.layers import rope_angles
 from grids_policy.model.normalize import Normalizer
+from grids_policy.model.reducers.interface import retention_map, self_similarity
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.model.smolvla import Prefix, SmolVLA
 

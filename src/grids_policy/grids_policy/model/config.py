@@ -7,13 +7,15 @@ policy is the same dataclass with other numbers.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from contextlib import suppress
 from typing import Any, get_args, get_origin, get_type_hints
 
 from grids_common.errors import GridsError
+from grids_policy.model.reducers.catalogue import REDUCERS
 
-SAMPLER_KINDS = ("dense", "grids", "random", "topk")
+SAMPLER_KINDS = tuple(REDUCERS)
 LANGUAGE_PADDINGS = ("max_length", "longest")
 
 
@@ -32,9 +34,15 @@ def _positive(owner: str, **fields: float) -> None:
             raise ConfigError(f"{owner}.{name} must be positive; got {value!r}")
 
 
+def pool_shape(count: int) -> tuple[int, int]:
+    """Rows and columns of `count` equal rectangles, as square as their number allows."""
+    rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+    return rows, count // rows
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    """How K tokens per camera are made from the dense image tokens: GridS (arXiv 2605.11817) or a baseline."""
+    """How the dense image tokens of a camera are reduced: one of reducers/catalogue.py, and its options."""
 
     kind: str = "dense"
     tokens: int = 16  # K per camera; ignored by dense
@@ -224,6 +232,12 @@ class PolicyConfig:
             problems.append(f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}")
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
+        rows, columns = pool_shape(self.sampler.tokens)
+        if self.sampler.kind == "pool" and (rows > self.grid[0] or columns > self.grid[1]):
+            problems.append(
+                f"sampler.tokens: {self.sampler.tokens} rectangles of kind pool are {rows} x {columns} and do not fit "
+                f"{self.grid[0]} x {self.grid[1]} cells; choose a number with divisors nearer each other, as 4 or 16"
+            )
         if not -1 <= self.sampler.after_layer <= self.vision.depth:
             problems.append(f"sampler.after_layer must be in -1..{self.vision.depth}, got {self.sampler.after_layer}")
         shared = min(self.state_dim, self.action_dim)
@@ -338,10 +352,35 @@ def part_from_dict(cls: type, values: dict[str, Any], owner: str) -> Any:
     return cls(**{name: _typed(types[name], value, f"{owner}.{name}") for name, value in values.items()})
 
 
+def sampler_from_text(text: str) -> SamplerConfig:
+    """Parse "KIND", "KIND:TOKENS" or "KIND:TOKENS,FIELD=VALUE,...", as `fastv:16,layer=2`; "none" is "dense".
+
+    Raises ConfigError.
+    """
+    head, *options = text.split(",")
+    kind, colon, tokens = head.partition(":")
+    fields: dict[str, Any] = {"kind": "dense" if kind == "none" else kind}
+    try:
+        if colon:
+            fields["tokens"] = int(tokens)
+        for option in options:
+            name, sign, value = option.partition("=")
+            if not sign:
+                raise ValueError(f"{option!r} is no FIELD=VALUE")
+            fields[name] = json.loads(value) if value[:1].isdigit() or value in ("true", "false") else value
+    except ValueError as error:
+        raise ConfigError(
+            f"reducer: expected KIND[:TOKENS][,FIELD=VALUE...] as in grids:16 or none; got {text!r}: {error}"
+        ) from error
+    return part_from_dict(SamplerConfig, fields, "sampler")
+
+
 def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
     """The inverse of `config_to_dict`. Raises ConfigError naming the field."""
     if not isinstance(values, dict):
         raise ConfigError(f"model: expected a mapping, got {values!r}")
+    if isinstance(values.get("sampler"), str):
+        values = {**values, "sampler": dataclasses.asdict(sampler_from_text(values["sampler"]))}
     parts = {name: part_from_dict(cls, values[name], name) for name, cls in _PARTS.items() if name in values}
     return part_from_dict(PolicyConfig, {**values, **parts}, "policy")
 

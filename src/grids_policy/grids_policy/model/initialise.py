@@ -7,9 +7,9 @@ import math
 import torch
 from torch import nn
 
-from grids_policy.model.early import EarlySampler
-from grids_policy.model.grids import GridSampler
 from grids_policy.model.layers import RmsNorm
+from grids_policy.model.reducers.early import EarlySampler
+from grids_policy.model.reducers.grids import GridSampler
 from grids_policy.model.smolvla import SmolVLA
 
 _RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")

@@ -1,6 +1,6 @@
 """SmolVLA with a pluggable token sampler, in plain PyTorch: LeRobot's weights, LeRobot's numbers.
 
-The whole policy is the class `SmolVLA`. Its layers are in layers.py and vision.py, the token samplers in grids.py.
+The whole policy is the class `SmolVLA`. Its layers are in layers.py and vision.py, the token samplers in reducers/.
 
     cache = policy.encode(images, image_mask, state, tokens, token_mask)  # once per observation
     actions = policy.sample(noise, cache)                                 # num_steps denoise_step
@@ -41,9 +41,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.grids import Sampled, build_sampler, retention_map
 from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotate, split_heads, time_embedding
 from grids_policy.model.preprocess import preprocess_image
+from grids_policy.model.reducers.build import build_sampler
+from grids_policy.model.reducers.interface import Sampled, retention_map
 from grids_policy.model.vision import Connector, Vision
 
 
@@ -127,7 +128,7 @@ class SmolVLA(nn.Module):
     def dense_tokens(self, images: Tensor) -> Tensor:
         """Input of `sampler` from images (B, N, 3, H, W), all cameras in one pass: dense tokens (B, N, T, C).
 
-        With sampler.after_layer the tower samples itself: the result is (B, N, K, C + 2), see early.py.
+        With sampler.after_layer the tower samples itself: the result is (B, N, K, C + 2), see reducers/early.py.
         """
         flat, vision = images.flatten(0, 1), self.vision
         if self.config.early:

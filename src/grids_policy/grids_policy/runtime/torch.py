@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
-from grids_policy.model.grids import self_similarity
+from grids_policy.model.reducers.interface import self_similarity
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.model.smolvla import PrefixCache
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs

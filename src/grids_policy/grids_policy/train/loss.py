@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, velocity_errors
-from grids_policy.model.grids import cell_coords
 from grids_policy.model.normalize import Normalizer
+from grids_policy.model.reducers.reading import cell_coords
 from grids_policy.model.smolvla import PrefixCache, SmolVLA
 from grids_policy.train.config import AugmentConfig, LossConfig
 from grids_policy.train.features import black_tokens

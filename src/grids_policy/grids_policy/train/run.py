@@ -19,8 +19,8 @@ from grids_data.units import unit_name
 from grids_policy.model.checkpoint import Checkpoint, save_checkpoint
 from grids_policy.model.config import ConfigError
 from grids_policy.model.initialise import init_weights
-from grids_policy.model.nested import spread_tokens
 from grids_policy.model.normalize import build_normalizer
+from grids_policy.model.reducers.nested import spread_tokens
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn, refuse_impossible_statistics
 from grids_policy.runtime.language import load_tokenizer

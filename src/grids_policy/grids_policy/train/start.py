@@ -12,7 +12,7 @@ from grids_policy.model.checkpoint import (
 )
 from grids_policy.model.config import ConfigError, PolicyConfig
 from grids_policy.model.lerobot import TOKENIZER_NAME
-from grids_policy.model.nested import with_nested
+from grids_policy.model.reducers.nested import with_nested
 from grids_policy.runtime.language import copy_tokenizer
 from grids_policy.train.config import TrainConfig
 from grids_policy.train.tokenizer import fit_tokenizer

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig
-from grids_policy.model.grids import Sampled, lattice
+from grids_policy.model.reducers.interface import Sampled
+from grids_policy.model.reducers.reading import lattice
 
 
 def block_weights(position: Tensor, factor: int, count: int) -> Tensor:

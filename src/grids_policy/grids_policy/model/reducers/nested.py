@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grids_policy.model.checkpoint import Checkpoint
-from grids_policy.model.grids import CameraGrids, GridSampler
+from grids_policy.model.reducers.grids import CameraGrids, GridSampler
 from grids_policy.model.smolvla import SmolVLA
 
 

@@ -7,8 +7,8 @@ from repository import ROOT
 from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import ConfigError
 from grids_policy.model.flow import TrainBatch
-from grids_policy.model.grids import lattice
-from grids_policy.model.nested import spread_order, spread_tokens, with_nested, with_tokens
+from grids_policy.model.reducers.nested import spread_order, spread_tokens, with_nested, with_tokens
+from grids_policy.model.reducers.reading import lattice
 from grids_policy.train.config import load_train_config
 from grids_policy.train.loss import encode
 

@@ -8,16 +8,11 @@ import pytest
 import torch
 
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig, TextConfig, VisionConfig
-from grids_policy.model.grids import (
-    GridSampler,
-    build_sampler,
-    cell_coords,
-    lattice,
-    retention_map,
-    sample_grid,
-    sample_matmul,
-    self_similarity,
-)
+from grids_policy.model.reducers.build import build_sampler
+from grids_policy.model.reducers.catalogue import REDUCERS
+from grids_policy.model.reducers.grids import GridSampler
+from grids_policy.model.reducers.interface import retention_map, self_similarity
+from grids_policy.model.reducers.reading import cell_coords, lattice, sample_grid, sample_matmul
 
 WIDTH, GRID = 24, (8, 8)
 
@@ -259,7 +254,7 @@ def test_dense_keeps_everything():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("kind", "magic", "sampler.kind must be one of dense, grids, random, topk; got 'magic'"),
+        ("kind", "magic", f"sampler.kind must be one of {', '.join(REDUCERS)}; got 'magic'"),
         ("pooling", "sum", "sampler.pooling"),
         ("margin", 0.5, "sampler.margin must be in"),
         ("tokens", 0, "sampler.tokens must be positive"),

@@ -17,9 +17,9 @@ from grids_policy.model.config import (  # noqa: E402
     TextConfig,
     VisionConfig,
 )
-from grids_policy.model.early import EarlySampler, block_weights  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.normalize import Normalizer  # noqa: E402
+from grids_policy.model.reducers.early import EarlySampler, block_weights  # noqa: E402
 from grids_policy.model.smolvla import SmolVLA  # noqa: E402
 
 
