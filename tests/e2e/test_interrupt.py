@@ -19,10 +19,10 @@ from grids_bringup.cli import command as kinds
 from grids_bringup.graph import NodeSpec, record_exit
 from grids_bringup.supervisor import command
 
-pytestmark = pytest.mark.e2e
-
 LIMIT_S = 5.0
 TRIES = int(os.environ.get("GRIDS_TRIES", "1"))
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300 + 90 * (TRIES - 1))]
 
 
 @contextmanager

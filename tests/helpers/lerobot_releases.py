@@ -17,6 +17,13 @@ _UV = ROOT / ".venv" / "bin" / "uv"
 _MINUTES = 30  # the first installation downloads torch
 
 
+def _python() -> str:
+    """The interpreter for uv: pyenv's, which uv does not find unless it is the active one, else by version."""
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = sorted(home.glob(f"versions/{PYTHON}.*/bin/python{PYTHON}"))
+    return str(found[-1]) if found else PYTHON
+
+
 def _packages(release: str) -> list[str]:
     if release == "newest":
         return ["lerobot[dataset,smolvla,feetech]"]
@@ -64,7 +71,9 @@ def environment_of(release: str) -> Peer:
     with (_HOME / f"{release}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "bin" / "python").exists():
-            _must(_uv("venv", "--python", PYTHON, str(folder), folder=folder), f"Python {PYTHON} for LeRobot {release}")
+            _must(
+                _uv("venv", "--python", _python(), str(folder), folder=folder), f"Python {PYTHON} for LeRobot {release}"
+            )
         installed = _version(folder)
         if installed is None or release == "newest":
             _install(release, folder, first=installed is None)

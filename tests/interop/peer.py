@@ -2,7 +2,11 @@
 
     peer.py act FOLDER CASE.npz OUT.npz [CAMERA ...]   load strictly, process, act, process back
     peer.py open FOLDER                                config, weights and processors: opened, or the error
-    peer.py dataset FOLDER                             length, rate, features, first and last state
+    peer.py dataset FOLDER OUT.npz                     length and rate; states, actions and some frames to OUT
+    peer.py write LIKE FOLDER                          record a dataset with the features of LIKE
+    peer.py merge TARGET FOLDER ...                    merge datasets
+    peer.py delete-first FOLDER TARGET                 a dataset without its first episode
+    peer.py arm PORT FOLDER NAME CHANGE ...            drive an arm with the calibration FOLDER/NAME.json
 
 The sizes of the vision-language model come from vlm.json in FOLDER and its tokenizer from tokenizer.json, because
 LeRobot would fetch those of the published model. Nothing that computes is replaced but one fault of transformers, see
@@ -15,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import peer_arm
+import peer_datasets
 import torch
 
 
@@ -80,26 +86,26 @@ def open_folder(folder: Path) -> dict:
     return {"opened": True, "error": ""}
 
 
-def dataset(folder: Path) -> dict:
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    data = LeRobotDataset("local/here", root=folder)
-    rows = [data[i]["observation.state"].tolist() for i in (0, len(data) - 1)]
-    shapes = {key: list(value.shape) for key, value in data[0].items() if key.startswith("observation.images.")}
-    return {"length": len(data), "fps": data.fps, "episodes": data.num_episodes, "states": rows, "images": shapes}
-
-
 def main(argv: list[str]) -> None:
-    folder = Path(argv[1])
-    match argv[0]:
+    command, folder, *rest = argv
+    paths = [Path(word) for word in rest]
+    match command:
         case "act":
-            found = act(folder, Path(argv[2]), Path(argv[3]), argv[4:])
+            found = act(Path(folder), paths[0], paths[1], rest[2:])
         case "open":
-            found = open_folder(folder)
+            found = open_folder(Path(folder))
         case "dataset":
-            found = dataset(folder)
+            found = peer_datasets.read(Path(folder), paths[0])
+        case "write":
+            found = peer_datasets.write(Path(folder), paths[0])
+        case "merge":
+            found = peer_datasets.merge(Path(folder), paths)
+        case "delete-first":
+            found = peer_datasets.delete_first(Path(folder), paths[0])
+        case "arm":
+            found = peer_arm.drive(folder, paths[0], rest[1], [float(word) for word in rest[2:]])
         case other:
-            raise SystemExit(f"expected act, open or dataset, got {other!r}")
+            raise SystemExit(f"expected one of the commands in this file's first lines, got {other!r}")
     sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 

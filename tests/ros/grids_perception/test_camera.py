@@ -18,8 +18,6 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
@@ -30,7 +28,7 @@ from grids_perception.camera.capture_loop import CaptureHealth  # noqa: E402
 from grids_perception.camera.node import build_source, diagnose, is_plain_video  # noqa: E402
 from grids_perception.camera.source import ColorRequest, Intrinsics, SourceInfo  # noqa: E402
 from grids_perception.params import CameraParams  # noqa: E402
-from so100_driver_testing.lifecycle_scenarios import random_request  # noqa: E402
+from so100_driver_testing.lifecycle_scenarios import Requests, requested  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "from grids_perception.camera.node import main; main()"]
 WIDTH, HEIGHT, FPS, FRAMES = 640, 480, 30, 75
@@ -218,22 +216,17 @@ def test_a_video_file_stands_in_for_a_camera_and_its_end_is_reported(node, tmp_p
     assert health[-1].status[0].level == DiagnosticStatus.WARN
 
 
-def test_random_transition_requests_do_not_end_the_camera(node, tmp_path, log):
+@pytest.mark.timeout(300 + requested(0))
+@pytest.mark.parametrize("clients", [1, 2])
+def test_random_transition_requests_do_not_end_the_camera(node, tmp_path, log, clients):
     path = write_video(tmp_path / "clip.mp4", frames=40)
-    images, rng = [], random.Random(5)
+    images = []
     topics.subscription(node, "/front/color/image_raw", Image, images.append)
-    change = node.create_client(ChangeState, "camera/change_state")
-
-    def ask(request):
-        asked = change.call_async(request)
-        spin_until(node, asked.done)
-        return asked.result().success
-
     with camera_process("source:=file", f"device:={path}", "loop:=true", "fps:=20", log=log) as process:
         spin_until(node, lambda: images)
-        assert {ask(random_request(rng)) for _ in range(80)} == {True, False}
-        for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            ask(ChangeState.Request(transition=Transition(id=number)))
+        requests = Requests(node, "camera", lambda done, s: spin_until(node, done, s), clients=clients)
+        assert requests.storm(random.Random(5), requested(60)) == []
+        requests.bring_up()
         seen = len(images)
         spin_until(node, lambda: len(images) > seen)
         assert process.poll() is None

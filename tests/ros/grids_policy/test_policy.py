@@ -33,7 +33,7 @@ from grids_common import topics  # noqa: E402
 from grids_common.images import JPEG_FORMAT, image_to_rgb, rgb_to_jpeg  # noqa: E402
 from grids_common.so100 import HOME_POSE_RAD, JOINT_NAMES  # noqa: E402
 from grids_policy.runtime.bundle import load_bundle, seal  # noqa: E402
-from so100_driver_testing.lifecycle_scenarios import random_request  # noqa: E402
+from so100_driver_testing.lifecycle_scenarios import Requests, requested  # noqa: E402
 
 UNTRAINED = ROOT / "models" / "untrained"
 NO_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lerobot')))"
@@ -356,19 +356,14 @@ def test_a_deactivated_policy_ends_its_task_and_stays_still_when_it_is_armed_aga
         assert again.result().accepted
 
 
-def test_random_transition_requests_do_not_end_the_policy(tmp_path, robot):
-    rng = random.Random(3)
+@pytest.mark.timeout(300 + requested(0))
+@pytest.mark.parametrize("clients", [1, 2])
+def test_random_transition_requests_do_not_end_the_policy(tmp_path, robot, clients):
     with policy(tmp_path) as process:
-        change = robot.node.create_client(ChangeState, "policy/change_state")
         assert robot.run(robot.moving_chunks), log_of(tmp_path)
-        answers = []
-        for _ in range(60):
-            asked = change.call_async(random_request(rng))
-            assert robot.run(asked.done), log_of(tmp_path)
-            answers.append(asked.result().success)
-        assert {True, False} == set(answers)
-        for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            robot.run(change.call_async(ChangeState.Request(transition=Transition(id=number))).done)
+        requests = Requests(robot.node, "policy", lambda done, s: robot.run(done, timeout_s=s), clients=clients)
+        assert requests.storm(random.Random(3), requested(40)) == [], log_of(tmp_path)
+        requests.bring_up()
         before = len(robot.moving_chunks())
         assert robot.run(lambda: len(robot.moving_chunks()) > before), log_of(tmp_path)
         assert process.poll() is None

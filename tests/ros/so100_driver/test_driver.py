@@ -210,12 +210,14 @@ def test_services_answer_before_the_driver_is_configured(tmp_path):
         assert node.alive
 
 
-def test_random_transition_requests_do_not_end_the_leader_node():
+@pytest.mark.timeout(300 + lifecycle_scenarios.requested(0))
+@pytest.mark.parametrize("clients", [1, 2])
+def test_random_transition_requests_do_not_end_the_leader_node(clients):
     with Rig() as rig:
         leader = start_node("so100_driver.nodes.leader", rig.folder, {"serial_port": rig.twin.paths["leader"]})
-        requests = lifecycle_scenarios.Requests(rig, "/leader")
+        requests = lifecycle_scenarios.Requests(rig.client.node, "/leader", clients=clients)
         try:
-            assert requests.storm(random.Random(4), 150) == [], leader.output
+            assert requests.storm(random.Random(4), lifecycle_scenarios.requested(80)) == [], leader.output
             assert leader.alive, leader.output
         finally:
             requests.close()

@@ -26,6 +26,7 @@ QUICK = (
     "second driver on the port",
     "servo dead at start",
     "100 random lifecycle requests",
+    "100 lifecycle requests, two at a time",
     "driver SIGTERM",
     "driver SIGKILL and restart",
 )

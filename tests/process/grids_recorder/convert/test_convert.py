@@ -10,38 +10,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simplejpeg
+from synthetic_bag import record
 
 from grids_common.topics import CAMERAS
-from grids_data.bag import cdr
 from grids_data.bag.reader import Bag
-from grids_data.bag.series import JOINTS, TRACE, read_series
-from grids_data.bag.writer import BagWriter
+from grids_data.bag.series import read_series
 from grids_data.calibration import dump, uncalibrated
 from grids_data.dataset.reader import open_dataset
 from grids_data.dataset.schema import ACTION, STATE, SUCCESS
 from grids_data.errors import DataError
 from grids_data.units import units_from_json
 from grids_recorder.bench import synthetic
-from grids_recorder.bench.synthetic import samples
 from grids_recorder.convert.align import align
 from grids_recorder.convert.cli import ConvertSettings, convert, main
 from grids_recorder.judge.cli import check_bag, stored_level
-from grids_recorder.node.recording import Recording
 
 SIZE = (48, 64)
-CONNECTIONS = [
-    *((f"/{c}/color/image_raw{cdr.COMPRESSED_SUFFIX}", cdr.COMPRESSED, False) for c in CAMERAS),
-    (JOINTS, synthetic.JOINT_STATE, False),
-    (TRACE, synthetic.COMMAND_TRACE, False),
-]
-
-
-def record(folder, seconds=3.0, keep=lambda _: True, change=lambda sample: sample, **episode):
-    bag = BagWriter(folder, CONNECTIONS, {"task": "stack", "success": True} | episode)
-    recording = Recording(bag, jpeg_quality=95, queue_bytes=1 << 30, min_free_bytes=0)
-    for sample in map(change, filter(keep, samples(seconds))):
-        recording.put(sample.topic, sample.type, sample.stamp_ns + 4_000_000, sample.raw)
-    return recording.finish()
 
 
 def converted(*arguments, **options):
