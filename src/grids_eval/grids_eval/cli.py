@@ -6,7 +6,6 @@ object.
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -202,6 +201,7 @@ def conditions(arguments: argparse.Namespace, dt_s: float) -> dict[tuple[str, st
 
 def _chunk_and_committed(folder: Path) -> tuple[int, int]:
     """chunk_size and max_committed of a policy. Raises ValueError when `folder` contains no policy."""
+    from grids_policy.model.files import optional_json
     from grids_policy.model.lerobot import policy_config
     from grids_policy.runtime.bundle import read_manifest
 
@@ -209,8 +209,8 @@ def _chunk_and_committed(folder: Path) -> tuple[int, int]:
         found = read_manifest(folder)
     elif (folder / "config.json").is_file():
         names = ("config.json", "grids_config.json", "oracle_config.json")
-        texts = [path.read_text("utf-8") if (path := folder / name).is_file() else "null" for name in names]
-        found = policy_config(*map(json.loads, texts))
+        config, *others = [optional_json(folder / name) for name in names]
+        found = policy_config(config or {}, *others)
     else:
         raise ValueError(f"{folder}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")
     return found.chunk_size, found.max_committed

@@ -136,7 +136,13 @@ def _derived_parts(config: dict[str, Any], oracle: dict[str, Any] | None) -> dic
     """The parts of PolicyConfig for a folder without grids_config.json."""
     vision, text = VisionConfig(), TextConfig(depth=32)
     if oracle is not None:
-        vision, text = _vlm_parts(oracle["vlm"], oracle.get("ids", {}))
+        try:
+            vision, text = _vlm_parts(oracle["vlm"], oracle.get("ids", {}))
+        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+            raise ConfigError(
+                "oracle_config.json: expected under 'vlm' the sizes of the language model as transformers writes them "
+                f"(vision_config, text_config, scale_factor), got {error!r}; copy it again"
+            ) from error
     layers = config.get("num_vlm_layers", 16)
     text = dataclasses.replace(text, depth=layers if layers > 0 else text.depth)
     depth = config.get("num_expert_layers", -1)

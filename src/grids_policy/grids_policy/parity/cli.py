@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import re
 import sys
@@ -28,6 +27,7 @@ from torch import Tensor
 from grids_common.errors import GridsError
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint, lerobot_key, load_checkpoint
+from grids_policy.model.files import optional_json
 from grids_policy.model.flow import FlowDraw, TrainBatch, flow_errors, reduce_errors
 from grids_policy.runtime.language import SentenceEncoder, load_tokenizer, smolvla_language, truncation_side
 
@@ -117,7 +117,10 @@ class StageDifference:
 
 
 def read_reference(path: Path | str) -> Reference:
-    """Read the npz and, when present, oracle_config.json and grad_norms.json beside it. Raises OracleError."""
+    """Read the npz and, when present, oracle_config.json and grad_norms.json beside it.
+
+    Raises OracleError or CheckpointError, with the name of the file.
+    """
     path = Path(path)
     try:
         # Opened here: numpy leaves a damaged file open.
@@ -125,13 +128,17 @@ def read_reference(path: Path | str) -> Reference:
             arrays = {name: file[name] for name in file.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise OracleError(f"{path} cannot be read as npz: {error}") from error
-    oracle, norms = path.with_name("oracle_config.json"), path.with_name("grad_norms.json")
-    config = json.loads(oracle.read_text(encoding="utf-8")) if oracle.exists() else {}
+    oracle = path.with_name("oracle_config.json")
+    config = optional_json(oracle) or {}
+    data, overrides = config.get("data", {}), config.get("policy", {})
+    tasks = data.get("tasks", []) if isinstance(data, dict) else None
+    if not isinstance(overrides, dict) or not isinstance(tasks, list) or not all(isinstance(t, str) for t in tasks):
+        raise OracleError(f"{oracle}: expected objects 'policy' and 'data', the latter with a list of texts 'tasks'")
     return Reference(
         arrays=arrays,
-        tasks=tuple(config.get("data", {}).get("tasks", ())),
-        overrides=config.get("policy", {}),
-        grad_norms=json.loads(norms.read_text(encoding="utf-8")) if norms.exists() else {},
+        tasks=tuple(tasks),
+        overrides=overrides,
+        grad_norms=optional_json(path.with_name("grad_norms.json")) or {},
     )
 
 

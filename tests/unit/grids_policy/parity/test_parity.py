@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from grids_policy.model.checkpoint import LM_HEAD, lerobot_key, load_checkpoint
+from grids_policy.model.files import CheckpointError
 from grids_policy.parity.cli import Reference, TorchStages, compare, main, read_reference, report
 
 # float32 rounding: the reference is itself 1.5e-5 from a float64 evaluation in its worst velocity.
@@ -171,3 +173,22 @@ def test_stages_without_a_counterpart_are_counted_in_the_table(oracle):
     assert "4 of cache/" not in text
     assert "8 of cache/" in text
     assert "124 of grad_norm/" in text
+
+
+@pytest.mark.parametrize("name", ["oracle_config.json", "grad_norms.json"])
+@pytest.mark.parametrize("content", ["{", "[1]", '{"data": 3, "policy": 4}', '{"data": {"tasks": 5}}'])
+def test_a_damaged_file_beside_the_reference_is_named(oracle, tmp_path, name, content):
+    folder = Path(shutil.copytree(oracle / "tiny", tmp_path / "reference"))
+    (folder / name).write_text(content)
+    if name == "grad_norms.json" and content.startswith('{"'):
+        return  # any object is one
+    with pytest.raises(ValueError, match=f"{name}.*(cannot be read|expected)"):
+        read_reference(folder / "oracle.npz")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"vlm": 3}', '{"vlm": {"vision_config": {}}}'])
+def test_damaged_sizes_of_the_language_model_are_named_with_their_file(oracle, tmp_path, content):
+    folder = Path(shutil.copytree(oracle / "tiny", tmp_path / "checkpoint"))
+    (folder / "oracle_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"oracle_config\.json.*copy it again"):
+        load_checkpoint(folder)
