@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_a_complete_bag_whose_name_is_taken_gets_another(tmp_path):
         recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
     (tmp_path / "episode").mkdir()
     (tmp_path / "episode" / "mine").write_text("keep")
-    saved = save(recording, "success", {})
+    saved = save(recording, "success", {}, threading.Event())
     assert saved.failed
     assert re.search("episode appeared meanwhile .*; fix that, then run ./grids recover", saved.note)
     # In the same process, as an operator does it while the recorder waits.
@@ -173,6 +174,23 @@ def test_a_complete_bag_whose_name_is_taken_gets_another(tmp_path):
         assert sum(found.counts.values()) == len(list(samples(0.5)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["episode", "episode_2"]
     assert (tmp_path / "episode" / "mine").read_text() == "keep"
+
+
+def test_an_episode_is_whole_before_it_is_judged_and_whoever_waits_knows(tmp_path, monkeypatch):
+    bag = BagWriter(tmp_path / "episode", CONNECTIONS, {"task": "t"})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=1 << 30, min_free_bytes=0)
+    for sample in samples(0.5):
+        recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+    closed, found = threading.Event(), []
+
+    def judge(folder):
+        with Bag(folder) as whole:
+            found.append((closed.is_set(), sum(whole.counts.values())))
+        raise DataError("judged for ever")
+
+    monkeypatch.setattr("grids_recorder.node.saving.check_bag", judge)
+    assert save(recording, "success", {}, closed).note == "could not be judged: judged for ever"
+    assert found == [(True, len(list(samples(0.5))))]
 
 
 def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_runs(tmp_path, monkeypatch):
@@ -185,7 +203,7 @@ def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_ru
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("grids_data.bag.writer.write_json", refuse)
-    saved = save(recording, "success", {})
+    saved = save(recording, "success", {}, threading.Event())
     assert saved.note == "disk error: No space left on device; fix that, then run ./grids recover"
     monkeypatch.undo()
     assert recover(tmp_path / "episode.partial").messages == len(list(samples(0.5)))

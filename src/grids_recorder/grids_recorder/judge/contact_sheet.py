@@ -81,4 +81,6 @@ def save_sheet(name: str, task: str, series: Series, verdict: EpisodeVerdict, pa
     ok, data = cv2.imencode(".png", np.ascontiguousarray(draw_sheet(name, task, series, verdict)[..., ::-1]))
     if not ok:
         raise OSError(0, "the image could not be encoded", str(path))
-    path.write_bytes(data.tobytes())
+    partial = path.with_suffix(".new")
+    partial.write_bytes(data.tobytes())
+    partial.replace(path)

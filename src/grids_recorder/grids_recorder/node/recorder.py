@@ -32,6 +32,7 @@ from grids_recorder.recover import recover_all
 TICK_S = 0.1
 STATUS_S = 0.2
 RESET_WAIT_S = 5.0
+JUDGE_WAIT_S = 1.0  # at shutdown; a run ends within 5 s of Ctrl-C
 NEEDED = (
     *(f"/{camera}/color/image_raw" for camera in topics.CAMERAS),
     "/follower/joint_states",
@@ -61,6 +62,7 @@ class RecorderNode(Node):
         self.session = Session(SessionPlan(p.episodes, p.episode_s, p.reset_s, p.automatic))
         self._recording: Recording | None = None
         self._saving: tuple[threading.Thread, list[Saved], str, Future] | None = None
+        self._closed = threading.Event()  # set once the bag of the episode that is being saved is whole
         self._reason = self._waiting = self._full = self._episode = self._task = ""
         self._latched: dict[str, bytes] = {}
         self._task_state: TaskState | None = None
@@ -176,8 +178,9 @@ class RecorderNode(Node):
             "parameters": self.node_parameters.known,
         }
         results: list[Saved] = []
+        self._closed = closed = threading.Event()
         thread = threading.Thread(
-            target=lambda: results.append(save(recording, outcome, changes)), name="saving", daemon=True
+            target=lambda: results.append(save(recording, outcome, changes, closed)), name="saving", daemon=True
         )
         future = Future(executor=self.executor)
         self._saving = (thread, results, outcome, future)
@@ -295,11 +298,14 @@ class RecorderNode(Node):
         self._status.publish(message)
 
     def destroy_node(self) -> None:
-        """Shut down; an episode that is being recorded is kept without a label, closed and judged."""
+        """Shut down; an episode that is being recorded is kept without a label, closed and, if quick, judged."""
         if self._recording is not None:
             self.stop_episode("")
         if self._saving is not None:
-            self._saving[0].join()
+            self._closed.wait()
+            self._saving[0].join(JUDGE_WAIT_S)
+            if self._saving[0].is_alive():
+                self.get_logger().info(f"{self._episode} is complete, but not judged yet: ./grids check does it")
         super().destroy_node()
 
 

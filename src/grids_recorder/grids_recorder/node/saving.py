@@ -1,5 +1,6 @@
 """Saves a finished episode: closes the bag, then judges it or moves it aside. Runs in its own thread."""
 
+import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,15 @@ class Saved:
     failed: bool = False
 
 
-def save(recording: Recording, outcome: str, changes: dict) -> Saved:
-    """Close and judge an episode. A discarded one is moved aside, not deleted: a key may be pressed by mistake."""
-    folder = recording.finish(**changes)
+def save(recording: Recording, outcome: str, changes: dict, closed: threading.Event) -> Saved:
+    """Close and judge an episode. A discarded one is moved aside, not deleted: a key may be pressed by mistake.
+
+    closed: set when the bag is whole; judging a long one takes seconds, which nobody has to wait for.
+    """
+    try:
+        folder = recording.finish(**changes)
+    finally:
+        closed.set()
     if folder is None:
         return Saved(None, "REJECT", f"{recording.failure}; fix that, then run ./grids recover", failed=True)
     if outcome in (DISCARD, REDO):
