@@ -1,6 +1,7 @@
 """The arguments of a run (`name:=value`), for `./grids NAME` and for `ros2 launch grids_bringup NAME.launch.py`."""
 
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -12,10 +13,12 @@ from ament_index_python.packages import get_package_share_directory
 from grids_common.params import RENAMED, Doc, ParameterError, build, load_file, param, unknown
 from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
-from grids_perception.params import SCHEMAS, CameraParams
+from grids_perception.params import SCHEMAS, CameraParams, DescriptionParams
 
 DEFAULT_LIMIT_S = 60.0
 DEMO = "demo"
+NAMESPACE_TEXT = "namespace of all nodes, topics and services, e.g. robot1; empty: none"
+_NAMESPACE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class DeployArguments:
     publish_trajectory: bool = param(False, "also publish policy/joint_trajectory, for any trajectory controller")
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
+    namespace: str = param("", NAMESPACE_TEXT)
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
 
     @property
@@ -91,6 +95,7 @@ class TeleopArguments:
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     leader_port: str = param("", "leader's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
+    namespace: str = param("", NAMESPACE_TEXT)
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
     record: bool = param(False, "record episodes")
     recordings: str = param("recordings", "folder that receives the episodes")
@@ -155,8 +160,9 @@ def parse(pairs: list[str], schema: type = DeployArguments):
 
 def check_names(given: list[str], known: list[str]) -> None:
     """Check the names of the arguments of `ros2 launch`, which ignores unknown ones. Raises ParameterError."""
-    if renamed := [name for name in given if name in RENAMED and name not in known]:
-        raise ParameterError("arguments: " + "; ".join(unknown(name, known) for name in renamed))
+    explained = {*RENAMED, "use_sim_time"}
+    if found := [name for name in given if name in explained and name not in known]:
+        raise ParameterError("arguments: " + "; ".join(unknown(name, known) for name in found))
     strangers = [name for name in given if name not in known]
     if strangers:
         raise ParameterError(
@@ -194,6 +200,15 @@ def check_port(name: str, port: str) -> None:
         raise ParameterError(f"{name}: expected an existing device, got {port!r}; present: {found or 'none'}")
 
 
+def check_namespace(namespace: str) -> None:
+    """Check a ROS namespace without its leading slash. Raises ParameterError."""
+    if namespace and ("__" in namespace or not _NAMESPACE.fullmatch(namespace)):
+        raise ParameterError(
+            "namespace: expected words of letters, digits and single underscores, each beginning with a letter, with / "
+            f"between them, such as robot1 or lab/robot1, got {namespace!r}"
+        )
+
+
 def check_deploy(arguments: DeployArguments) -> None:
     """Check everything that can be checked before a process starts. Raises ParameterError."""
     if arguments.expert and arguments.hardware != "twin":
@@ -213,6 +228,7 @@ def check_deploy(arguments: DeployArguments) -> None:
         )
     if not arguments.expert:
         resolve_policy(arguments.chosen)
+    check_namespace(arguments.namespace)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
 
@@ -223,13 +239,39 @@ def camera_sites() -> dict[str, CameraParams]:
     return {name: site.get(name) or CameraParams() for name in (f"{camera}_camera" for camera in CAMERAS)}
 
 
+def camera_frames() -> dict[str, str]:
+    """The optical frame that the images of each camera node name: the one that the description broadcasts.
+
+    Raises ParameterError if perception.yaml gives a camera another one.
+    """
+    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS)
+    description: DescriptionParams = site.get("description") or DescriptionParams()
+    frames = {}
+    for camera, (node, params) in zip(CAMERAS, camera_sites().items(), strict=True):
+        frames[node] = description.frame_prefix + getattr(description, f"{camera}_frame")
+        if params.frame_id not in ("", frames[node]):
+            raise ParameterError(
+                f"perception.yaml: {node}: expected frame_id to be {frames[node]!r}, which description broadcasts as "
+                f"frame_prefix and {camera}_frame, got {params.frame_id!r}: take it out, or change {camera}_frame"
+            )
+    return frames
+
+
 def check_cameras(arguments: DeployArguments | TeleopArguments) -> None:
-    """Check `cameras:=realsense_ros`, which needs real RealSense cameras. Raises ParameterError."""
+    """Check the frames of real cameras, and `cameras:=realsense_ros`, which needs RealSense. Raises ParameterError."""
     if arguments.cameras == "ours":
+        if arguments.hardware == "real":
+            camera_frames()
         return
     if arguments.hardware != "real":
         raise ParameterError(
             "cameras: expected hardware:=real with cameras:=realsense_ros; the twin has its own cameras"
+        )
+    wanted = [f"{camera}_color_optical_frame" for camera in CAMERAS]
+    if (broadcast := list(camera_frames().values())) != wanted:
+        raise ParameterError(
+            f"cameras: expected the frames {wanted} in perception.yaml (description: frame_prefix, front_frame, "
+            f"wrist_frame), which realsense2_camera's images name, got {broadcast}"
         )
     sites = camera_sites()
     for name, site in sites.items():
@@ -253,6 +295,7 @@ def check_rest(arguments: RestArguments) -> None:
 
 def check_teleop(arguments: TeleopArguments) -> None:
     """Check everything that can be checked before a process starts. Raises ParameterError."""
+    check_namespace(arguments.namespace)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
     check_port("leader_port", arguments.leader_port)

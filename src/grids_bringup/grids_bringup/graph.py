@@ -4,13 +4,14 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grids_bringup.arguments import (
     DeployArguments,
     RestArguments,
     TeleopArguments,
+    camera_frames,
     camera_sites,
     resolve_policy,
     site_root,
@@ -37,6 +38,7 @@ class NodeSpec:
     parameters: dict = field(default_factory=dict)
     config: str = ""  # parameter file under config/ that has an entry for this node
     remappings: tuple[tuple[str, str], ...] = ()
+    namespace: str = ""
     managed: bool = False
     required: bool = True
     nice: int = 0
@@ -165,11 +167,16 @@ def _cameras(arguments) -> list[NodeSpec]:
         return []
     sites = camera_sites()
     if arguments.cameras == "ours":
-        return [NodeSpec(name, "grids_perception", "camera", {}, "perception.yaml", managed=True) for name in sites]
-    return [_realsense_ros(camera, site) for camera, site in zip(CAMERAS, sites.values(), strict=True)]
+        frames = camera_frames()
+        return [
+            NodeSpec(name, "grids_perception", "camera", {"frame_id": frames[name]}, "perception.yaml", managed=True)
+            for name in sites
+        ]
+    pairs = zip(CAMERAS, sites.values(), strict=True)
+    return [_realsense_ros(camera, site, arguments.namespace) for camera, site in pairs]
 
 
-def _realsense_ros(camera: str, site) -> NodeSpec:
+def _realsense_ros(camera: str, site, namespace: str) -> NodeSpec:
     """The node of realsense2_camera. A D405 has no RGB module; its colour image has the topic image_rect_raw.
 
     The node's default namespace is /camera. It opens a device whose name contains `device_type`.
@@ -184,7 +191,9 @@ def _realsense_ros(camera: str, site) -> NodeSpec:
         "rgb_camera.color_profile": profile,
         "depth_module.color_profile": profile,
     }
-    remappings = (("__ns", "/"), (f"/{camera}/color/image_rect_raw", f"/{camera}/color/image_raw"))
+    place = f"/{namespace}".rstrip("/")
+    topics = f"{place}/{camera}/color"
+    remappings = (("__ns", place or "/"), (f"{topics}/image_rect_raw", f"{topics}/image_raw"))
     return NodeSpec(camera, "realsense2_camera", "realsense2_camera_node", parameters, remappings=remappings)
 
 
@@ -208,7 +217,8 @@ def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[
         "seed": arguments.seed,
         "policy": policy,
     }
-    return [*nodes, NodeSpec("run_manager", "grids_bringup", "run_manager", parameters)]
+    nodes.append(NodeSpec("run_manager", "grids_bringup", "run_manager", parameters))
+    return [replace(node, namespace=arguments.namespace) for node in nodes]
 
 
 # The arm holds after an interrupted or failed run. After a normal end the run manager moves it to the rest pose.
@@ -301,6 +311,8 @@ def config_path(node: NodeSpec) -> Path:
 def ros_arguments(node: NodeSpec) -> list[str]:
     """The `--ros-args` part of a node's command line. Values are YAML; JSON is a subset of it."""
     words = ["--ros-args", "-r", f"__node:={node.name}"]
+    if node.namespace:
+        words += ["-r", f"__ns:=/{node.namespace}"]
     if node.config:
         words += ["--params-file", str(config_path(node))]
     for key, value in node.parameters.items():

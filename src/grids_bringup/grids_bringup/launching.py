@@ -35,6 +35,7 @@ def _action(node: NodeSpec, folder: Path) -> Node:
     return Node(
         name=node.name,
         exec_name=node.name,
+        namespace=node.namespace or None,
         package=node.package,
         executable=node.executable,
         parameters=[*([str(config_path(node))] if node.config else []), _typed(node.parameters)],

@@ -22,6 +22,10 @@ from grids_common.site_files import ParameterError, kind_of, parameter_files, re
 
 # Old names of parameters: the present name and the node that has it.
 RENAMED = {"execute_rows": ("n_action_steps", "policy")}
+NO_CLOCK = (
+    "'use_sim_time': expected not to be set, since no node of a run publishes /clock (the twin runs in real time too): "
+    "take it out; a node started by hand takes -p use_sim_time:=true once a simulator publishes /clock"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ def _check(name: str, doc: Doc, value) -> str | None:
 
 def unknown(name: str, known: Collection[str]) -> str:
     """The sentence about a parameter or argument that does not exist; an old name is answered with the new one."""
+    if name == "use_sim_time":
+        return NO_CLOCK
     if name not in RENAMED:
         return f"unknown parameter {name!r}; known: {', '.join(sorted(known))}"
     new, node = RENAMED[name]

@@ -55,6 +55,11 @@ def _flat(path: Path, above: str, tree: Mapping[str, Any]) -> list[tuple[str, di
     return found
 
 
+def asks_for_sim_time(path: Path) -> bool:
+    """Whether any section of a parameter file sets use_sim_time to true. Raises ParameterError."""
+    return any(values.get("use_sim_time") is True for values in read_sections(path).values())
+
+
 def kind_of(section: str) -> str:
     """The last part of a section's name: the name that a node of that kind has by default."""
     return section.rsplit("/", 1)[-1]

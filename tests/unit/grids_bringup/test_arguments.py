@@ -6,7 +6,7 @@ from grids_bringup import arguments as module
 from grids_bringup import graph
 from grids_bringup.arguments import DeployArguments, TeleopArguments, check_names, parse, run_folder
 from grids_bringup.arguments import check_deploy as check
-from grids_bringup.graph import claim_domain, deploy_nodes, teleop_nodes
+from grids_bringup.graph import claim_domain, deploy_nodes, ros_arguments, teleop_nodes
 from grids_common.params import ParameterError
 
 
@@ -33,6 +33,7 @@ def test_without_a_duration_the_twin_must_see_the_task_done_within_a_minute():
         ("seed:=1.5", "seed: expected int"),
         ("tsk:=pick_place", "unknown parameter 'tsk'"),
         ("execute_rows:=5", "it is now called 'n_action_steps', a parameter of the node policy"),
+        ("use_sim_time:=true", "no node of a run publishes /clock"),
         ("pick_place", "expected name:=value"),
         ("hardware:=mars", "hardware: expected one of"),
     ],
@@ -138,3 +139,20 @@ def test_an_unknown_argument_of_ros2_launch_is_refused_with_those_that_exist():
     check_names(["task", "seed"], ["task", "seed", "policy"])
     with pytest.raises(ParameterError, match="unknown argument 'speed'; known: task, seed"):
         check_names(["task", "speed"], ["task", "seed"])
+    with pytest.raises(ParameterError, match="no node of a run publishes /clock"):
+        check_names(["use_sim_time"], ["task", "seed"])
+
+
+@pytest.mark.parametrize("namespace", ["robot1", "lab/robot_2"])
+@pytest.mark.parametrize("schema", [DeployArguments, TeleopArguments])
+def test_every_node_of_a_run_is_in_its_namespace(schema, namespace, tmp_path):
+    arguments = parse([f"namespace:={namespace}"], schema)
+    nodes = deploy_nodes(arguments, tmp_path) if schema is DeployArguments else teleop_nodes(arguments, tmp_path)
+    assert all(f"__ns:=/{namespace}" in ros_arguments(node) for node in nodes)
+    assert len({node.name for node in nodes}) == len(nodes) > 4
+
+
+@pytest.mark.parametrize("namespace", ["/robot1", "robot1/", "1st", "robot 1", "a__b", "~"])
+def test_a_namespace_that_ros_would_refuse_is_refused_before_the_start(namespace):
+    with pytest.raises(ParameterError, match="namespace: expected words of letters"):
+        check(parse([f"namespace:={namespace}"]))

@@ -12,8 +12,12 @@ from grids_common.params import ParameterError
 SITE = """
 front_camera:
   ros__parameters: {{camera: front, source: {front_source}, model: "{front_model}", serial: "", device: "{device}"}}
+description:
+  ros__parameters: {{frame_prefix: "{frame_prefix}", wrist_frame: "{wrist_frame}"}}
 wrist_camera:
-  ros__parameters: {{camera: wrist, source: realsense, model: D405, serial: "{wrist_serial}", width: 848, fps: 15}}
+  ros__parameters:
+    {{camera: wrist, source: realsense, model: D405, width: 848, fps: 15,
+      frame_id: "{frame_id}", serial: "{wrist_serial}"}}
 """
 
 
@@ -27,7 +31,8 @@ def site(tmp_path, monkeypatch):
         monkeypatch.setattr(place, "site_root", lambda: tmp_path)
 
     def write(**changes: str) -> None:
-        values = {"front_source": "realsense", "front_model": "D435", "device": "", "wrist_serial": ""} | changes
+        values = {"front_source": "realsense", "front_model": "D435", "device": "", "wrist_serial": ""}
+        values |= {"frame_prefix": "", "wrist_frame": "wrist_color_optical_frame", "frame_id": ""} | changes
         (tmp_path / "config" / "perception.yaml").write_text(SITE.format(**values))
 
     write()
@@ -86,3 +91,19 @@ def test_cameras_that_cannot_be_told_apart_are_refused(site, changes, message):
 def test_the_twin_refuses_other_cameras_than_its_own(site):
     with pytest.raises(ParameterError, match="expected hardware:=real with cameras:=realsense_ros"):
         check_deploy(deploy(hardware="twin"))
+
+
+def test_the_images_of_a_run_name_the_frames_that_its_description_broadcasts(site):
+    site(frame_prefix="robot1/", wrist_frame="hand_eye")
+    front, wrist = graph._cameras(deploy(cameras="ours"))
+    assert front.parameters["frame_id"] == "robot1/front_color_optical_frame"
+    assert wrist.parameters["frame_id"] == "robot1/hand_eye"
+
+
+def test_frames_of_images_that_no_tree_would_hold_are_refused(site):
+    site(frame_id="elsewhere")
+    with pytest.raises(ParameterError, match="wrist_camera: expected frame_id to be 'wrist_color_optical_frame'"):
+        check_deploy(deploy(cameras="ours"))
+    site(frame_prefix="robot1/")
+    with pytest.raises(ParameterError, match=r"which realsense2_camera's images name, got .'robot1/front_color"):
+        check_deploy(deploy())

@@ -20,7 +20,8 @@ import numpy as np
 
 from grids_common.errors import GridsError
 from grids_common.host.middleware import installed_rmws, refuse_missing_rmw
-from grids_common.params import ParameterError
+from grids_common.params import NO_CLOCK, ParameterError
+from grids_common.site_files import asks_for_sim_time
 from grids_common.so100 import SERVO_IDS
 from grids_data.calibration import FULL_TURN
 from so100_driver.bus import registers as reg
@@ -83,6 +84,16 @@ def middleware() -> Iterable[CheckResult]:
         yield CheckResult("FAIL", "RMW_IMPLEMENTATION", found, fix)
     else:
         yield ok("RMW_IMPLEMENTATION", os.environ.get("RMW_IMPLEMENTATION") or f"not set; {installed_rmws()}")
+
+
+def clock() -> Iterable[CheckResult]:
+    """Check that no file of config/ asks for simulated time, which nobody in a run publishes."""
+    folder = site.default_file().parent
+    asking = [path.name for path in sorted(folder.glob("*.yaml")) if asks_for_sim_time(path)]
+    if asking:
+        yield CheckResult("FAIL", "clock", f"use_sim_time is set in {', '.join(asking)}", f"as a run says: {NO_CLOCK}")
+    else:
+        yield ok("clock", f"the computer's: no file in {folder} sets use_sim_time")
 
 
 def dds() -> Iterable[CheckResult]:
@@ -323,6 +334,7 @@ def examine(arms: dict[str, str], calibrations: dict[str, str] | None = None) ->
         ("cameras", cameras),
         ("GPU", gpu),
         ("RMW_IMPLEMENTATION", middleware),
+        ("clock", clock),
         ("DDS", dds),
         ("real-time", realtime),
     ]

@@ -263,3 +263,14 @@ def test_the_command_prints_every_line_and_its_code_says_whether_something_fails
     assert "FAIL  follower: /dev/nothing_here" in text
     assert "real-time" in text
     assert text.strip().endswith("FAIL")
+
+
+def test_simulated_time_in_a_site_file_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "policy.yaml").write_text("/**/policy:\n  ros__parameters: {use_sim_time: false}\n")
+    assert levels(doctor.clock()) == {"clock": "OK"}
+    (tmp_path / "config" / "policy.yaml").write_text("/**/policy:\n  ros__parameters: {use_sim_time: true}\n")
+    (line,) = doctor.clock()
+    assert (line.level, line.found) == ("FAIL", "use_sim_time is set in policy.yaml")
+    assert "no node of a run publishes /clock" in line.fix
