@@ -1,10 +1,10 @@
 """LeRobot releases in environments of their own, .grids/interop/<release>: made on first use, kept afterwards."""
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from repository import ROOT
@@ -38,13 +38,20 @@ def _uv(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@dataclass(frozen=True)
 class Peer:
-    """One LeRobot release, run as a program of its own."""
+    """One LeRobot release, run as a program of its own until `close`."""
 
-    release: str
-    folder: Path
-    version: str
+    def __init__(self, folder: Path, version: str) -> None:
+        self.version, self._log = version, folder.parent / f"{folder.name}.log"
+        self._numbers = itertools.count()
+        hidden = ("PYTHONPATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [folder / "bin" / "python", _PEER],
+                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
 
     @property
     def old(self) -> bool:
@@ -52,16 +59,25 @@ class Peer:
         return tuple(int(part) for part in self.version.split(".")[:2]) < (0, 6)
 
     def run(self, *words: object) -> dict:
-        """The JSON object that peer.py prints last. Raises AssertionError with its output where it fails."""
-        hidden = ("PYTHONPATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH")
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            [self.folder / "bin" / "python", _PEER, *map(str, words)],
-            env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        """The answer of peer.py to one command. Raises AssertionError with its traceback where it fails."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        number = next(self._numbers)
+        stdin.write(json.dumps([number, *map(str, words)]) + "\n")
+        stdin.flush()
+        found = {}
+        while found.get("number") != number:  # a test that was given up leaves its answer
+            line = stdout.readline()
+            assert line, f"LeRobot {self.version} ended: {self._log.read_text()[-3000:]}"
+            found = json.loads(line)
+        assert "traceback" not in found, found["traceback"]
+        return found
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def environment_of(release: str) -> Peer:
@@ -71,9 +87,8 @@ def environment_of(release: str) -> Peer:
     with (_HOME / f"{release}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "bin" / "python").exists():
-            _must(
-                _uv("venv", "--python", _python(), str(folder), folder=folder), f"Python {PYTHON} for LeRobot {release}"
-            )
+            made = _uv("venv", "--python", _python(), str(folder), folder=folder)
+            _must(made, f"Python {PYTHON} for LeRobot {release}")
         installed = _version(folder)
         if installed is None or release == "newest":
             _install(release, folder, first=installed is None)
@@ -82,7 +97,7 @@ def environment_of(release: str) -> Peer:
         raise RuntimeError(
             f"{folder}: expected lerobot installed, found none: delete the folder and run the test again"
         )
-    return Peer(release, folder, version)
+    return Peer(folder, version)
 
 
 def _install(release: str, folder: Path, *, first: bool) -> None:

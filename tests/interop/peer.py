@@ -1,12 +1,15 @@
 """What LeRobot does with our files. Runs in LeRobot's environment; imports nothing of this repository.
 
-    peer.py act FOLDER CASE.npz OUT.npz [CAMERA ...]   load strictly, process, act, process back
-    peer.py open FOLDER                                config, weights and processors: opened, or the error
-    peer.py dataset FOLDER OUT.npz                     length and rate; states, actions and some frames to OUT
-    peer.py write LIKE FOLDER                          record a dataset with the features of LIKE
-    peer.py merge TARGET FOLDER ...                    merge datasets
-    peer.py delete-first FOLDER TARGET                 a dataset without its first episode
-    peer.py arm PORT FOLDER NAME CHANGE ...            drive an arm with the calibration FOLDER/NAME.json
+A command is one line on stdin, a JSON list of a number and words; each is answered by one JSON object on stdout, with
+the same number:
+
+    act FOLDER CASE.npz OUT.npz [CAMERA ...]   load strictly, process, act, process back
+    open FOLDER                                config, weights and processors: opened, or the error
+    dataset FOLDER OUT.npz                     length and rate; states, actions and some frames to OUT
+    write LIKE FOLDER                          record a dataset with the features of LIKE
+    merge TARGET FOLDER ...                    merge datasets
+    delete-first FOLDER TARGET                 a dataset without its first episode
+    arm PORT FOLDER NAME CHANGE ...            drive an arm with the calibration FOLDER/NAME.json
 
 The sizes of the vision-language model come from vlm.json in FOLDER and its tokenizer from tokenizer.json, because
 LeRobot would fetch those of the published model. Nothing that computes is replaced but one fault of transformers, see
@@ -14,7 +17,9 @@ LeRobot would fetch those of the published model. Nothing that computes is repla
 """
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +66,6 @@ def load(folder: Path, *, strict: bool):
 
     config = PreTrainedConfig.from_pretrained(folder)
     offline_vlm(folder)
-    true_patch_positions()
     policy = SmolVLAPolicy.from_pretrained(folder, config=config, strict=strict).eval()
     return policy, *make_pre_post_processors(config, pretrained_path=str(folder))
 
@@ -86,28 +90,31 @@ def open_folder(folder: Path) -> dict:
     return {"opened": True, "error": ""}
 
 
-def main(argv: list[str]) -> None:
-    command, folder, *rest = argv
-    paths = [Path(word) for word in rest]
-    match command:
-        case "act":
-            found = act(Path(folder), paths[0], paths[1], rest[2:])
-        case "open":
-            found = open_folder(Path(folder))
-        case "dataset":
-            found = peer_datasets.read(Path(folder), paths[0])
-        case "write":
-            found = peer_datasets.write(Path(folder), paths[0])
-        case "merge":
-            found = peer_datasets.merge(Path(folder), paths)
-        case "delete-first":
-            found = peer_datasets.delete_first(Path(folder), paths[0])
-        case "arm":
-            found = peer_arm.drive(folder, paths[0], rest[1], [float(word) for word in rest[2:]])
-        case other:
-            raise SystemExit(f"expected one of the commands in this file's first lines, got {other!r}")
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+COMMANDS = {
+    "act": lambda folder, case, out, *cameras: act(Path(folder), Path(case), Path(out), list(cameras)),
+    "open": lambda folder: open_folder(Path(folder)),
+    "dataset": lambda folder, out: peer_datasets.read(Path(folder), Path(out)),
+    "write": lambda like, folder: peer_datasets.write(Path(like), Path(folder)),
+    "merge": lambda target, *folders: peer_datasets.merge(Path(target), [Path(folder) for folder in folders]),
+    "delete-first": lambda folder, target: peer_datasets.delete_first(Path(folder), Path(target)),
+    "arm": lambda port, folder, name, *change: peer_arm.drive(port, Path(folder), name, [float(v) for v in change]),
+}
+
+
+def main() -> None:
+    # Libraries print to stdout too: the answers get the real one, everybody else stderr.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    true_patch_positions()
+    for line in sys.stdin:
+        number, command, *words = json.loads(line)
+        try:
+            found = COMMANDS[command](*words)
+        except Exception:
+            found = {"traceback": traceback.format_exc()}
+        answers.write(json.dumps(found | {"number": number}) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -20,7 +20,7 @@ CODECS = ("h264", "av1")
 def converted(request, tmp_path_factory):
     """`./grids convert` of two recorded episodes."""
     folder = tmp_path_factory.mktemp(f"convert_{request.param}")
-    bags = [str(record(folder / "bags" / f"episode_{i}", 2.0 + 0.5 * i)) for i in range(2)]
+    bags = [str(record(folder / "bags" / f"episode_{i}", 2.5 + 0.5 * i)) for i in range(2)]
     assert convert([*bags, str(folder / "set"), "--codec", request.param]) == 0
     return folder / "set"
 
