@@ -33,7 +33,8 @@ from grids_policy.model.smolvla import Prefix, SmolVLA
 
 OPSET = 20
 _INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
-MASKED = torch.finfo(torch.float32).min
+# Added to the scores of tokens that may not be read: exp() of it is 0, and with any score it is finite in fp16.
+MASKED = -30000.0
 
 
 class PreprocessGraph(nn.Module):
@@ -44,8 +45,11 @@ class PreprocessGraph(nn.Module):
         self.policy = policy
 
     def forward(self, *frames: Tensor) -> Tensor:
-        """One (h, w, 3) uint8 frame per camera to network images (N, 3, H, W), -1 to 1."""
-        return self.policy.preprocess([frame.unsqueeze(0) for frame in frames])[0]  # (N, 3, H, W)
+        """One (h, w, 3) uint8 frame per camera to network images (N, 3, H, W), -1 to 1.
+
+        The cast comes first: it is the only operator of TensorRT that reads uint8.
+        """
+        return self.policy.preprocess([frame.to(torch.float32).unsqueeze(0) for frame in frames])[0]  # (N, 3, H, W)
 
 
 class VisionGraph(nn.Module):
@@ -115,9 +119,13 @@ class PrefixGraph(nn.Module):
 
     def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (P, G, D) of every language layer that an expert layer may read."""
-        config = self.policy.config
-        cos, sin = (a.unsqueeze(1) for a in rope_angles(prefix.positions[0], config.text.head_dim))
-        mask = torch.where(prefix.visible[0], 0.0, MASKED)
+        config, pad = self.policy.config, prefix.pad[0]
+        # prefix.positions without CumSum, which TensorRT 10 runs as a loop over the tokens.
+        until = torch.ones(len(pad), len(pad)).tril()
+        positions = (until * pad.float()).sum(-1) - 1
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(positions, config.text.head_dim))
+        # A padding token, whose result nothing reads, may read everything: a row of masks alone is NaN if they overflow.
+        mask = torch.where(prefix.visible[0] | ~pad.unsqueeze(1), 0.0, MASKED)
         x, keys, values = prefix.embeddings[0], [], []
         for i, layer in enumerate(self.layers):
             heads, value = layer.heads_of(x, cos, sin)
