@@ -13,7 +13,7 @@ from grids_policy.model.cameras import without_cameras
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_sampler
 from grids_policy.model.config import SamplerConfig
 from grids_policy.model.relative import from_relative, relative_mask
-from grids_policy.runtime.language import SentenceEncoder, smolvla_language
+from grids_policy.runtime.language import SentenceEncoder, policy_language
 
 TINY = ROOT / "tests" / "data" / "oracle" / "tiny"
 SIZES = json.loads((TINY / "oracle_config.json").read_text())["vlm"]
@@ -44,7 +44,7 @@ def own_actions(checkpoint: Checkpoint, given: dict[str, np.ndarray]) -> np.ndar
     """(S, J) in the data's units."""
     policy, config = checkpoint.policy, checkpoint.config
     images = policy.preprocess([torch.from_numpy(given[name])[None] for name in config.cameras])
-    language = smolvla_language(config.tokenizer_max_length)
+    language = policy_language(config, None)
     tokens, mask = SentenceEncoder(checkpoint.tokenizer.parent, language).encode("pick up the red cube")
     raw = torch.from_numpy(given["state"])[None]
     present = torch.ones(1, len(config.cameras), dtype=torch.bool)

@@ -2,8 +2,9 @@
 
 The camera image is scaled to `resized` and placed at `pad` in an input of size `input`. The sizes equal those of
 LeRobot's `resize_with_pad` (lerobot/policies/smolvla/modeling_smolvla.py): the scaled sides are truncated, and the
-padding is on the left and on the top. Scaling maps pixel *edges* to pixel edges, as torch's
-`interpolate(align_corners=False)` and `cv2.resize` do. Pixel coordinates follow OpenCV: integers are pixel centres.
+padding is on the left and on the top, or centred as in its `resize_with_pad_torch` (pi0). Scaling maps pixel *edges* to
+pixel edges, as torch's `interpolate(align_corners=False)` and `cv2.resize` do. Pixel coordinates follow OpenCV:
+integers are pixel centres.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ class Letterbox:
         return (pixels + 0.5) * scale + np.array(self.pad, np.float64)
 
 
-def fit(image: Size, into: Size) -> Letterbox:
+def fit(image: Size, into: Size, *, centred: bool = False) -> Letterbox:
     """The letterbox of an image (width, height) in an input (width, height): as large as fits, padded left and top.
+
+    centred: padded on both sides; of an odd number, the larger half is right or at the bottom.
 
     Raises ValueError for a size below 1 and for an image so narrow that one side would be scaled to 0.
     """
@@ -57,4 +60,5 @@ def fit(image: Size, into: Size) -> Letterbox:
         raise ValueError(f"letterbox: expected sizes ≥ 1 × 1, got {image} into {into}")
     ratio = max(image[0] / into[0], image[1] / into[1])
     resized = int(image[0] / ratio), int(image[1] / ratio)
-    return Letterbox(image, into, resized, (into[0] - resized[0], into[1] - resized[1]))
+    left, top = into[0] - resized[0], into[1] - resized[1]
+    return Letterbox(image, into, resized, (left // 2, top // 2) if centred else (left, top))

@@ -120,7 +120,8 @@ class Replayer:
             frames=tuple(self._image(c.name, stamp, earlier=earlier and i > 0) for i, c in enumerate(bundle.cameras)),
             present=(True,) * len(bundle.cameras),
             position_rad=self._position(message, stamp, known),
-            words=self._encoder.encode(self._instruction(time_ns)),
+            encoder=self._encoder,
+            instruction=self._instruction(time_ns),
             noise_seed=int(message.noise_seed),
             committed_rad=committed,
         )

@@ -13,9 +13,10 @@ from grids_data.units import units as build_units
 from grids_policy.export.cameras import ExportError, parse_cameras
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
-from grids_policy.runtime.bundle import BundleCamera, PolicySpec
-from grids_policy.runtime.language import load_tokenizer, smolvla_language, truncation_side
+from grids_policy.runtime.bundle import BundleCamera, LanguageSettings, PolicySpec
+from grids_policy.runtime.language import load_tokenizer, policy_language
 
 _WIDE_STD = 8.0  # outputs further from the mean than this were never trained
 
@@ -40,18 +41,18 @@ class ExportOptions:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _camera(name: str, key: str, width: int, height: int, resize_hw: tuple[int, int]) -> BundleCamera:
+def _camera(name: str, key: str, width: int, height: int, config: PolicyConfig) -> BundleCamera:
     """The camera with the position of its images in the network's input. Raises ValueError when they do not fit."""
-    box = fit((width, height), resize_hw[::-1])
+    box = fit((width, height), config.resize_hw[::-1], centred=config.conventions.padded_side == "centre")
     return BundleCamera(name, key, width, height, *box.resized, *box.pad)
 
 
 def _mean_std(normalizer: Normalizer, dim: int) -> dict[str, list[float]]:
-    """Mean and standard deviation per dimension; for MIN_MAX the centre and half the range. For plausibility limits."""
+    """Mean and standard deviation per dimension; else the centre and half the range. For plausibility limits."""
     if normalizer.mode == "IDENTITY":
         return {"mean": [0.0] * dim, "std": [1.0] * dim}
     first, second = (t.reshape(-1, dim).double().mean(0) for t in (normalizer.first, normalizer.second))
-    if normalizer.mode == "MIN_MAX":
+    if normalizer.mode != "MEAN_STD":
         first, second = (first + second) / 2, (second - first) / 2
     return {"mean": first.tolist(), "std": second.tolist()}
 
@@ -75,20 +76,25 @@ def _position_range(stats: dict[str, list[float]], units: Units) -> tuple[list[f
     return low, high
 
 
-def _truncation(checkpoint: Checkpoint) -> str:
-    tokenizer = checkpoint.tokenizer
-    return "left" if tokenizer is None else truncation_side(load_tokenizer(tokenizer))
+def _language(checkpoint: Checkpoint, instruction: str) -> LanguageSettings:
+    tokenizer = None if checkpoint.tokenizer is None else load_tokenizer(checkpoint.tokenizer)
+    return policy_language(checkpoint.config, tokenizer, checkpoint.normalizer(lerobot.STATE), instruction)
 
 
 def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
-    """The checkpoint's spec, in the options' units and camera sizes. Raises ExportError for another robot's."""
+    """The checkpoint's spec, in the options' units and camera sizes.
+
+    Raises ExportError for another robot's, and where the files leave open what only its training knows.
+    """
     config, raw = checkpoint.config, checkpoint.lerobot
+    if checkpoint.doubt:
+        raise ExportError(checkpoint.doubt)
     if config.action_dim != len(JOINT_NAMES) or config.state_dim != len(JOINT_NAMES):
         raise ExportError(
             f"expected a policy for the {len(JOINT_NAMES)} joints of the SO-100, got state {config.state_dim} "
             f"and action {config.action_dim}"
         )
-    cameras = tuple(_camera(*camera, config.resize_hw) for camera in parse_cameras(options.cameras, checkpoint))
+    cameras = tuple(_camera(*camera, config) for camera in parse_cameras(options.cameras, checkpoint))
     state = _mean_std(checkpoint.normalizer(lerobot.STATE), config.state_dim)
     action = _mean_std(checkpoint.normalizer(lerobot.ACTION), config.action_dim)
     commanded = _position_statistics(state, action, config.relative_actions)
@@ -114,7 +120,9 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         max_committed=config.max_committed,
         position_low=tuple(low),
         position_high=tuple(high),
-        language=smolvla_language(config.tokenizer_max_length, _truncation(checkpoint), options.instruction),
+        language=_language(checkpoint, options.instruction),
         normalisation={"state": state, "action": action, "position": commanded},
         sampler=dataclasses.asdict(config.sampler),
+        family=config.family,
+        conventions=dataclasses.asdict(config.conventions),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-from grids_policy.model.checkpoint import Checkpoint, build_empty
+from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.model.families import build_empty
 from grids_policy.model.files import CheckpointError
 
 

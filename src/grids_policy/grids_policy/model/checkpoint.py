@@ -1,8 +1,8 @@
-"""Read and write LeRobot SmolVLA checkpoint folders. A folder with a problem is refused in one sentence.
+"""Read and write LeRobot checkpoint folders of every family. A folder with a problem is refused in one sentence.
 
 Read: the layout of LeRobot >= 0.4 (config.json, model.safetensors, processor JSON and statistics); weights saved from a
 compiled model (`model._orig_mod.`); statistics stored as buffers in model.safetensors (LeRobot < 0.4); and the GridS
-authors' fork (`model.token_sampler.`).
+authors' code (`model.token_sampler.`, `model.active_token_sampler.`).
 
 Written: the layout of LeRobot >= 0.4; also grids_config.json where the policy has properties that LeRobot's config.json
 has no fields for, and grids_dataset.json where units and rate of the training data are known. LeRobot can load a dense
@@ -23,34 +23,23 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from grids_data.errors import DataError
 from grids_policy.model import lerobot, processors, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
+from grids_policy.model.families import Policy, build_empty, build_policy, family_of, family_of_type
 from grids_policy.model.files import CheckpointError, optional_json, read_json, read_tensors
 from grids_policy.model.initialise import init_sampler
+from grids_policy.model.lerobot import CheckpointFiles
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
 from grids_policy.model.processors import Processors
-from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn
 from grids_policy.runtime.language import copy_tokenizer
 
 WEIGHTS, GRIDS_CONFIG = "model.safetensors", "grids_config.json"
 TRAIN_CONFIG = "train_config.json"
-_VLM = "model.vlm_with_expert.vlm."
-LM_HEAD = f"{_VLM}lm_head.weight"  # in every LeRobot checkpoint, but not used
-# Prefixes of parameter names here and in LeRobot. The first that matches counts; the last one matches the rest.
-_PREFIXES = (
-    ("vision.layers.", f"{_VLM}model.vision_model.encoder.layers."),
-    ("vision.post_layernorm.", f"{_VLM}model.vision_model.post_layernorm."),
-    ("vision.", f"{_VLM}model.vision_model.embeddings."),
-    ("connector.", f"{_VLM}model.connector.modality_projection."),
-    ("language.", f"{_VLM}model.text_model."),
-    ("expert.", "model.vlm_with_expert.lm_expert."),
-    ("sampler.grids.", "model.token_sampler."),
-    ("", "model."),
-)
+# Names of the sampler in the authors' code besides model.token_sampler.
+_SAMPLER_NAMES = ("model.active_token_sampler.", "model.action_active_sampler.")
 _LEGACY_STATS = re.compile(r"^(?:normalize_inputs|normalize_targets|unnormalize_outputs)\.buffer_(\w+)\.(\w+)$")
 _LEGACY_ANY = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 _FEATURES = {"observation_state": lerobot.STATE, "action": lerobot.ACTION}
@@ -60,7 +49,7 @@ _FEATURES = {"observation_state": lerobot.STATE, "action": lerobot.ACTION}
 class Checkpoint:
     """A policy and everything else in its folder. State and action are in the units of the training data."""
 
-    policy: SmolVLA
+    policy: Policy
     statistics: dict[str, Tensor]  # "<feature>.<statistic>" as stored
     lerobot: dict[str, Any] = dataclasses.field(default_factory=dict)  # content of config.json
     processors: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -69,6 +58,7 @@ class Checkpoint:
     trained_on: TrainedOn = dataclasses.field(default_factory=TrainedOn)
     camera_names: tuple[str, ...] = ()  # the robot's, in the order of config.image_keys; (): those of the config
     trained_here: bool = False  # by `./grids train`, whose checkpoints declare no camera that was not used
+    doubt: str = ""  # why its files leave open what only training knows (`ConventionsConfig`); "" where they do not
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -82,7 +72,7 @@ class Checkpoint:
 
     def rebuilt(self, config: PolicyConfig, weights: dict[str, Tensor]) -> Checkpoint:
         """A copy whose policy has configuration `config` and exactly `weights`, by parameter name."""
-        policy = SmolVLA(config).eval()
+        policy = build_policy(config).eval()
         policy.load_state_dict(weights)
         return dataclasses.replace(self, policy=policy)
 
@@ -99,27 +89,6 @@ class Checkpoint:
             return build_normalizer(feature, self.norm_modes[name], self.statistics, size)
         except NormalizationError as error:
             raise CheckpointError(str(error)) from error
-
-
-class _NoInit(TorchFunctionMode):
-    """Skips torch.nn.init while a model is built whose weights are about to be replaced."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return (kwargs or {}).get("tensor", args[0] if args else None)
-        return func(*args, **(kwargs or {}))
-
-
-def build_empty(config: PolicyConfig) -> SmolVLA:
-    """A policy with uninitialised weights, to be loaded next. Much faster than initialising them first."""
-    with _NoInit():
-        return SmolVLA(config).eval()
-
-
-def lerobot_key(name: str) -> str:
-    """LeRobot's name of the parameter called `name` here."""
-    ours, theirs = next(pair for pair in _PREFIXES if name.startswith(pair[0]))
-    return theirs + name.removeprefix(ours)
 
 
 def read_trained_on(folder: Path) -> TrainedOn:
@@ -170,9 +139,21 @@ def _some(names: Iterable[str]) -> str:
     return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
-def _load_weights(policy: SmolVLA, weights: dict[str, Tensor], dead: set[str], source: Path) -> None:
-    """Fill `policy`, in float32, or raise CheckpointError naming the first key that does not fit."""
-    own = {lerobot_key(name): (name, tensor) for name, tensor in policy.state_dict().items()}
+def _sampler_renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, with every name of the authors' sampler replaced by the one of their SmolVLA."""
+    found = {}
+    for name, tensor in weights.items():
+        own = next((name.removeprefix(other) for other in _SAMPLER_NAMES if name.startswith(other)), None)
+        found[name if own is None else f"model.token_sampler.{own}"] = tensor
+    return found
+
+
+def _load_weights(
+    policy: Policy, weights: dict[str, Tensor], dead: set[str], source: Path, kind: torch.dtype | None
+) -> None:
+    """Fill `policy`, or raise CheckpointError naming the first key that does not fit. kind: None: as stored."""
+    key = family_of(policy.config).key
+    own = {key(name): (name, tensor) for name, tensor in policy.state_dict().items()}
     if missing := (set(own) | dead) - set(weights):
         raise CheckpointError(f"{source} lacks {_some(missing)}; expected {len(own) + len(dead)} tensors")
     if extra := set(weights) - set(own) - dead:
@@ -185,7 +166,7 @@ def _load_weights(policy: SmolVLA, weights: dict[str, Tensor], dead: set[str], s
     for key, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {key} has values that are not finite (NaN or Inf)")
-    state = {name: weights[key].to(torch.float32) for key, (name, _) in own.items()}
+    state = {name: weights[key].to(kind or weights[key].dtype) for key, (name, _) in own.items()}
     policy.load_state_dict(state, assign=True)
 
 
@@ -212,11 +193,16 @@ def _statistics(folder: Path, steps: Processors) -> dict[str, Tensor]:
     return found
 
 
-def _read_config(folder: Path, raw: dict[str, Any], steps: Processors) -> PolicyConfig:
+def _read_files(folder: Path, raw: dict[str, Any], steps: Processors) -> CheckpointFiles:
+    oracle, trained = optional_json(folder / "oracle_config.json"), optional_json(folder / TRAIN_CONFIG)
+    return CheckpointFiles(raw, optional_json(folder / GRIDS_CONFIG), oracle, trained or {}, steps)
+
+
+def _read_config(folder: Path, files: CheckpointFiles) -> PolicyConfig:
     """The policy's configuration from all JSON files. Raises CheckpointError."""
-    grids = optional_json(folder / GRIDS_CONFIG)
+    raw, grids, steps = files.config, files.grids, files.processors
     try:
-        config = lerobot.policy_config(raw, grids, optional_json(folder / "oracle_config.json"))
+        config = family_of_type(raw.get("type")).read_config(files)
         lerobot.norm_modes(raw)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -225,8 +211,6 @@ def _read_config(folder: Path, raw: dict[str, Any], steps: Processors) -> Policy
         raise CheckpointError(
             f"{folder}: config.json or {GRIDS_CONFIG} is damaged ({error!r}); copy it again"
         ) from error
-    if raw.get("type") == lerobot.OWN_TYPE and grids is None:
-        raise CheckpointError(f"{folder / GRIDS_CONFIG} is missing; a {lerobot.OWN_TYPE} checkpoint needs it")
     relative = processors.relative_joints(folder, steps, config.action_dim, raw.get("action_feature_names"))
     if relative is None or relative == config.relative_actions:
         return config
@@ -244,6 +228,8 @@ def load_checkpoint(
     cameras: Iterable[str] | None = None,
     identity_stats: bool = False,
     overrides: dict[str, Any] | None = None,
+    whole: bool = False,
+    as_stored: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint folder; weights become float32. Raises CheckpointError.
 
@@ -251,18 +237,23 @@ def load_checkpoint(
     identity_stats: do not normalise, so that statistics may be missing. smolvla_base needs this: its statistics are
         keyed by robot and match no feature.
     overrides: values that replace fields of config.json, e.g. {"num_steps": 5}.
+    whole: with weights that no action depends on, to compare all that LeRobot computes.
+    as_stored: weights keep their type, so that 16-bit weights take half the memory.
     """
     folder = Path(folder)
     raw = {**read_json(folder / "config.json"), **(overrides or {})}
     steps = processors.read_processors(folder)
-    config = _read_config(folder, raw, steps)
+    files = _read_files(folder, raw, steps)
+    config = _read_config(folder, files)
+    family = family_of(config)
     processors.check_processors(folder, config, raw if not identity_stats else None, steps)
     weights, statistics = _split_legacy(read_tensors(folder / WEIGHTS))
     statistics = {**statistics, **_statistics(folder, steps)}
     # Only a folder with grids_config.json may lack the language head, which is not used.
-    dead = {LM_HEAD} if not (folder / GRIDS_CONFIG).exists() or LM_HEAD in weights else set()
-    policy = build_empty(config)
-    _load_weights(policy, weights, dead, folder / WEIGHTS)
+    dead = {key for key in family.dead if files.grids is None or key in weights}
+    weights = family.settle(_sampler_renamed(weights), config, whole)
+    policy = build_empty(config, whole=whole)
+    _load_weights(policy, weights, dead, folder / WEIGHTS, None if as_stored else torch.float32)
     if identity_stats:
         raw = {**raw, "normalization_mapping": dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")}
     tokenizer = folder / "tokenizer.json"
@@ -276,6 +267,7 @@ def load_checkpoint(
         trained_on=read_trained_on(folder),
         camera_names=processors.renamed_cameras(config, processors.rename_map(folder, steps)),
         trained_here=(folder / trained_on.FILE).exists(),
+        doubt=family.doubt(files),
     )
     if cameras is not None:
         _refuse_other_cameras(folder, loaded, cameras)
@@ -304,7 +296,7 @@ def meaning_of(
 def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 0) -> Checkpoint:
     """A copy with another, newly initialised sampler and otherwise the same weights: the start of fine-tuning."""
     config = dataclasses.replace(checkpoint.config, sampler=sampler)
-    policy = SmolVLA(config).eval()
+    policy = build_policy(config).eval()
     kept = {n: t for n, t in checkpoint.policy.state_dict().items() if not n.startswith("sampler.")}
     policy.load_state_dict(kept, strict=False)
     init_sampler(policy, seed)
@@ -348,22 +340,25 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     if folder.exists() and not empty and not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds something that is not a checkpoint and would be lost; name a new folder")
     config = checkpoint.config
-    raw, grids = lerobot.lerobot_config(config, checkpoint.lerobot), lerobot.grids_config(config)
+    family = family_of(config)
+    raw, grids = family.write_config(config, checkpoint.lerobot)
     if any(stored.ndim > 1 for name, stored in checkpoint.statistics.items() if name.startswith(lerobot.ACTION)):
-        raw["type"] = lerobot.OWN_TYPE  # LeRobot would apply the statistics of all action steps to every single one
+        raw["type"] = family.types[-1]  # LeRobot would apply the statistics of all action steps to every single one
         grids = grids or lerobot.all_parts(config)
     files = {"config.json": raw}
     if grids is not None:
         files[GRIDS_CONFIG] = grids
     if checkpoint.trained_on != TrainedOn():
         files[trained_on.FILE] = checkpoint.trained_on.as_json()
-    steps = checkpoint.processors or processors.processor_configs(config, checkpoint.norm_modes)
+    steps = checkpoint.processors or processors.processor_configs(
+        config, checkpoint.norm_modes, family.prompt_step, family.tokenizer_name
+    )
     steps = processors.with_relative_steps(steps, config)
     files.update({f"{name}.json": values for name, values in steps.items()})
-    weights = {lerobot_key(n): t.contiguous() for n, t in checkpoint.policy.state_dict().items()}
+    weights = {family.key(n): t.contiguous() for n, t in checkpoint.policy.state_dict().items()}
     tensors = {WEIGHTS: {**weights, **checkpoint.dead}}
     if raw["type"] == lerobot.STOCK_TYPE and not checkpoint.dead:  # LeRobot expects the key but does not use it
-        tensors[WEIGHTS][LM_HEAD] = torch.zeros(config.text.vocab, config.text.width)
+        tensors[WEIGHTS][lerobot.LM_HEAD] = torch.zeros(config.text.vocab, config.text.width)
     tensors |= {state: checkpoint.statistics for _, state in processors.state_files(steps)}
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Configuration of a policy as frozen dataclasses: sizes, cameras, attention pattern, token sampler. No torch here.
 
 The defaults are SmolVLA as LeRobot publishes it: SmolVLM2-500M cut to 16 layers, expert_width_multiplier 0.75. A small
-policy is the same dataclass with other numbers.
+policy, and a policy of another family (families.py), is the same dataclass with other values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from grids_policy.model.reducers.catalogue import REDUCERS
 
 SAMPLER_KINDS = tuple(REDUCERS)
 LANGUAGE_PADDINGS = ("max_length", "longest")
+PROMPTS = ("smolvla", "pi0", "openpi", "pi05")
+STATES_IN_PROMPT = ("none", "unpadded", "padded")
+PADDED_SIDES = ("left_top", "centre")
 
 
 class ConfigError(GridsError, ValueError):
@@ -171,9 +174,35 @@ class ActionExpertConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ConventionsConfig:
+    """What a checkpoint was trained with and its weights do not show: it differs between families and releases.
+
+    A wrong value raises no error, and the policy acts wrongly. LeRobot 0.5 changed image_border and state_in_prompt.
+    """
+
+    # smolvla: the sentence and a newline. pi0: the same behind <bos>. openpi: as pi0, with spaces instead of "_" and
+    # inner newlines. pi05: "Task: ..., State: ...;\nAction: " behind <bos>.
+    prompt: str = "smolvla"
+    state_in_prompt: str = "none"  # none | unpadded | padded: to max_state_dim with zeros (LeRobot <= 0.4.4)
+    padded_side: str = "left_top"  # left_top | centre: where an image of another shape is padded
+    image_border: float = -1.0  # network value of that padding; LeRobot <= 0.4.4 gave pi0 and pi05 -3
+    rope_bfloat16: bool = False  # rotary frequencies rounded to bfloat16, as LeRobot does with dtype=bfloat16
+
+    def __post_init__(self) -> None:
+        _one_of("conventions.prompt", self.prompt, PROMPTS)
+        _one_of("conventions.state_in_prompt", self.state_in_prompt, STATES_IN_PROMPT)
+        _one_of("conventions.padded_side", self.padded_side, PADDED_SIDES)
+        if (self.state_in_prompt != "none") and self.prompt != "pi05":
+            raise ConfigError(
+                f"conventions.state_in_prompt {self.state_in_prompt!r} needs prompt 'pi05'; got {self.prompt!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """Configuration of one policy. Names are those of LeRobot's SmolVLAConfig where it has them."""
 
+    family: str = "smolvla"  # a name in families.py
     # LeRobot feature keys, in the order in which the model reads the cameras, without empty cameras.
     image_keys: tuple[str, ...] = ("observation.images.front", "observation.images.wrist")
     image_hw: tuple[tuple[int, int], ...] = ((480, 640), (480, 640))  # (height, width) of raw frames, pixels
@@ -199,6 +228,7 @@ class PolicyConfig:
     text: TextConfig = TextConfig()
     expert: ActionExpertConfig = ActionExpertConfig()
     sampler: SamplerConfig = SamplerConfig()
+    conventions: ConventionsConfig = ConventionsConfig()
 
     def __post_init__(self) -> None:
         _one_of("language_padding", self.language_padding, LANGUAGE_PADDINGS)
@@ -300,8 +330,9 @@ class PolicyConfig:
         return tuple(i for i in range(self.text.depth) if self.expert_index(i) is not None)
 
 
-_PARTS = {
+PARTS = {
     "vision": VisionConfig, "text": TextConfig, "expert": ActionExpertConfig, "sampler": SamplerConfig,
+    "conventions": ConventionsConfig,
 }  # fmt: skip
 
 
@@ -381,7 +412,7 @@ def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
         raise ConfigError(f"model: expected a mapping, got {values!r}")
     if isinstance(values.get("sampler"), str):
         values = {**values, "sampler": dataclasses.asdict(sampler_from_text(values["sampler"]))}
-    parts = {name: part_from_dict(cls, values[name], name) for name, cls in _PARTS.items() if name in values}
+    parts = {name: part_from_dict(cls, values[name], name) for name, cls in PARTS.items() if name in values}
     return part_from_dict(PolicyConfig, {**values, **parts}, "policy")
 
 

@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
         refuse_lfs_pointer(path)
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; expected a LeRobot SmolVLA checkpoint folder") from None
+        raise CheckpointError(f"{path} is missing; expected a LeRobot checkpoint folder") from None
     except CheckpointError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from grids_policy.model.smolvla import PrefixCache, SmolVLA
+from grids_policy.model.families import Cache, Policy
 
 REDUCTIONS = ("all_dims", "action_dims")
 
@@ -49,7 +49,7 @@ def sample_time(count: int, generator: torch.Generator | None = None) -> Tensor:
     return 0.999 * torch.rand(count, generator=generator) ** (1 / 1.5) + 0.001
 
 
-def draw(policy: SmolVLA, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
+def draw(policy: Policy, batch: int, *, repeats: int = 1, generator: torch.Generator | None = None) -> FlowDraw:
     """Draw noise, time and, where the config has max_committed > 0, a number of committed steps 0..max_committed."""
     config, count = policy.config, batch * repeats
     noise = torch.randn(count, config.chunk_size, config.max_action_dim, generator=generator)
@@ -60,20 +60,20 @@ def draw(policy: SmolVLA, batch: int, *, repeats: int = 1, generator: torch.Gene
     return FlowDraw(noise, time, delay)
 
 
-def repeat_cache(cache: PrefixCache, repeats: int) -> PrefixCache:
+def repeat_cache(cache: Cache, repeats: int) -> Cache:
     """Repeat each observation `repeats` times along the batch, so that one encoding serves several draws."""
     stacked = [t.repeat_interleave(repeats, 1) for t in (cache.keys, cache.values)]
-    return PrefixCache(*stacked, *(t.repeat_interleave(repeats, 0) for t in cache[2:]))
+    return type(cache)(*stacked, *(t.repeat_interleave(repeats, 0) for t in cache[2:]))
 
 
-def flow_errors(policy: SmolVLA, batch: TrainBatch, random: FlowDraw) -> Tensor:
+def flow_errors(policy: Policy, batch: TrainBatch, random: FlowDraw) -> Tensor:
     """As `velocity_errors`, from the observation itself. Raises ValueError where `batch` limits the tokens."""
     if batch.kept is not None:
         raise ValueError("flow_errors reads all tokens of a camera; expected batch.kept None")
     return velocity_errors(policy, policy.encode(*batch[:5]), batch, random)
 
 
-def velocity_errors(policy: SmolVLA, cache: PrefixCache, batch: TrainBatch, random: FlowDraw) -> Tensor:
+def velocity_errors(policy: Policy, cache: Cache, batch: TrainBatch, random: FlowDraw) -> Tensor:
     """Squared velocity errors (R*B, S, A) of an encoded observation, before any reduction."""
     extra = policy.config.max_action_dim - batch.actions.shape[-1]
     clean = F.pad(batch.actions, (0, extra))  # (B, S, A)
@@ -88,7 +88,7 @@ def velocity_errors(policy: SmolVLA, cache: PrefixCache, batch: TrainBatch, rand
     return (random.noise - clean - velocity).square()
 
 
-def reduce_errors(policy: SmolVLA, errors: Tensor, batch: TrainBatch, random: FlowDraw, reduction: str) -> Tensor:
+def reduce_errors(policy: Policy, errors: Tensor, batch: TrainBatch, random: FlowDraw, reduction: str) -> Tensor:
     """Mean of the squared velocity errors (R*B, S, A): a scalar. Committed steps never count.
 
     all_dims: every dim and step, padding included (LeRobot <= 0.4.4). action_dims: only the real action dims of real
@@ -110,6 +110,6 @@ def reduce_errors(policy: SmolVLA, errors: Tensor, batch: TrainBatch, random: Fl
     return kept / (keep.sum() * errors.shape[-1]).clamp(min=1)
 
 
-def flow_loss(policy: SmolVLA, batch: TrainBatch, random: FlowDraw, reduction: str = "action_dims") -> Tensor:
+def flow_loss(policy: Policy, batch: TrainBatch, random: FlowDraw, reduction: str = "action_dims") -> Tensor:
     """The training loss of one batch, a scalar. `reduction` as in `reduce_errors`."""
     return reduce_errors(policy, flow_errors(policy, batch, random), batch, random, reduction)

@@ -1,6 +1,6 @@
-"""Layers of SmolVLA's language model and action expert, and the embeddings of positions and flow times.
+"""Layers of language models and action experts, and the embeddings of positions and flow times.
 
-The numbers are those of LeRobot's modeling_smolvla.py and smolvlm_with_expert.py.
+The numbers are those of LeRobot's modeling_smolvla.py and smolvlm_with_expert.py; pi0 shares attention and embeddings.
 
 Dims: B batch, H query heads, G key/value heads, D head dim, q queries, k keys.
 """
@@ -26,11 +26,14 @@ def time_embedding(time: Tensor, width: int, min_period: float, max_period: floa
     return torch.cat((angle.sin(), angle.cos()), -1).to(torch.float32)
 
 
-def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (.., D/2) of token positions (..,), in float32."""
+def rope_angles(positions: Tensor, head_dim: int, *, rounded: bool = False) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (.., D/2) of token positions (..,), in float32; rounded: frequencies in bfloat16."""
     half = head_dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device=positions.device) * (2.0 / head_dim)
-    angle = positions.to(torch.float32).unsqueeze(-1) / ROPE_BASE**exponent
+    period = ROPE_BASE**exponent
+    if rounded:
+        period = 1.0 / (1.0 / period).to(torch.bfloat16).to(torch.float32)
+    angle = positions.to(torch.float32).unsqueeze(-1) / period
     return angle.cos(), angle.sin()
 
 

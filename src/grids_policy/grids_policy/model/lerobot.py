@@ -1,4 +1,4 @@
-"""Translate LeRobot's config.json to PolicyConfig and back. No tensors, no torch.
+"""Translate LeRobot's config.json of a SmolVLA to PolicyConfig and back. No tensors, no torch.
 
 config.json does not contain the sizes of the vision and language models. They come from grids_config.json, else from
 oracle_config.json (in the reference folders of the tests), else they are SmolVLM2-500M's.
@@ -7,11 +7,13 @@ oracle_config.json (in the reference folders of the tests), else they are SmolVL
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from grids_policy.model.config import (
+    PARTS,
     ActionExpertConfig,
     ConfigError,
+    ConventionsConfig,
     PolicyConfig,
     SamplerConfig,
     TextConfig,
@@ -25,10 +27,39 @@ STOCK_TYPE, OWN_TYPE = "smolvla", "grids_smolvla"
 STATE, ACTION = "observation.state", "action"
 EMPTY_CAMERA = "observation.images.empty_camera_"
 SCHEMA = 1
-GRIDS_FIELDS = ("schema", "vision", "text", "expert", "sampler", "max_committed", "relative_actions")
+GRIDS_FIELDS = ("schema", *PARTS, "max_committed", "relative_actions")
 TOKENIZER_NAME = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 # The sampler that the fields of the authors' fork can describe; any other needs grids_config.json.
 FORK_SAMPLER = SamplerConfig(kind="grids")
+_VLM = "model.vlm_with_expert.vlm."
+LM_HEAD = f"{_VLM}lm_head.weight"  # in every LeRobot checkpoint, but not used
+# Prefixes of parameter names here and in LeRobot. The first that matches counts; the last one matches the rest.
+_PREFIXES = (
+    ("vision.layers.", f"{_VLM}model.vision_model.encoder.layers."),
+    ("vision.post_layernorm.", f"{_VLM}model.vision_model.post_layernorm."),
+    ("vision.", f"{_VLM}model.vision_model.embeddings."),
+    ("connector.", f"{_VLM}model.connector.modality_projection."),
+    ("language.", f"{_VLM}model.text_model."),
+    ("expert.", "model.vlm_with_expert.lm_expert."),
+    ("sampler.grids.", "model.token_sampler."),
+    ("", "model."),
+)
+
+
+class CheckpointFiles(NamedTuple):
+    """The JSON files of a checkpoint folder that describe its policy. None or {}: no such file."""
+
+    config: dict[str, Any]  # config.json
+    grids: dict[str, Any] | None  # grids_config.json
+    oracle: dict[str, Any] | None  # oracle_config.json
+    trained: dict[str, Any]  # train_config.json
+    processors: dict[str, dict[str, Any]]  # by name without ".json"
+
+
+def lerobot_key(name: str) -> str:
+    """LeRobot's name of the parameter called `name` here."""
+    ours, theirs = next(pair for pair in _PREFIXES if name.startswith(pair[0]))
+    return theirs + name.removeprefix(ours)
 
 
 _NUMBER = (int, float)
@@ -45,7 +76,8 @@ _KINDS = (
 _NULLABLE = ("resize_imgs_with_padding", "n_action_steps")
 
 
-def _need(config: dict[str, Any], key: str) -> Any:
+def need(config: dict[str, Any], key: str) -> Any:
+    """One field of config.json. Raises ConfigError where it is missing."""
     if key not in config:
         raise ConfigError(f"config.json lacks {key!r}")
     return config[key]
@@ -64,7 +96,7 @@ def image_features(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def _features(config: dict[str, Any], group: str) -> dict[str, dict[str, Any]]:
-    features = _need(config, group)
+    features = need(config, group)
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise ConfigError(
             f"config.json: {group}: expected an object with a type and a shape per feature, got {features!r}; "
@@ -81,7 +113,8 @@ def _shape(group: str, key: str, feature: dict[str, Any], length: int) -> list[i
     return list(shape)
 
 
-def _vector_dim(config: dict[str, Any], group: str, key: str) -> int:
+def vector_dim(config: dict[str, Any], group: str, key: str) -> int:
+    """Size of a vector in input_features or output_features. Raises ConfigError."""
     feature = _features(config, group).get(key)
     if feature is None:
         raise ConfigError(f"config.json: {group} lacks {key!r}")
@@ -159,11 +192,6 @@ def _sampler(config: dict[str, Any]) -> SamplerConfig:
 
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
-    if config.get("type") not in (STOCK_TYPE, OWN_TYPE):
-        raise ConfigError(
-            f"config.json: type must be '{STOCK_TYPE}'; got {config.get('type')!r}: only SmolVLA policies "
-            f"(and '{OWN_TYPE}') can be used here"
-        )
     for key in ("adapt_to_pi_aloha", "use_delta_joint_actions_aloha", "use_peft"):
         if config.get(key):
             raise ConfigError(f"config.json: {key}=true is not supported; expected false")
@@ -178,31 +206,50 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
             raise ConfigError(f"config.json: {key} is null; take config.json from the checkpoint as it was trained")
 
 
+def two_numbers(name: str, value: Any) -> tuple[int, int]:
+    """A field of two whole numbers above 0. Raises ConfigError."""
+    good = isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    if not good:
+        raise ConfigError(f"config.json: {name}: expected two numbers above 0, got {value!r}")
+    return value[0], value[1]
+
+
+def read_config(files: CheckpointFiles) -> PolicyConfig:
+    """PolicyConfig of a SmolVLA checkpoint. Raises ConfigError."""
+    if files.config.get("type") == OWN_TYPE and files.grids is None:
+        raise ConfigError(f"grids_config.json is missing; a {OWN_TYPE} checkpoint needs it")
+    return policy_config(files.config, files.grids, files.oracle)
+
+
+def write_config(config: PolicyConfig, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """config.json (the fields of `raw`, those of `config` replaced) and grids_config.json, None where not needed."""
+    return lerobot_config(config, raw), grids_config(config)
+
+
 def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: dict[str, Any] | None) -> PolicyConfig:
     """PolicyConfig from the contents of config.json, grids_config.json and oracle_config.json (None: no such file).
 
     Raises ConfigError.
     """
     _refuse_unsupported(config)
-    parts = _derived_parts(config, oracle) if grids is None else _grids_parts(grids)
+    parts = _derived_parts(config, oracle) if grids is None else grids_parts(grids)
     cameras = image_features(config)
     resize = config.get("resize_imgs_with_padding")
     if resize is None:
         if len(set(cameras.values())) != 1:
             raise ConfigError("resize_imgs_with_padding is null but the cameras differ in size")
         resize = next(iter(cameras.values()))[::-1]
-    if len(resize) != 2 or not all(type(side) is int and side > 0 for side in resize):
-        raise ConfigError(f"config.json: resize_imgs_with_padding: expected two numbers above 0, got {resize!r}")
+    width, height = two_numbers("resize_imgs_with_padding", resize)
     return PolicyConfig(
         image_keys=tuple(cameras),
         image_hw=tuple(cameras.values()),
-        resize_hw=(int(resize[1]), int(resize[0])),  # LeRobot writes (width, height)
+        resize_hw=(height, width),
         empty_cameras=config.get("empty_cameras", 0),
-        state_dim=_vector_dim(config, "input_features", STATE),
-        action_dim=_vector_dim(config, "output_features", ACTION),
+        state_dim=vector_dim(config, "input_features", STATE),
+        action_dim=vector_dim(config, "output_features", ACTION),
         max_state_dim=config.get("max_state_dim", 32),
         max_action_dim=config.get("max_action_dim", 32),
-        chunk_size=_need(config, "chunk_size"),
+        chunk_size=need(config, "chunk_size"),
         num_steps=config.get("num_steps", 10),
         tokenizer_max_length=config.get("tokenizer_max_length", 48),
         language_padding=config.get("pad_language_to", "longest"),
@@ -216,17 +263,15 @@ def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: 
     )
 
 
-def _grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
+def grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
+    """Fields of PolicyConfig from grids_config.json. Raises ConfigError."""
     unknown = sorted(set(grids) - set(GRIDS_FIELDS))
     if unknown or grids.get("schema") != SCHEMA:
         what = f"unknown field {unknown[0]!r}" if unknown else f"schema {grids.get('schema')!r}"
         raise ConfigError(f"grids_config.json has {what}; expected schema {SCHEMA}")
-    kinds = {
-        "vision": VisionConfig, "text": TextConfig, "expert": ActionExpertConfig, "sampler": SamplerConfig,
-    }  # fmt: skip
     parts = {
         name: part_from_dict(cls, grids[name], f"grids_config.json: {name}")
-        for name, cls in kinds.items()
+        for name, cls in PARTS.items()
         if name in grids
     }
     relative = tuple(grids.get("relative_actions", ()))
@@ -243,22 +288,31 @@ def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
 
 def all_parts(config: PolicyConfig) -> dict[str, Any]:
     """Content of grids_config.json."""
-    parts = {name: dataclasses.asdict(getattr(config, name)) for name in ("vision", "text", "expert", "sampler")}
+    parts = {name: dataclasses.asdict(getattr(config, name)) for name in PARTS}
+    if config.conventions == ConventionsConfig():
+        del parts["conventions"]
     relative = {"relative_actions": list(config.relative_actions)} if config.relative_actions else {}
     return {"schema": SCHEMA, **parts, "max_committed": config.max_committed, **relative}
 
 
-def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
-    """Content of config.json: the fields of `raw` (an earlier config.json, or {}), those of `config` replaced."""
+def features_of(config: PolicyConfig) -> dict[str, dict[str, Any]]:
+    """input_features and output_features of config.json."""
     visual = {
         key: {"type": "VISUAL", "shape": [3, *hw]} for key, hw in zip(config.image_keys, config.image_hw, strict=True)
     }
     for i in range(config.empty_cameras):
         visual[f"{EMPTY_CAMERA}{i}"] = {"type": "VISUAL", "shape": [3, 480, 640]}
-    values = {
-        "n_obs_steps": 1,
+    return {
         "input_features": {**visual, STATE: {"type": "STATE", "shape": [config.state_dim]}},
         "output_features": {ACTION: {"type": "ACTION", "shape": [config.action_dim]}},
+    }
+
+
+def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
+    """Content of config.json: the fields of `raw` (an earlier config.json, or {}), those of `config` replaced."""
+    values = {
+        "n_obs_steps": 1,
+        **features_of(config),
         "device": "cpu",
         "normalization_mapping": {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"},
         "use_cache": True,

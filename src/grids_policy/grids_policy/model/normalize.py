@@ -8,9 +8,15 @@ from typing import Any
 
 from grids_common.errors import GridsError
 
-MODES = ("IDENTITY", "MEAN_STD", "MIN_MAX")
 EPS = 1e-8
-_STATISTICS = {"IDENTITY": (), "MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "max")}
+_STATISTICS = {
+    "IDENTITY": (),
+    "MEAN_STD": ("mean", "std"),
+    "MIN_MAX": ("min", "max"),
+    "QUANTILES": ("q01", "q99"),
+    "QUANTILE10": ("q10", "q90"),
+}
+MODES = tuple(_STATISTICS)
 
 
 class NormalizationError(GridsError, ValueError):
@@ -19,7 +25,10 @@ class NormalizationError(GridsError, ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Normalizer:
-    """Normalisation of one feature. `first`, `second`: mean and std, or min and max, (dim,) or (chunk_size, dim)."""
+    """Normalisation of one feature.
+
+    `first`, `second`: mean and std, or the two values that become -1 and 1; (dim,) or (chunk_size, dim).
+    """
 
     mode: str = "IDENTITY"
     first: Any = None
@@ -36,7 +45,7 @@ class Normalizer:
         match self.mode:
             case "MEAN_STD":
                 return (x - self.first) / (self.second + EPS)
-            case "MIN_MAX":
+            case "MIN_MAX" | "QUANTILES" | "QUANTILE10":
                 return 2 * (x - self.first) / self._range() - 1
             case _:
                 return x
@@ -46,7 +55,7 @@ class Normalizer:
         match self.mode:
             case "MEAN_STD":
                 return x * self.second + self.first
-            case "MIN_MAX":
+            case "MIN_MAX" | "QUANTILES" | "QUANTILE10":
                 return (x + 1) / 2 * self._range() + self.first
             case _:
                 return x
@@ -64,7 +73,10 @@ def build_normalizer(feature: str, mode: str, stats: Mapping[str, Any], dim: int
     for name in _STATISTICS[mode]:
         value = stats.get(f"{feature}.{name}")
         if value is None:
-            raise NormalizationError(f"statistic {feature}.{name} is missing ({mode} needs it)")
+            raise NormalizationError(
+                f"statistic {feature}.{name} is missing ({mode} needs it): published base models have none of your "
+                "robot; fine-tune the checkpoint with `./grids train` (start_from), or take a fine-tuned one"
+            )
         if value.shape[-1:] != (dim,):
             raise NormalizationError(f"statistic {feature}.{name} has shape {tuple(value.shape)}, expected ({dim},)")
         if not bool((abs(value) < float("inf")).all()):

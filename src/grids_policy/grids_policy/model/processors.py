@@ -23,11 +23,12 @@ from grids_policy.model.normalize import MODES
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
 _RENAME, _TOKENIZE = "rename_observations_processor", "tokenizer_processor"
 _NORMALIZE, _UNNORMALIZE = "normalizer_processor", "unnormalizer_processor"
+_STATE_PROMPT = "pi05_prepare_state_tokenizer_processor_step"
 _RELATIVE, _ABSOLUTE = "relative_actions_processor", "absolute_actions_processor"
 _KNOWN = {
     PREPROCESSOR: (
-        _RENAME, "to_batch_processor", "smolvla_new_line_processor", _TOKENIZE, "device_processor", _NORMALIZE,
-        _RELATIVE,
+        _RENAME, "to_batch_processor", "smolvla_new_line_processor", "pi0_new_line_processor", _STATE_PROMPT, _TOKENIZE,
+        "device_processor", _NORMALIZE, _RELATIVE,
     ),
     POSTPROCESSOR: (_UNNORMALIZE, "device_processor", _ABSOLUTE),
 }  # fmt: skip
@@ -211,17 +212,20 @@ def with_relative_steps(processors: Processors, config: PolicyConfig) -> Process
     """A copy whose steps make exactly `config.relative_actions` relative."""
     made = {name: {**p, "steps": [s for s in p["steps"] if s.get("registry_name") not in (_RELATIVE, _ABSOLUTE)]}
             for name, p in processors.items()}  # fmt: skip
-    if not config.relative_actions or not {PREPROCESSOR, POSTPROCESSOR} <= set(made):
+    # A pi0 without the two steps looks like one of an older release, whose conventions are unknown (pi0/checkpoint.py).
+    wanted = bool(config.relative_actions) or config.family != "smolvla"
+    if not wanted or not {PREPROCESSOR, POSTPROCESSOR} <= set(made):
         return made
     six = config.action_dim == len(JOINT_NAMES)
     names = [f"{name}.pos" for name in JOINT_NAMES] if six else [f"dim_{i:03d}" for i in range(config.action_dim)]
     excluded = [name for i, name in enumerate(names) if i not in config.relative_actions]
-    step = {"enabled": True, "exclude_joints": excluded, "action_names": names}
+    enabled = bool(config.relative_actions)
+    step = {"enabled": enabled, "exclude_joints": excluded, "action_names": names}
     before, after = made[PREPROCESSOR]["steps"], made[POSTPROCESSOR]["steps"]
     order = [s.get("registry_name") for s in before]
     before.insert(order.index(_NORMALIZE) if _NORMALIZE in order else len(order), _step(_RELATIVE, step))
     order = [s.get("registry_name") for s in after]
-    after.insert(order.index(_UNNORMALIZE) + 1 if _UNNORMALIZE in order else 0, _step(_ABSOLUTE, {"enabled": True}))
+    after.insert(order.index(_UNNORMALIZE) + 1 if _UNNORMALIZE in order else 0, _step(_ABSOLUTE, {"enabled": enabled}))
     return made
 
 
@@ -229,12 +233,17 @@ def _step(name: str, config: dict[str, Any], state_file: str = "") -> dict[str, 
     return {"registry_name": name, "config": config, **({"state_file": state_file} if state_file else {})}
 
 
-def processor_configs(config: PolicyConfig, mapping: dict[str, str]) -> Processors:
+def processor_configs(
+    config: PolicyConfig,
+    mapping: dict[str, str],
+    prompt_step: str = "smolvla_new_line_processor",
+    tokenizer_name: str = lerobot.TOKENIZER_NAME,
+) -> Processors:
     """Contents of policy_preprocessor.json and policy_postprocessor.json, by name without ".json".
 
-    mapping: LeRobot's normalization_mapping, e.g. {"STATE": "MEAN_STD"}.
+    mapping: LeRobot's normalization_mapping, e.g. {"STATE": "MEAN_STD"}. prompt_step, tokenizer_name: of the family.
     """
-    fields = lerobot.lerobot_config(config, {})
+    fields = lerobot.features_of(config)
     norm = {"eps": 1e-8, "norm_map": mapping}
     device = _step("device_processor", {"device": "cpu", "float_dtype": None})
     tokenizer = {
@@ -243,17 +252,16 @@ def processor_configs(config: PolicyConfig, mapping: dict[str, str]) -> Processo
         "padding_side": "right",
         "padding": config.language_padding,
         "truncation": True,
-        "tokenizer_name": lerobot.TOKENIZER_NAME,
+        "tokenizer_name": tokenizer_name,
     }
     features = {**fields["input_features"], **fields["output_features"]}
-    before = [
-        _step(_RENAME, {"rename_map": {}}),
-        _step("to_batch_processor", {}),
-        _step("smolvla_new_line_processor", {}),
-        _step(_TOKENIZE, tokenizer),
-        device,
-        _step(_NORMALIZE, {**norm, "features": features}, f"{PREPROCESSOR}_step_5_{_NORMALIZE}.safetensors"),
-    ]
+    words = [_step(prompt_step, {}), _step(_TOKENIZE, tokenizer), device]
+    first = [_step(_RENAME, {"rename_map": {}}), _step("to_batch_processor", {})]
+    early = prompt_step == _STATE_PROMPT  # the prompt then contains the normalised state
+    place = len(first) + (0 if early else len(words))
+    file = f"{PREPROCESSOR}_step_{place}_{_NORMALIZE}.safetensors"
+    normalize = [_step(_NORMALIZE, {**norm, "features": features}, file)]
+    before = [*first, *normalize, *words] if early else [*first, *words, *normalize]
     unnormalize = {**norm, "features": fields["output_features"]}
     after = [_step(_UNNORMALIZE, unnormalize, f"{POSTPROCESSOR}_step_0_{_UNNORMALIZE}.safetensors"), device]
     made = {

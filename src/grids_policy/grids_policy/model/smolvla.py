@@ -92,7 +92,7 @@ class ActionExpert(nn.Module):
 
 
 class SmolVLA(nn.Module):
-    """The whole policy. Parameter names are LeRobot's up to a prefix (`lerobot_key` in checkpoint.py)."""
+    """The whole policy. Parameter names are LeRobot's up to a prefix (`lerobot_key` in lerobot.py)."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()

@@ -178,7 +178,7 @@ def _spread(normalizer: Normalizer) -> list[tuple[float, float, float]]:
     if normalizer.mode == "IDENTITY":
         return []
     first, second = (t.reshape(-1, t.shape[-1]).double() for t in (normalizer.first, normalizer.second))
-    if normalizer.mode == "MIN_MAX":
+    if normalizer.mode != "MEAN_STD":
         middle, half = (first + second) / 2, (second - first) / 2
         reach, mean, std = first.abs().maximum(second.abs()), middle, half / math.sqrt(3)
     else:

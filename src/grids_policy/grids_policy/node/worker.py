@@ -140,7 +140,7 @@ class PolicyWorker:
 
     def run(self, instruction: str) -> None:
         """Start or continue to follow `instruction`. Raises ValueError for an empty one."""
-        self._encoder.encode(instruction)
+        self._encoder.check(instruction)
         with self._changed:
             self._inbox.instruction, self._inbox.running = instruction, True
             self._changed.notify()
@@ -260,7 +260,8 @@ class PolicyWorker:
             frames=tuple(None if frame is None else frame.image for frame in seen.frames),
             present=seen.present,
             position_rad=seen.position_rad,
-            words=self._encoder.encode(instruction),
+            encoder=self._encoder,
+            instruction=instruction,
             noise_seed=seed,
             committed_rad=committed_actions(last, seen.stamp_ns, options.dt_s, delay_s, options.max_committed),
             reuse=self._reuse,

@@ -21,22 +21,17 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from grids_common.errors import GridsError
-from grids_policy.model import lerobot
-from grids_policy.model.checkpoint import Checkpoint, lerobot_key, load_checkpoint
+from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
 from grids_policy.model.files import optional_json
-from grids_policy.model.flow import FlowDraw, TrainBatch, flow_errors, reduce_errors
-from grids_policy.runtime.language import SentenceEncoder, load_tokenizer, smolvla_language, truncation_side
 
 TORCH_TOLERANCE = 1e-4
 ONNX_TOLERANCE = 1e-3
 # Inputs and LeRobot's mixed-precision run, which float32 cannot reproduce.
 NOT_STAGES = ("in/", "stats/", "out/actions_padded_mixed_bf16")
 # Rows of padded tokens contain values that nothing reads and that depend on the kernel.
-PADDED_ROWS = re.compile(r"prefix/out|cache/\d+/[kv]")
+PADDED_ROWS = re.compile(r"prefix/out|prefix/layer\d+|cache/\d+/[kv]")
 
 # Two stages are not in network units, where an absolute tolerance means something: actions in the
 # dataset's units are divided by their std, squared errors are compared as their roots.
@@ -93,7 +88,8 @@ class Reference:
 
     def times(self) -> list[str]:
         """The flow times in the names denoise/v_t<time>, as text."""
-        return [n.removeprefix("denoise/v_t") for n in self.arrays if n.startswith("denoise/v_t")]
+        names = (name.removeprefix("denoise/v_t") for name in self.arrays if name.startswith("denoise/v_t"))
+        return [text for text in names if text[0].isdigit()]
 
 
 class StageProvider(Protocol):
@@ -140,134 +136,6 @@ def read_reference(path: Path | str) -> Reference:
         overrides=overrides,
         grad_norms=optional_json(path.with_name("grad_norms.json")) or {},
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class TorchStages:
-    """The model of this package, in float32."""
-
-    checkpoint: Checkpoint
-    name: str = "torch"
-    tolerance: float = TORCH_TOLERANCE
-
-    def stages(self, reference: Reference) -> dict[str, np.ndarray]:
-        """All stages, losses and gradients included where the reference has them."""
-        found: dict[str, Tensor] = {}
-        batch = self._inputs(reference, found)
-        with torch.no_grad():
-            self._forward(reference, batch, found)
-        if "train/losses" in reference.arrays:
-            self._train(reference, batch, found)
-        arrays = {name: value.detach().numpy() for name, value in found.items()}
-        return {**arrays, **_language(self.checkpoint, reference)}
-
-    def _inputs(self, reference: Reference, found: dict[str, Tensor]) -> TrainBatch:
-        """Raw inputs through our preprocessing and normalisation."""
-        policy = self.checkpoint.policy
-        images = policy.preprocess([torch.from_numpy(f.copy()) for f in reference.frames])
-        black = images.new_full(images[:, :1].shape, -1.0)
-        images = torch.cat([images, *[black] * (reference.slots - images.shape[1])], 1)
-        state = self.checkpoint.normalizer(lerobot.STATE).apply(_tensor(reference, "in/state_raw"))
-        norm = self.checkpoint.normalizer(lerobot.ACTION)
-        actions = norm.apply(_tensor(reference, "in/action_raw"))
-        mask = torch.from_numpy(reference.image_mask)
-        for i in range(reference.slots):
-            found[f"pre/image{i + 1}"] = images[:, i]
-            found[f"pre/image_mask{i + 1}"] = mask[:, i]
-        padded = policy.config.max_state_dim - state.shape[-1]
-        found["pre/state_normalised"], found["pre/action_normalised"] = state, actions
-        found["pre/state_padded"] = torch.nn.functional.pad(state, (0, padded))
-        tokens, token_mask = (_tensor(reference, f"pre/lang_{n}") for n in ("tokens", "masks"))
-        return TrainBatch(images, mask, state, tokens, token_mask, actions)
-
-    def _forward(self, reference: Reference, batch: TrainBatch, found: dict[str, Tensor]) -> None:
-        """Every stage from pixels to actions."""
-        policy = self.checkpoint.policy
-        hidden = policy.vision(batch.images.flatten(0, 1)).unflatten(0, batch.images.shape[:2])
-        dense = policy.dense_tokens(batch.images)
-        sampled = policy.sampler(dense)
-        for i in range(reference.slots):
-            found[f"vis/hidden{i + 1}"] = hidden[:, i]
-            found[f"vis/connector{i + 1}"] = dense[:, i]
-            found[f"vis/tokens{i + 1}"] = sampled.tokens[:, i]
-        prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
-        keys, values, out = policy.prefill(prefix, to_end=True)
-        found |= {
-            "prefix/embs": prefix.embeddings,
-            "prefix/pad_masks": prefix.pad,
-            "prefix/att_2d": prefix.visible,
-            "prefix/position_ids": prefix.positions,
-            "prefix/out": out,
-        }
-        if "prefix/att_masks" in reference.arrays:  # True for the state token alone
-            columns = torch.arange(prefix.pad.shape[1])
-            found["prefix/att_masks"] = (columns == _state_column(prefix.visible)).expand_as(prefix.pad)
-        for i, pair in enumerate(zip(keys, values, strict=True)):
-            for name, tensor in zip("kv", pair, strict=True):
-                found[f"cache/{i}/{name}"] = tensor.transpose(1, 2)
-        self._denoise(reference, policy.encode_dense(dense, *batch[1:5]), found)
-
-    def _denoise(self, reference: Reference, cache, found: dict[str, Tensor]) -> None:
-        policy, noise = self.checkpoint.policy, _tensor(reference, "in/noise")
-        for text in reference.times():
-            time = policy.embed_time(torch.full((len(noise),), float(text)))
-            found[f"suffix/time_emb_t{text}"] = time
-            found[f"suffix/embs_t{text}"] = policy.embed_suffix(noise, time.unsqueeze(1))
-            found[f"denoise/v_t{text}"] = policy.denoise_step(noise, time.unsqueeze(1), cache)
-        x, trajectory = noise, []
-        for i in range(policy.config.num_steps):
-            x = x + policy.step_size * policy.denoise_step(x, policy.time_table[i], cache)
-            trajectory.append(x)
-        found["denoise/x_traj"] = torch.stack(trajectory)
-        found["out/actions_padded"] = actions = policy.sample(noise, cache)
-        found["out/action_chunk"] = actions[..., : policy.config.action_dim]
-        norm = self.checkpoint.normalizer(lerobot.ACTION)
-        found["out/action_chunk_unnormalised"] = norm.invert(found["out/action_chunk"])
-
-    def _train(self, reference: Reference, batch: TrainBatch, found: dict[str, Tensor]) -> None:
-        """Both losses, and the gradients of the loss over all action dimensions."""
-        policy = self.checkpoint.policy
-        requested = [name.removeprefix("grad/") for name in reference.arrays if name.startswith("grad/")]
-        random = FlowDraw(_tensor(reference, "in/noise"), _tensor(reference, "in/train_time"))
-        policy.requires_grad_(True)
-        policy.zero_grad(set_to_none=True)
-        errors = flow_errors(policy, batch, random)
-        loss = reduce_errors(policy, errors, batch, random, "all_dims")
-        found["train/losses"], found["train/loss_all_dims"] = errors, loss
-        found["train/loss_action_dims"] = reduce_errors(policy, errors, batch, random, "action_dims")
-        loss.backward()
-        grads = {lerobot_key(n): _gradient(p) for n, p in policy.named_parameters()}
-        grads |= {name: torch.zeros_like(tensor) for name, tensor in self.checkpoint.dead.items()}
-        found |= {f"grad/{key}": grads[key] for key in requested if key in grads}
-        found |= {f"grad_norm/{key}": grads[key].norm() for key in reference.grad_norms if key in grads}
-        policy.zero_grad(set_to_none=True)
-        policy.requires_grad_(False)
-
-
-def _tensor(reference: Reference, name: str) -> Tensor:
-    return torch.from_numpy(reference[name])
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    """The gradient, zeros where the loss does not depend on the parameter."""
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _state_column(visible: Tensor) -> int:
-    """The one token that others cannot read: the last valid row of the first sample."""
-    return int(visible[0].diagonal().nonzero().max())
-
-
-def _language(checkpoint: Checkpoint, reference: Reference) -> dict[str, np.ndarray]:
-    """Token ids of the reference's sentences, where the reference has sentences and the checkpoint a tokenizer."""
-    if checkpoint.tokenizer is None or not reference.tasks:
-        return {}
-    shape = reference["pre/lang_tokens"].shape
-    language = smolvla_language(shape[1], truncation_side(load_tokenizer(checkpoint.tokenizer)))
-    encoder = SentenceEncoder(checkpoint.tokenizer.parent, language)
-    pairs = [encoder.encode(task) for task in reference.tasks]
-    names = ("pre/lang_tokens", "pre/lang_masks")
-    return {name: np.stack(x) for name, x in zip(names, zip(*pairs, strict=True), strict=True)}
 
 
 def compare(reference: Reference, found: dict[str, np.ndarray]) -> tuple[list[StageDifference], list[str]]:
@@ -340,9 +208,11 @@ def run(reference: Reference, provider: StageProvider, write: Callable[[str], ob
 
 def build_providers(checkpoint: Checkpoint, *, torch_only: bool) -> list[StageProvider]:
     """The implementations that must agree with the reference: torch and, unless torch_only, ONNX."""
+    from grids_policy.parity.torch import TorchStages  # imports this module, as the next one does
+
     providers: list[StageProvider] = [TorchStages(checkpoint)]
     if not torch_only:
-        from grids_policy.parity.onnx import OnnxStages  # imports this module
+        from grids_policy.parity.onnx import OnnxStages
 
         providers.append(OnnxStages(checkpoint))
     return providers
@@ -357,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         reference = read_reference(arguments.reference)
-        checkpoint = load_checkpoint(arguments.checkpoint, overrides=reference.overrides)
+        checkpoint = load_checkpoint(arguments.checkpoint, overrides=reference.overrides, whole=True)
         providers = build_providers(checkpoint, torch_only=arguments.torch_only)
         passed = [run(reference, provider, sys.stdout.write) for provider in providers]
     except (ValueError, OSError) as error:  # of checkpoint, reference file or bundle: one sentence each

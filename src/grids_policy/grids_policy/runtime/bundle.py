@@ -17,7 +17,7 @@ import hashlib
 import json
 import typing
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ import numpy as np
 from grids_common.errors import GridsError
 from grids_common.letterbox import Letterbox
 from grids_data.units import SYSTEMS, Units, parse_system
+from grids_policy.model.config import ConventionsConfig
 
 SCHEMA = "grids-policy-bundle/3"
 _SCHEMA_2 = "grids-policy-bundle/2"
@@ -71,12 +72,21 @@ class StoredUnits:
 
 @dataclass(frozen=True, slots=True)
 class LanguageSettings:
-    """How a sentence becomes token ids: a newline at its end, cut on the `truncation` side, padded on the right."""
+    """How a sentence becomes token ids: as `prompt` says, cut on the `truncation` side, padded on the right.
+
+    With state_numbers > 0 the prompt contains the state: normalised as (x - state_first) / state_second (MEAN_STD) or
+    to -1..1 between the two, then zeros up to that many numbers.
+    """
 
     tokenizer_max_length: int
     pad_id: int
     truncation: str  # "left" or "right": the side that is lost
     instruction: str  # what the policy was trained on, used when no other is given
+    prompt: str = "smolvla"  # `ConventionsConfig.prompt`
+    state_numbers: int = 0
+    state_mode: str = "IDENTITY"  # of normalize.py
+    state_first: tuple[float, ...] = ()
+    state_second: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,10 @@ class File:
 
     sha256: str
     bytes: int
+
+
+def _smolvla_conventions() -> dict[str, object]:
+    return dataclasses.asdict(ConventionsConfig())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,8 @@ class PolicySpec:
     language: LanguageSettings
     normalisation: dict[str, dict[str, list[float]]]
     sampler: dict[str, object]
+    family: str = field(default="smolvla", kw_only=True)  # of grids_policy.model.families
+    conventions: dict[str, object] = field(default_factory=_smolvla_conventions, kw_only=True)
 
     @property
     def early(self) -> bool:
@@ -196,11 +212,17 @@ def _parse_object(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise BundleError(f"{where}: expected an object, got {type(value).__name__}")
     hints, fields = typing.get_type_hints(kind), cast("dict[str, Any]", value)
-    if set(hints) != set(fields):
-        missing, unknown = sorted(set(hints) - set(fields)), sorted(set(fields) - set(hints))
+    optional = {f.name for f in dataclasses.fields(kind) if _has_default(f)}
+    missing, unknown = sorted(set(hints) - set(fields) - optional), sorted(set(fields) - set(hints))
+    if missing or unknown:
         problems = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
         raise BundleError(f"{where}: {' and '.join(problems)}; export the bundle again")
     return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in fields.items()})
+
+
+def _has_default(entry: "dataclasses.Field[Any]") -> bool:
+    """Whether older bundles may lack it."""
+    return entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
 
 
 def file_sha256(path: Path) -> str:

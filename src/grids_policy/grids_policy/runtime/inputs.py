@@ -8,6 +8,7 @@ import numpy as np
 
 from grids_policy.runtime.base import PolicyInputs, draw_noise
 from grids_policy.runtime.bundle import PolicySpec
+from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.reuse import FrameReuse
 
 
@@ -17,7 +18,8 @@ def prepare_inputs(
     frames: tuple[np.ndarray | None, ...],
     present: tuple[bool, ...],
     position_rad: np.ndarray,
-    words: tuple[np.ndarray, np.ndarray],
+    encoder: SentenceEncoder,
+    instruction: str,
     noise_seed: int,
     committed_rad: np.ndarray,
     reuse: FrameReuse | None = None,
@@ -27,7 +29,7 @@ def prepare_inputs(
     frames: (height, width, 3) uint8 rgb per camera of the spec; None, a camera without an image, becomes black.
     present: False masks a camera's tokens.
     position_rad: (J,) measured joints, rad.
-    words: ids and mask, (L,) each, from `SentenceEncoder.encode`.
+    encoder, instruction: the sentence becomes token ids, for pi0.5 with the state. Raises ValueError on an empty one.
     committed_rad: (n, J) rad, the action steps that are executed during this inference. At most `spec.max_committed`
         are used; the rest is dropped.
     reuse: decides which cameras keep their vision tokens. None, or a spec that is not `reusable`: all are computed.
@@ -40,11 +42,12 @@ def prepare_inputs(
     committed = np.zeros((spec.chunk_size, len(spec.joints)), np.float32)
     if len(known):
         committed[: len(known)] = spec.action_units.from_rad(known)
-    tokens, token_mask = words
+    state = spec.state_units.from_rad(position_rad).astype(np.float32)
+    tokens, token_mask = encoder.encode(instruction, state)
     return PolicyInputs(
         images,
         np.asarray(present, bool),
-        spec.state_units.from_rad(position_rad).astype(np.float32),
+        state,
         tokens,
         token_mask,
         draw_noise(noise_seed, spec),

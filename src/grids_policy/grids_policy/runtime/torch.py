@@ -14,9 +14,9 @@ from torch import Tensor
 
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.model.families import Cache
 from grids_policy.model.reducers.interface import self_similarity
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
-from grids_policy.model.smolvla import PrefixCache
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
 
@@ -76,12 +76,12 @@ class TorchRuntime(AbstractRuntime):
             dense[:, changed] = self._policy.dense_tokens(images[:, changed])
         return dense
 
-    def _encode(self, dense: Tensor, inputs: PolicyInputs) -> PrefixCache:
+    def _encode(self, dense: Tensor, inputs: PolicyInputs) -> Cache:
         state = self._state.apply(_batched(inputs.state)).to(torch.float32)
         words = _batched(inputs.tokens), _batched(inputs.token_mask)
         return self._policy.encode_dense(dense, _batched(inputs.present), state, *words)
 
-    def _denoise(self, cache: PrefixCache, inputs: PolicyInputs) -> Tensor:
+    def _denoise(self, cache: Cache, inputs: PolicyInputs) -> Tensor:
         """(S, J) in the spec's units."""
         config, state = self._policy.config, _batched(inputs.state)
         clean = to_relative(_batched(inputs.committed), state, self._relative)

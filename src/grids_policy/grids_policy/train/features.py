@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from grids_policy.model.config import ConfigError
-from grids_policy.model.smolvla import SmolVLA
+from grids_policy.model.families import Policy
 from grids_policy.train.cache import Shard
 from grids_policy.train.config import AugmentConfig
 
@@ -22,7 +22,7 @@ def refuse_image_changes(augment: AugmentConfig) -> None:
             raise ConfigError(f"freeze_vision reads each image's tokens from a cache: set augment.{name} to 0")
 
 
-def fingerprint(policy: SmolVLA) -> str:
+def fingerprint(policy: Policy) -> str:
     """Hash of the weights and the image size that dense tokens depend on, 16 hex digits."""
     digest = hashlib.sha256(str(policy.config.resize_hw).encode())
     for part in (policy.vision, policy.connector):
@@ -32,7 +32,7 @@ def fingerprint(policy: SmolVLA) -> str:
 
 
 def open_features(
-    policy: SmolVLA, shards: Sequence[Shard], folder: Path, *, build: bool, say: Callable[[str], None] = lambda _: None
+    policy: Policy, shards: Sequence[Shard], folder: Path, *, build: bool, say: Callable[[str], None] = lambda _: None
 ) -> list[Mapping[str, np.ndarray]]:
     """Dense tokens per shard and camera, (I, T, C) float16, memory-mapped from a subfolder of `folder`.
 
@@ -53,7 +53,7 @@ def open_features(
 
 
 @torch.no_grad()
-def _compute(policy: SmolVLA, images: np.ndarray, path: Path) -> None:
+def _compute(policy: Policy, images: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     shape = (len(images), policy.config.dense_tokens, policy.config.text.width)
@@ -67,7 +67,7 @@ def _compute(policy: SmolVLA, images: np.ndarray, path: Path) -> None:
 
 
 @torch.no_grad()
-def black_tokens(policy: SmolVLA) -> torch.Tensor:
+def black_tokens(policy: Policy) -> torch.Tensor:
     """Dense tokens (T, C) of a black image, which the policy node sends for a lost camera (lost_camera: black)."""
     image = torch.full((1, 1, 3, *policy.config.resize_hw), -1.0, device=policy.time_table.device)
     return policy.dense_tokens(image)[0, 0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from grids_policy.runtime.language import encode, smolvla_language, truncation_side
+from grids_policy.runtime.language import encode, policy_language
 from grids_policy.train.cache import CacheError, Shard
 from grids_policy.train.config import AugmentConfig, TrainConfig
 
@@ -118,7 +118,7 @@ class Feed:
         self.per_rad = np.ones(model.state_dim, np.float32) if known is None else np.abs(known.scale, dtype=np.float32)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
-        language = smolvla_language(model.tokenizer_max_length, truncation_side(tokenizer))
+        language = policy_language(model, tokenizer)
         self._words = [
             [encode(tokenizer, episode.instruction, language) for episode in shard.episodes] for shard in self.shards
         ]

@@ -10,10 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig
+from grids_policy.model.families import Cache, Policy
 from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, velocity_errors
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.reducers.reading import cell_coords
-from grids_policy.model.smolvla import PrefixCache, SmolVLA
 from grids_policy.train.config import AugmentConfig, LossConfig
 from grids_policy.train.features import black_tokens
 from grids_policy.train.feed import RawBatch
@@ -28,7 +28,7 @@ class Losses(NamedTuple):
     labels: Tensor  # (l,) mean absolute error of the slot head per label, in the label's unit
 
 
-def encode(policy: SmolVLA, batch: TrainBatch) -> tuple[Tensor, Tensor, PrefixCache]:
+def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
     """Encode an observation: dense tokens (B, N, T, C), hidden state of the prefix (B, P, C) and the cache."""
     dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
     sampled = policy.sampler(dense)
@@ -104,7 +104,7 @@ class PolicyLoss(nn.Module):
     statistics: as `Feed.statistics` returns them.
     """
 
-    def __init__(self, policy: SmolVLA, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
+    def __init__(self, policy: Policy, loss: LossConfig, statistics: dict[str, Tensor]) -> None:
         super().__init__()
         self.policy, self.loss = policy, loss
         labels = statistics.get("labels.mean", torch.zeros(0))
@@ -146,7 +146,7 @@ class BatchMaker:
     """Turns a RawBatch into normalised tensors on the policy's device, with augmentation while training."""
 
     def __init__(
-        self, policy: SmolVLA, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
+        self, policy: Policy, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
     ) -> None:
         self.policy, self.state, self.action = policy, state, action
         self.augment, self.loss = augment, loss

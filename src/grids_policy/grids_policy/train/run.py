@@ -18,10 +18,10 @@ from grids_common.errors import GridsError
 from grids_data.units import unit_name
 from grids_policy.model.checkpoint import Checkpoint, save_checkpoint
 from grids_policy.model.config import ConfigError
+from grids_policy.model.families import Policy, build_policy
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.normalize import build_normalizer
 from grids_policy.model.reducers.nested import spread_tokens
-from grids_policy.model.smolvla import SmolVLA
 from grids_policy.model.trained_on import TrainedOn, refuse_impossible_statistics
 from grids_policy.runtime.language import load_tokenizer
 from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other_units
@@ -160,11 +160,11 @@ class TrainingRun:
             refuse_impossible_statistics(normalizer, self.trained_on.units, f"{name} of the data, in rad", _UNITS_FIX)
         return found
 
-    def _policy(self) -> SmolVLA:
+    def _policy(self) -> Policy:
         if self.config.start_from:
             policy = self._started()
         else:
-            policy = SmolVLA(self.config.model).train()
+            policy = build_policy(self.config.model).train()
             init_weights(policy, self.config.seed)
             if self.config.model.sampler.nested:
                 self._spread(policy)
@@ -172,14 +172,14 @@ class TrainingRun:
             add_lora(policy, self.config.lora, skip=("vision.",) if self.config.freeze_vision else ())
         return policy
 
-    def _started(self) -> SmolVLA:
+    def _started(self) -> Policy:
         """The checkpoint to fine-tune, with the sampler of this run."""
         loaded, nested = started_from(self.config)
         if self.config.model.sampler.nested and not nested:  # a trained order of the tokens is kept
             self._spread(loaded.policy)
         return loaded.policy.train()
 
-    def _spread(self, policy: SmolVLA) -> None:
+    def _spread(self, policy: Policy) -> None:
         raw = self.feed.batch(np.arange(min(64, len(self.feed.samples))), None, self.config.augment)
         images = torch.from_numpy(raw.images)
         spread_tokens(policy, policy.preprocess([images[:, n] for n in range(images.shape[1])]))
@@ -340,7 +340,7 @@ class TrainingRun:
             "labels": named,
         }
 
-    def _sample(self, policy: SmolVLA, batch, number: int) -> Tensor:
+    def _sample(self, policy: Policy, batch, number: int) -> Tensor:
         config = policy.config
         noise = torch.randn(len(batch.state), config.chunk_size, config.max_action_dim, generator=seeded(2, number))
         chunk = policy.sample(noise.to(self.device), encode(policy, batch)[2])

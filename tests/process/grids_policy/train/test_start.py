@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from grids_common.errors import GridsError
 from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import ConfigError, SamplerConfig
-from grids_policy.runtime.language import encode, smolvla_language
+from grids_policy.runtime.bundle import LanguageSettings
+from grids_policy.runtime.language import encode
 from grids_policy.train import run as train_run
 from grids_policy.train.cache import CacheError, ShardWriter, open_cache
 from grids_policy.train.distributed import TrainingProcess, choose_backend
@@ -37,7 +38,8 @@ def frames(tmp_path: Path) -> Path:
 
 
 def words(run_folder: Path, sentence: str) -> list[int]:
-    return list(encode(Tokenizer.from_file(str(run_folder / "tokenizer.json")), sentence, smolvla_language(6))[0])
+    tokenizer = Tokenizer.from_file(str(run_folder / "tokenizer.json"))
+    return list(encode(tokenizer, sentence, LanguageSettings(6, 2, "left", ""))[0])
 
 
 def test_fine_tuning_keeps_the_ids_that_the_checkpoints_words_belong_to(frames: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import (
-    LM_HEAD,
     Checkpoint,
     CheckpointError,
     load_checkpoint,
@@ -21,6 +20,7 @@ from grids_policy.model.checkpoint import (
 )
 from grids_policy.model.config import PolicyConfig, SamplerConfig
 from grids_policy.model.initialise import init_weights
+from grids_policy.model.lerobot import LM_HEAD
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.processors import processor_configs
 from grids_policy.model.smolvla import SmolVLA
@@ -338,13 +338,16 @@ BROKEN = {
     "nan statistic": (nan_statistic, "statistic action.std has a value that is not finite"),
     "statistics that disagree": (disagree, "action.mean of policy_postprocessor differs"),
     "lora": (lora, "holds a LoRA adapter"),
-    "another policy": (set_config(type="act"), "type must be 'smolvla'; got 'act'"),
+    "another policy": (
+        set_config(type="act"),
+        "grids_pi05; got 'act'",
+    ),
     "unsupported option": (set_config(adapt_to_pi_aloha=True), "adapt_to_pi_aloha=true"),
     "wrong depth": (set_config(num_vlm_layers=5), "lacks "),
     "wrong pattern": (set_config(self_attn_every_n_layers=4), "k_proj.weight has shape (32, 72), expected (32, 32)"),
     "unknown normalisation": (
-        set_config(normalization_mapping={"STATE": "QUANTILES", "ACTION": "MEAN_STD"}),
-        "normalisation of observation.state is 'QUANTILES'",
+        set_config(normalization_mapping={"STATE": "SOMEHOW", "ACTION": "MEAN_STD"}),
+        "normalisation of observation.state is 'SOMEHOW'",
     ),
     "broken json": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
 }

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grids_policy.model.checkpoint import LM_HEAD, lerobot_key, load_checkpoint
+from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.files import CheckpointError
-from grids_policy.parity.cli import Reference, TorchStages, compare, main, read_reference, report
+from grids_policy.model.lerobot import LM_HEAD, lerobot_key
+from grids_policy.parity.cli import Reference, compare, main, read_reference, report
+from grids_policy.parity.torch import TorchStages
 
 # float32 rounding: the reference is itself 1.5e-5 from a float64 evaluation in its worst velocity.
 FORWARD, ACTIONS, GRADIENTS = 2e-5, 1e-5, 4e-5

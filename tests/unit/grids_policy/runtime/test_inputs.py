@@ -10,6 +10,7 @@ from repository import ROOT
 from grids_policy.runtime.base import STAGES, PolicyOutputs, draw_noise
 from grids_policy.runtime.bundle import PolicySpec, Units, load_bundle
 from grids_policy.runtime.inputs import prepare_inputs
+from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.reuse import FrameReuse
 
 DEMO, CHECKPOINT = ROOT / "models" / "demo", ROOT / "models" / "demo-checkpoint"
@@ -24,10 +25,10 @@ def spec() -> PolicySpec:
 
 def given(spec, **changes):
     grey = tuple(np.full((c.height, c.width, 3), 90, np.uint8) for c in spec.cameras)
-    words = np.arange(16), np.arange(16) < 3
     values = {
-        "frames": grey, "present": (True, True), "position_rad": np.full(6, 0.5), "words": words,
-        "noise_seed": 3, "committed_rad": np.zeros((0, 6)),
+        "frames": grey, "present": (True, True), "position_rad": np.full(6, 0.5),
+        "encoder": SentenceEncoder(DEMO, spec.language),
+        "instruction": "stack the cubes", "noise_seed": 3, "committed_rad": np.zeros((0, 6)),
     }  # fmt: skip
     return prepare_inputs(spec, **(values | changes))
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from grids_policy.runtime.bundle import BundleError
-from grids_policy.runtime.language import copy_tokenizer, encode, load_tokenizer, smolvla_language, truncation_side
+from grids_policy.runtime.bundle import BundleError, LanguageSettings
+from grids_policy.runtime.language import copy_tokenizer, encode, load_tokenizer, truncation_side
 from grids_policy.train.tokenizer import fit_tokenizer
 
 
@@ -62,10 +62,10 @@ def test_a_copied_tokenizer_keeps_the_side_without_its_config(tokenizer, tmp_pat
 
 def test_the_recorded_side_is_the_one_that_is_lost(tokenizer):
     sentence = "pick up the red cube and put it into the bowl"
-    whole, mask = encode(load_tokenizer(tokenizer), sentence, smolvla_language(100))
+    whole, mask = encode(load_tokenizer(tokenizer), sentence, LanguageSettings(100, 2, "left", ""))
     whole = whole[mask]
     assert len(whole) > 6
-    left, _ = encode(load_tokenizer(tokenizer), sentence, smolvla_language(6, "left"))
-    right, _ = encode(load_tokenizer(tokenizer), sentence, smolvla_language(6, "right"))
+    left, _ = encode(load_tokenizer(tokenizer), sentence, LanguageSettings(6, 2, "left", ""))
+    right, _ = encode(load_tokenizer(tokenizer), sentence, LanguageSettings(6, 2, "right", ""))
     np.testing.assert_array_equal(left, whole[-6:])
     np.testing.assert_array_equal(right, whole[:6])

@@ -9,7 +9,8 @@ import torch
 from tiny_training import SPEC, episode, tiny_run
 from tokenizers import Tokenizer
 
-from grids_policy.runtime.language import encode, smolvla_language
+from grids_policy.runtime.bundle import LanguageSettings
+from grids_policy.runtime.language import encode
 from grids_policy.train.cache import CacheError, CacheSpec, ShardWriter, open_cache
 from grids_policy.train.config import (
     AugmentConfig,
@@ -176,10 +177,10 @@ def test_an_error_of_the_producer_reaches_the_consumer() -> None:
 
 
 def test_sentences_are_newline_ended_padded_and_cut_on_the_left(words: Tokenizer) -> None:
-    ids, mask = encode(words, "do one", smolvla_language(6))
+    ids, mask = encode(words, "do one", LanguageSettings(6, 2, "left", ""))
     assert mask.sum() == 3
     assert list(ids[mask.sum() :]) == [2, 2, 2]
-    cut, _ = encode(words, "do one " * 9, smolvla_language(6))
+    cut, _ = encode(words, "do one " * 9, LanguageSettings(6, 2, "left", ""))
     assert cut[-1] == ids[2]  # the newline survives
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.model.families import Policy
 from grids_policy.model.reducers.grids import CameraGrids, GridSampler
-from grids_policy.model.smolvla import SmolVLA
 
 
 def spread_order(points: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def spread_order(points: Tensor) -> Tensor:
     return torch.tensor(taken)
 
 
-def spread_tokens(policy: SmolVLA, images: Tensor) -> None:
+def spread_tokens(policy: Policy, images: Tensor) -> None:
     """Reorder the policy's points, in place, by `spread_order` of their mean positions on `images` (B, N, 3, H, W)."""
     with torch.no_grad():
         coords = policy.sampler(policy.dense_tokens(images)).coords.mean(0)  # (N, K, 2)

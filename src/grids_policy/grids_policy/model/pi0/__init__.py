@@ -1,0 +1,1 @@
+"""pi0 and pi0.5: the network, and LeRobot's checkpoints of it."""
