@@ -39,6 +39,7 @@ from grids_policy.export.graphs import (
 )
 from grids_policy.export.precision import convert
 from grids_policy.export.spec import ExportOptions, policy_spec
+from grids_policy.export.tensorrt.gate import kinds_of_engines
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
 from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
 from grids_policy.model.reducers.choice import with_reducer
@@ -188,10 +189,11 @@ def _replace_when_complete(folder: Path) -> Iterator[Path]:
 
 
 def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], report: Callable[[str], None]) -> None:
-    """Write policy.json as not passed, compare, write it again with the result. Raises ExportError when the gate fails.
+    """Write policy.json as not passed, compare, write it again with the result. Raises ExportError when a gate fails.
 
     A process killed in between leaves a folder that no runtime loads.
     """
+    values = {**values, "runs_on": kinds_of_engines(partial, values["precision"], report)}
     bundles.seal(partial, {**values, "parity": {"passed": False}}, gated=False)
     parity = run_gate(checkpoint, partial, values["precision"])
     report(f"parity: {parity}")

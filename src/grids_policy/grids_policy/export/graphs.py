@@ -124,7 +124,7 @@ class PrefixGraph(nn.Module):
         until = torch.ones(len(pad), len(pad)).tril()
         positions = (until * pad.float()).sum(-1) - 1
         cos, sin = (a.unsqueeze(1) for a in rope_angles(positions, config.text.head_dim))
-        # A padding token, whose result nothing reads, may read everything: a row of masks alone is NaN if they overflow.
+        # A padding token, whose result nothing reads, may read all: a row of masks alone is NaN if they overflow.
         mask = torch.where(prefix.visible[0] | ~pad.unsqueeze(1), 0.0, MASKED)
         x, keys, values = prefix.embeddings[0], [], []
         for i, layer in enumerate(self.layers):

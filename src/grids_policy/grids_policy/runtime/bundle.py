@@ -34,6 +34,7 @@ MANIFEST = "policy.json"
 CARD = "README.md"  # description for people; not covered by the digest
 TOKENIZER = "tokenizer.json"
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
+CPU, GPU = "cpu", "gpu"  # kinds of engines: with the kernels of a processor, with those of an NVIDIA card
 _DIGEST_KEY = '"digest": "'
 _BLOCK_BYTES = 1 << 22
 
@@ -162,6 +163,7 @@ class Bundle(PolicySpec):
 
     schema: str
     precision: str
+    runs_on: tuple[str, ...]  # kinds of engines that take its graphs: CPU, GPU
     num_steps: int
     missing_camera: tuple[str, ...]  # how a missing camera may be replaced: "mask", "black"
     cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
@@ -266,6 +268,8 @@ def _check(bundle: Bundle) -> None:
         )
     if not 0 <= bundle.noise_scale <= 1:
         raise BundleError(f"{MANIFEST}: noise_scale: expected 0 to 1, got {bundle.noise_scale}")
+    if not bundle.runs_on or not set(bundle.runs_on) <= {CPU, GPU}:
+        raise BundleError(f"{MANIFEST}: runs_on: expected {CPU}, {GPU} or both, got {list(bundle.runs_on)}")
     needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}
     if missing := sorted(needed - set(bundle.files)):
         raise BundleError(f"{MANIFEST}: files: expected {sorted(needed)}, missing {missing}")
@@ -283,6 +287,11 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         fields = dict(cast("dict[str, Any]", language))
         found["language"] = {"tokenizer_max_length": fields.pop("max_tokens"), **fields}
     return found
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with `runs_on`, which the first bundles of this schema do not have: their int8 was for CPUs."""
+    return {"runs_on": [CPU] if values.get("precision") == "int8" else [CPU, GPU], **values}
 
 
 def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
@@ -309,9 +318,8 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
             f"{path}: its bytes changed since export: expected digest {written[:12]}…, got "
             f"{computed[:12]}…; restore the bundle or export again"
         )
-    bundle: Bundle = _parse(
-        Bundle, _renamed(cast("dict[str, Any]", values)) if schema == _SCHEMA_2 else values, MANIFEST
-    )
+    fields = cast("dict[str, Any]", values)
+    bundle: Bundle = _parse(Bundle, _completed(_renamed(fields) if schema == _SCHEMA_2 else fields), MANIFEST)
     _check(bundle)
     if gated and not bundle.parity.get("passed"):
         raise BundleError(f"{path}: the parity gate did not pass: {bundle.parity}; export the checkpoint again")

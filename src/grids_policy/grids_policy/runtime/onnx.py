@@ -35,7 +35,7 @@ class OnnxRuntime(AbstractRuntime):
         self._folder = Path(folder)
         self._bundle = load_bundle(self._folder, gated=gated)
         self._machine = this_machine()
-        choice = choose(options.engine, self._machine, self._bundle.precision)
+        choice = choose(options.engine, self._machine, self._bundle.runs_on)
         self._options = replace(options, threads=options.threads or default_threads(len(os.sched_getaffinity(0))))
         self._reference: Chain | None = None
         reasons = list(choice.reasons)

@@ -79,6 +79,8 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
         ({"n_action_steps": 0}, "n_action_steps <= chunk_size"),
         ({"noise_scale": 1.5}, "noise_scale: expected 0 to 1, got 1.5"),
         ({"parity": {"passed": False}}, "the parity gate did not pass"),
+        ({"runs_on": []}, r"runs_on: expected cpu, gpu or both, got \[\]"),
+        ({"runs_on": ["tpu"]}, r"runs_on: expected cpu, gpu or both, got \['tpu'\]"),
         ({"dt": "fast"}, "dt: expected float, got 'fast'"),
         ({"state_units": {"name": "rad", "scale": [0.0] * 6, "offset": [0.0] * 6}}, "a unit scale is 0"),
     ],
@@ -108,6 +110,13 @@ def test_a_missing_field_is_named(folder):
     del values["cameras"]
     with pytest.raises(BundleError, match=r"missing \['cameras'\]"):
         seal(folder, values)
+
+
+def test_a_bundle_from_before_runs_on_is_for_what_its_precision_was(folder):
+    values = manifest_without_seal(folder)
+    values.pop("runs_on", None)
+    assert seal(folder, values).runs_on == ("cpu", "gpu")
+    assert seal(folder, values | {"precision": "int8"}).runs_on == ("cpu",)
 
 
 def test_sealing_again_gives_the_same_identity_for_the_same_bytes(folder):

@@ -242,7 +242,6 @@ class Played(AbstractEngine):
     """An engine that the processor plays. spoil: called with the name of a graph after each of its runs."""
 
     name, provider, summary, memory = "played", "PlayedExecutionProvider", "", "host"
-    precisions = ("fp32",)
 
     def __init__(self, spoil=None, measured=False, gpu=None) -> None:
         self._spoil, self.measured, self._gpu, self.opened = spoil, measured, gpu, 0

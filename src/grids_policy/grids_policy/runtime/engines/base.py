@@ -1,8 +1,8 @@
 """The interface of an engine: it opens a bundle's four graphs and runs each on tensors at fixed addresses.
 
 A new engine is one file with one class and a line in `table.ENGINES`. It need not be ONNX Runtime: it gets the folder
-of ONNX files and, for each graph, the memory of every input and output (`TensorPlace`), and returns a function that runs
-it. Needs numpy only, so that the table can be read without loading any engine.
+of ONNX files and, for each graph, the memory of every input and output (`TensorPlace`), and returns a function that
+runs it. Needs numpy only, so that the table can be read without loading any engine.
 """
 
 from abc import ABC, abstractmethod
@@ -97,7 +97,6 @@ class AbstractEngine(ABC):
     name: ClassVar[str]  # as in the parameter `engine`
     provider: ClassVar[str]  # as published in /policy/status
     summary: ClassVar[str]  # one line for the documentation
-    precisions: ClassVar[tuple[str, ...]]  # of the bundles that it computes
     memory: ClassVar[str]  # "host" or "cuda": where its tensors lie
     measured: ClassVar[bool] = False  # auto takes it only if it is faster here than the engine after it
 

@@ -14,7 +14,6 @@ class CpuEngine(AbstractEngine):
 
     name, provider, memory = "cpu", "CPUExecutionProvider", "host"
     summary = "ONNX Runtime on the processor; runs every bundle, and every other engine is compared with it"
-    precisions = ("fp32", "fp16", "int8")
 
     def missing(self, machine: Machine) -> str | None:
         """None."""

@@ -24,7 +24,6 @@ class CudaEngine(AbstractEngine):
 
     name, provider, memory = "cuda", "CUDAExecutionProvider", "cuda"
     summary = "ONNX Runtime's CUDA kernels (`onnxruntime-gpu`, CUDA 13, driver 580 or newer)"
-    precisions = ("fp32", "fp16")
 
     def missing(self, machine: Machine) -> str | None:
         return gpu_build_missing(self.provider, machine)

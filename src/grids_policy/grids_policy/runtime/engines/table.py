@@ -1,8 +1,9 @@
 """The engines in the order in which `auto` prefers them: what the parameter, options, docs and messages all read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grids_policy.runtime.bundle import BundleError
+from grids_policy.runtime.bundle import CPU, GPU, BundleError
 from grids_policy.runtime.engines.base import AbstractEngine
 from grids_policy.runtime.engines.cpu import CpuEngine
 from grids_policy.runtime.engines.cuda import CudaEngine
@@ -12,6 +13,7 @@ from grids_policy.runtime.engines.tensorrt import TensorRtEngine
 ENGINES: tuple[AbstractEngine, ...] = (TensorRtEngine(), CudaEngine(), CpuEngine())
 NAMES = tuple(engine.name for engine in ENGINES)
 CHOICES = ("auto", *NAMES)
+_EXPORT = {GPU: "export it in fp16", CPU: "export it in fp32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +32,27 @@ def engine_named(name: str) -> AbstractEngine:
     raise BundleError(f"engine: expected one of {', '.join(CHOICES)}, got {name!r}")
 
 
-def _obstacle(engine: AbstractEngine, machine: Machine, precision: str) -> str | None:
-    if precision not in engine.precisions:
-        return f"it takes bundles of precision {', '.join(engine.precisions)}, not {precision}: export one of those"
+def _obstacle(engine: AbstractEngine, machine: Machine, runs_on: Sequence[str]) -> str | None:
+    if (kind := GPU if engine.memory == "cuda" else CPU) not in runs_on:
+        return (
+            f"the bundle runs on {' and '.join(runs_on)} (runs_on in its policy.json), not on {kind}: {_EXPORT[kind]}"
+        )
     return engine.missing(machine)
 
 
-def choose(requested: str, machine: Machine, precision: str) -> Choice:
+def choose(requested: str, machine: Machine, runs_on: Sequence[str]) -> Choice:
     """The engines to try in this order. requested: one of CHOICES; a named one is never replaced by another.
+
+    runs_on: the bundle's, the kinds of engines that take its graphs.
 
     Raises BundleError when the requested engine does not exist or cannot run here.
     """
     if requested != "auto":
         engine = engine_named(requested)
-        if obstacle := _obstacle(engine, machine, precision):
+        if obstacle := _obstacle(engine, machine, runs_on):
             raise BundleError(f"expected engine {requested!r}, but it cannot run here: {obstacle}")
         return Choice((engine,), ())
-    obstacles = {engine: _obstacle(engine, machine, precision) for engine in ENGINES}
+    obstacles = {engine: _obstacle(engine, machine, runs_on) for engine in ENGINES}
     usable = tuple(engine for engine, obstacle in obstacles.items() if not obstacle)
     better = ENGINES[: ENGINES.index(usable[0])]
     return Choice(usable, tuple(f"{engine.name}: {obstacles[engine]}" for engine in better))

@@ -15,7 +15,6 @@ class TensorRtEngine(AbstractEngine):
 
     name, provider, memory = "tensorrt", "TensorrtExecutionProvider", "cuda"
     summary = "TensorRT 10 (`onnxruntime-gpu` with `tensorrt-cu13-libs`, driver 580 or newer), for data-centre cards"
-    precisions = ("fp32", "fp16")
 
     def missing(self, machine: Machine) -> str | None:
         if lacking := gpu_build_missing(self.provider, machine):

@@ -3,27 +3,28 @@
 import pytest
 
 from grids_policy.node.params import PolicyParams
-from grids_policy.runtime.bundle import BundleError
+from grids_policy.runtime.bundle import CPU, GPU, BundleError
 from grids_policy.runtime.engines.machine import Gpu, Machine
 from grids_policy.runtime.engines.table import CHOICES, ENGINES, NAMES, choose
 
-GPU = Gpu("A100", "580.65", "8.0")
+CARD = Gpu("A100", "580.65", "8.0")
+BOTH = (CPU, GPU)
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 NONE = Machine("no NVIDIA driver (nvidia-smi not found)", ("CPUExecutionProvider",), None, {})
 
 
-def names(machine: Machine, precision: str = "fp32", requested: str = "auto") -> list[str]:
-    return [engine.name for engine in choose(requested, machine, precision).engines]
+def names(machine: Machine, runs_on=BOTH, requested: str = "auto") -> list[str]:
+    return [engine.name for engine in choose(requested, machine, runs_on).engines]
 
 
 def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
-    assert names(Machine(GPU, PROVIDERS, "101601", {}))[0] == "tensorrt"
-    without = Machine(GPU, PROVIDERS, None, {})
+    assert names(Machine(CARD, PROVIDERS, "101601", {}))[0] == "tensorrt"
+    without = Machine(CARD, PROVIDERS, None, {})
     assert names(without)[0] == "cuda"
-    assert any("libnvinfer.so.10 not found" in reason for reason in choose("auto", without, "fp32").reasons)
+    assert any("libnvinfer.so.10 not found" in reason for reason in choose("auto", without, BOTH).reasons)
     assert names(NONE) == ["cpu"]
-    assert len(choose("auto", NONE, "fp32").reasons) == len(ENGINES) - 1
-    no_gpu = choose("auto", Machine(NONE.gpu, PROVIDERS, None, {}), "fp32")
+    assert len(choose("auto", NONE, BOTH).reasons) == len(ENGINES) - 1
+    no_gpu = choose("auto", Machine(NONE.gpu, PROVIDERS, None, {}), BOTH)
     assert [engine.name for engine in no_gpu.engines] == ["cpu"]
     assert sum("no NVIDIA driver" in reason for reason in no_gpu.reasons) >= 2
 
@@ -31,20 +32,22 @@ def test_the_best_engine_present_is_taken_and_better_ones_are_explained():
 @pytest.mark.parametrize("engine", [name for name in NAMES if name != "cpu"])
 def test_an_engine_asked_for_by_name_is_never_replaced_in_silence(engine):
     with pytest.raises(BundleError, match=f"expected engine '{engine}', but it cannot run here"):
-        choose(engine, NONE, "fp32")
+        choose(engine, NONE, BOTH)
 
 
-def test_an_int8_bundle_stays_where_its_operators_exist():
-    whole = Machine(GPU, PROVIDERS, "101601", {})
-    assert names(whole, "int8") == ["cpu"]
-    assert "not int8" in choose("auto", whole, "int8").reasons[0]
-    with pytest.raises(BundleError, match=r"cuda.*not int8"):
-        choose("cuda", whole, "int8")
+def test_a_bundle_stays_where_its_policy_json_says_that_it_runs():
+    whole = Machine(CARD, PROVIDERS, "101601", {})
+    assert names(whole, (CPU,)) == ["cpu"]
+    assert "the bundle runs on cpu (runs_on in its policy.json), not on gpu" in choose("auto", whole, (CPU,)).reasons[0]
+    with pytest.raises(BundleError, match=r"cuda.*not on gpu: export it in fp16"):
+        choose("cuda", whole, (CPU,))
+    with pytest.raises(BundleError, match=r"cpu.*not on cpu: export it in fp32"):
+        choose("cpu", whole, (GPU,))
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(BundleError, match=r"engine: expected one of auto, .*cpu, got 'quantum'"):
-        choose("quantum", NONE, "fp32")
+        choose("quantum", NONE, BOTH)
 
 
 def test_the_parameter_offers_the_table_and_the_last_resort_runs_everywhere():

@@ -1,0 +1,1 @@
+"""Whether TensorRT takes the graphs of a bundle: rules that need no NVIDIA package, and its own parser and builder."""
