@@ -26,14 +26,12 @@ import torch
 from grids_common.errors import GridsError
 from grids_data.units import SYSTEMS, parse_system
 from grids_policy.export.cameras import ExportError, choose_cameras, parse_cameras, refuse_unknown_cameras
+from grids_policy.export.families import GRAPH_SETS
 from grids_policy.export.gate import TOLERANCES, run_gate
 from grids_policy.export.graphs import (
     OPSET,
-    PrefixGraph,
     PreprocessGraph,
-    StepGraph,
     VisionGraph,
-    cache_names,
     export_onnx,
     observed_names,
 )
@@ -97,7 +95,8 @@ def write_graphs(
         "tokens": torch.zeros(config.tokenizer_max_length, dtype=torch.int64),
         "token_mask": torch.ones(config.tokenizer_max_length, dtype=torch.bool),
     }
-    prefix, names = PrefixGraph(policy, state).eval(), cache_names(config)
+    made = GRAPH_SETS[config.family]
+    prefix, names = made.prefix(policy, state).eval(), made.cache_names(config)
     with torch.no_grad():
         cache = dict(zip(names, prefix(*observed.values()), strict=False))
     stepped = {
@@ -113,7 +112,7 @@ def write_graphs(
         ("preprocess", PreprocessGraph(policy), frames, ["images"]),
         ("vision", VisionGraph(policy), {"images": pixels}, ["dense"]),
         ("prefix", prefix, observed, [*names, *observed_names(config)]),
-        ("denoise_step", StepGraph(policy, action), stepped, ["x_next", "actions"]),
+        ("denoise_step", made.step(policy, action), stepped, ["x_next", "actions"]),
     ):
         began = time.monotonic()
         path = folder / f"{name}.onnx"

@@ -50,10 +50,10 @@ class FusedBlock(nn.Module):
             "v": attention.v_proj.weight,
         }
         self.rotated = {"q": self.heads, "k": self.kv_heads, "qk": self.heads + self.kv_heads}[parts.replace("v", "")]
-        self.project = _linear(torch.cat([weights[part] for part in parts]))
+        self.project = linear(torch.cat([weights[part] for part in parts]))
         self.norm_in, self.norm_mlp = block.input_layernorm, block.post_attention_layernorm
         self.out = attention.o_proj
-        self.gate_up = _linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
+        self.gate_up = linear(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)))
         self.down = mlp.down_proj
 
     def heads_of(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ class FusedVisionBlock(nn.Module):
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         scales = (scale, 1.0, 1.0)
         self.heads, self.activation = config.heads, block.activation
-        self.project = _linear(
+        self.project = linear(
             torch.cat([p.weight * s for p, s in zip(parts, scales, strict=True)]),
             torch.cat([p.bias * s for p, s in zip(parts, scales, strict=True)]),
         )
@@ -93,7 +93,7 @@ class FusedVisionBlock(nn.Module):
         return x + self.narrow(self.activation(self.widen(self.norm2(x))))
 
 
-def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A linear layer that shares these weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)

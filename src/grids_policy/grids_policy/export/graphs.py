@@ -24,6 +24,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.export.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
+from grids_policy.export.masks import MASKED, positions_of
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles
 from grids_policy.model.normalize import Normalizer
@@ -33,8 +34,6 @@ from grids_policy.model.smolvla import Prefix, SmolVLA
 
 OPSET = 20
 _INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
-# Added to the scores of tokens that may not be read: exp() of it is 0, and with any score it is finite in fp16.
-MASKED = -30000.0
 
 
 class PreprocessGraph(nn.Module):
@@ -120,10 +119,7 @@ class PrefixGraph(nn.Module):
     def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (P, G, D) of every language layer that an expert layer may read."""
         config, pad = self.policy.config, prefix.pad[0]
-        # prefix.positions without CumSum, which TensorRT 10 runs as a loop over the tokens.
-        until = torch.ones(len(pad), len(pad)).tril()
-        positions = (until * pad.float()).sum(-1) - 1
-        cos, sin = (a.unsqueeze(1) for a in rope_angles(positions, config.text.head_dim))
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(positions_of(pad), config.text.head_dim))
         # A padding token, whose result nothing reads, may read all: a row of masks alone is NaN if they overflow.
         mask = torch.where(prefix.visible[0] | ~pad.unsqueeze(1), 0.0, MASKED)
         x, keys, values = prefix.embeddings[0], [], []

@@ -30,8 +30,8 @@ def without_cameras(checkpoint: Checkpoint, unused: Collection[str]) -> Checkpoi
         image_keys=tuple(config.image_keys[i] for i in kept),
         image_hw=tuple(config.image_hw[i] for i in kept),
     )
-    policy = build_empty(fewer)
-    policy.load_state_dict(checkpoint.policy.state_dict(), assign=True)
+    policy, own = build_empty(fewer), checkpoint.policy.state_dict()
+    policy.load_state_dict({name: own[name] for name in policy.state_dict()}, assign=True)
     names = tuple(checkpoint.camera_names[i] for i in kept) if checkpoint.camera_names else ()
     return dataclasses.replace(checkpoint, policy=policy, camera_names=names)
 

@@ -50,6 +50,7 @@ class Reference:
 
     arrays: dict[str, np.ndarray]
     tasks: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()  # feature keys of the slots, present cameras first; (): not stated
     overrides: dict[str, object] = dataclasses.field(default_factory=dict)
     grad_norms: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -133,6 +134,7 @@ def read_reference(path: Path | str) -> Reference:
     return Reference(
         arrays=arrays,
         tasks=tuple(tasks),
+        cameras=tuple(map(str, config.get("slots", ()))),
         overrides=overrides,
         grad_norms=optional_json(path.with_name("grad_norms.json")) or {},
     )

@@ -18,8 +18,9 @@ import numpy as np
 import onnxruntime
 
 from grids_policy.export.cli import write_graphs
-from grids_policy.export.graphs import cache_names
+from grids_policy.export.families import GRAPH_SETS
 from grids_policy.export.spec import ExportOptions
+from grids_policy.model.cameras import without_cameras
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.config import PolicyConfig
 from grids_policy.parity.cli import ONNX_TOLERANCE, OracleError, Reference
@@ -34,6 +35,7 @@ def reference_columns(config: PolicyConfig, *, slots: int, words: int) -> tuple[
     an empty slot (its special tokens, if any, stay) and pads the sentence to the config's length.
     """
     before, after = (2, 1) if config.image_special_tokens else (0, 0)
+    last = int(config.family == "smolvla")  # the state token
     kept, cameras = config.image_tokens, len(config.image_keys)
     theirs: list[int] = []
     for slot in range(slots):
@@ -43,7 +45,8 @@ def reference_columns(config: PolicyConfig, *, slots: int, words: int) -> tuple[
     own = list(range(len(theirs)))
     start = slots * (before + kept + after)
     state = len(own) + config.tokenizer_max_length
-    return [*own, *range(len(own), len(own) + words), state], [*theirs, *range(start, start + words + 1)]
+    ours = [*own, *range(len(own), len(own) + words), *[state] * last]
+    return ours, [*theirs, *range(start, start + words + last)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,10 @@ class OnnxStages:
 
     def stages(self, reference: Reference) -> dict[str, np.ndarray]:
         """All stages that the graphs have. Raises OracleError when the numbers of cameras differ."""
+        if len(reference.frames) < len(self.checkpoint.config.image_keys) and reference.cameras:
+            absent = [key.rsplit(".", 1)[-1] for key in reference.cameras[len(reference.frames) :]]
+            mounted = without_cameras(self.checkpoint, {*absent} & {*self.checkpoint.config.cameras})
+            return dataclasses.replace(self, checkpoint=mounted).stages(dataclasses.replace(reference, cameras=()))
         config, frames = self.checkpoint.config, reference.frames
         if len(frames) != len(config.image_keys):
             raise OracleError(f"the reference has {len(frames)} cameras, the checkpoint {len(config.image_keys)}")
@@ -63,7 +70,8 @@ class OnnxStages:
         with tempfile.TemporaryDirectory() as folder:
             sessions = self._sessions(Path(folder), ExportOptions(cameras=",".join(sizes)))
             samples = [self._sample(sessions, reference, i) for i in range(len(frames[0]))]
-        return {name: np.stack([one[name] for one in samples], name == "denoise/x_traj") for name in samples[0]}
+        steps_first = ("denoise/x_traj", "denoise/v_traj")
+        return {name: np.stack([one[name] for one in samples], name in steps_first) for name in samples[0]}
 
     def _sessions(self, folder: Path, options: ExportOptions) -> dict[str, onnxruntime.InferenceSession]:
         with warnings.catch_warnings():  # the converter warns about its own internals
@@ -123,7 +131,9 @@ class OnnxStages:
     ) -> dict[str, np.ndarray]:
         config = self.checkpoint.config
         noise = reference["in/noise"][i]
-        kept = {name: cache[name] for name in cache_names(config)}
+        kept = {name: cache[name] for name in GRAPH_SETS[config.family].cache_names(config)}
+        if config.relative_actions:
+            kept["state"] = reference["in/state_raw"][i]
         none = {
             "committed": np.zeros((config.chunk_size, config.action_dim), np.float32),
             "committed_rows": np.array(0),
@@ -133,16 +143,18 @@ class OnnxStages:
             out = _call(sessions["denoise_step"], {"x": x, "step": np.array(index), **none, **kept})
             return out["x_next"], out["actions"]
 
-        found, x, trajectory = {}, noise, []
+        found, x, trajectory, velocities = {}, noise, [], []
         schedule = [1.0 - index / config.num_steps for index in range(config.num_steps)]
         for text in reference.times():
             near = [index for index, time in enumerate(schedule) if abs(time - float(text)) < 1e-6]
             if near:
                 found[f"denoise/v_t{text}"] = (step(noise, near[0])[0] - noise) * -config.num_steps
         for index in range(config.num_steps):
+            before = x
             x, actions = step(x, index)
             trajectory.append(x)
-        found["denoise/x_traj"] = np.stack(trajectory)
+            velocities.append((x - before) * -config.num_steps)
+        found["denoise/x_traj"], found["denoise/v_traj"] = np.stack(trajectory), np.stack(velocities)
         found["out/actions_padded"] = x
         found["out/action_chunk"] = x[:, : config.action_dim]
         found["out/action_chunk_unnormalised"] = actions
