@@ -168,6 +168,7 @@ def test_ctrl_c_under_load_ends_a_run_within_five_seconds_and_nothing_is_lost(st
     kind, arguments, moving = CASES[case]
     if kind is kinds.RECORD:
         arguments = [*arguments, f"recordings:={tmp_path / 'recordings'}"]
+    slow = []
     for attempt in range(TRIES):
         run = start(way, kind, arguments)
         wait_for_text(run, moving)
@@ -180,7 +181,8 @@ def test_ctrl_c_under_load_ends_a_run_within_five_seconds_and_nothing_is_lost(st
                 time.sleep(0.2 * (presses - 1))
             code = run.wait(30)
             seconds = time.monotonic() - began
-        print(f"{way.__name__} {case} {presses}: code {code} after {seconds:.2f} s")
+        print(f"{way.__name__} {case} {presses}: code {code} after {seconds:.2f} s, load {os.getloadavg()[0]:.0f}")
         assert_whole(run, code)
-        assert seconds < LIMIT_S
         run.end()
+        slow += [seconds] if seconds >= LIMIT_S else []
+    assert not slow, f"{len(slow)} of {TRIES} took longer than {LIMIT_S} s: {slow}"

@@ -3,8 +3,9 @@
 import time
 from pathlib import Path
 
-SETTLE_S = 5.0
-NEAR = 2.0  # degrees, of the gripper percent
+SETTLE_S, PAUSE_S = 60.0, 0.7
+STILL = 0.1  # degrees, of the gripper percent
+SLOW_MS = 1000.0
 
 
 def follower(port: str, folder: Path, name: str):
@@ -17,20 +18,42 @@ def follower(port: str, folder: Path, name: str):
     return SO100Follower(SO100FollowerConfig(port=port, id=name, calibration_dir=folder, use_degrees=True))
 
 
+def allow_slow_replies(bus) -> None:
+    """Wait for a reply of the twin, a program on a busy computer, for longer than the 50 ms that a servo gets."""
+    port = getattr(bus, "port_handler", None)
+    if port is None:  # a release with another serial library
+        return
+    as_for_a_servo = port.setPacketTimeout
+
+    def wait_longer(length: int) -> None:
+        as_for_a_servo(length)
+        port.packet_timeout += SLOW_MS
+
+    port.setPacketTimeout = wait_longer
+
+
+def at_rest(robot) -> dict:
+    """An observation of the arm once it has stopped; of a slow twin that takes a while."""
+    deadline, last = time.monotonic() + SETTLE_S, robot.get_observation()
+    while True:
+        time.sleep(PAUSE_S)
+        seen = robot.get_observation()
+        if max(abs(seen[key] - last[key]) for key in seen) < STILL or time.monotonic() > deadline:
+            return seen
+        last = seen
+
+
 def drive(port: str, folder: Path, name: str, change: list[float]) -> dict:
     """Connect, read, send one action that differs by `change` (6,), wait for it, read, and leave torque on."""
     robot = follower(port, folder, name)
     robot.config.disable_torque_on_disconnect = False
+    allow_slow_replies(robot.bus)
     robot.connect(calibrate=False)
     try:
-        before = robot.get_observation()
+        before = at_rest(robot)
         goal = {key: before[key] + more for key, more in zip(robot.action_features, change, strict=True)}
         sent = robot.send_action(goal)
-        deadline = time.monotonic() + SETTLE_S
-        after = robot.get_observation()
-        while time.monotonic() < deadline and max(abs(after[key] - goal[key]) for key in goal) > NEAR:
-            time.sleep(0.05)
-            after = robot.get_observation()
+        after = at_rest(robot)
         calibrated = robot.is_calibrated
     finally:
         robot.disconnect()

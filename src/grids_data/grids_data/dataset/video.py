@@ -130,7 +130,7 @@ def join(parts: Sequence[Path], target: Path, fps: int) -> None:
 
 
 def describe(path: Path) -> dict:
-    """The `info` block LeRobot keeps beside a video feature."""
+    """The `info` block LeRobot keeps beside a video feature, in the form of 0.6; before, "video.is_depth_map"."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return {
@@ -138,10 +138,10 @@ def describe(path: Path) -> dict:
             "video.width": stream.width,
             "video.codec": stream.codec.canonical_name,
             "video.pix_fmt": stream.pix_fmt,
-            "video.is_depth_map": False,
             "video.fps": round(float(stream.average_rate)),
             "video.channels": 3,
             "has_audio": False,
+            "is_depth_map": False,
         }
 
 
