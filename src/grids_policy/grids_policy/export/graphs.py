@@ -68,10 +68,11 @@ class VisionGraph(nn.Module):
         for conv in self.stem:
             images = self.activation(conv(images))
         x = self.patches(images).flatten(2).transpose(1, 2) + self.where  # (V, patches, W)
-        if self.early is not None:
-            return self.early.see(x, self.layers, self.norm, self.connector.proj)  # (V, K, C + 2)
-        for layer in self.layers:
+        whole = len(self.layers) if self.early is None else self.early.config.after_layer
+        for layer in self.layers[:whole]:
             x = layer(x)
+        if self.early is not None:
+            return self.early.see(x, self.layers[whole:], self.norm, self.connector.proj)  # (V, K, C + 2)
         return self.connector(self.norm(x))  # (V, T, C)
 
 

@@ -45,7 +45,7 @@ from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotat
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retention_map
-from grids_policy.model.vision import Connector, Vision
+from grids_policy.model.vision import Connector, Vision, look
 
 
 class Prefix(NamedTuple):
@@ -125,17 +125,20 @@ class SmolVLA(nn.Module):
         """Raw uint8 rgb frames, one (B, h, w, 3) per camera, as network images (B, N, 3, H, W) in [-1, 1]."""
         return torch.stack([preprocess_image(f, self.config.resize_hw) for f in frames], 1)
 
-    def dense_tokens(self, images: Tensor) -> Tensor:
-        """Input of `sampler` from images (B, N, 3, H, W), all cameras in one pass: dense tokens (B, N, T, C).
+    def look(self, images: Tensor) -> Tensor:
+        """What is computed of whole images (B, N, 3, H, W), see `vision.look`: dense tokens (B, N, T, C), or patches."""
+        return look(self.vision, self.connector, self.config, images)
+
+    def to_sampler(self, looked: Tensor) -> Tensor:
+        """Input of `sampler` from the result of `look`: dense tokens (B, N, T, C), unchanged.
 
         With sampler.after_layer the tower samples itself: the result is (B, N, K, C + 2), see reducers/early.py.
         """
-        flat, vision = images.flatten(0, 1), self.vision
-        if self.config.early:
-            found = self.sampler.see(vision.embed(flat), vision.layers, vision.post_layernorm, self.connector.proj)
-        else:
-            found = self.connector(vision(flat))
-        return found.unflatten(0, images.shape[:2])
+        return self.sampler.finish(looked, self.vision, self.connector) if self.config.early else looked
+
+    def dense_tokens(self, images: Tensor) -> Tensor:
+        """Input of `sampler` from images (B, N, 3, H, W), all cameras in one pass."""
+        return self.to_sampler(self.look(images))
 
     def embed_prefix(
         self, sampled: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor

@@ -119,3 +119,18 @@ class Connector(nn.Module):
         x = patches.reshape(-1, rows, f, columns, f, patches.shape[-1])
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, f * f * patches.shape[-1])
         return self.proj(x)
+
+
+def look(vision: Vision, connector: nn.Module, config: PolicyConfig, images: Tensor) -> Tensor:
+    """What a policy computes of whole images (B, N, 3, H, W), all cameras in one pass.
+
+    Dense tokens (B, N, T, C); with sampler.after_layer m patches (B, N, P, W) behind m layers of the tower.
+    """
+    flat = images.flatten(0, 1)
+    if config.early:
+        found = vision.embed(flat)
+        for layer in vision.layers[: config.sampler.after_layer]:
+            found = layer(found)
+    else:
+        found = connector(vision(flat))
+    return found.unflatten(0, images.shape[:2])

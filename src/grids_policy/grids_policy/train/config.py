@@ -90,7 +90,9 @@ class TrainConfig:
     # torch.compile needs a C++ compiler and some minutes before the first step; steps are then 20 % faster on a CPU.
     compile: bool = False
     ema: float = 0.0  # decay of the averaged weights that are saved and validated; 0: no averaging
-    freeze_vision: bool = False  # train neither vision tower nor connector; their output is cached on disk
+    # Train neither vision tower nor connector; their output is cached on disk. With sampler.after_layer = m only what
+    # runs on whole images is frozen and cached, up to layer m; the layers behind it and the connector are trained.
+    freeze_vision: bool = False
     start_from: str = ""  # checkpoint folder to fine-tune; empty: from scratch
     log_every_s: float = 20.0
     save_every_s: float = 300.0

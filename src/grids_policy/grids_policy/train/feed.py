@@ -44,7 +44,7 @@ class SampleIndex:
 class RawBatch:
     """B samples as numpy arrays in dataset units; actions are relative where the model's `relative_actions` are.
 
-    images: (B, N, h, w, 3) uint8 rgb, or dense tokens (B, N, T, C) float16 where the vision tower is frozen.
+    images: (B, N, h, w, 3) uint8 rgb, or features (B, N, T, C) float16 (features.py) where the vision side is frozen.
     """
 
     images: np.ndarray
@@ -123,7 +123,7 @@ class Feed:
             [encode(tokenizer, episode.instruction, language) for episode in shard.episodes] for shard in self.shards
         ]
         self._first = np.cumsum([0, *(len(shard.episodes) for shard in self.shards)])
-        # Dense tokens per shard and camera, set from outside; where set, read instead of images.
+        # Features per shard and camera (features.py), set from outside; where set, read instead of images.
         self.features: Sequence[Mapping[str, np.ndarray]] | None = None
         self._state = [np.asarray(shard.state) for shard in self.shards]
         self._action = [np.asarray(shard.action) for shard in self.shards]

@@ -15,7 +15,7 @@ from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, v
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.reducers.reading import cell_coords
 from grids_policy.train.config import AugmentConfig, LossConfig
-from grids_policy.train.features import black_tokens
+from grids_policy.train.features import black_features
 from grids_policy.train.feed import RawBatch
 
 
@@ -29,8 +29,12 @@ class Losses(NamedTuple):
 
 
 def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
-    """Encode an observation: dense tokens (B, N, T, C), hidden state of the prefix (B, P, C) and the cache."""
-    dense = batch.images if batch.images.ndim == 4 else policy.dense_tokens(batch.images)
+    """Encode an observation: the sampler's input, hidden state of the prefix (B, P, C) and the cache.
+
+    The sampler's input is dense tokens (B, N, T, C); see `SmolVLA.to_sampler` for sampling inside the vision tower.
+    """
+    looked = batch.images if batch.images.ndim == 4 else policy.look(batch.images)
+    dense = policy.to_sampler(looked)
     sampled = policy.sampler(dense)
     readable = batch.image_mask
     if batch.kept is not None:
@@ -42,7 +46,9 @@ def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
 
 
 class SlotHead(nn.Module):
-    """Auxiliary head for training only: predicts labels such as object positions from all dense tokens by attention.
+    """Auxiliary head for training only: predicts labels such as object positions from all image tokens by attention.
+
+    These are the dense tokens; with sampler.after_layer there are none, and the sampled tokens take their place.
 
     It trains the vision tower to distinguish and locate objects much earlier than the action loss alone does. The
     queries (slots) depend on the instruction, so that "the cube" and "the pen" attend to different tokens. Each slot
@@ -62,20 +68,26 @@ class SlotHead(nn.Module):
         self.out = nn.Linear(128, labels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.grid = config.grid
+        self.grid, self.early = config.grid, config.early
         self.register_buffer("cells", cell_coords(config.grid, align_corners=False) * 2 - 1, persistent=False)
 
     def forward(self, dense: Tensor, words: Tensor, image_mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised labels (B, l) and the logarithm of the attention (B, N, slots, T).
 
-        dense (B, N, T, C); words (B, C), mean embedding of the instruction; image_mask (B, N), state (B, state_dim).
+        dense: the sampler's input, (B, N, T, C), or (B, N, K, C + 2) of `EarlySampler.see`; words (B, C), mean
+        embedding of the instruction; image_mask (B, N), state (B, state_dim).
         """
+        if self.early:
+            dense, places = dense[..., :-2], dense[..., -2:] * 2 - 1
+        else:
+            places = self.cells.to(dense.dtype).expand(*dense.shape[:3], 2)
         tokens = self.norm(dense)
         query = self.query(words).unflatten(-1, (1, self.SLOTS, self.WIDTH))  # (B, 1, slots, d)
         scores = query @ self.key(tokens).transpose(-1, -2) * self.WIDTH**-0.5  # (B, N, slots, T)
         attention = scores.float().log_softmax(-1)
         weights = attention.exp().to(scores.dtype)
-        read = weights @ torch.cat((self.value(tokens), self.cells.to(tokens.dtype).expand(*tokens.shape[:3], 2)), -1)
+        values = self.value(tokens)
+        read = weights @ torch.cat((values, places.to(values.dtype)), -1)
         read = read * image_mask[:, :, None, None]
         return self.out(F.relu(self.mix(torch.cat((read.flatten(1), state), -1)))), attention
 
@@ -134,7 +146,7 @@ class PolicyLoss(nn.Module):
         found, attention = self.slots(dense, words, batch.image_mask, batch.state)
         slot_error = found.float() - target
         auxiliary = state_error.square().mean() + slot_error.square().mean()
-        if pixels.shape[2]:
+        if pixels.shape[2] and not policy.config.early:  # tokens sampled early stand on no grid of cells
             auxiliary = auxiliary + self.slots.point_loss(attention, pixels, batch.image_mask)
         total = flow + self.loss.auxiliary * auxiliary
         # Of the slot head: the state token could guess an object's position from the arm's.
@@ -210,6 +222,6 @@ class BatchMaker:
         samples = torch.arange(count)
         mask = mask.clone()
         mask[samples[lost & ~black], which[lost & ~black]] = False
-        dark = -1.0 if pixels.ndim == 5 else black_tokens(self.policy)
+        dark = -1.0 if pixels.ndim == 5 else black_features(self.policy)
         pixels[samples[lost & black], which[lost & black]] = dark
         return pixels, mask

@@ -28,7 +28,7 @@ from grids_policy.train.cache import CacheError, Shard, open_cache, refuse_other
 from grids_policy.train.config import TrainConfig
 from grids_policy.train.dataset import open_lerobot
 from grids_policy.train.distributed import TrainingProcess
-from grids_policy.train.features import open_features, refuse_image_changes
+from grids_policy.train.features import frozen_parts, open_features, refuse_image_changes
 from grids_policy.train.feed import Feed, Prefetch, RawBatch, list_samples, split_held_out
 from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora, merge_lora
@@ -169,7 +169,8 @@ class TrainingRun:
             if self.config.model.sampler.nested:
                 self._spread(policy)
         if self.config.lora.rank:
-            add_lora(policy, self.config.lora, skip=("vision.",) if self.config.freeze_vision else ())
+            frozen = tuple(f"{name}." for name in frozen_parts(policy)) if self.config.freeze_vision else ()
+            add_lora(policy, self.config.lora, skip=frozen)
         return policy
 
     def _started(self) -> Policy:
@@ -203,11 +204,11 @@ class TrainingRun:
             parameter.grad = None
 
     def _freeze_vision(self) -> None:
-        """Freeze vision tower and connector; the first process caches their output for every image."""
+        """Freeze what runs on whole images (features.py); the first process caches its output for every image."""
         policy = self.module.policy
         refuse_image_changes(self.config.augment)
-        policy.vision.requires_grad_(requires_grad=False)
-        policy.connector.requires_grad_(requires_grad=False)
+        for part in frozen_parts(policy).values():
+            part.requires_grad_(requires_grad=False)
         folder, build = self.folder / "features", self.process.first
         if not build:
             self.process.wait()

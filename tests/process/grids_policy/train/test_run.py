@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,14 +17,17 @@ from tiny_training import SPEC, configured, episode, run_steps
 
 from grids_policy.model.checkpoint import load_checkpoint
 from grids_policy.model.config import ConfigError
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.train.cache import CacheError, ShardWriter
 from grids_policy.train.cli import main
 from grids_policy.train.config import (
     AugmentConfig,
     LoraConfig,
+    TrainConfig,
     train_config_to_dict,
 )
 from grids_policy.train.distributed import TrainingProcess
+from grids_policy.train.features import fingerprint
 from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora
 from grids_policy.train.loss import BatchMaker
@@ -252,6 +256,13 @@ def test_two_processes_stop_together_on_a_signal_with_their_state_saved(frames: 
     assert load_checkpoint(out / "checkpoint").config.chunk_size == 4
 
 
+def sampled_early(config: TrainConfig, after_layer: int) -> TrainConfig:
+    """`config` with a tower of two layers, sampled behind the given one."""
+    model = config.model
+    sampler = replace(model.sampler, after_layer=after_layer)
+    return replace(config, model=replace(model, vision=replace(model.vision, depth=2), sampler=sampler))
+
+
 def test_a_frozen_vision_tower_is_asked_once_per_image_and_gives_the_same_loss(frames: Path, tmp_path: Path) -> None:
     plain = configured(frames)
     still = replace(plain, augment=AugmentConfig(state_noise_rad=0.01, camera_drop=0.2))
@@ -270,3 +281,75 @@ def test_a_frozen_vision_tower_is_asked_once_per_image_and_gives_the_same_loss(f
     assert files[0].stat().st_mtime_ns == stamp
     with pytest.raises(ConfigError, match=r"set augment\.shift_px to 0"):
         run_steps(replace(plain, freeze_vision=True), tmp_path / "augmented", 0)
+
+
+@pytest.mark.parametrize("after_layer", [0, 1, 2])
+def test_frozen_vision_with_early_sampling_trains_exactly_what_sees_sampled_patches(
+    frames: Path, tmp_path: Path, after_layer: int
+) -> None:
+    config = sampled_early(configured(frames), after_layer)
+    still = replace(config, augment=AugmentConfig(state_noise_rad=0.01, camera_drop=0.2))
+    frozen = replace(still, freeze_vision=True)
+    cached, live = run_steps(frozen, tmp_path / "frozen", 0), run_steps(still, tmp_path / "live", 0)
+    assert cached.validate()["flow"] == pytest.approx(live.validate()["flow"], rel=5e-3)  # half precision
+    before = {n: p.detach().clone() for n, p in cached.module.policy.named_parameters()}
+    for number in range(3):
+        cached.step(cached.raw_batch(number))
+    moved = {n for n, p in cached.module.policy.named_parameters() if not torch.equal(p, before[n])}
+    kept = ("vision.stem", "vision.patch_", "vision.position_", *(f"vision.layers.{i}." for i in range(after_layer)))
+    assert not any(name.startswith(kept) for name in moved)
+    for name in ("vision.post_layernorm.weight", "connector.proj.weight", "sampler.scout_mlp.0.weight"):
+        assert name in moved
+    for layer in range(after_layer, 2):
+        assert f"vision.layers.{layer}.mlp.fc1.weight" in moved
+    patches = np.load(next((tmp_path / "frozen" / "features").rglob("*.npy")))
+    assert patches.shape[1:] == (16, 8)  # all patches behind the layer, not tokens
+    resumed = run_steps(frozen, tmp_path / "frozen", 0)
+    assert len(list((tmp_path / "frozen" / "features").iterdir())) == 1  # trained layers do not change the cache's name
+    assert resumed.feed.features is not None
+
+
+def test_layers_that_differ_give_caches_of_their_own(frames: Path, tmp_path: Path) -> None:
+    """Two runs of a study share one folder."""
+    names = []
+    for after_layer in (-1, 0, 1):
+        config = sampled_early(configured(frames), after_layer)
+        torch.manual_seed(0)
+        names.append(fingerprint(run_steps(config, tmp_path / str(after_layer), 0).module.policy))
+    assert len(set(names)) == 3
+
+
+def test_lora_on_frozen_vision_reaches_the_layers_behind_an_early_sampler(frames: Path, tmp_path: Path) -> None:
+    config = sampled_early(configured(frames), 1)
+    config = replace(config, augment=AugmentConfig(), freeze_vision=True, lora=LoraConfig(rank=2))
+    names = {n for n, p in run_steps(config, tmp_path / "run", 0).module.policy.named_parameters() if p.requires_grad}
+    assert "vision.layers.1.self_attn.q_proj.down" in names
+    assert not any(name.startswith("vision.layers.0") for name in names)
+
+
+def test_features_that_do_not_fit_the_disk_are_refused_before_anything_is_written(
+    frames: Path, tmp_path: Path, monkeypatch
+) -> None:
+    still = replace(sampled_early(configured(frames), 1), augment=AugmentConfig(), freeze_vision=True)
+    monkeypatch.setattr("grids_policy.train.features.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match=r"for each of 132 images: expected .* GB free at .*, found 1e-06"):
+        run_steps(still, tmp_path / "run", 0)
+    assert not list((tmp_path / "run").rglob("*.npy"))
+
+
+def test_values_beyond_half_precision_are_refused(frames: Path, tmp_path: Path, monkeypatch) -> None:
+    still = replace(configured(frames), augment=AugmentConfig(), freeze_vision=True)
+    monkeypatch.setattr(SmolVLA, "look", lambda self, images: torch.full((len(images), 1, 4, 16), 1e6))
+    with pytest.raises(ConfigError, match="do not fit float16: train with freeze_vision false"):
+        run_steps(still, tmp_path / "run", 0)
+    assert not list((tmp_path / "run").rglob("*.npy"))
+
+
+def test_the_auxiliary_head_reads_early_tokens_at_their_places(frames: Path, tmp_path: Path) -> None:
+    """It read dense tokens only, so a run with labels and an early sampler ended in a traceback."""
+    run = run_steps(sampled_early(configured(frames), 1), tmp_path / "run", 0)
+    before = run.module.policy.sampler.scout_mlp[0].weight.detach().clone()
+    for number in range(2):
+        losses, _ = run.step(run.raw_batch(number))
+    assert losses.auxiliary > 0
+    assert not torch.equal(before, run.module.policy.sampler.scout_mlp[0].weight)

@@ -34,7 +34,7 @@ from grids_policy.model.layers import Attention, attend, rope_angles, rotate, ti
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retention_map
-from grids_policy.model.vision import Vision
+from grids_policy.model.vision import Vision, look
 
 
 class Pi0Prefix(NamedTuple):
@@ -198,14 +198,17 @@ class Pi0(nn.Module):
         config = self.config
         return torch.stack([preprocess_image(f, config.resize_hw, config.conventions) for f in frames], 1)
 
+    def look(self, images: Tensor) -> Tensor:
+        """As `SmolVLA.look`."""
+        return look(self.vision, self.connector, self.config, images)
+
+    def to_sampler(self, looked: Tensor) -> Tensor:
+        """As `SmolVLA.to_sampler`."""
+        return self.sampler.finish(looked, self.vision, self.connector) if self.config.early else looked
+
     def dense_tokens(self, images: Tensor) -> Tensor:
         """Input of `sampler` from images (B, N, 3, H, W), all cameras in one pass: dense tokens (B, N, T, C)."""
-        flat, vision = images.flatten(0, 1), self.vision
-        if self.config.early:
-            found = self.sampler.see(vision.embed(flat), vision.layers, vision.post_layernorm, self.connector.proj)
-        else:
-            found = self.connector(vision(flat))
-        return found.unflatten(0, images.shape[:2])
+        return self.to_sampler(self.look(images))
 
     def embed_words(self, tokens: Tensor) -> Tensor:
         """Word embeddings (B, L, C) of token ids (B, L)."""

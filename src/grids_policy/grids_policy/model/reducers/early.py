@@ -37,7 +37,7 @@ def block_weights(position: Tensor, factor: int, count: int) -> Tensor:
 
 
 class EarlySampler(nn.Module):
-    """Sampler whose method `see` runs inside the vision tower; `forward` unpacks its result like any other sampler."""
+    """Sampler whose method `see` ends the vision tower; `forward` unpacks its result like any other sampler."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -71,18 +71,23 @@ class EarlySampler(nn.Module):
         return weights.flatten(4).flatten(1, 3) @ patches
 
     def see(self, patches: Tensor, layers: Iterable[Callable], norm: Callable, proj: Callable) -> Tensor:
-        """Run the tower on embedded patches (B, P, W) and sample after layer m: (B, K, C + 2), features then (x, y).
+        """Sample patches (B, P, W) behind layer m and run the rest of the tower on them: (B, K, C + 2).
 
-        layers, norm and proj are those of the vision tower and the connector.
+        The result is features, then (x, y). layers, the vision tower's behind layer m, its norm and the connector's
+        proj see sampled patches only.
         """
-        coords = None
-        for i, layer in enumerate([*layers, None]):
-            if i == self.config.after_layer:
-                coords = self.predict(patches)
-                patches = self.read(patches, coords)
-            patches = patches if layer is None else layer(patches)
+        coords = self.predict(patches)
+        patches = self.read(patches, coords)
+        for layer in layers:
+            patches = layer(patches)
         blocks = norm(patches).unflatten(1, (-1, self.factor**2)).flatten(2)  # (B, K, f*f*W)
         return torch.cat((proj(blocks), coords), -1)
+
+    def finish(self, looked: Tensor, vision: nn.Module, connector: nn.Module) -> Tensor:
+        """Input of `forward`, (B, N, K, C + 2), from what `vision.look` computed, (B, N, P, W)."""
+        rest = vision.layers[self.config.after_layer :]
+        found = self.see(looked.flatten(0, 1), rest, vision.post_layernorm, connector.proj)
+        return found.unflatten(0, looked.shape[:2])
 
     def forward(self, found: Tensor) -> Sampled:
         """Split the result of `see` (B, N, K, C + 2) and add the coordinate embedding."""
