@@ -2,9 +2,9 @@
 
 ./grids study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
-All runs have the same initial weights, frozen vision, frames, number of samples and scenes; only the variant's options
-and the seed differ. Complete runs are not repeated, so the same command continues an interrupted study. `--table` only
-reads existing runs.
+All runs have the same initial weights, frames, number of samples and scenes; only the variant's options and the seed
+differ. Vision is frozen, or with --tune-vision trained in all runs. Complete runs are not repeated, so the same command
+continues an interrupted study. `--table` only reads existing runs.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from grids_eval.study.table import RESULT, read_results, table
+from grids_eval.study.table import REFERENCE, RESULT, read_results, table
 
 # Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -35,9 +35,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no-lattice": ("model.sampler.lattice_init=false",),
     "lora": ("lora.rank=8",),
     "dense-lora": ("model.sampler.kind=dense", "lora.rank=8"),
+    "early-0": ("model.sampler.after_layer=0",),
+    "early-1": ("model.sampler.after_layer=1",),
+    "early-2": ("model.sampler.after_layer=2",),
 }
 # Vision tower and connector are frozen, as in SmolVLA's own fine-tuning: every run reads the same dense tokens.
+# Variants that sample early train the layers behind their sampler even so, see train/features.py.
 FROZEN = ("freeze_vision=true", "augment.shift_px=0", "augment.gain=0", "augment.colour=0", "augment.offset=0")
+# With --tune-vision. The auxiliary heads read dense tokens, which variants that sample early do not have.
+TUNED = ("loss.auxiliary=0",)
 SETTINGS = "settings.json"
 
 
@@ -52,6 +58,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
+    parser.add_argument("--tune-vision", action="store_true", help="train the vision tower, too, in all runs")
+    parser.add_argument(
+        "--bundles", action="store_true", help="evaluate exported bundles, as on the robot; half the time per episode"
+    )
     parser.add_argument("--steps", type=int, default=800, help="training steps of 32 samples")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--tasks", nargs="+", default=["pick_place", "stack_cubes"])
@@ -72,7 +82,7 @@ def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[st
     return [
         f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
         "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
-        f"optimiser.lr={arguments.lr!r}", *FROZEN,
+        f"optimiser.lr={arguments.lr!r}", *(TUNED if arguments.tune_vision else FROZEN),
         *VARIANTS[variant], f"model.sampler.seed={seed}",
     ]  # fmt: skip
 
@@ -84,24 +94,35 @@ def train_command(arguments: argparse.Namespace, variant: str, seed: int, folder
 
 
 def build_features(arguments: argparse.Namespace) -> None:
-    """Compute the frozen vision tower's tokens of all images once, before parallel runs read them."""
-    from grids_policy.model.checkpoint import load_checkpoint
+    """Compute what the frozen vision side knows of all images once, before parallel runs read it."""
+    from grids_policy.model.checkpoint import load_checkpoint, with_sampler
     from grids_policy.train.config import load_train_config
     from grids_policy.train.features import open_features
     from grids_policy.train.run import open_shards
 
-    config = load_train_config(arguments.config, tuple(overrides(arguments, "dense", 0)))
-    policy = load_checkpoint(arguments.base, cameras=config.model.cameras).policy
-
     def print_line(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
-    open_features(policy, open_shards(config), arguments.out / "features", build=True, say=print_line)
+    configs = [load_train_config(arguments.config, tuple(overrides(arguments, v, 0))) for v in arguments.variants]
+    base, folder = load_checkpoint(arguments.base, cameras=configs[0].model.cameras), arguments.out / "features"
+    for config in {config.model.sampler.after_layer: config for config in configs}.values():
+        policy = with_sampler(base, config.model.sampler).policy
+        open_features(policy, open_shards(config), folder, build=True, say=print_line)
 
 
-def evaluate_command(arguments: argparse.Namespace, checkpoint: Path, out: Path, *, ood: bool) -> list[str]:
-    """The evaluation command of one run, in or out of distribution."""
-    words = [sys.executable, "-m", "grids_eval.cli", str(checkpoint), "--task", *arguments.tasks]
+def export_command(arguments: argparse.Namespace, checkpoint: Path, bundle: Path) -> list[str]:
+    """The command that makes the bundle of one run, for cameras of the size that it was trained on."""
+    from grids_policy.train.config import load_train_config
+
+    model = load_train_config(arguments.config, tuple(overrides(arguments, REFERENCE, 0))).model
+    height, width = model.resize_hw
+    cameras = ",".join(f"{name}={width}x{height}" for name in model.cameras)
+    return [sys.executable, "-m", "grids_policy.export.cli", str(checkpoint), str(bundle), "--cameras", cameras]
+
+
+def evaluate_command(arguments: argparse.Namespace, policy: Path, out: Path, *, ood: bool) -> list[str]:
+    """The evaluation command of one run's checkpoint or bundle, in or out of distribution."""
+    words = [sys.executable, "-m", "grids_eval.cli", str(policy), "--task", *arguments.tasks]
     words += ["--seed", str(arguments.scene_seed), "--noise-scale", str(arguments.noise_scale), "--processes", "1"]
     words += ["--episodes", str(arguments.ood_episodes if ood else arguments.episodes), "--out", str(out)]
     return [*words, "--ood"] if ood else words
@@ -114,7 +135,7 @@ def write_settings(arguments: argparse.Namespace) -> None:
     settings = json.loads(json.dumps(values, default=str))
     path = arguments.out / SETTINGS
     if path.exists():
-        found = json.loads(path.read_text())
+        found = {"tune_vision": False, "bundles": False} | json.loads(path.read_text())
         differs = [f"{n} {found.get(n)}, not {settings[n]}" for n in settings if found.get(n) != settings[n]]
         if differs:
             raise ValueError(f"{path}: runs there have {'; '.join(differs)}: give the same options, or another --out")
@@ -156,16 +177,26 @@ class Runner:
             step = json.loads((folder / "train" / "state" / "progress.json").read_text())["step"]
             if step != arguments.steps:  # the trainer's exit status is 0 also when it was interrupted
                 raise ValueError(f"training stopped at step {step} of {arguments.steps}")
-            found = []
-            for ood in (False, True):
-                out = folder / ("ood" if ood else "id")
-                self._call(evaluate_command(arguments, folder / "train" / "checkpoint", out, ood=ood), log)
-                report = json.loads((out / "results.json").read_text())
-                found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
+            found = self._evaluate(folder, log)
         partial = folder / (RESULT + ".partial")
         partial.write_text(json.dumps({"variant": variant, "seed": seed, "conditions": found}, indent=1))
         partial.rename(folder / RESULT)
         sys.stderr.write(f"{variant} seed {seed}: complete\n")
+
+    def _evaluate(self, folder: Path, log) -> list[dict]:
+        """Results of a trained run by condition; parts that are there already are not repeated."""
+        arguments, policy, found = self._arguments, folder / "train" / "checkpoint", []
+        if arguments.bundles:
+            if not (folder / "bundle").exists():
+                self._call(export_command(arguments, policy, folder / "bundle"), log)
+            policy = folder / "bundle"
+        for ood in (False, True):
+            out = folder / ("ood" if ood else "id")
+            if not (out / "results.json").exists():
+                self._call(evaluate_command(arguments, policy, out, ood=ood), log)
+            report = json.loads((out / "results.json").read_text())
+            found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
+        return found
 
     def _call(self, words: list[str], log) -> None:
         if self._stopping.is_set():
@@ -176,7 +207,8 @@ class Runner:
 def run_all(arguments: argparse.Namespace) -> int:
     """Do all requested runs, `lanes` at a time. Exit status: 0 done, 1 a run failed, 130 after Ctrl-C."""
     write_settings(arguments)
-    build_features(arguments)
+    if not arguments.tune_vision:
+        build_features(arguments)
     runner, failed = Runner(arguments), 0
     runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
     with ThreadPoolExecutor(arguments.lanes) as lanes:

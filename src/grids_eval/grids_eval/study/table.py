@@ -107,6 +107,7 @@ def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
         for some, ood in compared:
             own, theirs = (successes(o, v, some, ood=ood) for o, v in ((out, variant), (reference, REFERENCE)))
             cells.append("" if (out, variant) == (reference, REFERENCE) else _distance(own, theirs))
-        cells += [_misplaced(results), *(f"{_mean(results, n):.3f}" for n in ("retention", "coordinate_spread"))]
+        retention = "" if variant.startswith("early") else f"{_mean(results, 'retention'):.3f}"  # of dense tokens
+        cells += [_misplaced(results), retention, f"{_mean(results, 'coordinate_spread'):.3f}"]
         lines.append("| " + " | ".join([variant, str(len(results)), *cells]) + " |")
     return "\n".join(lines) + "\n"

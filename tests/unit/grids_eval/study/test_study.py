@@ -28,7 +28,7 @@ def result(variant, seed, conditions):
 
 
 def write_episodes(folder, rows):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     scenes = [{"task": c["task"], "success": n < c["successes"]} for c in rows for n in range(c["episodes"])]
     (folder / "episodes.jsonl").write_text("\n".join(map(json.dumps, scenes)))
     (folder / "results.json").write_text(json.dumps({"conditions": rows}))
@@ -57,6 +57,51 @@ def test_every_variant_is_a_training_the_trainer_accepts_and_no_two_are_alike(ar
         assert (config.seed, config.optimiser.minutes, config.data.frames) == (3, 0, ("a", "b"))
         seen.add((config.model.sampler, config.lora))
     assert len(seen) == len(study.VARIANTS)
+
+
+def settings_of(arguments, variant):
+    words = study.train_command(arguments, variant, 0, Path("run"))
+    overrides = tuple(words[i + 1] for i, word in enumerate(words) if word == "--set")
+    return load_train_config(Path("config/train/demo.yaml"), overrides)
+
+
+def test_with_tune_vision_all_variants_train_the_tower_with_the_same_loss(arguments):
+    arguments.tune_vision = True
+    configs = [settings_of(arguments, variant) for variant in ("grids-16", "early-0", "early-1", "early-2", "dense")]
+    assert not any(config.freeze_vision for config in configs)
+    assert [config.model.sampler.after_layer for config in configs] == [-1, 0, 1, 2, -1]
+    assert len({(config.loss, config.augment, config.optimiser) for config in configs}) == 1
+    assert configs[0].loss.auxiliary == 0  # its heads read dense tokens, which an early sampler does not leave
+    arguments.tune_vision = False
+    assert settings_of(arguments, "early-1").freeze_vision
+
+
+def test_with_bundles_a_run_is_exported_once_and_evaluated_as_on_the_robot(arguments, started, tmp_path):
+    arguments.bundles = True
+    runner = study.Runner(arguments)
+    runner.run("grids-16", 1)
+    modules = [module for module, _ in started[0]]
+    assert modules == ["grids_eval.training", "grids_policy.export.cli", "grids_eval.cli", "grids_eval.cli"]
+    bundle = tmp_path / "grids-16-s1" / "bundle"
+    assert study.evaluate_command(arguments, bundle, tmp_path, ood=False)[3] == str(bundle)
+    words = study.export_command(arguments, tmp_path / "checkpoint", bundle)
+    assert words[words.index("--cameras") + 1] == "front=192x144,wrist=192x144"
+
+
+def test_an_interrupted_run_does_not_repeat_what_it_evaluated(arguments, started, tmp_path):
+    found = result("dense", 0, ROWS)["conditions"]
+    write_episodes(tmp_path / "dense-s0" / "id", found[:1])
+    study.Runner(arguments).run("dense", 0)
+    assert [module for module, _ in started[0]] == ["grids_eval.training", "grids_eval.cli"]
+    assert json.loads((tmp_path / "dense-s0" / study.RESULT).read_text())["conditions"] == found
+
+
+def test_early_tokens_have_no_retention_in_the_table(tmp_path):
+    keep(tmp_path, result("grids-16", 0, [("in_distribution", "pick_place", 85, 100)]))
+    keep(tmp_path, result("early-1", 0, [("in_distribution", "pick_place", 80, 100)]))
+    first, second = study.table(read_results(tmp_path, tuple(study.VARIANTS)), tmp_path, tmp_path).splitlines()[2:]
+    assert "| 0.900 | 0.020 |" in first
+    assert "|  | 0.020 |" in second
 
 
 def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
@@ -110,13 +155,13 @@ def started(arguments, monkeypatch):
     ran, cut = [], set()
 
     def run(words, **_):
-        out = Path(words[words.index("--out") + 1])
+        out = Path(words[words.index("--out") + 1] if "--out" in words else words[4])  # an export's is its second word
         ran.append((words[2], out.parent.name))
         if words[2] == "grids_eval.training":
             (out / "state").mkdir(parents=True)
             step = 3 if out.parent.name in cut else arguments.steps
             (out / "state" / "progress.json").write_text(json.dumps({"step": step}))
-        else:
+        elif words[2] == "grids_eval.cli":
             rows = ROWS[1:] if "--ood" in words else ROWS[:1]
             write_episodes(out, result("x", 0, rows)["conditions"])
 
