@@ -15,6 +15,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 from grids_eval.study.table import REFERENCE, RESULT, read_results, table
 
@@ -62,11 +63,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--bundles", action="store_true", help="evaluate exported bundles, as on the robot; half the time per episode"
     )
-    parser.add_argument("--steps", type=int, default=800, help="training steps of 32 samples")
+    parser.add_argument("--steps", type=int, default=800, help="training steps")
+    parser.add_argument("--batch", type=int, default=32, help="samples of a training step")
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--tasks", nargs="+", default=["pick_place", "stack_cubes"])
     parser.add_argument("--episodes", type=int, default=100, help="per task, in distribution")
-    parser.add_argument("--ood-episodes", type=int, default=10, help="per task and each of the paper's seven families")
+    parser.add_argument(
+        "--ood-episodes", type=int, default=10, help="per task and each of the paper's seven families; 0: none"
+    )
     parser.add_argument("--scene-seed", type=int, default=9_000_000)
     parser.add_argument("--noise-scale", type=float, default=0.5)
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side, one thread each")
@@ -80,10 +84,10 @@ def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[st
     """The values that one run changes in the training configuration, as for `./grids train --set`."""
     frames = ", ".join(str(path) for path in arguments.frames)
     return [
-        f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "batch=32",
-        "compile=false", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}", "optimiser.warmup_steps=50",
-        f"optimiser.lr={arguments.lr!r}", *(TUNED if arguments.tune_vision else FROZEN),
-        *VARIANTS[variant], f"model.sampler.seed={seed}",
+        f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "compile=false",
+        f"batch={arguments.batch}", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}",
+        "optimiser.warmup_steps=50", f"optimiser.lr={arguments.lr!r}", "validate_every_s=86400",
+        *(TUNED if arguments.tune_vision else FROZEN), *VARIANTS[variant], f"model.sampler.seed={seed}",
     ]  # fmt: skip
 
 
@@ -135,7 +139,7 @@ def write_settings(arguments: argparse.Namespace) -> None:
     settings = json.loads(json.dumps(values, default=str))
     path = arguments.out / SETTINGS
     if path.exists():
-        found = {"tune_vision": False, "bundles": False} | json.loads(path.read_text())
+        found = {"tune_vision": False, "bundles": False, "batch": 32} | json.loads(path.read_text())
         differs = [f"{n} {found.get(n)}, not {settings[n]}" for n in settings if found.get(n) != settings[n]]
         if differs:
             raise ValueError(f"{path}: runs there have {'; '.join(differs)}: give the same options, or another --out")
@@ -153,6 +157,16 @@ def share_features(out: Path, run: Path) -> None:
         link.symlink_to(shared)
 
 
+def open_log(run: Path) -> TextIO:
+    """log.txt of a run, to append to."""
+    run.mkdir(parents=True, exist_ok=True)
+    return (run / "log.txt").open("a")
+
+
+def _is_ood(condition: dict) -> bool:
+    return condition["condition"].startswith("ood_")
+
+
 class Runner:
     """Trains and evaluates runs in child processes. Called from several threads at once."""
 
@@ -163,67 +177,76 @@ class Runner:
         """Start no further child process. Running ones end by themselves, as Ctrl-C reaches them, too."""
         self._stopping.set()
 
-    def run(self, variant: str, seed: int) -> None:
-        """Do one run, unless it is complete. Its output goes to log.txt.
+    def run(self, variant: str, seed: int, *, ood: bool) -> None:
+        """Train one run and evaluate it in distribution; with `ood` evaluate the trained run out of distribution.
 
-        Raises CalledProcessError or ValueError when it fails or is interrupted.
+        What is complete is not repeated. The output goes to log.txt. Raises CalledProcessError or ValueError when
+        something fails or is interrupted.
         """
-        arguments, folder = self._arguments, self._arguments.out / f"{variant}-s{seed}"
-        if (folder / RESULT).exists():
+        folder = self._arguments.out / f"{variant}-s{seed}"
+        path = folder / RESULT
+        found = json.loads(path.read_text())["conditions"] if path.exists() else []
+        if any(_is_ood(condition) == ood for condition in found):
             return
-        share_features(arguments.out, folder / "train")
-        with (folder / "log.txt").open("a") as log:
-            self._call(train_command(arguments, variant, seed, folder / "train"), log)
-            step = json.loads((folder / "train" / "state" / "progress.json").read_text())["step"]
-            if step != arguments.steps:  # the trainer's exit status is 0 also when it was interrupted
-                raise ValueError(f"training stopped at step {step} of {arguments.steps}")
-            found = self._evaluate(folder, log)
-        partial = folder / (RESULT + ".partial")
+        with open_log(folder) as log:
+            if not path.exists():
+                self._train(variant, seed, folder, log)
+            found += self._evaluate(folder, log, ood=ood)
+        partial = path.with_name(RESULT + ".partial")
         partial.write_text(json.dumps({"variant": variant, "seed": seed, "conditions": found}, indent=1))
-        partial.rename(folder / RESULT)
-        sys.stderr.write(f"{variant} seed {seed}: complete\n")
+        partial.rename(path)
+        sys.stderr.write(f"{variant} seed {seed}: evaluated {'out of' if ood else 'in'} distribution\n")
 
-    def _evaluate(self, folder: Path, log) -> list[dict]:
-        """Results of a trained run by condition; parts that are there already are not repeated."""
-        arguments, policy, found = self._arguments, folder / "train" / "checkpoint", []
+    def _train(self, variant: str, seed: int, folder: Path, log: TextIO) -> None:
+        arguments = self._arguments
+        share_features(arguments.out, folder / "train")
+        self._call(train_command(arguments, variant, seed, folder / "train"), log)
+        step = json.loads((folder / "train" / "state" / "progress.json").read_text())["step"]
+        if step != arguments.steps:  # the trainer's exit status is 0 also when it was interrupted
+            raise ValueError(f"training stopped at step {step} of {arguments.steps}")
+
+    def _evaluate(self, folder: Path, log: TextIO, *, ood: bool) -> list[dict]:
+        """Results of a trained run by condition."""
+        arguments, policy, out = self._arguments, folder / "train" / "checkpoint", folder / ("ood" if ood else "id")
         if arguments.bundles:
             if not (folder / "bundle").exists():
                 self._call(export_command(arguments, policy, folder / "bundle"), log)
             policy = folder / "bundle"
-        for ood in (False, True):
-            out = folder / ("ood" if ood else "id")
-            if not (out / "results.json").exists():
-                self._call(evaluate_command(arguments, policy, out, ood=ood), log)
-            report = json.loads((out / "results.json").read_text())
-            found += [c for c in report["conditions"] if c["condition"].startswith("ood_") == ood]
-        return found
+        self._call(evaluate_command(arguments, policy, out, ood=ood), log)
+        report = json.loads((out / "results.json").read_text())
+        return [condition for condition in report["conditions"] if _is_ood(condition) == ood]
 
-    def _call(self, words: list[str], log) -> None:
+    def _call(self, words: list[str], log: TextIO) -> None:
         if self._stopping.is_set():
             raise ValueError("interrupted")
         subprocess.run(words, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def run_all(arguments: argparse.Namespace) -> int:
-    """Do all requested runs, `lanes` at a time. Exit status: 0 done, 1 a run failed, 130 after Ctrl-C."""
+    """Do all requested runs, `lanes` at a time. Exit status: 0 done, 1 a run failed, 130 after Ctrl-C.
+
+    All runs are trained and evaluated in distribution before the first one is evaluated out of distribution, so that an
+    unfinished study has something to compare.
+    """
     write_settings(arguments)
     if not arguments.tune_vision:
         build_features(arguments)
-    runner, failed = Runner(arguments), 0
+    runner, failed = Runner(arguments), set()
     runs = [(variant, seed) for seed in arguments.seeds for variant in arguments.variants]
-    with ThreadPoolExecutor(arguments.lanes) as lanes:
-        waiting = {run: lanes.submit(runner.run, *run) for run in runs}
-        try:
-            for (variant, seed), future in waiting.items():
-                if error := future.exception():
-                    sys.stderr.write(f"study: {variant} seed {seed} failed, see its log.txt: {error}\n")
-                    failed = 1
-        except KeyboardInterrupt:
-            runner.stop()
-            lanes.shutdown(wait=False, cancel_futures=True)
-            sys.stderr.write("study: interrupted; the same command continues\n")
-            return 130
-    return failed
+    for ood in (False, True) if arguments.ood_episodes else (False,):
+        with ThreadPoolExecutor(arguments.lanes) as lanes:
+            waiting = {run: lanes.submit(runner.run, *run, ood=ood) for run in runs if run not in failed}
+            try:
+                for (variant, seed), future in waiting.items():
+                    if error := future.exception():
+                        sys.stderr.write(f"study: {variant} seed {seed} failed, see its log.txt: {error}\n")
+                        failed.add((variant, seed))
+            except KeyboardInterrupt:
+                runner.stop()
+                lanes.shutdown(wait=False, cancel_futures=True)
+                sys.stderr.write("study: interrupted; the same command continues\n")
+                return 130
+    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,6 +35,8 @@ def successes(out: Path, variant: str, tasks: Sequence[str], *, ood: bool) -> di
     found = {}
     for path in sorted(out.glob(f"{variant}-s*/{RESULT}")):
         folder = path.parent / ("ood" if ood else "id")
+        if not (folder / "results.json").exists():  # not evaluated yet
+            continue
         text = (folder / "episodes.jsonl").read_text(encoding="utf-8")
         rows = [float(json.loads(line)["success"]) for line in text.splitlines()]
         conditions = json.loads((folder / "results.json").read_text(encoding="utf-8"))["conditions"]
@@ -69,9 +71,11 @@ def difference(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> t
 
 def _cell(results: list[dict], task: str, *, ood: bool) -> str:
     good, tried, shares = count(results, task, ood=ood)
+    if not tried:
+        return "–"
     low, high = wilson(good, tried)
     seeds = "" if len(shares) == 1 else "; " + ", ".join(f"{100 * s:.0f}" for s in shares)
-    return f"{good}/{tried} = {100 * good / max(tried, 1):.0f} % ({100 * low:.0f}–{100 * high:.0f}{seeds})"
+    return f"{good}/{tried} = {100 * good / tried:.0f} % ({100 * low:.0f}–{100 * high:.0f}{seeds})"
 
 
 def _mean(results: list[dict], name: str) -> float:

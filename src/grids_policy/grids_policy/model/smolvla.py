@@ -126,7 +126,7 @@ class SmolVLA(nn.Module):
         return torch.stack([preprocess_image(f, self.config.resize_hw) for f in frames], 1)
 
     def look(self, images: Tensor) -> Tensor:
-        """What is computed of whole images (B, N, 3, H, W), see `vision.look`: dense tokens (B, N, T, C), or patches."""
+        """What is computed of whole images (B, N, 3, H, W), see vision.py: dense tokens (B, N, T, C), or patches."""
         return look(self.vision, self.connector, self.config, images)
 
     def to_sampler(self, looked: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def test_with_tune_vision_all_variants_train_the_tower_with_the_same_loss(argume
 def test_with_bundles_a_run_is_exported_once_and_evaluated_as_on_the_robot(arguments, started, tmp_path):
     arguments.bundles = True
     runner = study.Runner(arguments)
-    runner.run("grids-16", 1)
+    for ood in (False, True):
+        runner.run("grids-16", 1, ood=ood)
     modules = [module for module, _ in started[0]]
     assert modules == ["grids_eval.training", "grids_policy.export.cli", "grids_eval.cli", "grids_eval.cli"]
     bundle = tmp_path / "grids-16-s1" / "bundle"
@@ -88,12 +89,20 @@ def test_with_bundles_a_run_is_exported_once_and_evaluated_as_on_the_robot(argum
     assert words[words.index("--cameras") + 1] == "front=192x144,wrist=192x144"
 
 
-def test_an_interrupted_run_does_not_repeat_what_it_evaluated(arguments, started, tmp_path):
-    found = result("dense", 0, ROWS)["conditions"]
-    write_episodes(tmp_path / "dense-s0" / "id", found[:1])
-    study.Runner(arguments).run("dense", 0)
-    assert [module for module, _ in started[0]] == ["grids_eval.training", "grids_eval.cli"]
-    assert json.loads((tmp_path / "dense-s0" / study.RESULT).read_text())["conditions"] == found
+def test_an_unfinished_study_has_what_is_in_distribution_and_does_not_repeat_it(arguments, started, tmp_path):
+    ran, _ = started
+    runner = study.Runner(arguments)
+    runner.run("dense", 0, ood=False)
+    (line,) = study.table(read_results(tmp_path, tuple(study.VARIANTS)), tmp_path, tmp_path).splitlines()[2:]
+    assert line.startswith("| dense | 1 | 1/2 = 50 % (9–91) | – |")
+    runner.run("dense", 0, ood=False)
+    assert [module for module, _ in ran] == ["grids_eval.training", "grids_eval.cli"]
+    runner.run("dense", 0, ood=True)
+    assert [module for module, _ in ran] == ["grids_eval.training", "grids_eval.cli", "grids_eval.cli"]
+    assert (
+        json.loads((tmp_path / "dense-s0" / study.RESULT).read_text())["conditions"]
+        == result("x", 0, ROWS)["conditions"]
+    )
 
 
 def test_early_tokens_have_no_retention_in_the_table(tmp_path):
@@ -161,7 +170,9 @@ def started(arguments, monkeypatch):
             (out / "state").mkdir(parents=True)
             step = 3 if out.parent.name in cut else arguments.steps
             (out / "state" / "progress.json").write_text(json.dumps({"step": step}))
-        elif words[2] == "grids_eval.cli":
+        elif words[2] == "grids_policy.export.cli":
+            out.mkdir()
+        else:
             rows = ROWS[1:] if "--ood" in words else ROWS[:1]
             write_episodes(out, result("x", 0, rows)["conditions"])
 
@@ -176,7 +187,8 @@ def test_a_complete_run_is_not_repeated_and_an_interrupted_training_is_not_compl
     keep(tmp_path, result("dense", 0, ROWS))
     cut.add("grids-16-s1")
     assert study.main() == 1
-    assert [name for _, name in ran] == ["grids-16-s0"] * 3 + ["dense-s1"] * 3 + ["grids-16-s1"]
+    trained = ["grids-16-s0"] * 2 + ["dense-s1"] * 2 + ["grids-16-s1"]
+    assert [name for _, name in ran] == [*trained, "grids-16-s0", "dense-s1"]  # out of distribution comes last
     shown = capsys.readouterr()
     assert "grids-16 seed 1 failed, see its log.txt: training stopped at step 3 of 800" in shown.err
     assert "| dense | 2 | 2/4 = 50 %" in shown.out
@@ -202,7 +214,7 @@ def test_a_stopped_runner_begins_nothing(arguments, started):
     runner = study.Runner(arguments)
     runner.stop()
     with pytest.raises(ValueError, match="interrupted"):
-        runner.run("dense", 0)
+        runner.run("dense", 0, ood=False)
     assert started[0] == []
 
 
