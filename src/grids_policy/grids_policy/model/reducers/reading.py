@@ -18,15 +18,16 @@ from torch import Tensor
 from grids_policy.model.config import SamplerConfig
 
 
-def cell_positions(coords: Tensor, grid: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Coordinates (.., 2), (x, y) in [0, 1], as positions (column, row) in cells, 0 at the centre of the first cell."""
-    rows, columns = grid
-    size = coords.new_tensor([columns, rows])
-    return coords * (size - 1) if align_corners else coords * size - 0.5
+def cell_position(coord: Tensor, count: int, *, align_corners: bool) -> Tensor:
+    """Coordinates (..,) in [0, 1] along one axis of `count` cells as positions in cells, 0 at the first one's centre.
+
+    The size is no tensor: copying one from the host cannot be captured as a CUDA graph.
+    """
+    return coord * (count - 1) if align_corners else coord * count - 0.5
 
 
 def cell_coords(grid: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Coordinates (T, 2) of every cell centre, row-major; the inverse of `cell_positions`."""
+    """Coordinates (T, 2) of every cell centre, row-major; the inverse of `cell_position`."""
     axes = []
     for count in grid:
         index = torch.arange(count, dtype=torch.float32)
@@ -51,9 +52,11 @@ def _axis_weights(position: Tensor, count: int, config: SamplerConfig) -> Tensor
 
 def sample_matmul(dense: Tensor, coords: Tensor, grid: tuple[int, int], config: SamplerConfig) -> Tensor:
     """Sample dense (B, T, C) at coords (B, K, 2): (B, K, C), eqs. 2 and 3 as one matrix product. Fast on a CPU."""
-    position = cell_positions(coords, grid, align_corners=config.align_corners)
-    across = _axis_weights(position[..., 0], grid[1], config)  # (B, K, columns)
-    down = _axis_weights(position[..., 1], grid[0], config)  # (B, K, rows)
+    column, row = (
+        cell_position(coords[..., axis], count, align_corners=config.align_corners)
+        for axis, count in enumerate(reversed(grid))
+    )
+    across, down = _axis_weights(column, grid[1], config), _axis_weights(row, grid[0], config)  # (B, K, cells)
     return (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(-2) @ dense  # (B, K, T) @ (B, T, C)
 
 
