@@ -7,6 +7,7 @@ from grids_bringup.cli.commands import is_present
 
 BENCHES = {
     "policy": ("grids_policy.bench.cli", "inference per stage: dense and GridS, torch and ONNX Runtime"),
+    "gpu": ("grids_policy.bench.gpu", "every engine, precision, sampler and batch on one card; --predict: without it"),
     "driver": ("so100_driver_testing.bench", "loop rate, lateness, bus; --campaign: the fault campaign"),
     "graph": ("grids_perception.bench.cli", "camera to policy and camera to servo ages, CPU per process"),
     "record": ("grids_recorder.bench.cli", "messages lost, CPU, write latency, crash recovery"),

@@ -7,7 +7,6 @@ speed does not depend on them, and the parity gate of the export checks accuracy
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -18,7 +17,8 @@ from typing import Any
 import psutil
 import torch
 
-from grids_policy.bench.flops import count_flops
+from grids_policy.bench.device import AbstractDevice, is_out_of_memory, measure_card, open_device
+from grids_policy.bench.flops import stage_flops
 from grids_policy.bench.report import figure, stage_table, table1, table4
 from grids_policy.bench.variants import (
     OnnxVariant,
@@ -27,7 +27,6 @@ from grids_policy.bench.variants import (
     cached_bundle,
     counted_flops,
     full_config,
-    measure_peaks,
     parse_sampler,
     random_policy,
     sampler_name,
@@ -39,7 +38,7 @@ from grids_policy.bench.variants import (
 from grids_policy.export.cli import PRECISIONS
 from grids_policy.model.config import PolicyConfig, SamplerConfig
 from grids_policy.model.smolvla import ActionExpert, SmolVLA
-from grids_policy.runtime.onnx import EngineOptions
+from grids_policy.runtime.engines.base import EngineOptions
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -68,21 +67,20 @@ def _samplers(text: str) -> list[SamplerConfig]:
     return [parse_sampler(word) for word in text.split(",") if word]
 
 
-def _variants_that_fit(policy: SmolVLA, batch: int, device: str, report) -> list[Variant]:
+def _variants_that_fit(policy: SmolVLA, batch: int, device: AbstractDevice, report) -> list[Variant]:
     """Torch eager and, on a GPU, CUDA graphs. Variants that do not fit into memory are reported and left out."""
     found: list[Variant] = []
-    for captured in (False, True) if device == "cuda" else (False,):
+    for mode in ("eager", "graph") if device.kind == "cuda" else ("eager",):
         try:
-            variant = TorchVariant(policy, batch, device=device, captured=captured)
+            variant = TorchVariant(policy, batch, device=device, mode=mode)
             variant.run()
-        except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, a bare RuntimeError of the CPU's allocator
-            if "memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             report(
                 f"left out, no memory: {sampler_name(policy.config.sampler)}, batch {batch}: {error}".splitlines()[0]
             )
-            if device == "cuda":
-                torch.cuda.empty_cache()
+            device.free_memory()
             continue
         found.append(variant)
     return found
@@ -90,7 +88,7 @@ def _variants_that_fit(policy: SmolVLA, batch: int, device: str, report) -> list
 
 def build_variants(arguments: argparse.Namespace, config: PolicyConfig, report) -> tuple[list[Variant], dict[str, Any]]:
     """All variants to measure, and export and load times in s by bundle folder."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = open_device("auto")
     engines, notes = arguments.engines.split(","), {}
     variants: list[Variant] = []
     base = random_policy(config)
@@ -136,18 +134,6 @@ def measure(variants: list[Variant], rounds: int, report) -> list[dict[str, Any]
     ]
 
 
-def stage_flops(config: PolicyConfig, sampler: SamplerConfig) -> dict[str, float]:
-    """Floating point operations of one chunk per stage, calculated from the sizes."""
-    counted = count_flops(dataclasses.replace(config, sampler=sampler))
-    return {
-        "preprocess": 0.0,
-        "vision": float(counted.vision + counted.connector),
-        "prefix": float(counted.prefix + counted.sampler),
-        "denoise": float(counted.denoise),
-        "total": float(counted.total),
-    }
-
-
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all variants. Returns the report that is written as JSON. Raises ValueError for options or bundles."""
     began = time.monotonic()
@@ -158,8 +144,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     config = full_config() if arguments.size == "full" else small_config()
     variants, notes = build_variants(arguments, config, print_line)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    peaks = measure_peaks(device)
+    device = open_device("auto")
+    peaks = measure_card(device)
     rows = measure(variants, arguments.rounds, print_line)
     others = {id(v) for v in variants if isinstance(v, OnnxVariant) and v.folder in arguments.bundle}
     for row, variant in zip(rows, variants, strict=True):
@@ -170,8 +156,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "size": arguments.size,
         "threads": arguments.threads,
         "steps": config.num_steps,
-        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
-        "peaks": dataclasses.asdict(peaks),
+        "device": device.name,
+        "peaks": peaks,
         "expert_bytes_per_step": 4 * sum(p.numel() for p in ActionExpert(config).parameters()),
         "rss_gb": psutil.Process().memory_info().rss / 1e9,
         "bundles": notes,
@@ -191,11 +177,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             for sampler in _samplers(arguments.tokens)
         ]
     return report
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from grids_policy.model.config import PolicyConfig
+from grids_policy.model.config import PolicyConfig, SamplerConfig
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,3 +152,15 @@ def count_flops(
         step=_expert(config, tokens, as_lerobot=as_lerobot),
         steps=config.num_steps,
     )
+
+
+def stage_flops(config: PolicyConfig, sampler: SamplerConfig) -> dict[str, float]:
+    """Floating point operations of one chunk per stage, calculated from the sizes."""
+    counted = count_flops(dataclasses.replace(config, sampler=sampler))
+    return {
+        "preprocess": 0.0,
+        "vision": float(counted.vision + counted.connector),
+        "prefix": float(counted.prefix + counted.sampler),
+        "denoise": float(counted.denoise),
+        "total": float(counted.total),
+    }

@@ -28,7 +28,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def stage_floor_s(report: dict[str, Any], row: dict[str, Any], stage: str) -> float:
     """The shortest possible time in fp32, s: products at peak speed, or the expert's weights read once per step."""
-    compute = row["flops"][stage] * row["batch"] / (report["peaks"]["fp32_gflops"] * 1e9)
+    compute = row["flops"][stage] * row["batch"] / (report["peaks"]["tflops"]["fp32"] * 1e12)
     if stage != "denoise":
         return compute
     return max(compute, report["steps"] * report["expert_bytes_per_step"] / (report["peaks"]["read_gb_s"] * 1e9))
@@ -52,7 +52,7 @@ def stage_table(report: dict[str, Any]) -> str:
     head = ["variant", "batch", *(f"{s} ms" for s in STAGES[:-1]), "p50/p95/p99 ms", "speed", "x fp32 floor (v p d)"]
     peaks = report["peaks"]
     note = (
-        f"{report['device']}, {report['threads']} threads: {peaks['fp32_gflops']:.0f} GFLOP/s fp32, "
+        f"{report['device']}, {report['threads']} threads: {peaks['tflops']['fp32'] * 1e3:.0f} GFLOP/s fp32, "
         f"{peaks['read_gb_s']:.1f} GB/s read; {report['rows'][0]['runs']} runs each, alternating\n"
     )
     return note + _table(head, rows)

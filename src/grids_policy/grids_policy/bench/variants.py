@@ -8,14 +8,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from grids_policy.bench.device import AbstractDevice, CpuDevice, set_precision
+from grids_policy.bench.operators import DTYPES
+from grids_policy.bench.stages import Stage, example_inputs, policy_stages
 from grids_policy.export import fused, graphs
 from grids_policy.export.cli import export_bundle, reduce_bundle
 from grids_policy.export.spec import ExportOptions
@@ -29,7 +30,10 @@ from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.base import STAGES, PolicyOutputs
-from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
+from grids_policy.runtime.engines.base import EngineOptions
+from grids_policy.runtime.onnx import OnnxRuntime
+
+TORCH_MODES = ("eager", "compile", "graph", "compile+graph")
 
 
 class Variant(Protocol):
@@ -109,82 +113,48 @@ def random_checkpoint(policy: SmolVLA, folder: Path) -> Checkpoint:
 
 
 class TorchVariant:
-    """The torch model itself, eager; on a GPU also captured in CUDA graphs, one per stage."""
+    """The torch model itself: eager, compiled, or captured in CUDA graphs, one per stage.
 
-    def __init__(self, policy: SmolVLA, batch: int, *, device: str = "cpu", captured: bool = False) -> None:
-        self.config, self.batch = policy.config, batch
+    mode: of TORCH_MODES. The policy is moved to the device, in the type of `precision`. Raises RuntimeError where the
+    device has no graphs, and whatever torch.compile raises.
+    """
+
+    def __init__(
+        self, policy: SmolVLA, batch: int, *, device: AbstractDevice | None = None, mode: str = "eager",
+        precision: str = "fp32",
+    ) -> None:  # fmt: skip
+        self.config, self.batch, self.mode = policy.config, batch, mode
         self.sampler = policy.config.sampler
-        self.label = "torch CUDA graph" if captured else "torch eager"
-        self._policy, self._device = policy.to(device), device
-        self._inputs = self._random_inputs()
-        self._stages: list[Callable] = [self._preprocess, self._vision, self._prefix, self._denoise]
-        if captured:
-            self._stages = self._capture()
+        self.label = f"torch {mode}" if precision == "fp32" else f"torch {mode} {precision}"
+        self.precision = precision
+        self.device = device or CpuDevice()
+        kind, dtype = self.device.kind, DTYPES[precision]
+        self.policy = policy.to(kind, dtype)
+        self.inputs = example_inputs(self.config, batch, kind, dtype)
+        self._stages = list(policy_stages(self.policy, self.inputs).values())
+        if "compile" in mode:
+            self._stages = [torch.compile(stage, dynamic=False) for stage in self._stages]
+        if "graph" in mode:
+            self._stages = self._captured()
 
-    def _random_inputs(self) -> dict[str, Tensor | list[Tensor]]:
-        config, generator = self.config, torch.Generator().manual_seed(0)
-        batch, language = self.batch, config.tokenizer_max_length
-        frames = [
-            torch.randint(0, 256, (batch, h, w, 3), generator=generator, dtype=torch.uint8) for h, w in config.image_hw
-        ]
-        inputs = {
-            "mask": torch.ones(batch, len(frames), dtype=torch.bool),
-            "state": torch.randn(batch, config.state_dim, generator=generator),
-            "tokens": torch.randint(3, config.text.vocab, (batch, language), generator=generator),
-            "token_mask": torch.arange(language).expand(batch, -1) < 32,
-            "noise": torch.randn(batch, config.chunk_size, config.max_action_dim, generator=generator),
-        }
-        moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        return {**moved, "frames": [frame.to(self._device) for frame in frames]}
-
-    def _preprocess(self, _) -> Tensor:
-        return self._policy.preprocess(self._inputs["frames"])
-
-    def _vision(self, images: Tensor) -> Tensor:
-        return self._policy.dense_tokens(images)
-
-    def _prefix(self, dense: Tensor):
-        policy, given = self._policy, self._inputs
-        sampled = policy.sampler(dense)
-        prefix = policy.embed_prefix(
-            sampled.tokens, given["mask"], given["state"], given["tokens"], given["token_mask"]
-        )
-        keys, values, _ = policy.prefill(prefix)
-        return policy.cache(prefix, keys, values, (sampled.coords, dense[..., 0]))
-
-    def _denoise(self, cache) -> Tensor:
-        return self._policy.sample(self._inputs["noise"], cache)
-
-    def _capture(self) -> list[Callable]:
-        """Each stage as a CUDA graph whose input is the previous one's output buffer."""
+    @torch.no_grad()
+    def _captured(self) -> list[Stage]:
+        """Each stage as a graph whose input is the previous one's output buffer."""
         replays, value = [], None
-        stream = torch.cuda.Stream()
         for stage in self._stages:
-            with torch.no_grad(), torch.cuda.stream(stream):
-                for _ in range(3):
-                    stage(value)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.no_grad(), torch.cuda.graph(graph):
-                result = stage(value)
-            replays.append(lambda _, graph=graph, result=result: (graph.replay(), result)[1])
-            value = result
+            replays.append(self.device.capture(stage, value))
+            value = replays[-1](value)
         return replays
 
     @torch.no_grad()
     def run(self) -> dict[str, float]:
         """See `Variant.run`."""
-        value, seconds = None, {}
-        for name, stage in zip(STAGES, self._stages, strict=True):
-            start = self._now()
+        set_precision(self.precision)
+        value, marks = None, [self.device.mark()]
+        for stage in self._stages:
             value = stage(value)
-            seconds[name] = self._now() - start
-        return seconds
-
-    def _now(self) -> float:
-        if self._device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+            marks.append(self.device.mark())
+        return dict(zip(STAGES, self.device.seconds(marks), strict=True))
 
 
 class OnnxVariant:
@@ -196,6 +166,7 @@ class OnnxVariant:
         bundle = self._runtime.bundle
         self.sampler, self.batch = part_from_dict(SamplerConfig, bundle.sampler, "sampler"), 1
         engine = self._runtime.provider.removesuffix("ExecutionProvider")
+        self.precision = bundle.precision
         self.label = f"onnx {engine} {bundle.precision}"
         self._inputs = random_inputs(bundle, 300, 0)
         self._outputs = PolicyOutputs.empty(bundle)
@@ -203,6 +174,10 @@ class OnnxVariant:
     def run(self) -> dict[str, float]:
         """See `Variant.run`."""
         return self._runtime.infer(self._inputs, self._outputs)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._runtime.close()
 
 
 def cached_bundle(policy: SmolVLA, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
@@ -234,61 +209,30 @@ def counted_flops(variant: TorchVariant) -> float:
     return float(counter.get_total_flops())
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Peaks:
-    """The machine's measured peaks, with the threads of the bench: fp32 GFLOP/s, and memory reads in GB/s."""
-
-    fp32_gflops: float
-    read_gb_s: float
-
-
-def measure_peaks(device: str) -> Peaks:
-    """Measure the peaks: the best of six 2048 x 2048 matrix products and of six sums over half a gigabyte."""
-    side, count = 2048, 1 << 27
-    a = torch.randn(side, side, device=device)
-    x = torch.ones(count, device=device)
-
-    def best(work: Callable[[], object]) -> float:
-        times = []
-        for _ in range(6):
-            start = _now(device)
-            work()
-            times.append(_now(device) - start)
-        return min(times)
-
-    with torch.no_grad() if device == "cpu" else nullcontext():
-        return Peaks(2 * side**3 / best(lambda: a @ a) / 1e9, 4 * count / best(x.sum) / 1e9)
-
-
-def _now(device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: str = "cpu") -> list[float]:
+def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: AbstractDevice) -> list[float]:
     """Seconds of forward and backward of the whole policy on random data, per repeat; without the optimiser."""
     from grids_policy.model.flow import FlowDraw, TrainBatch, draw, flow_loss
 
-    variant = TorchVariant(policy, batch, device=device)
-    given = variant._inputs  # noqa: SLF001 - the same random data
-    images = policy.preprocess(given["frames"])
-    actions = torch.zeros(batch, policy.config.chunk_size, policy.config.action_dim, device=device)
-    data = TrainBatch(images, given["mask"], given["state"], given["tokens"], given["token_mask"], actions)
+    policy.to(device.kind)
+    given = example_inputs(policy.config, batch, device.kind)
+    images = policy.preprocess(given.frames)
+    actions = torch.zeros(batch, policy.config.chunk_size, policy.config.action_dim, device=device.kind)
+    data = TrainBatch(images, given.mask, given.state, given.tokens, given.token_mask, actions)
     policy.train().requires_grad_(True)
     seconds = []
     for _ in range(repeats):
-        random = FlowDraw(*(None if t is None else t.to(device) for t in draw(policy, batch)))
-        start = _now(device)
+        random = FlowDraw(*(None if t is None else t.to(device.kind) for t in draw(policy, batch)))
+        device.synchronize()
+        marks = [device.mark()]
         flow_loss(policy, data, random).backward()
-        seconds.append(_now(device) - start)
+        seconds += device.seconds([*marks, device.mark()])
         policy.zero_grad(set_to_none=True)
     policy.eval().requires_grad_(False)
     return seconds
 
 
 def stage_percentiles(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """p50, p95 and p99 of each stage and of the total, in seconds."""
+    """p50, p95 and p99 of each stage and of the total, in seconds. total: the stages' sum where a run has none."""
     columns = {name: np.array([run[name] for run in runs]) for name in STAGES}
-    columns["total"] = np.sum(list(columns.values()), axis=0)
+    columns["total"] = np.array([run.get("total", sum(run[name] for name in STAGES)) for run in runs])
     return {name: {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)} for name, values in columns.items()}
