@@ -1,7 +1,6 @@
 """Our datasets in LeRobot: the same states, actions and frames, and its own tools work on them."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -58,12 +57,6 @@ def test_lerobot_reads_demonstrations_as_we_do(peer, demos, tmp_path):
     assert assert_same(peer, demos, tmp_path / "out.npz")["episodes"] == 2
 
 
-def in_older_form(folder) -> None:
-    """The change of meta/info.json that docs/recording.md gives for releases before 0.6."""
-    path = folder / "meta" / "info.json"
-    path.write_text(path.read_text().replace('"is_depth_map"', '"video.is_depth_map"'))
-
-
 def codec_of(folder) -> str:
     info = json.loads((folder / "meta" / "info.json").read_text())
     return info["features"][image_key(CAMERAS[0])]["info"]["video.codec"]
@@ -71,9 +64,9 @@ def codec_of(folder) -> str:
 
 def test_lerobot_merges_a_dataset_of_ours_with_one_of_its_own(peer, converted, tmp_path):
     ours = tmp_path / "ours"
-    shutil.copytree(converted, ours)
-    if peer.old:
-        in_older_form(ours)
+    bags = sorted(map(str, (converted.parent / "bags").glob("episode_*")))
+    options = ["--codec", codec_of(converted), "--lerobot", "0.4" if peer.old else "0.6"]
+    assert convert([*bags, str(ours), *options]) == 0
     peer.run("write", ours, tmp_path / "new")
     found = peer.run("merge", tmp_path / "merged", ours, tmp_path / "new")
     if codec_of(ours) != codec_of(tmp_path / "new"):

@@ -122,15 +122,23 @@ CODECS = {
 }
 
 
+# From 0.6 on; before. They differ in the type of extremes and in the name of one entry in info.json.
+RELEASES = ("0.6", "0.4")
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """Everything that must agree between episodes. `notes` (units, source, …) goes into info.json as it is."""
+    """Everything that must agree between episodes. `notes` (units, source, …) goes into info.json as it is.
+
+    lerobot: the release whose form the metadata have, one of RELEASES. LeRobot merges datasets of one form only.
+    """
 
     fps: int
     features: Mapping[str, Feature]
     robot_type: str = "so100"
     video: VideoSettings = field(default_factory=VideoSettings)
     notes: Mapping[str, object] = field(default_factory=dict)
+    lerobot: str = RELEASES[0]
 
     def __post_init__(self) -> None:
         if self.fps < 1:

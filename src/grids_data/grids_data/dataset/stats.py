@@ -15,17 +15,17 @@ MAX_SAMPLED_FRAMES = 100
 Stats = dict[str, list]
 
 
-def of_rows(values: np.ndarray) -> Stats:
+def of_rows(values: np.ndarray, *, typed: bool = False) -> Stats:
     """Statistics over the first axis of (n,) or (n, d) numbers; every entry has shape (1,) or (d,).
 
-    Minimum and maximum of bool and int columns keep that type: LeRobot refuses to merge datasets where they differ.
+    typed: minimum and maximum of bool and int columns keep that type, as in LeRobot before 0.6; else all are floats.
     """
     whole = np.asarray(values)
     whole = whole[:, None] if whole.ndim == 1 else whole
     if not len(whole):
         raise ValueError("statistics: expected at least one row, got none")
     rows = whole.astype(float)
-    ends = whole if whole.dtype.kind in "biu" else rows
+    ends = whole if typed and whole.dtype.kind in "biu" else rows
     table = {"min": ends.min(0), "max": ends.max(0), "mean": rows.mean(0), "std": rows.std(0)}
     table |= dict(zip(QUANTILES, np.quantile(rows, list(QUANTILES.values()), axis=0), strict=True))
     return {name: value.tolist() for name, value in table.items()} | {"count": [len(rows)]}
@@ -61,9 +61,12 @@ def of_histogram(counts: np.ndarray, frames: int) -> Stats:
     return {name: value.reshape(3, 1, 1).tolist() for name, value in table.items()} | {"count": [frames]}
 
 
-def of_episode(columns: Mapping[str, np.ndarray], images: Mapping[str, tuple[np.ndarray, int]]) -> dict[str, Stats]:
-    """Statistics of numeric columns and of images given as (histogram, frames)."""
-    numbers = {name: of_rows(values) for name, values in columns.items() if np.asarray(values).dtype.kind in "fiub"}
+def of_episode(
+    columns: Mapping[str, np.ndarray], images: Mapping[str, tuple[np.ndarray, int]], *, typed: bool = False
+) -> dict[str, Stats]:
+    """Statistics of numeric columns and of images given as (histogram, frames); typed: see `of_rows`."""
+    whole = {name: values for name, values in columns.items() if np.asarray(values).dtype.kind in "fiub"}
+    numbers = {name: of_rows(values, typed=typed) for name, values in whole.items()}
     return numbers | {name: of_histogram(counts, frames) for name, (counts, frames) in images.items()}
 
 

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from grids_data.dataset.files import unreadable
-from grids_data.dataset.schema import CODECS, DatasetError, VideoSettings
+from grids_data.dataset.schema import CODECS, RELEASES, DatasetError, VideoSettings
 
 # The mp4 muxer of FFmpeg refuses clocks slower than this.
 _LEAST_TICKS_PER_S = 10_000
@@ -129,8 +129,8 @@ def join(parts: Sequence[Path], target: Path, fps: int) -> None:
                 base += frames
 
 
-def describe(path: Path) -> dict:
-    """The `info` block LeRobot keeps beside a video feature, in the form of 0.6; before, "video.is_depth_map"."""
+def describe(path: Path, lerobot: str = RELEASES[0]) -> dict:
+    """The `info` block that a LeRobot release (one of RELEASES) keeps beside a video feature."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return {
@@ -141,7 +141,7 @@ def describe(path: Path) -> dict:
             "video.fps": round(float(stream.average_rate)),
             "video.channels": 3,
             "has_audio": False,
-            "is_depth_map": False,
+            "video.is_depth_map" if lerobot == "0.4" else "is_depth_map": False,
         }
 
 

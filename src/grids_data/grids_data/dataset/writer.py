@@ -246,7 +246,7 @@ def assemble(episodes: list[_Staged], spec: DatasetSpec, target: Path) -> None:
     video_places = {name: _write_videos(episodes, name, spec, target) for name in spec.cameras}
     columns = _read_columns(target)
     images = {name: [(np.load(e.folder / f"{name}.npy"), e.sampled) for e in episodes] for name in spec.cameras}
-    rows, start = [], 0
+    rows, start, typed = [], 0, spec.lerobot == "0.4"
     for index, episode in enumerate(episodes):
         stop = start + episode.length
         part = {name: values[start:stop] for name, values in columns.items()}
@@ -261,11 +261,12 @@ def assemble(episodes: list[_Staged], spec: DatasetSpec, target: Path) -> None:
             **{f"videos/{n}/{key}": value for n in spec.cameras for key, value in video_places[n][index].items()},
             **{f"extra/{key}": value for key, value in episode.extra.items()},
         }
-        found = stats.of_episode(part, {name: images[name][index] for name in spec.cameras})
+        found = stats.of_episode(part, {name: images[name][index] for name in spec.cameras}, typed=typed)
         row |= {f"stats/{n}/{key}": value for n, entry in found.items() for key, value in entry.items()}
         rows.append(row)
         start = stop
-    total = stats.of_episode(columns, {name: stats.merge_histograms(parts) for name, parts in images.items()})
+    merged = {name: stats.merge_histograms(parts) for name, parts in images.items()}
+    total = stats.of_episode(columns, merged, typed=typed)
     _write_meta(rows, tasks, total, spec, target)
 
 
@@ -348,7 +349,7 @@ def _write_meta(rows: list[dict], tasks: list[str], total: dict, spec: DatasetSp
     _write_tasks(tasks, target / TASKS_PATH)
     features = {name: feature.as_json() for name, feature in spec.features.items()}
     for name in spec.cameras:
-        features[name]["info"] = video.describe(target / VIDEO_PATH.format(video_key=name, **_file(0)))
+        features[name]["info"] = video.describe(target / VIDEO_PATH.format(video_key=name, **_file(0)), spec.lerobot)
     features |= {name: feature.as_json() for name, feature in DEFAULT_FEATURES.items()}
     info = {
         "codebase_version": VERSION,

@@ -21,6 +21,7 @@ from grids_data.dataset.frame_cache import parse_size, resized
 from grids_data.dataset.schema import (
     ACTION,
     CODECS,
+    RELEASES,
     STATE,
     SUCCESS,
     DatasetSpec,
@@ -54,6 +55,7 @@ class ConvertSettings:
     command: str = COMMANDS[0]
     system: str = DEGREES
     codec: str = "h264"
+    lerobot: str = RELEASES[0]
     task: str = ""
 
 
@@ -95,7 +97,8 @@ def convert_spec(bags: list[Path], settings: ConvertSettings, chosen: Calibratio
     source = {"kind": "bags", "command": settings.command} | ({"task": settings.task} if settings.task else {})
     notes = {"units": units(settings.system, first).as_json(), "source": source}
     features = so100_features(*size, extra=extra)
-    return DatasetSpec(settings.fps, features, video=settings_of(settings.codec), notes=notes)
+    video = settings_of(settings.codec)
+    return DatasetSpec(settings.fps, features, video=video, notes=notes, lerobot=settings.lerobot)
 
 
 def _images(bag: Bag, topic: str, wanted: np.ndarray, levels: list[float] | None = None) -> Iterator[np.ndarray]:
@@ -300,6 +303,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--calibration", type=Path, help="LeRobot calibration file (default: the one in the bag)")
     add("--include-rejected", action="store_true", help="convert episodes with the verdict REJECT too")
     add("--codec", choices=tuple(CODECS), default="h264", help="video codec (default: h264; av1 merges with LeRobot's)")
+    text = "merge with datasets that this LeRobot release recorded: 0.6 or newer, 0.4 or older (default: 0.6)"
+    add("--lerobot", choices=RELEASES, default=RELEASES[0], help=text)
     add("--workers", type=int, default=0, help="processes (default: one per core)")
     return parser
 
@@ -313,6 +318,7 @@ def main(argv: list[str]) -> int:
         arguments.action,
         arguments.units,
         codec=arguments.codec,
+        lerobot=arguments.lerobot,
         task=arguments.task.strip(),
     )
     workers = arguments.workers or len(os.sched_getaffinity(0))

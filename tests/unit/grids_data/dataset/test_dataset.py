@@ -13,6 +13,7 @@ from grids_data.dataset.frame_cache import cached_frames
 from grids_data.dataset.reader import open_dataset
 from grids_data.dataset.schema import (
     ACTION,
+    RELEASES,
     STATE,
     VALID,
     DatasetError,
@@ -304,13 +305,21 @@ def test_a_codec_without_an_encoder_is_refused_with_those_that_work(monkeypatch)
         settings_of("av1")
 
 
-def test_extremes_of_bools_and_whole_numbers_keep_their_type_as_in_lerobot(dataset):
+@pytest.mark.parametrize("release", RELEASES)
+def test_metadata_have_the_form_of_the_lerobot_release_that_merges_them(tmp_path, release):
+    writer = DatasetWriter(tmp_path / "set", spec(lerobot=release))
+    stage(writer, 0, 12)
+    dataset = open_dataset(writer.finish())
     schema = pq.read_schema(next((dataset.folder / "meta" / "episodes").rglob("*.parquet")))
-    for name, kind in ((VALID, pa.bool_()), ("frame_index", pa.int64()), (STATE, pa.float64())):
+    kinds = {VALID: pa.bool_(), "frame_index": pa.int64(), STATE: pa.float64()}
+    for name, kind in kinds.items():
         for end in ("min", "max"):
-            assert schema.field(f"stats/{name}/{end}").type.value_type == kind
+            expected = kind if release == "0.4" else pa.float64()
+            assert schema.field(f"stats/{name}/{end}").type.value_type == expected
         assert schema.field(f"stats/{name}/mean").type.value_type == pa.float64()
     assert dataset.statistics[VALID]["min"].tolist() == [0.0]
+    info = json.loads((dataset.folder / "meta" / "info.json").read_text())["features"][image_key("front")]["info"]
+    assert ("is_depth_map" in info, "video.is_depth_map" in info) == (release == "0.6", release == "0.4")
 
 
 @pytest.mark.parametrize("codec", ["h264", "av1", "hevc"])
