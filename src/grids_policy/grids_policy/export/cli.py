@@ -26,6 +26,7 @@ import torch
 from grids_common.errors import GridsError
 from grids_data.units import SYSTEMS, parse_system
 from grids_policy.export.cameras import ExportError, choose_cameras, parse_cameras, refuse_unknown_cameras
+from grids_policy.export.engines import BUILDABLE, drop_engines, load_builder, parse_capabilities, seal_engines
 from grids_policy.export.families import GRAPH_SETS
 from grids_policy.export.gate import TOLERANCES, run_gate
 from grids_policy.export.graphs import (
@@ -131,6 +132,8 @@ def export_bundle(
         raise ExportError("the checkpoint folder has no tokenizer.json; copy SmolVLM2's into it")
     if options.precision not in PRECISIONS:
         raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {options.precision!r}")
+    if options.rtx_for:
+        load_builder()  # refuse before the long part
     options = dataclasses.replace(options, name=options.name or folder.name)
     with _replace_when_complete(folder) as partial:
         copy_tokenizer(checkpoint.tokenizer, partial / bundles.TOKENIZER)
@@ -140,6 +143,8 @@ def export_bundle(
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, report))
         _pass_gate(checkpoint, partial, values, report)
+        if options.rtx_for:
+            seal_engines(partial, options.rtx_for, report)
     return bundles.read_manifest(folder)
 
 
@@ -153,9 +158,9 @@ def reduce_bundle(
     bundles.load_bundle(source)
     with _replace_when_complete(Path(folder)) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True)
+        written = drop_engines(partial, json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8")))
         for name in bundles.GRAPHS:
             convert(partial / f"{name}.onnx", precision)
-        written = json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8"))
         values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest", "parity")}
         _pass_gate(checkpoint, partial, {**values, "precision": precision}, report)
     return bundles.read_manifest(folder)
@@ -243,6 +248,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default="mask,black",
         help="how a missing camera may be replaced: mask, black, mask,black or none",
     )
+    parser.add_argument(
+        "--engine", choices=BUILDABLE, help="also build engines ahead of time; needs no GPU (docs/hardware.md)"
+    )
+    parser.add_argument(
+        "--for", dest="built_for", metavar="LIST",
+        help="compute capabilities to build --engine for: 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50); default: 8.6",
+    )  # fmt: skip
     parser.add_argument("--identity-stats", action="store_true", help="the dataset is already normalised")
     return parser.parse_args(argv)
 
@@ -262,6 +274,9 @@ def main(argv: list[str] | None = None) -> int:
         modes = tuple(m for m in arguments.missing_camera.split(",") if m and m != "none")
         if bad := [m for m in modes if m not in ("mask", "black")]:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
+        if arguments.built_for is not None and not arguments.engine:
+            raise ExportError("--for: has no meaning without --engine rtx")
+        rtx_for = parse_capabilities(arguments.built_for or "8.6") if arguments.engine else ()
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
         if arguments.reducer:
@@ -284,12 +299,14 @@ def main(argv: list[str] | None = None) -> int:
             missing_camera=modes,
             noise_scale=arguments.noise_scale,
             provenance={"checkpoint": arguments.checkpoint.name},
+            rtx_for=rtx_for,
         )
         made = export_bundle(checkpoint, arguments.bundle, options, print_line)
     except (GridsError, ValueError, OSError) as error:
         sys.stderr.write(f"export: {error}\n")
         return 1
-    size = sum(file.bytes for file in made.files.values())
+    records = (made.files, *(built.files for built in made.engines))
+    size = sum(file.bytes for files in records for file in files.values())
     print_line(f"{arguments.bundle}: {made.bundle_id}, {size / 1e6:.1f} MB")
     return 0
 

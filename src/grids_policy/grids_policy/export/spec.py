@@ -27,6 +27,7 @@ class ExportOptions:
 
     fps: action steps per second. name: of the bundle. per_camera: one vision call per camera, so that tokens can be
     reused. noise_scale: 0 to 1. missing_camera: how a missing camera may be replaced. provenance: added to policy.json.
+    rtx_for: compute capabilities for which engines are built and sealed into the bundle.
     """
 
     precision: str = "fp32"
@@ -39,6 +40,7 @@ class ExportOptions:
     noise_scale: float = 1.0
     missing_camera: tuple[str, ...] = ("mask", "black")
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rtx_for: tuple[str, ...] = ()
 
 
 def _camera(name: str, key: str, width: int, height: int, config: PolicyConfig) -> BundleCamera:

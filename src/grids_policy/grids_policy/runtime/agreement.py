@@ -15,6 +15,8 @@ from grids_policy.runtime.bundle import BundleError, PolicySpec
 # precision -> largest allowed error of (actions in standard deviations, coordinates in fractions of the image)
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 5e-3), "int8": (3e-1, 2e-2)}
 
+_REPEATED_STD = 1e-2  # kernels may add in another order from call to call; what is stale differs by far more
+
 
 @dataclass(frozen=True, slots=True)
 class Errors:
@@ -81,6 +83,33 @@ def compare(engine: AbstractRuntime, reference: AbstractRuntime, cases: int, voc
     actions, coordinates = (np.array(part) for part in zip(*found, strict=True))
     # np.max keeps a NaN, max() may drop it.
     return Errors(float(np.max(actions)), float(np.sqrt(np.mean(np.square(actions)))), float(np.max(coordinates)))
+
+
+def refuse_stale(engine: AbstractRuntime) -> None:
+    """Run two observations in turn and refuse an engine whose answer does not follow its inputs.
+
+    A captured CUDA graph, or a binding whose memory moved, may give the first answer for ever: on a robot, a frozen
+    policy. The inputs of each stage are changed alone: the images (vision), the state (prefix), the noise (denoising).
+    Raises BundleError that names what had no effect. Needs no reference, so every engine can be asked.
+    """
+    first, second = (random_inputs(engine.spec, 4, seed) for seed in (0, 3))  # both with every camera
+    known, got = PolicyOutputs.empty(engine.spec), PolicyOutputs.empty(engine.spec)
+    engine.infer(first, known)
+    others = {
+        "images": replace(first, frames=second.frames),
+        "state": replace(first, state=second.state),
+        "noise": replace(first, noise=second.noise),
+    }
+    for name, inputs in others.items():
+        engine.infer(inputs, got)
+        if np.array_equal(got.actions, known.actions):
+            raise BundleError(
+                f"{engine.provider}: expected other actions for other {name}, got the same: its sessions repeat an "
+                "earlier answer; not used"
+            )
+    engine.infer(first, got)
+    if not disagreement(engine.spec, got, known)[0].max() <= _REPEATED_STD:
+        raise BundleError(f"{engine.provider}: expected the same actions for the same inputs, got others; not used")
 
 
 def require_agreement(engine: AbstractRuntime, reference: AbstractRuntime, precision: str, cases: int = 2) -> str:

@@ -7,9 +7,11 @@
     prefix.onnx                dense tokens, state, sentence -> sampled tokens and the cache of one observation
     denoise_step.onnx          one Euler step, called `num_steps` times
     *.onnx.data                weights of the graph of the same name
+    <graph>.<engine>.onnx      the graph as an engine built it ahead of time; optional
 
 policy.json carries a digest of its own bytes (computed with the digest's value replaced by zeros). Everything is
-parsed as data: JSON and ONNX, never code.
+parsed as data: JSON and ONNX, never code. What an engine built is code: it is verified by that engine only, just before
+it is loaded (`verify_built`), and without it the bundle runs as before.
 """
 
 import dataclasses
@@ -103,6 +105,16 @@ def _smolvla_conventions() -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """What an engine built of the four graphs at the export. built_for: compute capabilities."""
+
+    engine: str
+    library: str  # name and version of what built it, and what must load it
+    built_for: tuple[str, ...]
+    files: dict[str, File]  # the graph -> its file, named by `built_name`
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySpec:
     """Inputs, outputs and units of a policy, on any runtime.
 
@@ -169,6 +181,7 @@ class Bundle(PolicySpec):
     cache: dict[str, list[int]]  # tensors between prefix.onnx and denoise_step.onnx, name -> shape
     parity: dict[str, object]
     provenance: dict[str, object]
+    engines: tuple[BuiltEngine, ...]  # built ahead of time; none in most bundles
     files: dict[str, File]
     digest: str
 
@@ -176,6 +189,11 @@ class Bundle(PolicySpec):
     def bundle_id(self) -> str:
         """The name and the first 12 digits of the digest: different for any two bundles."""
         return f"{self.name}-{self.digest[:12]}"
+
+
+def built_name(graph: str, engine: str) -> str:
+    """File name of `graph` as `engine` built it."""
+    return f"{graph}.{engine}.onnx"
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
@@ -236,6 +254,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_record(path: Path) -> File:
+    """Size and hash of a file as it is now."""
+    return File(file_sha256(path), path.stat().st_size)
+
+
 def _manifest_digest(text: str) -> tuple[str, str]:
     """(digest written in the text, digest of the text with that value zeroed)."""
     at = text.rfind(_DIGEST_KEY)
@@ -273,7 +296,12 @@ def _check(bundle: Bundle) -> None:
     needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}
     if missing := sorted(needed - set(bundle.files)):
         raise BundleError(f"{MANIFEST}: files: expected {sorted(needed)}, missing {missing}")
-    for name in bundle.files:
+    for built in bundle.engines:
+        if sorted(built.files) != sorted(GRAPHS):
+            raise BundleError(
+                f"{MANIFEST}: engines: expected the graphs {', '.join(GRAPHS)}, got {sorted(built.files)}"
+            )
+    for name in (*bundle.files, *(built.engine for built in bundle.engines)):
         if Path(name).name != name:
             raise BundleError(f"{MANIFEST}: files: expected plain file names, got {name!r}")
 
@@ -290,8 +318,8 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with `runs_on`, which the first bundles of this schema do not have: their int8 was for CPUs."""
-    return {"runs_on": [CPU] if values.get("precision") == "int8" else [CPU, GPU], **values}
+    """The values with those fields that the first bundles of this schema do not have: their int8 was for CPUs."""
+    return {"engines": [], "runs_on": [CPU] if values.get("precision") == "int8" else [CPU, GPU], **values}
 
 
 def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
@@ -327,8 +355,19 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
 
 
 def verify_files(folder: Path, bundle: Bundle) -> None:
-    """Size and sha256 of every file against policy.json; raises BundleError that names the first wrong file."""
+    """Size and sha256 of every file against policy.json; raises BundleError that names the first wrong file.
 
+    Files of `engines` are left to `verify_built`.
+    """
+    _verify(folder, bundle.files)
+
+
+def verify_built(folder: Path, built: BuiltEngine) -> None:
+    """As `verify_files`, for what an engine built."""
+    _verify(folder, {built_name(graph, built.engine): file for graph, file in built.files.items()})
+
+
+def _verify(folder: Path, files: dict[str, File]) -> None:
     def check(item: tuple[str, File]) -> None:
         name, expected = item
         path = Path(folder) / name
@@ -345,7 +384,7 @@ def verify_files(folder: Path, bundle: Bundle) -> None:
             )
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(check, sorted(bundle.files.items())))
+        list(pool.map(check, sorted(files.items())))
 
 
 def load_bundle(folder: Path, *, gated: bool = True) -> Bundle:
@@ -360,10 +399,15 @@ def seal(folder: Path, manifest: dict[str, object], *, gated: bool = True) -> Bu
 
     manifest: the fields of policy.json without schema, files and digest.
     """
+    built = {
+        built_name(graph, entry["engine"])
+        for entry in cast("list[dict[str, Any]]", manifest.get("engines", []))
+        for graph in entry["files"]
+    }
     files = {
-        path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        path.name: dataclasses.asdict(file_record(path))
         for path in sorted(Path(folder).iterdir())
-        if path.name not in (MANIFEST, CARD)
+        if path.name not in (MANIFEST, CARD, *built)
     }
     values = {"schema": SCHEMA, **manifest, "files": files, "digest": "0" * 64}
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"

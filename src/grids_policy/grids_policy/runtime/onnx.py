@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from grids_policy.runtime.agreement import require_agreement
+from grids_policy.runtime.agreement import refuse_stale, require_agreement
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, BundleError, load_bundle
 from grids_policy.runtime.chain import Chain
 from grids_policy.runtime.engines.base import AbstractEngine, EngineOptions
-from grids_policy.runtime.engines.cache import open_cache, seal_cache
+from grids_policy.runtime.engines.cache import Fingerprint, open_cache, seal_cache
 from grids_policy.runtime.engines.machine import this_machine
 from grids_policy.runtime.engines.table import choose, engine_named
 from grids_policy.runtime.warmup import faster
@@ -36,14 +36,17 @@ class OnnxRuntime(AbstractRuntime):
         self._bundle = load_bundle(self._folder, gated=gated)
         self._machine = this_machine()
         choice = choose(options.engine, self._machine, self._bundle.runs_on)
-        self._options = replace(options, threads=options.threads or default_threads(len(os.sched_getaffinity(0))))
+        threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
+        said: list[str] = []
+        self._options = replace(options, threads=threads, say=said.append)
+        self._kept: tuple[Path, Fingerprint] | None = None
         self._reference: Chain | None = None
         reasons = list(choice.reasons)
         self._chain, built = self._first_that_starts(choice.engines, reasons)
         self._free_reference()
         self.note = f"engine {self._chain.provider}, {self._options.threads} threads, {self._bundle.precision}"
         self.note += f"; not better because {'; '.join(reasons)}" if reasons else ""
-        self.note += f"; {built}" if built else ""
+        self.note += "".join(f"; {text}" for text in (*said, built) if text)
 
     def _first_that_starts(self, engines: tuple[AbstractEngine, ...], reasons: list[str]) -> tuple[Chain, str]:
         """The first engine that loads, agrees with the reference and, if it is `measured`, is faster than the next."""
@@ -84,11 +87,13 @@ class OnnxRuntime(AbstractRuntime):
             reference.result()
         # The first run may still build engines; only after it can they be compared and their files recorded.
         try:
+            refuse_stale(chain)
             agreed = require_agreement(chain, self._load_reference(), bundle.precision)
         except RuntimeError as error:
             raise BundleError(str(error)) from error
         if fingerprint is not None and cache is not None:
             seal_cache(cache, fingerprint)
+            self._kept = cache, fingerprint
         return chain, f"{note}; {agreed}" if note else agreed
 
     def _load_reference(self) -> Chain:
@@ -126,3 +131,6 @@ class OnnxRuntime(AbstractRuntime):
 
     def close(self) -> None:
         self._chain.close()
+        if self._kept is not None:  # some engines write what they keep when they are freed
+            seal_cache(*self._kept)
+            self._kept = None

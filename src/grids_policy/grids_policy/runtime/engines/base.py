@@ -18,6 +18,10 @@ from grids_policy.runtime.engines.cache import Fingerprint
 from grids_policy.runtime.engines.machine import Machine
 
 
+def ignore(_: str) -> None:
+    """Says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to run. engine: "auto" or a name of `table.NAMES`. cache: folder of what engines keep between starts."""
@@ -26,6 +30,7 @@ class EngineOptions:
     threads: int = 0  # 0: one on machines of up to two cores, so that the driver keeps its core
     cache: Path = Path("~/.cache/grids/engines")
     spin: bool = False  # threads wait in a busy loop; only for benchmarks
+    say: Callable[[str], None] = ignore  # called by an engine with what its user should know
 
 
 @dataclass(frozen=True, slots=True)

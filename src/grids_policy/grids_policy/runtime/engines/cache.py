@@ -75,7 +75,7 @@ def _problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str | None
         saved = json.loads(record.read_text(encoding="utf-8"))
         if saved["fingerprint"] != asdict(fingerprint):
             return f"built for {saved['fingerprint']}, this is {asdict(fingerprint)}"
-        present = {path.name for path in folder.iterdir()} - {_RECORD}
+        present = set(_contents(folder))
         if differing := sorted(present ^ set(saved["files"])):
             missing = differing[0] in saved["files"]
             return f"{differing[0]} {'is missing' if missing else 'was not there when it was built'}"
@@ -89,13 +89,22 @@ def _problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str | None
     return None
 
 
+def _contents(folder: Path) -> list[str]:
+    """Paths below `folder` of all files and empty folders but the record."""
+    found = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir() or not any(p.iterdir()))
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.name != _RECORD)
+
+
 def seal_cache(folder: Path, fingerprint: Fingerprint) -> None:
-    """Record fingerprint and hashes of the files just built; without this record they are never used again.
+    """Record fingerprint and hashes of the files there; without this record they are never used again.
 
     Raises BundleError, and removes the folder, when it cannot be written.
     """
     try:
-        files = {p.name: file_sha256(p) for p in folder.iterdir() if p.name != _RECORD}
+        (folder / _RECORD).unlink(missing_ok=True)
+        files = {name: file_sha256(folder / name) for name in _contents(folder)}
+        if not files:
+            return
         text = json.dumps({"fingerprint": asdict(fingerprint), "files": files}, indent=1)
         partial = folder / f"{_RECORD}.partial"
         partial.write_text(text, encoding="utf-8")

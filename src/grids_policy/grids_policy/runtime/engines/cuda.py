@@ -8,15 +8,19 @@ from grids_policy.runtime.engines.buffers import CudaBuffers
 from grids_policy.runtime.engines.cache import Fingerprint
 from grids_policy.runtime.engines.machine import Machine
 
+INSTALL = (
+    ".venv/bin/uv pip uninstall --python .venv/bin/python onnxruntime && "
+    ".venv/bin/uv pip install --python .venv/bin/python 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"
+)
+
 
 def gpu_build_missing(provider: str, machine: Machine) -> str | None:
     """Why the GPU build of ONNX Runtime cannot run its `provider` on `machine`, or None."""
+    if isinstance(machine.gpu, str):
+        return machine.gpu
     if provider not in machine.providers:
-        return (
-            f"this onnxruntime has no {provider} (bash requirements/setup.sh runtime installs the GPU build where it "
-            "finds an NVIDIA driver)"
-        )
-    return machine.gpu if isinstance(machine.gpu, str) else None
+        return f"this onnxruntime has no {provider}; the build that has it takes the plain one's place ({INSTALL})"
+    return None
 
 
 class CudaEngine(AbstractEngine):

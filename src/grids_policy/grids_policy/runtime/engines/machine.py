@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 # Python packages that an engine may need, by their names on PyPI.
-PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def find_gpu() -> Gpu | str:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
         name, driver, capability = (part.strip() for part in done.stdout.splitlines()[0].split(","))
     except FileNotFoundError:
-        return "no NVIDIA driver (nvidia-smi not found)"
+        return "no NVIDIA driver (nvidia-smi not found; with a card: sudo ubuntu-drivers install, then restart)"
     except (subprocess.SubprocessError, IndexError, ValueError) as error:
         return f"nvidia-smi failed: {error}"
     return Gpu(name, driver, capability)

@@ -17,13 +17,19 @@ _NUMPY = {
     "tensor(int64)": np.dtype(np.int64),
     "tensor(uint8)": np.dtype(np.uint8),
 }
+# Names under which execution providers read the number of a captured CUDA graph.
+_GRAPH_IDS = ("gpu_graph_id", "cuda_graph_annotation_id")
 
 
 class SessionGraph(AbstractGraph):
-    """A graph in a session. device: "cpu" or "cuda", where its inputs and outputs lie."""
+    """A graph in a session. device: "cpu" or "cuda", where its inputs and outputs lie.
+
+    A provider that captures CUDA graphs keeps one for each binding: replaying another binding's would read and write
+    that one's addresses.
+    """
 
     def __init__(self, session: ort.InferenceSession, device: str) -> None:
-        self._session, self._device = session, device
+        self._session, self._device, self._bindings = session, device, 0
         self.inputs = {node.name: _info(node) for node in session.get_inputs()}
         self.outputs = {node.name: _info(node) for node in session.get_outputs()}
 
@@ -33,7 +39,11 @@ class SessionGraph(AbstractGraph):
             for name in names:
                 place = places[name]
                 bind(name, self._device, 0, place.dtype.type, place.shape, place.address)
-        return lambda: session.run_with_iobinding(binding)
+        settings = ort.RunOptions()
+        for key in _GRAPH_IDS if self._device == "cuda" else ():
+            settings.add_run_config_entry(key, str(self._bindings))
+        self._bindings += 1
+        return lambda: session.run_with_iobinding(binding, settings)
 
     def close(self) -> None:
         self._session = None
@@ -55,13 +65,26 @@ def session_options(options: EngineOptions) -> ort.SessionOptions:
     return settings
 
 
+def _refuse_parts(graph: str, provider: str, session: ort.InferenceSession) -> None:
+    parts = [(part.ep_name, len(part.get_nodes())) for part in session.get_provider_graph_assignment_info()]
+    if len(parts) > 1 or any(name != provider for name, _ in parts):
+        raise BundleError(f"{graph}: expected the whole graph as one engine of {provider}, got {parts}")
+
+
 def open_sessions(
-    folder: Path, provider: str, make: Callable[[Path], ort.InferenceSession], workers: int, device: str
+    folder: Path,
+    provider: str,
+    make: Callable[[Path], ort.InferenceSession],
+    workers: int,
+    device: str,
+    *,
+    whole: bool = False,
 ) -> dict[str, AbstractGraph]:
     """One session per graph, `workers` of them at a time. make: from the path of a graph.
 
-    Raises BundleError that names the graph which cannot be loaded, or which onnxruntime put on another provider: it
-    falls back to the CPU without an error.
+    whole: refuse a graph of which the provider took a part only; the sessions must record their assignment. Raises
+    BundleError that names the graph which cannot be loaded, or which onnxruntime put on another provider: it falls back
+    to the CPU without an error.
     """
 
     def load(graph: str) -> ort.InferenceSession:
@@ -75,6 +98,8 @@ def open_sessions(
                 f"{graph}: expected {provider}, but onnxruntime fell back to {found}; check its CUDA and TensorRT "
                 "libraries or choose engine cpu"
             )
+        if whole:
+            _refuse_parts(graph, provider, session)
         return session
 
     # The first session of a process sets how its thread treats denormals, so it is made here, where inference runs.

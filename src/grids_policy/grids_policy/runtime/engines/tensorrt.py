@@ -9,6 +9,9 @@ from grids_policy.runtime.engines.cache import Fingerprint
 from grids_policy.runtime.engines.cuda import gpu_build_missing
 from grids_policy.runtime.engines.machine import Machine
 
+# TensorRT 10 for CUDA 13, which onnxruntime-gpu is linked against; `tensorrt-cu12` would bring TensorRT 11.
+INSTALL = ".venv/bin/uv pip install --python .venv/bin/python tensorrt-cu13-libs==10.16.1.11"
+
 
 class TensorRtEngine(AbstractEngine):
     """Builds one engine per graph at the first start. The graphs carry their types, so no precision is asked for."""
@@ -20,7 +23,7 @@ class TensorRtEngine(AbstractEngine):
         if lacking := gpu_build_missing(self.provider, machine):
             return lacking
         if machine.tensorrt is None:
-            return "libnvinfer.so.10 not found (.venv/bin/pip install 'tensorrt-cu13-libs==10.*')"
+            return f"libnvinfer.so.10 not found ({INSTALL})"
         return None
 
     def fingerprint(self, bundle: Bundle, machine: Machine) -> Fingerprint | None:
