@@ -13,9 +13,9 @@ from repository import ROOT
 
 from grids_policy.runtime import onnx as onnx_runtime
 from grids_policy.runtime import warmup
-from grids_policy.runtime.agreement import require_agreement
+from grids_policy.runtime.agreement import refuse_stale, require_agreement
 from grids_policy.runtime.base import STAGES, PolicyOutputs, blank_inputs, draw_noise
-from grids_policy.runtime.bundle import BundleError
+from grids_policy.runtime.bundle import GRAPHS, BundleError
 from grids_policy.runtime.engines import table
 from grids_policy.runtime.engines.base import AbstractEngine, AbstractGraph
 from grids_policy.runtime.engines.buffers import HostBuffers
@@ -306,6 +306,51 @@ def test_an_engine_is_used_only_after_it_agreed(runtime, inputs):
     assert agreed.provider == "PlayedExecutionProvider"
     assert "off the CPU engine" in agreed.note
     np.testing.assert_array_equal(infer(agreed, inputs).actions, infer(runtime, inputs).actions)
+
+
+class Stale(AbstractEngine):
+    """An engine one of whose graphs computes once and then repeats itself, as a CUDA graph with moved memory does."""
+
+    name, provider, summary, memory = "stale", "StaleExecutionProvider", "", "host"
+    precisions = ("fp32",)
+    missing, fingerprint, buffers = Played.missing, Played.fingerprint, Played.buffers
+    _gpu = None
+
+    def __init__(self, graph) -> None:
+        self._graph = graph
+
+    def open(self, folder, bundle, options, cache):
+        graphs = CpuEngine().open(folder, bundle, options, cache)
+        return graphs | {self._graph: Frozen(graphs[self._graph])}
+
+
+class Frozen(AbstractGraph):
+    """A graph whose every binding runs only once."""
+
+    def __init__(self, graph) -> None:
+        self._graph, self.inputs, self.outputs = graph, graph.inputs, graph.outputs
+
+    def bind(self, places):
+        run, answers = self._graph.bind(places), {}
+
+        def once() -> None:
+            if not answers:
+                run()
+                answers.update({name: places[name].array.copy() for name in self.outputs})
+            for name, answer in answers.items():
+                places[name].array[...] = answer
+
+        return once
+
+    def close(self) -> None:
+        self._graph.close()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_session_that_repeats_its_first_answer_is_refused(runtime, graph):
+    refuse_stale(runtime)
+    with engines(Stale(graph)), pytest.raises(BundleError, match="StaleExecutionProvider: expected other actions for"):
+        OnnxRuntime(UNTRAINED, EngineOptions(engine="stale", threads=1))
 
 
 def test_an_engine_that_wants_to_be_measured_is_taken_only_where_it_is_faster(monkeypatch):
