@@ -46,6 +46,7 @@ ROSDEP_KEYS = {
     "numpy": "python3-numpy",
     "onnx": None,
     "onnxruntime": None,
+    "onnxruntime_ep_nv_tensorrt_rtx": None,
     "psutil": "python3-psutil",
     "pyarrow": None,
     "cv_bridge": "cv_bridge",
@@ -63,6 +64,7 @@ ROSDEP_KEYS = {
     "serial": "python3-serial",
     "simplejpeg": None,
     "tokenizers": None,
+    "tensorrt_rtx": None,
     "torch": None,
     "yaml": "python3-yaml",
 }

@@ -312,7 +312,6 @@ class Stale(AbstractEngine):
     """An engine one of whose graphs computes once and then repeats itself, as a CUDA graph with moved memory does."""
 
     name, provider, summary, memory = "stale", "StaleExecutionProvider", "", "host"
-    precisions = ("fp32",)
     missing, fingerprint, buffers = Played.missing, Played.fingerprint, Played.buffers
     _gpu = None
 

@@ -55,5 +55,9 @@ def choose(requested: str, machine: Machine, runs_on: Sequence[str]) -> Choice:
         return Choice((engine,), ())
     obstacles = {engine: _obstacle(engine, machine, runs_on) for engine in ENGINES}
     usable = tuple(engine for engine, obstacle in obstacles.items() if not obstacle)
+    if not usable:
+        raise BundleError(
+            f"no engine can run this bundle here: {'; '.join(f'{e.name}: {o}' for e, o in obstacles.items())}"
+        )
     better = ENGINES[: ENGINES.index(usable[0])]
     return Choice(usable, tuple(f"{engine.name}: {obstacles[engine]}" for engine in better))

@@ -18,6 +18,7 @@ from grids_policy.runtime.engines.table import choose
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
 UNTRAINED = ROOT / "models" / "untrained"
+BOTH = ("cpu", "gpu")
 CARD = Gpu("NVIDIA GeForce RTX 3090", "580.65.06", "8.6")
 WHOLE = Machine(CARD, ("CPUExecutionProvider",), None, {"onnxruntime": "1.32.0", rtx.PLUGIN: "0.5.0"})
 
@@ -37,8 +38,8 @@ def sealed(folder, **changes):
 
 
 def test_an_rtx_card_gets_it_first():
-    assert choose("auto", WHOLE, "fp16").engines[0].name == "rtx"
-    assert [engine.name for engine in choose("auto", WHOLE, "fp16").engines][-1] == "cpu"
+    assert choose("auto", WHOLE, BOTH).engines[0].name == "rtx"
+    assert [engine.name for engine in choose("auto", WHOLE, BOTH).engines][-1] == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_an_rtx_card_gets_it_first():
 def test_what_is_missing_is_named_with_the_command_that_installs_it(machine, said):
     assert said in rtx.RtxEngine().missing(machine)
     with pytest.raises(BundleError, match="expected engine 'rtx', but it cannot run here: ") as error:
-        choose("rtx", machine, "fp32")
+        choose("rtx", machine, BOTH)
     assert said in str(error.value)
 
 
