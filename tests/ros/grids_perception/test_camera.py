@@ -24,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 from grids_common import topics  # noqa: E402
 from grids_common.images import image_to_rgb  # noqa: E402
 from grids_common.stamps import stamp_ns  # noqa: E402
+from grids_perception.bench.cameras import SoftwareCamera, record_device  # noqa: E402
 from grids_perception.camera.capture_loop import CaptureHealth  # noqa: E402
 from grids_perception.camera.node import build_source, diagnose, is_plain_video  # noqa: E402
 from grids_perception.camera.source import ColorRequest, Intrinsics, SourceInfo  # noqa: E402
@@ -57,40 +58,9 @@ def spin_until(node, condition, timeout_s=60.0):
 def recording(tmp_path_factory):
     """75 frames of a software device through the SDK's own recorder; frame k is full of 100 + k, number 31 missing."""
     pytest.importorskip("pyrealsense2", reason="pip install -r requirements/hardware.txt")
-    from grids_perception.camera.realsense import load_sdk
-
-    rs = load_sdk()
-    path = tmp_path_factory.mktemp("rs") / "front.db3"
-    device = rs.software_device()
-    device.register_info(rs.camera_info.name, "Intel RealSense D435")
-    device.register_info(rs.camera_info.serial_number, "000000000007")
-    sensor = device.add_sensor("RGB Camera")
-    stream = rs.video_stream()
-    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
-    stream.width, stream.height, stream.fps, stream.bpp = WIDTH, HEIGHT, FPS, 3
-    lens = rs.intrinsics()
-    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = WIDTH, HEIGHT, 610.0, 611.0, 320.5, 240.5
-    lens.model = rs.distortion.inverse_brown_conrady
-    stream.intrinsics = lens
-    profile = sensor.add_video_stream(stream).as_video_stream_profile()
-    recorder = rs.recorder(str(path), device)
-    recorded = recorder.query_sensors()[0]
-    recorded.open(recorded.get_stream_profiles()[0])
-    recorded.start(rs.frame_queue(50))
-    begin = time.monotonic()
-    for k in range(FRAMES):
-        time.sleep(max(0.0, begin + k / FPS - time.monotonic()))
-        if k == 30:
-            continue
-        frame = rs.software_video_frame()
-        frame.pixels = np.full((HEIGHT, WIDTH, 3), 100 + k, np.uint8)
-        frame.stride, frame.bpp, frame.profile = WIDTH * 3, 3, profile
-        frame.timestamp, frame.domain = 5000.0 + k * 1000 / FPS, rs.timestamp_domain.hardware_clock
-        frame.frame_number = k + 1
-        sensor.on_video_frame(frame)
-    recorded.stop()
-    recorded.close()
-    return path
+    camera = SoftwareCamera(serial="000000000007", lens=(610.0, 611.0, 320.5, 240.5), first_ms=5000.0)
+    images = (None if k == 30 else np.full((HEIGHT, WIDTH, 3), 100 + k, np.uint8) for k in range(FRAMES))
+    return record_device(tmp_path_factory.mktemp("rs") / "front.db3", images, camera, FPS)
 
 
 def test_a_recorded_realsense_arrives_complete_with_stamps_intrinsics_and_diagnostics(node, recording, log):

@@ -5,11 +5,14 @@ do the same work as with a camera: SDK queue, copy, stamp, message, DDS.
 """
 
 import contextlib
+import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,38 +39,69 @@ def _test_images(count: int) -> Iterator[np.ndarray]:
         yield np.roll(ramp, 7 * k, axis=1) + np.roll(noise, k, axis=0)
 
 
-def record_device(path: Path, count: int) -> Path:
-    """Write a .db3 with the SDK's recorder from a software device, in real time; 28 MB per second. Returns `path`."""
+@dataclass(frozen=True, slots=True)
+class SoftwareCamera:
+    """What a camera of the SDK's software device says of itself. lens: fx, fy, ppx, ppy in px."""
+
+    name: str = "Intel RealSense D435"
+    serial: str = "000000000001"
+    firmware: str = ""
+    usb: str = ""
+    lens: tuple[float, float, float, float] = (600.0, 600.0, 320.0, 240.0)
+    coefficients: tuple[float, ...] = ()
+    first_ms: float = 1000.0
+
+
+def record_device(path: Path, images: Iterable[np.ndarray | None], camera: SoftwareCamera, fps: int = FPS) -> Path:
+    """Write a .db3 with the SDK's recorder from a software device, in real time. Returns `path`.
+
+    images: (height, width, 3) uint8, None: a frame that is lost, whose number and time pass.
+    """
     from grids_perception.camera.realsense import load_sdk
 
-    rs = load_sdk()
+    rs, remaining = load_sdk(), iter(images)
+    first = next(remaining)
+    if first is None:
+        raise ValueError("images: expected the first one not to be lost, since it tells the size")
     device = rs.software_device()
-    device.register_info(rs.camera_info.name, "Intel RealSense D435 (recorded)")
-    device.register_info(rs.camera_info.serial_number, "000000000001")
+    known = {"name": camera.name, "serial_number": camera.serial}
+    known |= {"firmware_version": camera.firmware, "usb_type_descriptor": camera.usb}
+    for name, value in known.items():
+        if value:
+            device.register_info(getattr(rs.camera_info, name), value)
     sensor = device.add_sensor("RGB Camera")
-    stream = rs.video_stream()
-    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
-    stream.width, stream.height, stream.fps, stream.bpp = WIDTH, HEIGHT, FPS, 3
-    lens = rs.intrinsics()
-    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = WIDTH, HEIGHT, 600.0, 600.0, 320.0, 240.0
-    lens.model = rs.distortion.inverse_brown_conrady
-    stream.intrinsics = lens
-    profile = sensor.add_video_stream(stream).as_video_stream_profile()
+    profile = sensor.add_video_stream(_stream(rs, first.shape, camera, fps)).as_video_stream_profile()
     recorder = rs.recorder(str(path), device)
     recorded = recorder.query_sensors()[0]
     recorded.open(recorded.get_stream_profiles()[0])
     recorded.start(rs.frame_queue(50))
     begin = time.monotonic()
-    for k, pixels in enumerate(_test_images(count)):
-        time.sleep(max(0.0, begin + k / FPS - time.monotonic()))
+    for k, pixels in enumerate(itertools.chain([first], remaining)):
+        time.sleep(max(0.0, begin + k / fps - time.monotonic()))
+        if pixels is None:
+            continue
         frame = rs.software_video_frame()
-        frame.pixels, frame.stride, frame.bpp, frame.profile = pixels, WIDTH * 3, 3, profile
-        frame.timestamp, frame.domain = 1000.0 + k * 1000 / FPS, rs.timestamp_domain.hardware_clock
+        frame.pixels, frame.stride, frame.bpp, frame.profile = pixels, pixels.shape[1] * 3, 3, profile
+        frame.timestamp, frame.domain = camera.first_ms + k * 1000 / fps, rs.timestamp_domain.hardware_clock
         frame.frame_number = k + 1
         sensor.on_video_frame(frame)
     recorded.stop()
     recorded.close()
     return path
+
+
+def _stream(rs: Any, shape: tuple[int, ...], camera: SoftwareCamera, fps: int) -> Any:
+    """The colour stream of a software device."""
+    stream, lens = rs.video_stream(), rs.intrinsics()
+    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
+    stream.height, stream.width, stream.fps, stream.bpp = *shape[:2], fps, 3
+    lens.height, lens.width = shape[:2]
+    lens.fx, lens.fy, lens.ppx, lens.ppy = camera.lens
+    lens.model = rs.distortion.inverse_brown_conrady
+    if camera.coefficients:
+        lens.coeffs = list(camera.coefficients)
+    stream.intrinsics = lens
+    return stream
 
 
 def write_video(path: Path, count: int) -> Path:
@@ -87,7 +121,8 @@ def make_recording(folder: Path, length_s: float = RECORDING_S) -> Path:
 
     count = round(length_s * FPS)
     try:
-        return record_device(folder / "camera.db3", count)
+        camera = SoftwareCamera(name="Intel RealSense D435 (recorded)")
+        return record_device(folder / "camera.db3", _test_images(count), camera)
     except SourceError:
         return write_video(folder / "camera.mp4", count)
 

@@ -1,6 +1,7 @@
 """The real RealSense SDK without a camera (a recorded software device); OpenCV on a video file and a played webcam."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from grids_perception.bench.cameras import SoftwareCamera, record_device
 from grids_perception.camera.opencv_source import ExposureCounter, UvcSource, VideoFileSource
 from grids_perception.camera.realsense import (
     ColorRequest,
@@ -22,6 +24,9 @@ from grids_perception.camera.source import EndOfStreamError, Intrinsics, SourceE
 
 WIDTH, HEIGHT, FPS, FRAMES = 64, 48, 30, 12
 DROPPED = (5, 6)
+CAMERA = SoftwareCamera(
+    firmware="5.16.0.1", usb="2.1", lens=(60.0, 61.0, 31.5, 23.5), coefficients=(0.1, -0.2, 0.01, 0.02, 0.3)
+)
 
 
 @pytest.fixture(scope="session")
@@ -32,44 +37,15 @@ def rs():
     return load_sdk()
 
 
-def record(rs, path: Path, *, name="Intel RealSense D435", serial="000000000001") -> Path:
+def record(path: Path, **changes: str) -> Path:
     """A .db3 of a software device: frame k is full of k, numbers start at 1, two frames are missing."""
-    device = rs.software_device()
-    device.register_info(rs.camera_info.name, name)
-    device.register_info(rs.camera_info.serial_number, serial)
-    device.register_info(rs.camera_info.firmware_version, "5.16.0.1")
-    device.register_info(rs.camera_info.usb_type_descriptor, "2.1")
-    sensor = device.add_sensor("RGB Camera")
-    stream = rs.video_stream()
-    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 1
-    stream.width, stream.height, stream.fps, stream.bpp = WIDTH, HEIGHT, FPS, 3
-    lens = rs.intrinsics()
-    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = WIDTH, HEIGHT, 60.0, 61.0, 31.5, 23.5
-    lens.model, lens.coeffs = rs.distortion.inverse_brown_conrady, [0.1, -0.2, 0.01, 0.02, 0.3]
-    stream.intrinsics = lens
-    profile = sensor.add_video_stream(stream).as_video_stream_profile()
-    recorder = rs.recorder(str(path), device)
-    recorded = recorder.query_sensors()[0]
-    recorded.open(recorded.get_stream_profiles()[0])
-    recorded.start(rs.frame_queue(50))
-    for k in range(FRAMES):
-        if k in DROPPED:
-            continue
-        frame = rs.software_video_frame()
-        frame.pixels = np.full((HEIGHT, WIDTH, 3), k, np.uint8)
-        frame.stride, frame.bpp, frame.profile = WIDTH * 3, 3, profile
-        frame.timestamp, frame.domain = 1000.0 + k * 1000 / FPS, rs.timestamp_domain.hardware_clock
-        frame.frame_number = k + 1
-        sensor.on_video_frame(frame)
-        time.sleep(1 / FPS)
-    recorded.stop()
-    recorded.close()
-    return path
+    images = (None if k in DROPPED else np.full((HEIGHT, WIDTH, 3), k, np.uint8) for k in range(FRAMES))
+    return record_device(path, images, replace(CAMERA, **changes), FPS)
 
 
 @pytest.fixture(scope="session")
 def recording(rs, tmp_path_factory):
-    return record(rs, tmp_path_factory.mktemp("rs") / "camera.db3")
+    return record(tmp_path_factory.mktemp("rs") / "camera.db3")
 
 
 REQUEST = ColorRequest(WIDTH, HEIGHT, FPS)
