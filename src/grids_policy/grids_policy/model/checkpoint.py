@@ -149,10 +149,11 @@ def _sampler_renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_weights(
-    policy: Policy, weights: dict[str, Tensor], dead: set[str], source: Path, kind: torch.dtype | None
+    policy: Policy, weights: dict[str, Tensor], dead: set[str], source: Path, *, bfloat16: bool = False
 ) -> None:
-    """Fill `policy`, or raise CheckpointError naming the first key that does not fit. kind: None: as stored."""
-    key = family_of(policy.config).key
+    """Fill `policy`, or raise CheckpointError naming the first key that does not fit. bfloat16: see load_checkpoint."""
+    family = family_of(policy.config)
+    key = family.key
     own = {key(name): (name, tensor) for name, tensor in policy.state_dict().items()}
     if missing := (set(own) | dead) - set(weights):
         raise CheckpointError(f"{source} lacks {_some(missing)}; expected {len(own) + len(dead)} tensors")
@@ -166,7 +167,8 @@ def _load_weights(
     for key, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {key} has values that are not finite (NaN or Inf)")
-    state = {name: weights[key].to(kind or weights[key].dtype) for key, (name, _) in own.items()}
+    kinds = {True: torch.bfloat16, False: torch.float32}
+    state = {name: weights[key].to(kinds[bfloat16 and family.halved(name)]) for key, (name, _) in own.items()}
     policy.load_state_dict(state, assign=True)
 
 
@@ -229,7 +231,7 @@ def load_checkpoint(
     identity_stats: bool = False,
     overrides: dict[str, Any] | None = None,
     whole: bool = False,
-    as_stored: bool = False,
+    bfloat16: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint folder; weights become float32. Raises CheckpointError.
 
@@ -238,7 +240,7 @@ def load_checkpoint(
         keyed by robot and match no feature.
     overrides: values that replace fields of config.json, e.g. {"num_steps": 5}.
     whole: with weights that no action depends on, to compare all that LeRobot computes.
-    as_stored: weights keep their type, so that 16-bit weights take half the memory.
+    bfloat16: the weights of large matrices have 16 bits, in families that can; as LeRobot's dtype="bfloat16".
     """
     folder = Path(folder)
     raw = {**read_json(folder / "config.json"), **(overrides or {})}
@@ -253,7 +255,7 @@ def load_checkpoint(
     dead = {key for key in family.dead if files.grids is None or key in weights}
     weights = family.settle(_sampler_renamed(weights), config, whole)
     policy = build_empty(config, whole=whole)
-    _load_weights(policy, weights, dead, folder / WEIGHTS, None if as_stored else torch.float32)
+    _load_weights(policy, weights, dead, folder / WEIGHTS, bfloat16=bfloat16)
     if identity_stats:
         raw = {**raw, "normalization_mapping": dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")}
     tokenizer = folder / "tokenizer.json"

@@ -330,6 +330,15 @@ class PolicyConfig:
         return tuple(i for i in range(self.text.depth) if self.expert_index(i) is not None)
 
 
+# Fields in which a family differs from the defaults, which are SmolVLA's; sizes are given by whoever makes a policy.
+_PI: dict[str, Any] = {
+    "language_padding": "max_length", "cross_attention": False, "self_attn_every": 1,
+}  # fmt: skip
+FAMILY_FIELDS: dict[str, dict[str, Any]] = {
+    "pi0": {**_PI, "conventions": ConventionsConfig("pi0", "none", "centre")},
+    "pi05": {**_PI, "conventions": ConventionsConfig("pi05", "unpadded", "centre")},
+}
+
 PARTS = {
     "vision": VisionConfig, "text": TextConfig, "expert": ActionExpertConfig, "sampler": SamplerConfig,
     "conventions": ConventionsConfig,
@@ -413,7 +422,8 @@ def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
     if isinstance(values.get("sampler"), str):
         values = {**values, "sampler": dataclasses.asdict(sampler_from_text(values["sampler"]))}
     parts = {name: part_from_dict(cls, values[name], name) for name, cls in PARTS.items() if name in values}
-    return part_from_dict(PolicyConfig, {**values, **parts}, "policy")
+    given = {**values, **parts}
+    return part_from_dict(PolicyConfig, {**FAMILY_FIELDS.get(str(given.get("family")), {}), **given}, "policy")
 
 
 def config_to_dict(config: PolicyConfig) -> dict[str, Any]:

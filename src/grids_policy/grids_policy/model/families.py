@@ -30,13 +30,19 @@ Cache = PrefixCache | Pi0Cache
 
 @dataclass(frozen=True)
 class Family:
-    """One model family. name: `PolicyConfig.family`; types: of config.json.
+    """One model family.
 
-    read_config: raises ConfigError. write_config: (config, earlier config.json) -> config.json and grids_config.json,
-    None where LeRobot's files suffice. build(config, whole): the policy; whole: with unused weights. key: LeRobot's
-    name of a parameter. settle(weights, config, whole): the tensors of a checkpoint under those names, without unused
-    ones. dead: names of unused tensors that a checkpoint must have and that are kept to be saved again. doubt: why the
-    files leave the conventions open, "" where they do not. prompt_step: LeRobot's processor step for the sentence.
+    name: `PolicyConfig.family`. types: of config.json, first LeRobot's, last that of policies LeRobot cannot run.
+    read_config: raises ConfigError.
+    write_config: (config, earlier config.json) -> config.json and grids_config.json, None where that is not needed.
+    build: (config, whole) -> the policy; whole: with weights that no action depends on.
+    key: LeRobot's name of a parameter.
+    settle: (weights, config, whole) -> the tensors of a checkpoint under those names, without unused ones.
+    dead: unused tensors that a checkpoint must have and that are kept to be saved again.
+    halved: whether a parameter may have 16 bits; the network then casts what comes and goes.
+    doubt: why the files leave the conventions open, "" where they do not.
+    normalisation: LeRobot's mode for state and action in new trainings.
+    prompt_step: LeRobot's processor step for the sentence.
     """
 
     name: str
@@ -48,11 +54,13 @@ class Family:
     settle: Callable[[dict[str, Tensor], PolicyConfig, bool], dict[str, Tensor]]
     tokenizer_name: str
     prompt_step: str
+    normalisation: str = "MEAN_STD"
+    halved: Callable[[str], bool] = lambda _: False
     dead: tuple[str, ...] = ()
     doubt: Callable[[CheckpointFiles], str] = lambda _: ""
 
 
-def _pi(name: str, prompt_step: str) -> Family:
+def _pi(name: str, prompt_step: str, normalisation: str) -> Family:
     return Family(
         name=name,
         types=(name, f"grids_{name}"),
@@ -63,6 +71,8 @@ def _pi(name: str, prompt_step: str) -> Family:
         settle=lambda weights, config, whole: pi0.settle_weights(weights, config, whole=whole),
         tokenizer_name=pi0.TOKENIZER_NAME,
         prompt_step=prompt_step,
+        normalisation=normalisation,
+        halved=pi0.halved,
         doubt=pi0.doubt,
     )
 
@@ -80,8 +90,8 @@ FAMILIES = (
         prompt_step="smolvla_new_line_processor",
         dead=(lerobot.LM_HEAD,),
     ),
-    _pi("pi0", "pi0_new_line_processor"),
-    _pi("pi05", "pi05_prepare_state_tokenizer_processor_step"),
+    _pi("pi0", "pi0_new_line_processor", "MEAN_STD"),
+    _pi("pi05", "pi05_prepare_state_tokenizer_processor_step", "QUANTILES"),
 )
 
 

@@ -71,7 +71,12 @@ class LoraConfig:
     rank: int = 0  # 0: off, all weights are trained
     alpha: float = 16.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")  # ends of the names of linear layers
-    also_train: tuple[str, ...] = ("sampler.", "action_", "state_proj")  # beginnings of the names of full weights
+    also_train: tuple[str, ...] = (
+        "sampler.",
+        "action_",
+        "time_mlp_",
+        "state_proj",
+    )  # beginnings of the names of full weights
 
 
 @dataclass(frozen=True, slots=True)

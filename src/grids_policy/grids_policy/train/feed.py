@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
+from grids_policy.model.normalize import Normalizer
+from grids_policy.runtime.bundle import LanguageSettings
 from grids_policy.runtime.language import encode, policy_language
 from grids_policy.train.cache import CacheError, Shard
 from grids_policy.train.config import AugmentConfig, TrainConfig
@@ -118,16 +120,32 @@ class Feed:
         self.per_rad = np.ones(model.state_dim, np.float32) if known is None else np.abs(known.scale, dtype=np.float32)
         cumulative = np.cumsum(samples.weight)
         self._cumulative = cumulative / cumulative[-1]
-        language = policy_language(model, tokenizer)
-        self._words = [
-            [encode(tokenizer, episode.instruction, language) for episode in shard.episodes] for shard in self.shards
-        ]
+        self._model, self._tokenizer = model, tokenizer
+        self._language: LanguageSettings | None = None
+        self._words: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if model.conventions.state_in_prompt == "none":
+            self.set_language(None)
         self._first = np.cumsum([0, *(len(shard.episodes) for shard in self.shards)])
         # Features per shard and camera (features.py), set from outside; where set, read instead of images.
         self.features: Sequence[Mapping[str, np.ndarray]] | None = None
         self._state = [np.asarray(shard.state) for shard in self.shards]
         self._action = [np.asarray(shard.action) for shard in self.shards]
         self._valid = [np.asarray(shard.valid) for shard in self.shards]
+
+    def set_language(self, state: Normalizer | None) -> None:
+        """Fix how sentences become token ids; state: of observation.state, for a prompt that contains it."""
+        self._language = policy_language(self._model, self._tokenizer, state)
+        texts = {episode.instruction for shard in self.shards for episode in shard.episodes}
+        if not self._language.state_numbers:
+            self._words = {text: encode(self._tokenizer, text, self._language) for text in texts}
+
+    def _sentence(self, index: int, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask (L,) of one sample, whose state (J,) the model reads."""
+        shard = int(self.samples.shard[index])
+        text = self.shards[shard].episodes[int(self.samples.episode[index] - self._first[shard])].instruction
+        if self._language is None:
+            raise ValueError("the prompt of this policy contains the state; call set_language first")
+        return self._words[text] if self._words else encode(self._tokenizer, text, self._language, state)
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw `count` indices into `samples`, in proportion to their weights."""
@@ -159,7 +177,7 @@ class Feed:
         if rng is not None and augment.state_noise_rad:
             noise_rad = augment.state_noise_rad * rng.standard_normal(state.shape).astype(np.float32)
             state = state + self.per_rad * noise_rad
-        words = [self._words[s.shard[i]][s.episode[i] - self._first[s.shard[i]]] for i in indices]
+        words = [self._sentence(i, own) for i, own in zip(indices, state, strict=True)]
         return RawBatch(
             images,
             state,
@@ -185,7 +203,7 @@ class Feed:
         return np.stack([[self.features[s.shard[i]][c][s.image[i]] for c in cameras] for i in indices])
 
     def statistics(self, mode: str) -> dict[str, np.ndarray]:
-        """Mean, std, min and max of state (J,) and action, as "<feature>.<statistic>"; mean and std of labels (l,).
+        """Mean, std, min, max, q01, q99 of state (J,) and action, as "<feature>.<statistic>"; mean, std of labels (l,).
 
         Of actions, relative where the model's are: (S, J) with mode "step", (J,) over all steps with "joint".
         Raises CacheError on another mode.
@@ -196,17 +214,25 @@ class Feed:
         actions, kept = np.stack([p[1] for p in parts]), ~np.stack([p[2] for p in parts])
         if mode == "step":
             columns = [actions[kept[:, i], i] for i in range(self.chunk_size)]
-            action = {name: np.stack([getattr(c, name)(0) for c in columns]) for name in ("mean", "std", "min", "max")}
+            every = [_summary(column) for column in columns]
+            action = {name: np.stack([one[name] for one in every]) for name in every[0]}
         elif mode == "joint":
-            action = {name: getattr(actions[kept], name)(0) for name in ("mean", "std", "min", "max")}
+            action = _summary(actions[kept])
         else:
             raise CacheError(f"data.action_statistics: expected step or joint, got {mode!r}")
         labels = np.concatenate([np.asarray(shard.labels) for shard in self.shards])
         stats = {f"action.{name}": value for name, value in action.items()}
-        stats |= {f"observation.state.{n}": getattr(state, n)(0) for n in ("mean", "std", "min", "max")}
+        stats |= {f"observation.state.{name}": value for name, value in _summary(state).items()}
         stats |= {"labels.mean": labels.mean(0), "labels.std": labels.std(0)}
         floored = {n: np.maximum(v, _LEAST_STD) if n.endswith(".std") else v for n, v in stats.items()}
         return {name: value.astype(np.float32) for name, value in floored.items()}
+
+
+def _summary(values: np.ndarray) -> dict[str, np.ndarray]:
+    """The statistics (J,) of values (n, J) that normalisers use."""
+    found = {name: getattr(values, name)(0) for name in ("mean", "std", "min", "max")}
+    low, high = np.quantile(values, (0.01, 0.99), axis=0)
+    return {**found, "q01": low, "q99": high}
 
 
 def _copy_shifted(source: np.ndarray, target: np.ndarray, down: int, right: int) -> None:

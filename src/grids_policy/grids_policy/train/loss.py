@@ -138,7 +138,9 @@ class PolicyLoss(nn.Module):
         if self.head is None or self.slots is None:
             zero = flow.new_zeros(())
             return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
-        last = batch.token_mask.shape[1] + batch.image_mask.shape[1] * policy.config.image_tokens  # the state token
+        # The state token, or where the prefix has none the first word, which attends to all tokens too.
+        last = batch.image_mask.shape[1] * policy.config.image_tokens
+        last += batch.token_mask.shape[1] if policy.config.family == "smolvla" else 0
         target = (labels - self.label_mean) / self.label_std
         state_error = self.head(hidden[:, last]).float() - target
         shown = batch.token_mask.unsqueeze(-1)

@@ -18,9 +18,9 @@ from grids_common.errors import GridsError
 from grids_data.units import unit_name
 from grids_policy.model.checkpoint import Checkpoint, save_checkpoint
 from grids_policy.model.config import ConfigError
-from grids_policy.model.families import Policy, build_policy
+from grids_policy.model.families import Policy, build_policy, family_of
 from grids_policy.model.initialise import init_weights
-from grids_policy.model.normalize import build_normalizer
+from grids_policy.model.normalize import Normalizer, build_normalizer
 from grids_policy.model.reducers.nested import spread_tokens
 from grids_policy.model.trained_on import TrainedOn, refuse_impossible_statistics
 from grids_policy.runtime.language import load_tokenizer
@@ -120,6 +120,9 @@ class TrainingRun:
         self.precision = choose_precision(config.precision, self.device)
         self._open_data()
         self.statistics = self._statistics()
+        if config.model.conventions.state_in_prompt != "none":
+            for feed in filter(None, (self.feed, self.held_out)):
+                feed.set_language(self._normalizer("observation.state"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # auxiliary heads and LoRA are initialised from torch's global generator
             self.module = PolicyLoss(self._policy(), config.loss, self.statistics).to(self.device)
@@ -185,11 +188,14 @@ class TrainingRun:
         images = torch.from_numpy(raw.images)
         spread_tokens(policy, policy.preprocess([images[:, n] for n in range(images.shape[1])]))
 
-    def _batch_maker(self) -> BatchMaker:
+    def _normalizer(self, feature: str) -> Normalizer:
         model = self.config.model
-        state = build_normalizer("observation.state", "MEAN_STD", self.statistics, model.state_dim)
-        action = build_normalizer("action", "MEAN_STD", self.statistics, model.action_dim)
-        moved = [n.to(lambda t: t.to(self.device)) for n in (state, action)]
+        size = model.state_dim if feature == "observation.state" else model.action_dim
+        return build_normalizer(feature, family_of(model).normalisation, self.statistics, size)
+
+    def _batch_maker(self) -> BatchMaker:
+        pair = (self._normalizer("observation.state"), self._normalizer("action"))
+        moved = [n.to(lambda t: t.to(self.device)) for n in pair]
         return BatchMaker(self.module.policy, *moved, self.config.augment, self.config.loss)
 
     def _freeze(self) -> None:
@@ -384,5 +390,9 @@ class TrainingRun:
         merge_lora(policy)
         policy.config = replace(policy.config, image_hw=(hw,) * len(policy.config.image_keys))
         statistics = {n: t for n, t in self.statistics.items() if not n.startswith("labels.")}
-        raw = {"n_action_steps": self.config.n_action_steps or policy.config.chunk_size}
+        mode = family_of(policy.config).normalisation
+        raw = {
+            "n_action_steps": self.config.n_action_steps or policy.config.chunk_size,
+            "normalization_mapping": {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode},
+        }
         return Checkpoint(policy, statistics, raw, tokenizer=self.folder / TOKENIZER, trained_on=self.trained_on)

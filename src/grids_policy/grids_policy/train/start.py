@@ -11,13 +11,14 @@ from grids_policy.model.checkpoint import (
     with_sampler,
 )
 from grids_policy.model.config import ConfigError, PolicyConfig
-from grids_policy.model.lerobot import TOKENIZER_NAME
+from grids_policy.model.families import family_of
 from grids_policy.model.reducers.nested import with_nested
 from grids_policy.runtime.language import copy_tokenizer
 from grids_policy.train.config import TrainConfig
 from grids_policy.train.tokenizer import fit_tokenizer
 
 TOKENIZER = "tokenizer.json"
+_PROMPT = "Task: , State: 0 1 2 3 4 5 6 7 8 9 -1;\nAction: "  # what pi0.5 adds to a sentence
 
 
 def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]) -> None:
@@ -32,7 +33,9 @@ def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]
     named, start = config.data.tokenizer, config.start_from
     source = Path(named) if named else Path(start) / TOKENIZER
     if not named and not start:
-        fit_tokenizer(sentences, config.model.text.vocab, path)
+        gemma = config.model.conventions.prompt != "smolvla"
+        texts = [*sentences, _PROMPT] if gemma else sentences
+        fit_tokenizer(texts, config.model.text.vocab, path, gemma=gemma)
     elif source.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         copy_tokenizer(source, path)
@@ -41,7 +44,7 @@ def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]
     else:
         raise ConfigError(
             f"start_from: {start} has no {TOKENIZER}; name the one it was trained with in data.tokenizer "
-            f"(SmolVLA: tokenizer.json of {TOKENIZER_NAME})"
+            f"(tokenizer.json of {family_of(config.model).tokenizer_name})"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from grids_policy.model import lerobot
 from grids_policy.model.config import (
+    FAMILY_FIELDS,
     ActionExpertConfig,
     ConfigError,
     ConventionsConfig,
@@ -67,21 +68,17 @@ def pi0_config(family: str = "pi0", **changes: Any) -> PolicyConfig:
         "family": family,
         "resize_hw": (224, 224),
         "tokenizer_max_length": 200 if family == "pi05" else 48,
-        "language_padding": "max_length",
-        "cross_attention": False,
-        "self_attn_every": 1,
+        **FAMILY_FIELDS[family],
         "vision": vision,
         "text": text,
         "expert": ActionExpertConfig(width, 18, mlp),
-        "conventions": conventions(family),
     }
     return PolicyConfig(**{**values, **changes})
 
 
 def conventions(family: str, *, bfloat16: bool = False) -> ConventionsConfig:
     """The conventions of LeRobot >= 0.5."""
-    state = "unpadded" if family == "pi05" else "none"
-    return ConventionsConfig(family, state, "centre", -1.0, bfloat16)
+    return dataclasses.replace(FAMILY_FIELDS[family]["conventions"], rope_bfloat16=bfloat16)
 
 
 def trained_with(config: PolicyConfig, release: str) -> PolicyConfig:
@@ -221,6 +218,11 @@ def lerobot_key(name: str) -> str:
     """LeRobot's name of the parameter called `name` here."""
     ours, theirs = next(pair for pair in _PREFIXES if name.startswith(pair[0]))
     return theirs + name.removeprefix(ours)
+
+
+def halved(name: str) -> bool:
+    """Whether a parameter is bfloat16 in LeRobot's dtype="bfloat16": language model and expert without their norms."""
+    return name.startswith(("language.", "expert.")) and "norm" not in name
 
 
 def settle_weights(weights: dict[str, Tensor], config: PolicyConfig, *, whole: bool) -> dict[str, Tensor]:

@@ -254,7 +254,7 @@ class Pi0(nn.Module):
     def trace_prefix(self, prefix: Pi0Prefix, *, to_end: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Keys and values of each language layer, and the residual stream (B, P, C) before and behind each of them."""
         angles, layers = self.angles(prefix.positions), self.language.layers
-        x, keys, values = prefix.embeddings.to(layers[0].self_attn.k_proj.weight.dtype), [], []
+        x, keys, values = prefix.embeddings.to(self.language.embed_tokens.weight.dtype), [], []
         trace = [x]
         for i, layer in enumerate(layers):
             normed, gate = layer.input_layernorm(x)

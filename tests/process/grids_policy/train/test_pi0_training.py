@@ -1,0 +1,72 @@
+"""The trainer with pi0 and pi0.5: loss, real-time chunking, LoRA, checkpoint."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import SPEC, configured, episode, run_steps
+
+from grids_policy.model.checkpoint import load_checkpoint
+from grids_policy.model.config import config_from_dict, config_to_dict
+from grids_policy.train.cache import ShardWriter
+from grids_policy.train.config import LoraConfig
+
+BLOCKS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    writer = ShardWriter(SPEC)
+    for seed in range(6):
+        writer.append(episode(seed, ticks=21))
+    writer.write(tmp_path / "frames" / "s0")
+    return tmp_path / "frames"
+
+
+def small(family: str, frames: Path, **changes):
+    """The minute model of the trainer's tests as another family."""
+    base = configured(frames, **changes)
+    values = {name: v for name, v in config_to_dict(base.model).items() if name not in ("conventions", "cross_attention")}
+    values |= {"family": family, "tokenizer_max_length": 60, "max_committed": 2}
+    del values["language_padding"], values["self_attn_every"]
+    values["vision"] |= {"shuffle": 1}
+    return replace(base, model=config_from_dict(values))
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_a_few_steps_change_every_weight_and_the_checkpoint_reads_back(family, frames, tmp_path):
+    config = small(family, frames)
+    run = run_steps(config, tmp_path / "run", 3)
+    assert np.isfinite([float(run.validate()["flow"])]).all()
+    run.save()
+    loaded = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert loaded.config.family == family
+    assert loaded.config.max_committed == 2
+    assert loaded.norm_modes["STATE"] == ("QUANTILES" if family == "pi05" else "MEAN_STD")
+    assert not loaded.doubt
+    kept = run.averaged().policy.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in loaded.policy.state_dict().items())
+    untouched = [n for n, p in run.module.policy.named_parameters() if not p.requires_grad]
+    assert untouched == []
+
+
+def test_the_state_is_in_the_sentence_of_every_sample(frames, tmp_path):
+    run = run_steps(small("pi05", frames), tmp_path / "run", 1)
+    raw = run.feed.batch(np.arange(4), None, run.config.augment)
+    assert len({tuple(row) for row in raw.tokens}) == len({tuple(row) for row in raw.state})
+    text = run.tokenizer.decode(raw.tokens[0][raw.token_mask[0]].tolist())
+    assert text.startswith("Task: do one, State: ")
+    assert text.endswith(";\nAction: ")
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_lora_trains_low_rank_updates_and_merges_them(family, frames, tmp_path):
+    config = replace(small(family, frames), lora=LoraConfig(2, targets=BLOCKS))
+    run = run_steps(config, tmp_path / "run", 2)
+    trained = {n for n, p in run.module.policy.named_parameters() if p.requires_grad}
+    assert any(".self_attn.q_proj.down" in name for name in trained)
+    assert not any(name.startswith("language.") and not name.endswith((".down", ".up")) for name in trained)
+    run.save()
+    load_checkpoint(tmp_path / "run" / "checkpoint")
