@@ -97,6 +97,15 @@ def train_command(arguments: argparse.Namespace, variant: str, seed: int, folder
     return words + [word for override in overrides(arguments, variant, seed) for word in ("--set", override)]
 
 
+def refuse_sampled_base(base: Path) -> None:
+    """Raise ValueError where the base has a sampler: a variant with the same one would keep it, others begin anew."""
+    from grids_policy.model.checkpoint import load_checkpoint
+
+    kind = load_checkpoint(base).config.sampler.kind
+    if kind != "dense":
+        raise ValueError(f"--base: expected a dense checkpoint, got the sampler {kind!r} in {base}; see docs/study.md")
+
+
 def build_features(arguments: argparse.Namespace) -> None:
     """Compute what the frozen vision side knows of all images once, before parallel runs read it."""
     from grids_policy.model.checkpoint import load_checkpoint, with_sampler
@@ -228,6 +237,7 @@ def run_all(arguments: argparse.Namespace) -> int:
     All runs are trained and evaluated in distribution before the first one is evaluated out of distribution, so that an
     unfinished study has something to compare.
     """
+    refuse_sampled_base(arguments.base)
     write_settings(arguments)
     if not arguments.tune_vision:
         build_features(arguments)

@@ -178,6 +178,7 @@ def started(arguments, monkeypatch):
 
     monkeypatch.setattr(study.subprocess, "run", run)
     monkeypatch.setattr(study, "build_features", lambda _: None)
+    monkeypatch.setattr(study, "refuse_sampled_base", lambda _: None)
     monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
     return ran, cut
 
@@ -224,6 +225,13 @@ def test_runs_of_other_settings_are_not_mixed(arguments, started, capsys):
     arguments.steps, arguments.seeds = 7, [2]
     assert study.main() == 1
     assert "runs there have steps 800, not 7: give the same options" in capsys.readouterr().err
+
+
+def test_a_base_whose_sampler_one_variant_would_keep_is_refused(tmp_path, capsys):
+    words = ["--base", "models/demo-checkpoint", "--frames", "a", "--out", str(tmp_path / "study")]
+    assert study.main(words) == 1
+    assert "--base: expected a dense checkpoint, got the sampler 'grids'" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
 
 
 def test_training_needs_a_base_and_a_table_needs_runs(tmp_path, capsys):
