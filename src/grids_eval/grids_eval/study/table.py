@@ -69,6 +69,23 @@ def difference(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> t
     return float(pairs.mean()), float(low), float(high)
 
 
+def held_out_losses(out: Path, variant: str) -> list[float]:
+    """Last flow loss on held-out episodes of each training run of `variant`, by seed; runs without one are left out."""
+    found = {}
+    for path in out.glob(f"{variant}-s*/train/log.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        losses = [line["flow"] for line in lines if line["kind"] == "validation"]
+        if losses:
+            found[int(path.parts[-3].rpartition("-s")[2])] = losses[-1]
+    return [found[seed] for seed in sorted(found)]
+
+
+def _losses(out: Path, variant: str) -> str:
+    found = held_out_losses(out, variant)
+    each = "" if len(found) < 2 else f" ({', '.join(f'{loss:.3f}' for loss in found)})"
+    return f"{np.mean(found):.3f}{each}" if found else ""
+
+
 def _cell(results: list[dict], task: str, *, ood: bool) -> str:
     good, tried, shares = count(results, task, ood=ood)
     if not tried:
@@ -99,12 +116,13 @@ def _distance(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> st
 def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
     """The study as a Markdown table: success per task (Wilson 95 % over all episodes, each seed), OOD, differences.
 
+    loss: flow loss on held-out episodes after training, mean and each seed.
     reference: folder of the study whose grids-16 runs the differences are taken from.
     """
     tasks = sorted({c["task"] for rs in by_variant.values() for r in rs for c in r["conditions"]})
     compared = [([task], False) for task in tasks] + [(tasks, True)]
     distances = [f"{name} − {REFERENCE}" for name in (*tasks, "OOD")]
-    head = ["variant", "seeds", *tasks, "OOD", *distances, "misplaced", "retention", "spread"]
+    head = ["variant", "seeds", *tasks, "OOD", *distances, "misplaced", "retention", "spread", "loss"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for variant, results in by_variant.items():
         cells = [_cell(results, task, ood=False) for task in tasks] + [_cell(results, "", ood=True)]
@@ -112,6 +130,6 @@ def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
             own, theirs = (successes(o, v, some, ood=ood) for o, v in ((out, variant), (reference, REFERENCE)))
             cells.append("" if (out, variant) == (reference, REFERENCE) else _distance(own, theirs))
         retention = "" if variant.startswith("early") else f"{_mean(results, 'retention'):.3f}"  # of dense tokens
-        cells += [_misplaced(results), retention, f"{_mean(results, 'coordinate_spread'):.3f}"]
+        cells += [_misplaced(results), retention, f"{_mean(results, 'coordinate_spread'):.3f}", _losses(out, variant)]
         lines.append("| " + " | ".join([variant, str(len(results)), *cells]) + " |")
     return "\n".join(lines) + "\n"

@@ -105,12 +105,22 @@ def test_an_unfinished_study_has_what_is_in_distribution_and_does_not_repeat_it(
     )
 
 
+def test_the_last_loss_on_held_out_episodes_stands_beside_the_success(tmp_path):
+    for seed, losses in ((1, [0.5, 0.25]), (0, [0.125])):
+        keep(tmp_path, result("early-1", seed, [("in_distribution", "pick_place", 80, 100)]))
+        lines = [{"kind": "validation", "flow": loss} for loss in losses] + [{"kind": "train", "flow": 9.0}]
+        (tmp_path / f"early-1-s{seed}" / "train").mkdir()
+        (tmp_path / f"early-1-s{seed}" / "train" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (line,) = study.table(read_results(tmp_path, tuple(study.VARIANTS)), tmp_path, tmp_path).splitlines()[2:]
+    assert line.endswith("| 0.188 (0.125, 0.250) |")
+
+
 def test_early_tokens_have_no_retention_in_the_table(tmp_path):
     keep(tmp_path, result("grids-16", 0, [("in_distribution", "pick_place", 85, 100)]))
     keep(tmp_path, result("early-1", 0, [("in_distribution", "pick_place", 80, 100)]))
     first, second = study.table(read_results(tmp_path, tuple(study.VARIANTS)), tmp_path, tmp_path).splitlines()[2:]
-    assert "| 0.900 | 0.020 |" in first
-    assert "|  | 0.020 |" in second
+    assert "| 0.900 | 0.020 |  |" in first
+    assert "|  | 0.020 |  |" in second
 
 
 def test_seeds_are_pooled_and_shown_and_families_are_kept_apart(tmp_path):
