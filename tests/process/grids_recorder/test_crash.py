@@ -164,7 +164,7 @@ def test_a_complete_bag_whose_name_is_taken_gets_another(tmp_path):
         recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
     (tmp_path / "episode").mkdir()
     (tmp_path / "episode" / "mine").write_text("keep")
-    saved = save(recording, "success", {}, threading.Event())
+    saved = save(recording, "success", {}, threading.Event(), threading.Event())
     assert saved.failed
     assert re.search("episode appeared meanwhile .*; fix that, then run ./grids recover", saved.note)
     # In the same process, as an operator does it while the recorder waits.
@@ -189,8 +189,22 @@ def test_an_episode_is_whole_before_it_is_judged_and_whoever_waits_knows(tmp_pat
         raise DataError("judged for ever")
 
     monkeypatch.setattr("grids_recorder.node.saving.check_bag", judge)
-    assert save(recording, "success", {}, closed).note == "could not be judged: judged for ever"
+    assert save(recording, "success", {}, closed, threading.Event()).note == "could not be judged: judged for ever"
     assert found == [(True, len(list(samples(0.5))))]
+
+
+def test_an_episode_that_ends_with_the_node_is_whole_and_not_judged(tmp_path, monkeypatch):
+    bag = BagWriter(tmp_path / "episode", CONNECTIONS, {"task": "t"})
+    recording = Recording(bag, jpeg_quality=90, queue_bytes=1 << 30, min_free_bytes=0)
+    for sample in samples(0.5):
+        recording.put(sample.topic, sample.type, sample.stamp_ns, sample.raw)
+    monkeypatch.setattr("grids_recorder.node.saving.check_bag", lambda _folder: pytest.fail("judged"))
+    ending = threading.Event()
+    ending.set()
+    saved = save(recording, "", {}, threading.Event(), ending)
+    assert "is complete and not judged yet: ./grids check" in saved.note
+    with Bag(saved.folder) as whole:
+        assert sum(whole.counts.values()) == len(list(samples(0.5)))
 
 
 def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_runs(tmp_path, monkeypatch):
@@ -203,7 +217,7 @@ def test_an_episode_that_cannot_be_closed_can_be_recovered_while_the_recorder_ru
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("grids_data.bag.writer.write_json", refuse)
-    saved = save(recording, "success", {}, threading.Event())
+    saved = save(recording, "success", {}, threading.Event(), threading.Event())
     assert saved.note == "disk error: No space left on device; fix that, then run ./grids recover"
     monkeypatch.undo()
     assert recover(tmp_path / "episode.partial").messages == len(list(samples(0.5)))

@@ -63,6 +63,7 @@ class RecorderNode(Node):
         self._recording: Recording | None = None
         self._saving: tuple[threading.Thread, list[Saved], str, Future] | None = None
         self._closed = threading.Event()  # set once the bag of the episode that is being saved is whole
+        self._ending = threading.Event()
         self._reason = self._waiting = self._full = self._episode = self._task = ""
         self._latched: dict[str, bytes] = {}
         self._task_state: TaskState | None = None
@@ -180,7 +181,9 @@ class RecorderNode(Node):
         results: list[Saved] = []
         self._closed = closed = threading.Event()
         thread = threading.Thread(
-            target=lambda: results.append(save(recording, outcome, changes, closed)), name="saving", daemon=True
+            target=lambda: results.append(save(recording, outcome, changes, closed, self._ending)),
+            name="saving",
+            daemon=True,
         )
         future = Future(executor=self.executor)
         self._saving = (thread, results, outcome, future)
@@ -298,14 +301,16 @@ class RecorderNode(Node):
         self._status.publish(message)
 
     def destroy_node(self) -> None:
-        """Shut down; an episode that is being recorded is kept without a label, closed and, if quick, judged."""
+        """Shut down; an episode that is being recorded is closed and kept, without a label and not judged."""
+        self._ending.set()
         if self._recording is not None:
             self.stop_episode("")
         if self._saving is not None:
             self._closed.wait()
-            self._saving[0].join(JUDGE_WAIT_S)
-            if self._saving[0].is_alive():
-                self.get_logger().info(f"{self._episode} is complete, but not judged yet: ./grids check does it")
+            thread, results, _, _ = self._saving
+            thread.join(JUDGE_WAIT_S)
+            if results:
+                self.get_logger().info(results[0].note)
         super().destroy_node()
 
 

@@ -22,10 +22,11 @@ class Saved:
     failed: bool = False
 
 
-def save(recording: Recording, outcome: str, changes: dict, closed: threading.Event) -> Saved:
+def save(recording: Recording, outcome: str, changes: dict, closed: threading.Event, ending: threading.Event) -> Saved:
     """Close and judge an episode. A discarded one is moved aside, not deleted: a key may be pressed by mistake.
 
-    closed: set when the bag is whole; judging a long one takes seconds, which nobody has to wait for.
+    closed: set when the bag is whole. ending: set when the node ends, which must not wait for a judgement: a long
+    episode takes seconds, and `./grids check` and `convert` make up for it.
     """
     try:
         folder = recording.finish(**changes)
@@ -37,6 +38,8 @@ def save(recording: Recording, outcome: str, changes: dict, closed: threading.Ev
         aside = folder.parent / DISCARDED
         aside.mkdir(exist_ok=True)
         return Saved(folder.rename(aside / folder.name), "REJECT", f"{outcome}: moved to {DISCARDED}/")
+    if ending.is_set():
+        return Saved(folder, "", f"{folder.name} is complete and not judged yet: ./grids check {folder}")
     try:
         verdict = check_bag(folder)
     except Exception as error:  # top of the thread: the episode is on disk even if judging fails
