@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
 # Called by ./grids. Completed steps are skipped; interrupted ones are repeated.
-#   setup.sh runtime|view|data|hardware|dev
+#   setup.sh runtime|view|data|hardware|openvino|dev
 set -euo pipefail
 levels=("${@:-runtime}")
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -214,6 +214,7 @@ fi
 [ "$ros" = wheels ] && once patch "wheel paths" patch_wheels
 if wants hardware; then once hardware "camera drivers" install_locked requirements/hardware.txt; fi
 if wants data; then once data "dataset tools" install_locked requirements/data.txt; fi
+if wants openvino; then once openvino "OpenVINO" install_locked requirements/openvino.txt; fi
 if wants view; then once view "viewer" install_locked requirements/view.txt; fi
 if wants dev; then
   once dev "test and export tools" install_locked requirements/dev.txt
@@ -223,7 +224,7 @@ fi
 step "build" build
 write_environment
 echo "$ROOT $ros" >"$STATE/built"
-for level in runtime hardware data view dev; do
+for level in runtime hardware data view openvino dev; do
   if [ "$level" = runtime ] || wants "$level"; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"; fi
 done
 say "ready after $((SECONDS - started)) s"

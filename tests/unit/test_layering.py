@@ -47,6 +47,7 @@ ROSDEP_KEYS = {
     "onnx": None,
     "onnxruntime": None,
     "onnxruntime_ep_nv_tensorrt_rtx": None,
+    "openvino": None,
     "psutil": "python3-psutil",
     "pyarrow": None,
     "cv_bridge": "cv_bridge",

@@ -76,7 +76,7 @@ class PolicyNode(ManagedNode):
             raise SetupError("expected parameter 'bundle' to name a policy bundle folder, got none")
         os.nice(params.nice)
         self._set_state("warming_up", f"loading {params.bundle}")
-        options = EngineOptions(params.engine, params.threads, Path(params.engine_cache))
+        options = EngineOptions(params.engine, params.threads, Path(params.engine_cache), device=params.engine_device)
         self._runtime = OnnxRuntime(Path(params.bundle).expanduser(), options)
         self.get_logger().info(f"{self._runtime.bundle.bundle_id}: {self._runtime.note}")
         self._check_against_bundle()

@@ -18,6 +18,10 @@ TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 5e-3), "int8": (3e-1, 2e-2)}
 _REPEATED_STD = 1e-2  # kernels may add in another order from call to call; what is stale differs by far more
 
 
+class DisagreementError(BundleError):
+    """An engine computes something else than the graphs that passed the gate."""
+
+
 @dataclass(frozen=True, slots=True)
 class Errors:
     """How far two runtimes are apart: actions in standard deviations, coordinates in fractions of the image."""
@@ -115,13 +119,13 @@ def refuse_stale(engine: AbstractRuntime) -> None:
 def require_agreement(engine: AbstractRuntime, reference: AbstractRuntime, precision: str, cases: int = 2) -> str:
     """Compare `engine` with the CPU runtime that passed the parity gate; returns the errors as one sentence.
 
-    Raises BundleError when they exceed the tolerance. In fp32, GPUs multiply with a mantissa of ten bits (TF32), so
-    every precision gets at least the tolerance of fp16. This finds overflows, wrong kernels and engines built from
-    another bundle.
+    Raises DisagreementError when they exceed the tolerance. For fp32 bundles GPUs multiply with a mantissa of ten bits
+    (TF32) and OpenVINO with one of seven (bfloat16), so every precision gets at least the tolerance of fp16. This finds
+    overflows, wrong kernels and engines built from another bundle.
     """
     errors = compare(engine, reference, cases, 4)  # vocabulary 4: ids that every tokenizer has
     allowed = np.maximum(TOLERANCES[precision], TOLERANCES["fp16"])
     found = f"actions {errors.actions_max_std:.1e} std, coordinates {errors.coordinates_max:.1e} off the CPU engine"
     if not errors.within(*allowed):
-        raise BundleError(f"{engine.provider}: {found}, allowed {allowed[0]:.0e} and {allowed[1]:.0e}; not used")
+        raise DisagreementError(f"{engine.provider}: {found}, allowed {allowed[0]:.0e} and {allowed[1]:.0e}; not used")
     return found

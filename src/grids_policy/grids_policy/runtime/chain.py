@@ -44,6 +44,11 @@ class Chain(AbstractRuntime):
         """The engine's, as published."""
         return self._engine.provider
 
+    @property
+    def precision(self) -> str:
+        """What the graphs compute in, where that is not the bundle's precision; else empty."""
+        return self._graphs["vision"].precision
+
     def _bound(self, graph: str, renamed: dict[str, str]) -> Callable[[], None]:
         """`graph` on the tensors of the same (or renamed) names."""
         loaded = self._graphs[graph]

@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from grids_policy.runtime.agreement import refuse_stale, require_agreement
+from grids_policy.runtime.agreement import DisagreementError, refuse_stale, require_agreement
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, BundleError, load_bundle
 from grids_policy.runtime.chain import Chain
+from grids_policy.runtime.contest import Contest, Verdict, fast_enough
 from grids_policy.runtime.engines.base import AbstractEngine, EngineOptions
 from grids_policy.runtime.engines.cache import Fingerprint, open_cache, seal_cache
 from grids_policy.runtime.engines.machine import this_machine
+from grids_policy.runtime.engines.openvino import OpenVinoEngine
 from grids_policy.runtime.engines.table import choose, engine_named
 from grids_policy.runtime.warmup import faster
 
@@ -34,6 +36,10 @@ class OnnxRuntime(AbstractRuntime):
     def __init__(self, folder: Path, options: EngineOptions = DEFAULT, *, gated: bool = True) -> None:
         self._folder = Path(folder)
         self._bundle = load_bundle(self._folder, gated=gated)
+        if options.device and options.engine not in ("auto", OpenVinoEngine.name):
+            raise BundleError(
+                f"engine_device: only engine openvino has a choice of devices, got engine {options.engine!r}"
+            )
         self._machine = this_machine()
         choice = choose(options.engine, self._machine, self._bundle.runs_on)
         threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
@@ -44,32 +50,48 @@ class OnnxRuntime(AbstractRuntime):
         reasons = list(choice.reasons)
         self._chain, built = self._first_that_starts(choice.engines, reasons)
         self._free_reference()
-        self.note = f"engine {self._chain.provider}, {self._options.threads} threads, {self._bundle.precision}"
+        computes = f" computed in {self._chain.precision}" if self._chain.precision else ""
+        self.note = (
+            f"engine {self._chain.provider}, {self._options.threads} threads, {self._bundle.precision}{computes}"
+        )
         self.note += f"; not better because {'; '.join(reasons)}" if reasons else ""
         self.note += "".join(f"; {text}" for text in (*said, built) if text)
 
     def _first_that_starts(self, engines: tuple[AbstractEngine, ...], reasons: list[str]) -> tuple[Chain, str]:
         """The first engine that loads, agrees with the reference and, if it is `measured`, is faster than the next."""
-        for i, engine in enumerate(engines):
-            last = i == len(engines) - 1
-            try:
-                chain, said = self._start(engine)
-            except BundleError as error:
-                # Missing libraries show only now.
-                if last:
-                    raise
-                reasons.append(f"{engine.name}: {error}")
-                continue
-            if not engine.measured or last:
-                return chain, said
-            other, other_said = self._first_that_starts(engines[i + 1 :], reasons)
-            first, found = faster(chain, other)
-            (other if first else chain).close()
-            if first:
-                return chain, f"{said}; {found}"
-            reasons.append(f"{engine.name}: {found}")
-            return other, other_said
-        raise BundleError("no engine can run here")
+        engine, *others = engines
+        contest = Contest(engine, self._bundle, self._machine, self._options) if engine.measured and others else None
+        try:
+            if reason := contest and self._not_tried(contest):
+                raise BundleError(reason)
+            chain, said = self._start(engine)
+        except BundleError as error:
+            # Missing libraries show only now.
+            if not others:
+                raise
+            if contest and isinstance(error, DisagreementError):
+                contest.keep(Verdict(False, str(error)))
+            reasons.append(f"{engine.name}: {error}")
+            return self._first_that_starts(tuple(others), reasons)
+        if contest is None:
+            return chain, said
+        if known := contest.known():
+            return chain, f"{said}; {known.said}"
+        other, other_said = self._first_that_starts(tuple(others), reasons)
+        verdict = Verdict(*faster(chain, other))
+        contest.keep(verdict)
+        if verdict.faster:
+            other.close()
+            return chain, f"{said}; {verdict.said}"
+        chain.close()
+        reasons.append(f"{engine.name}: {verdict.said}")
+        return other, other_said
+
+    def _not_tried(self, contest: Contest) -> str | None:
+        """Why an engine that has to be measured is not even loaded, or None."""
+        if known := contest.known():
+            return None if known.faster else f"{known.said} at an earlier start"
+        return fast_enough(self._load_reference(), self._options.threads) or contest.no_memory()
 
     def _start(self, engine: AbstractEngine) -> tuple[Chain, str]:
         """`engine` loaded and compared, with one sentence on its cache and its errors."""
@@ -89,6 +111,8 @@ class OnnxRuntime(AbstractRuntime):
         try:
             refuse_stale(chain)
             agreed = require_agreement(chain, self._load_reference(), bundle.precision)
+        except BundleError:
+            raise
         except RuntimeError as error:
             raise BundleError(str(error)) from error
         if fingerprint is not None and cache is not None:

@@ -243,8 +243,8 @@ class Played(AbstractEngine):
 
     name, provider, summary, memory = "played", "PlayedExecutionProvider", "", "host"
 
-    def __init__(self, spoil=None, measured=False, gpu=None) -> None:
-        self._spoil, self.measured, self._gpu, self.opened = spoil, measured, gpu, 0
+    def __init__(self, spoil=None, gpu=None) -> None:
+        self._spoil, self._gpu, self.opened = spoil, gpu, 0
 
     def missing(self, machine):
         return None
@@ -350,18 +350,6 @@ def test_a_session_that_repeats_its_first_answer_is_refused(runtime, graph):
     refuse_stale(runtime)
     with engines(Stale(graph)), pytest.raises(BundleError, match="StaleExecutionProvider: expected other actions for"):
         OnnxRuntime(UNTRAINED, EngineOptions(engine="stale", threads=1))
-
-
-def test_an_engine_that_wants_to_be_measured_is_taken_only_where_it_is_faster(monkeypatch):
-    with engines(Played(measured=True)):
-        monkeypatch.setattr(onnx_runtime, "faster", lambda first, second: (True, "1 ms against 2 ms"))
-        assert OnnxRuntime(UNTRAINED, EngineOptions(threads=1)).provider == "PlayedExecutionProvider"
-        monkeypatch.setattr(onnx_runtime, "faster", lambda first, second: (False, "2 ms against 1 ms"))
-        slower = OnnxRuntime(UNTRAINED, EngineOptions(threads=1))
-        assert slower.provider == "CPUExecutionProvider"
-        assert "played: 2 ms against 1 ms" in slower.note
-        named = OnnxRuntime(UNTRAINED, EngineOptions(engine="played", threads=1))
-        assert named.provider == "PlayedExecutionProvider", "asked for by name, it is never replaced"
 
 
 def test_what_an_engine_built_is_used_again_and_a_changed_file_is_built_again(tmp_path):

@@ -31,6 +31,7 @@ class EngineOptions:
     cache: Path = Path("~/.cache/grids/engines")
     spin: bool = False  # threads wait in a busy loop; only for benchmarks
     say: Callable[[str], None] = ignore  # called by an engine with what its user should know
+    device: str = ""  # of engine openvino: CPU, GPU, GPU.1, NPU …; empty: CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,12 @@ class AbstractBuffers(ABC):
 
 
 class AbstractGraph(ABC):
-    """One graph, loaded. inputs, outputs: by name, as declared in the ONNX file."""
+    """One graph, loaded. inputs, outputs: by name, as declared in the ONNX file.
 
+    precision: what it computes in where that is not what the file declares; else empty.
+    """
+
+    precision: str = ""
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
 

@@ -2,13 +2,15 @@
 
 import ctypes
 import ctypes.util
+import platform
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 # Python packages that an engine may need, by their names on PyPI.
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-nv-tensorrt-rtx-cu12", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Machine:
     providers: tuple[str, ...]
     tensorrt: str | None  # version of libnvinfer.so.10
     packages: dict[str, str]  # installed versions of those of PACKAGES that are there
+    processor: str = ""  # model and instruction sets
 
 
 def find_gpu() -> Gpu | str:
@@ -55,6 +58,16 @@ def tensorrt_version() -> str | None:
     return None
 
 
+def processor() -> str:
+    """Model and instruction sets of the first processor, as Linux names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.machine()
+    wanted = ("model name", "flags", "CPU part", "Features")  # the last two on ARM
+    return " ".join(line.split(":", 1)[1].strip() for line in lines if line.split("\t")[0].strip() in wanted)
+
+
 def installed(names: tuple[str, ...]) -> dict[str, str]:
     """The versions of those Python packages that are installed."""
     found: dict[str, str] = {}
@@ -69,4 +82,4 @@ def this_machine() -> Machine:
     import onnxruntime
 
     providers = tuple(onnxruntime.get_available_providers())
-    return Machine(find_gpu(), providers, tensorrt_version(), installed(PACKAGES))
+    return Machine(find_gpu(), providers, tensorrt_version(), installed(PACKAGES), processor())

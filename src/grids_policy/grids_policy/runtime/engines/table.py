@@ -8,10 +8,11 @@ from grids_policy.runtime.engines.base import AbstractEngine
 from grids_policy.runtime.engines.cpu import CpuEngine
 from grids_policy.runtime.engines.cuda import CudaEngine
 from grids_policy.runtime.engines.machine import Machine
+from grids_policy.runtime.engines.openvino import OpenVinoEngine
 from grids_policy.runtime.engines.rtx import RtxEngine
 from grids_policy.runtime.engines.tensorrt import TensorRtEngine
 
-ENGINES: tuple[AbstractEngine, ...] = (RtxEngine(), TensorRtEngine(), CudaEngine(), CpuEngine())
+ENGINES: tuple[AbstractEngine, ...] = (RtxEngine(), TensorRtEngine(), CudaEngine(), OpenVinoEngine(), CpuEngine())
 NAMES = tuple(engine.name for engine in ENGINES)
 CHOICES = ("auto", *NAMES)
 _EXPORT = {GPU: "export it in fp16", CPU: "export it in fp32"}
