@@ -4,6 +4,9 @@ Elementwise work, norms and softmax are left out, as torch's FlopCounterMode lea
 agree exactly where the counter knows the operator (it does not see fused attention on a CPU). Needs
 no torch. `as_lerobot=True` counts the work LeRobot does: the dead tail of the last language layer,
 and the cross layers' keys and values again in every step.
+
+`loops_once=True` counts as XLA's cost analysis does for the authors' JAX code, and so as table 1 of the paper (arXiv
+2605.11817) does for pi0 and pi0.5: of a loop over layers or over denoising steps only one pass. See docs/models.md.
 """
 
 from __future__ import annotations
@@ -46,10 +49,10 @@ def _attention(queries: int, keys: int, width: int) -> int:
 def prefix_tokens(config: PolicyConfig, *, cameras: int, language: int) -> int:
     """Number of prefix tokens without padding to prefix_length: images, their special tokens, language, state."""
     markers = 3 if config.image_special_tokens else 0
-    return cameras * (config.image_tokens + markers) + language + 1
+    return cameras * (config.image_tokens + markers) + language + (config.family == "smolvla")
 
 
-def _vision(config: PolicyConfig) -> int:
+def _vision(config: PolicyConfig, *, loops_once: bool) -> int:
     """One camera through stem, patches and blocks."""
     vision = config.vision
     height, width = config.resize_hw
@@ -61,7 +64,7 @@ def _vision(config: PolicyConfig) -> int:
     patches = height * width
     whole = _vision_block(config, patches)
     if not config.early:
-        return total + vision.depth * whole
+        return total + (1 if loops_once else vision.depth) * whole
     kept = config.sampler.tokens * vision.shuffle**2
     before = config.sampler.after_layer
     total += _linear(kept, patches, vision.width)  # reading the blocks
@@ -99,25 +102,32 @@ def _sampler(config: PolicyConfig) -> int:
     return total
 
 
-def _language(config: PolicyConfig, tokens: int, *, as_lerobot: bool) -> int:
+def _language(config: PolicyConfig, tokens: int, *, as_lerobot: bool, loops_once: bool) -> int:
     """The language layers on the prefix tokens."""
     text = config.text
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
     keys_values = 2 * _linear(tokens, text.width, kv)
     rest = 2 * _linear(tokens, text.width, heads) + 3 * _linear(tokens, text.width, text.mlp)
     rest += _attention(tokens, tokens, heads)
+    if loops_once:
+        return keys_values + rest
     last = config.expert_layers[-1]
     full = text.depth if as_lerobot else last
     return full * (keys_values + rest) + (0 if as_lerobot else keys_values)
 
 
-def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool) -> int:
+def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool, loops_once: bool) -> int:
     """One denoising step."""
     text, width, steps = config.text, config.expert.width, config.chunk_size
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    layers = config.expert_layers[:1] if loops_once else config.expert_layers
     total = 2 * _linear(steps, config.max_action_dim, width)
-    total += _linear(steps, 2 * width, width) + _linear(steps, width, width)
-    for layer in config.expert_layers:
+    if config.family == "pi05":  # the time enters through two norms per layer and the final one
+        total += 2 * _linear(1, width, width) + (2 * len(layers) + 1) * _linear(1, width, 3 * width)
+    else:
+        total += _linear(steps, 2 * width, width) + _linear(steps, width, width)
+    steps += config.family == "pi0"  # its state token
+    for layer in layers:
         total += 2 * _linear(steps, width, heads) + 3 * _linear(steps, width, config.expert.mlp)
         if config.is_self_layer(layer):
             total += 2 * _linear(steps, width, kv) + _attention(steps, prefix + steps, heads)
@@ -133,6 +143,7 @@ def count_flops(
     cameras: int | None = None,
     language: int | None = None,
     as_lerobot: bool = False,
+    loops_once: bool = False,
 ) -> Flops:
     """Operations of one chunk. cameras, language: numbers of cameras and language tokens; None: the config's."""
     cameras = len(config.image_keys) if cameras is None else cameras
@@ -140,17 +151,18 @@ def count_flops(
     tokens = prefix_tokens(config, cameras=cameras, language=language)
     kv = config.text.kv_heads * config.text.head_dim
     cross = sum(not config.is_self_layer(i) for i in config.expert_layers)
-    prefix = _language(config, tokens, as_lerobot=as_lerobot)
-    prefix += _linear(1, config.max_state_dim, config.text.width)
+    prefix = _language(config, tokens, as_lerobot=as_lerobot, loops_once=loops_once)
+    state = {"smolvla": config.text.width, "pi0": config.expert.width}  # pi0.5 reads it in the sentence
+    prefix += _linear(1, config.max_state_dim, state.get(config.family, 0))
     prefix += 0 if as_lerobot else cross * 2 * _linear(tokens, kv, kv)
     shuffled = config.vision.width * config.vision.shuffle**2
     return Flops(
-        vision=cameras * _vision(config),
+        vision=cameras * _vision(config, loops_once=loops_once),
         connector=cameras * _linear(config.vision_shape[0], shuffled, config.text.width),
         sampler=cameras * _sampler(config),
         prefix=prefix,
-        step=_expert(config, tokens, as_lerobot=as_lerobot),
-        steps=config.num_steps,
+        step=_expert(config, tokens, as_lerobot=as_lerobot, loops_once=loops_once),
+        steps=1 if loops_once else config.num_steps,
     )
 
 

@@ -143,7 +143,8 @@ def _sampler_renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights, with every name of the authors' sampler replaced by the one of their SmolVLA."""
     found = {}
     for name, tensor in weights.items():
-        own = next((name.removeprefix(other) for other in _SAMPLER_NAMES if name.startswith(other)), None)
+        full = name if name.startswith("model.") else f"model.{name}"
+        own = next((full.removeprefix(other) for other in _SAMPLER_NAMES if full.startswith(other)), None)
         found[name if own is None else f"model.token_sampler.{own}"] = tensor
     return found
 
@@ -254,6 +255,8 @@ def load_checkpoint(
     # Only a folder with grids_config.json may lack the language head, which is not used.
     dead = {key for key in family.dead if files.grids is None or key in weights}
     weights = family.settle(_sampler_renamed(weights), config, whole)
+    if config.sampler.kind == "dense" and (sampler := family.sampler_of(weights)) is not None:
+        config = dataclasses.replace(config, sampler=sampler)
     policy = build_empty(config, whole=whole)
     _load_weights(policy, weights, dead, folder / WEIGHTS, bfloat16=bfloat16)
     if identity_stats:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from grids_policy.model import lerobot
-from grids_policy.model.config import ConfigError, PolicyConfig
+from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
 from grids_policy.model.lerobot import CheckpointFiles
 from grids_policy.model.pi0 import checkpoint as pi0
 from grids_policy.model.pi0.network import Pi0, Pi0Cache
@@ -40,6 +40,7 @@ class Family:
     settle: (weights, config, whole) -> the tensors of a checkpoint under those names, without unused ones.
     dead: unused tensors that a checkpoint must have and that are kept to be saved again.
     halved: whether a parameter may have 16 bits; the network then casts what comes and goes.
+    sampler_of: the sampler whose weights a checkpoint has although its files name none, as the authors'; else None.
     doubt: why the files leave the conventions open, "" where they do not.
     normalisation: LeRobot's mode for state and action in new trainings.
     prompt_step: LeRobot's processor step for the sentence.
@@ -57,6 +58,7 @@ class Family:
     normalisation: str = "MEAN_STD"
     halved: Callable[[str], bool] = lambda _: False
     dead: tuple[str, ...] = ()
+    sampler_of: Callable[[dict[str, Tensor]], SamplerConfig | None] = lambda _: None
     doubt: Callable[[CheckpointFiles], str] = lambda _: ""
 
 
@@ -73,6 +75,7 @@ def _pi(name: str, prompt_step: str, normalisation: str) -> Family:
         prompt_step=prompt_step,
         normalisation=normalisation,
         halved=pi0.halved,
+        sampler_of=pi0.sampler_of,
         doubt=pi0.doubt,
     )
 

@@ -198,7 +198,7 @@ def relative_joints(
         return None
     excluded = [str(name).lower() for name in before[0].get("exclude_joints") or () if name]
     own = before[0].get("action_names") or names
-    if not excluded:
+    if not excluded or own is None:  # LeRobot excludes nothing where it knows no names
         return tuple(range(dim))
     if not isinstance(own, list | tuple) or len(own) != dim:
         raise CheckpointError(

@@ -28,7 +28,9 @@ def frames(tmp_path: Path) -> Path:
 def small(family: str, frames: Path, **changes):
     """The minute model of the trainer's tests as another family."""
     base = configured(frames, **changes)
-    values = {name: v for name, v in config_to_dict(base.model).items() if name not in ("conventions", "cross_attention")}
+    values = {
+        name: v for name, v in config_to_dict(base.model).items() if name not in ("conventions", "cross_attention")
+    }
     values |= {"family": family, "tokenizer_max_length": 60, "max_committed": 2}
     del values["language_padding"], values["self_attn_every"]
     values["vision"] |= {"shuffle": 1}

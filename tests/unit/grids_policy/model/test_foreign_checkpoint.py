@@ -239,8 +239,10 @@ def test_relative_actions_without_a_way_back_are_refused(tiny):
         load_checkpoint(tiny)
 
 
-def test_excluded_joints_without_names_are_refused(tiny):
+def test_without_names_no_joint_is_excluded_as_in_lerobot(tiny):
     add_relative(tiny, exclude_joints=["gripper"])
+    assert load_checkpoint(tiny).config.relative_actions == (0, 1, 2, 3, 4, 5)
+    edit(tiny, "config.json", lambda v: v.update(action_feature_names=["a"]))
     with pytest.raises(CheckpointError, match="action_names has no names of the 6 action dims"):
         load_checkpoint(tiny)
     edit(tiny, "config.json", lambda v: v.update(action_feature_names=["a", "b", "c", "d", "e", "gripper"]))
