@@ -52,6 +52,11 @@ _CARDS = (
     ),
 )  # fmt: skip
 CARDS = {card.name: card for card in _CARDS}
+# The processor of "Full-size inference" in docs/measurements.md, by the peaks measured in that run.
+MEASURED_CPU = Card(
+    "EPYC, 2 threads", {"fp32": 0.083}, 24.0 / 0.85, 100.0, 32.0, 0, 1.0, "measured peaks",
+    operator_us=7.0, launch_us=7.0, graph_us=0.0, kernel_us=0.0,
+)  # fmt: skip
 MEMORY_EFFICIENCY = 0.85
 
 ASSUMPTIONS = (

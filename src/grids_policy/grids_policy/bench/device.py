@@ -253,7 +253,7 @@ def cpu_name() -> str:
 def why_no_cuda() -> str | None:
     """One sentence on why torch cannot use an NVIDIA GPU here, or None when it can."""
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA: .venv/bin/pip install torch (from PyPI)"
+        return f"torch {torch.__version__} is a build without CUDA, PyPI has the one with it (requirements/torch.txt)"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no NVIDIA GPU with a driver for CUDA {torch.version.cuda}"
     return None

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from grids_policy.bench.cards import ASSUMPTIONS, CARDS, Card, card_of, find_card
+from grids_policy.bench.cards import ASSUMPTIONS, CARDS, MEASURED_CPU, Card, card_of, find_card
 from grids_policy.bench.roofline import ENGINE_MODELS, StageTime, predict, total_s
 from grids_policy.bench.variants import parse_sampler
 from grids_policy.model.config import PolicyConfig
@@ -15,6 +15,7 @@ SAMPLERS = ("dense", "16", "4", "16@2")
 # Engines and precisions of the tables; bundles for GPUs are fp16.
 ENGINES = (("eager", "bf16"), ("compile", "bf16"), ("compile+graph", "bf16"), ("cuda", "fp16"), ("tensorrt", "fp16"))
 BATCHES = (1, 8, 32, 128)
+DOCUMENTED = ("RTX 3090", "RTX 4090", "AGX Orin", "Orin NX", "H200")  # of docs/measurements.md
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +67,14 @@ def published_config(config: PolicyConfig, entry: Published) -> PolicyConfig:
         tokenizer_max_length=entry.language,
         num_steps=entry.steps,
     )
+
+
+# Milliseconds of vision, prefix and ten steps that were measured on MEASURED_CPU (docs/measurements.md, 2026-11-22).
+MEASURED = (
+    ("torch", "eager", "dense", (5470.0, 1000.0, 2720.0)),
+    ("torch", "eager", "16", (6670.0, 470.0, 2430.0)),
+    ("ONNX", "cpu", "16", (5570.0, 360.0, 1500.0)),
+)
 
 
 def _row(head: list[str]) -> str:
@@ -136,6 +145,20 @@ def published_table(config: PolicyConfig) -> str:
     return _table(["card", "published", "ms", "predicted ms", "predicted / published", "source"], rows)
 
 
+def processor_table(config: PolicyConfig) -> str:
+    """Predicted over measured times of the one processor on which the full size was measured, by stage."""
+    rows = []
+    for label, engine, sampler, measured in MEASURED:
+        found = predict(MEASURED_CPU, with_tokens(config, sampler), engine, "fp32")
+        ours = [found[stage].seconds * 1e3 for stage in ("vision", "prefix", "denoise")]
+        both = [(*pair, pair[0] / pair[1]) for pair in zip(ours, measured, strict=True)]
+        both.append((sum(ours), sum(measured), sum(ours) / sum(measured)))
+        rows.append([f"{label} fp32", sampler, *(f"{p:.0f} / {m:.0f} = {ratio:.2f}" for p, m, ratio in both)])
+    return _table(
+        [f"predicted / measured ms, {MEASURED_CPU.name}", "tokens", "vision", "prefix", "10 steps", "sum"], rows
+    )
+
+
 def assumptions() -> str:
     """What the prediction assumes, as a list."""
     return "\n".join(f"* {what}: {text}." for what, text in ASSUMPTIONS)
@@ -145,7 +168,7 @@ def markdown(names: list[str], config: PolicyConfig) -> str:
     """All predicted tables of these cards."""
     parts = [
         totals_table(names, config), stages_table(names[0], config), batch_table(names[:1], config),
-        published_table(config), assumptions(),
+        published_table(config), processor_table(config), assumptions(),
     ]  # fmt: skip
     return "\n\n".join(parts)
 

@@ -106,15 +106,17 @@ def stage_time(kernels: list[Kernel], card: Card, precision: str, host: str) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _kernels(config: PolicyConfig, graphs: bool, fusion: str, precision: str, batch: int) -> dict[str, list[Kernel]]:  # noqa: FBT001
-    policy = _on_paper(config, "bf16" if DTYPES[precision].itemsize == 2 else "fp32")  # both halves weigh the same
-    traced = trace_graphs(policy) if graphs else trace_policy(policy, batch)
+def _kernels(config: PolicyConfig, model: tuple[bool, str], element_bytes: int, batch: int) -> dict[str, list[Kernel]]:
+    """Joined kernels by stage. model: of an EngineModel, (graphs, fusion)."""
+    graphs, fusion = model
+    traced = _traced(config, graphs, element_bytes, batch)
     return {stage: fuse(kernels, fusion) for stage, kernels in traced.items()}
 
 
-@functools.lru_cache(maxsize=8)
-def _on_paper(config: PolicyConfig, precision: str):
-    return policy_on_paper(config, DTYPES[precision])
+@functools.lru_cache(maxsize=16)
+def _traced(config: PolicyConfig, graphs: bool, element_bytes: int, batch: int) -> dict[str, list[Kernel]]:  # noqa: FBT001 - cached
+    policy = policy_on_paper(config, DTYPES["bf16" if element_bytes == 2 else "fp32"])
+    return trace_graphs(policy) if graphs else trace_policy(policy, batch)
 
 
 def predict(card: Card, config: PolicyConfig, engine: str, precision: str, batch: int = 1) -> dict[str, StageTime]:
@@ -127,7 +129,7 @@ def predict(card: Card, config: PolicyConfig, engine: str, precision: str, batch
         raise ValueError(f"expected one of {', '.join(card.tflops)} for {card.name}, got {precision!r}")
     if model.graphs and batch != 1:
         raise ValueError(f"engine {engine} takes batch 1, got {batch}")
-    found = _kernels(config, model.graphs, model.fusion, precision, batch)
+    found = _kernels(config, (model.graphs, model.fusion), DTYPES[precision].itemsize, batch)
     return {stage: stage_time(kernels, card, precision, model.host) for stage, kernels in found.items()}
 
 
