@@ -9,6 +9,7 @@ import onnx
 
 from grids_policy.export.cameras import ExportError
 from grids_policy.export.tensorrt.graph import TypedGraph
+from grids_policy.export.tensorrt.parser import load_tensorrt, unsupported
 from grids_policy.export.tensorrt.rules import broken_rules
 from grids_policy.runtime.bundle import CPU, GPU, GRAPHS
 
@@ -26,6 +27,20 @@ def broken_rules_of(folder: Path) -> list[str]:
     return found
 
 
+def _refusals(folder: Path, report: Callable[[str], None]) -> list[str]:
+    """What the rules find, or else what TensorRT's own parser says, where it is installed."""
+    if found := broken_rules_of(folder):
+        return found
+    trt = load_tensorrt()
+    if trt is None:
+        report("the rules for TensorRT are kept; its own parser is not installed here (requirements/engines.txt)")
+        return []
+    found = [text for name in GRAPHS for text in unsupported(trt, Path(folder) / f"{name}.onnx")]
+    if not found:
+        report(f"TensorRT-RTX {trt.__version__} takes every graph whole")
+    return found
+
+
 def kinds_of_engines(folder: Path, precision: str, report: Callable[[str], None]) -> list[str]:
     """The bundle's `runs_on`: "cpu", and "gpu" where every graph keeps the rules. `report` is told why not.
 
@@ -34,7 +49,7 @@ def kinds_of_engines(folder: Path, precision: str, report: Callable[[str], None]
     if precision in FOR_CPU_ONLY:
         report(f"{precision} has operators that no GPU engine takes: this bundle is for a CPU")
         return [CPU]
-    if problems := broken_rules_of(folder):
+    if problems := _refusals(folder, report):
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         text = f"TensorRT does not take these graphs: {'; '.join(problems[:_SHOWN])}{more}"
         if precision != "fp32":
