@@ -28,7 +28,7 @@ from grids_data.units import SYSTEMS, parse_system
 from grids_policy.export.cameras import ExportError, choose_cameras, parse_cameras, refuse_unknown_cameras
 from grids_policy.export.engines import BUILDABLE, drop_engines, load_builder, parse_capabilities, seal_engines
 from grids_policy.export.families import GRAPH_SETS
-from grids_policy.export.gate import TOLERANCES, run_gate
+from grids_policy.export.gate import run_gate
 from grids_policy.export.graphs import (
     OPSET,
     PreprocessGraph,
@@ -36,7 +36,7 @@ from grids_policy.export.graphs import (
     export_onnx,
     observed_names,
 )
-from grids_policy.export.precision import convert
+from grids_policy.export.reduce import PRECISIONS, reduce_graphs, refuse_precision
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.export.tensorrt.gate import kinds_of_engines
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
@@ -45,10 +45,9 @@ from grids_policy.model.reducers.choice import with_reducer
 from grids_policy.model.reducers.nested import with_tokens
 from grids_policy.model.trained_on import USUAL_FPS
 from grids_policy.runtime import bundle as bundles
+from grids_policy.runtime.base import PolicyInputs
 from grids_policy.runtime.bundle import Bundle, StoredUnits
 from grids_policy.runtime.language import copy_tokenizer
-
-PRECISIONS = tuple(TOLERANCES)
 
 
 def manifest(checkpoint: Checkpoint, options: ExportOptions, cache: dict[str, list[int]]) -> dict[str, Any]:
@@ -79,9 +78,9 @@ def _provenance() -> dict[str, Any]:
 def write_graphs(
     checkpoint: Checkpoint, options: ExportOptions, folder: Path, report: Callable[[str], None]
 ) -> dict[str, list[int]]:
-    """Export the four graphs into `folder`. Returns the cache's shapes by name (computed by prefix for denoise_step).
+    """Export the four graphs into `folder`, in fp32.
 
-    `report` is called with one line per graph.
+    Returns the cache's shapes by name (computed by prefix for denoise_step). `report` gets one line per graph.
     """
     policy, config = checkpoint.policy, checkpoint.config
     state, action = checkpoint.normalizer("observation.state"), checkpoint.normalizer("action")
@@ -118,7 +117,6 @@ def write_graphs(
         began = time.monotonic()
         path = folder / f"{name}.onnx"
         export_onnx(module, inputs, outputs, path)
-        convert(path, options.precision)
         report(f"{name}.onnx in {time.monotonic() - began:.1f} s")
     return {name: list(tensor.shape) for name, tensor in cache.items()}
 
@@ -126,12 +124,11 @@ def write_graphs(
 def export_bundle(
     checkpoint: Checkpoint, folder: Path, options: ExportOptions, report: Callable[[str], None] = lambda _: None
 ) -> Bundle:
-    """Write the bundle into `folder`. Raises ExportError, and leaves no files, when the parity gate fails."""
+    """Write the bundle into `folder`. Raises ExportError, and leaves no bundle, when a gate fails."""
     folder = Path(folder)
     if checkpoint.tokenizer is None:
         raise ExportError("the checkpoint folder has no tokenizer.json; copy SmolVLM2's into it")
-    if options.precision not in PRECISIONS:
-        raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {options.precision!r}")
+    refuse_precision(options.precision, options.observations)
     if options.rtx_for:
         load_builder()  # refuse before the long part
     options = dataclasses.replace(options, name=options.name or folder.name)
@@ -142,27 +139,33 @@ def export_bundle(
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, report))
-        _pass_gate(checkpoint, partial, values, report)
+        held_out, changed = reduce_graphs(
+            partial, values, report, precision=options.precision, observations=options.observations, beside=folder
+        )
+        _pass_gate(checkpoint, partial, values | changed, report, held_out)
         if options.rtx_for:
             seal_engines(partial, options.rtx_for, report)
     return bundles.read_manifest(folder)
 
 
 def reduce_bundle(
-    checkpoint: Checkpoint, source: Path, folder: Path, precision: str, report: Callable[[str], None] = lambda _: None
-) -> Bundle:
-    """Write a bundle of lower precision from the checkpoint's fp32 bundle `source`, with the same parity gate.
+    checkpoint: Checkpoint, source: Path, folder: Path, precision: str, report: Callable[[str], None] = lambda _: None,
+    *, observations: Path | None = None,
+) -> Bundle:  # fmt: skip
+    """Write a bundle of lower precision from the checkpoint's fp32 bundle `source`, with the same gates.
 
     Raises ExportError, and leaves no files, when the gate fails; BundleError when `source` cannot be loaded.
     """
+    refuse_precision(precision, observations)
     bundles.load_bundle(source)
     with _replace_when_complete(Path(folder)) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True)
         written = drop_engines(partial, json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8")))
-        for name in bundles.GRAPHS:
-            convert(partial / f"{name}.onnx", precision)
         values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest", "parity")}
-        _pass_gate(checkpoint, partial, {**values, "precision": precision}, report)
+        held_out, changed = reduce_graphs(
+            partial, values, report, precision=precision, observations=observations, beside=Path(folder)
+        )
+        _pass_gate(checkpoint, partial, values | changed, report, held_out)
     return bundles.read_manifest(folder)
 
 
@@ -192,14 +195,20 @@ def _replace_when_complete(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _pass_gate(checkpoint: Checkpoint, partial: Path, values: dict[str, Any], report: Callable[[str], None]) -> None:
+def _pass_gate(
+    checkpoint: Checkpoint,
+    partial: Path,
+    values: dict[str, Any],
+    report: Callable[[str], None],
+    recorded: list[PolicyInputs],
+) -> None:
     """Write policy.json as not passed, compare, write it again with the result. Raises ExportError when a gate fails.
 
     A process killed in between leaves a folder that no runtime loads.
     """
     values = {**values, "runs_on": kinds_of_engines(partial, values["precision"], report)}
     bundles.seal(partial, {**values, "parity": {"passed": False}}, gated=False)
-    parity = run_gate(checkpoint, partial, values["precision"])
+    parity = run_gate(checkpoint, partial, values["precision"], recorded)
     report(f"parity: {parity}")
     if not parity["passed"]:
         raise ExportError(f"the exported graphs differ from the torch model, nothing was written: {parity}")
@@ -219,6 +228,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="NAME[:CHECKPOINT_CAMERA]=WIDTHxHEIGHT,… as the robot's cameras publish; CHECKPOINT_CAMERA=none for one "
         "that was declared and never used; default: the checkpoint's own, by its rename_map",
     )
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument(
+        "--calibrate", type=Path, dest="observations", metavar="RECORDED",
+        help="for int8-static: a bag, LeRobot dataset or training frames to measure the scales of activations on",
+    )  # fmt: skip
+    measured.add_argument(
+        "--ranges", type=Path, dest="observations", metavar="RECORDED",
+        help="measure the values inside the graphs on these; refuses fp16 where one comes within 8 times of 65504",
+    )  # fmt: skip
     parser.add_argument(
         "--ignore-rename-map", action="store_true",
         help="--cameras may contradict the checkpoint's rename_map, because that is wrong",
@@ -298,6 +316,7 @@ def main(argv: list[str] | None = None) -> int:
             per_camera=arguments.per_camera,
             missing_camera=modes,
             noise_scale=arguments.noise_scale,
+            observations=arguments.observations,
             provenance={"checkpoint": arguments.checkpoint.name},
             rtx_for=rtx_for,
         )

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from grids_policy.model.checkpoint import Checkpoint
-from grids_policy.runtime.agreement import TOLERANCES, compare
+from grids_policy.runtime.agreement import TOLERANCES, compare_on, random_inputs
+from grids_policy.runtime.base import PolicyInputs
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 from grids_policy.runtime.torch import TorchRuntime
 
+_CASES = 3
 
-def run_gate(checkpoint: Checkpoint, folder: Path, precision: str, cases: int = 3) -> dict[str, Any]:
-    """Largest errors over `cases` observations (one with a masked camera) and whether they are within tolerance."""
+
+def run_gate(
+    checkpoint: Checkpoint, folder: Path, precision: str, recorded: Sequence[PolicyInputs] = ()
+) -> dict[str, Any]:
+    """Largest errors over some observations and whether they are within tolerance.
+
+    The observations are random, one with a masked camera. Scales that were measured on recorded ones hold for nothing
+    else: int8-static is judged on `recorded`, others of the same source.
+    """
     runtime = OnnxRuntime(folder, EngineOptions(engine="cpu", threads=torch.get_num_threads()), gated=False)
     reference = TorchRuntime(checkpoint, runtime.spec)
-    errors, allowed = compare(runtime, reference, cases, checkpoint.config.text.vocab), TOLERANCES[precision]
+    observations = list(recorded) if precision == "int8-static" else []
+    source = "recorded" if observations else "random"
+    observations = observations or [
+        random_inputs(runtime.spec, checkpoint.config.text.vocab, seed) for seed in range(_CASES)
+    ]
+    errors, allowed = compare_on(runtime, reference, observations), TOLERANCES[precision]
     runtime.close()
     return {
         "passed": errors.within(*allowed),
         "precision": precision,
-        "cases": cases,
+        "cases": len(observations),
+        "observations": source,
         "engine": runtime.provider,
         "actions_max_std": errors.actions_max_std,
         "actions_rms_std": errors.actions_rms_std,

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from grids_policy.export.files import INLINE_BYTES
 from grids_policy.export.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
 from grids_policy.export.masks import MASKED, positions_of
 from grids_policy.model.config import PolicyConfig
@@ -33,7 +34,12 @@ from grids_policy.model.relative import from_relative, relative_mask, to_relativ
 from grids_policy.model.smolvla import Prefix, SmolVLA
 
 OPSET = 20
+<<<<<<< HEAD
 _INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
+=======
+# Added to the scores of tokens that may not be read: exp() of it is 0, and with any score it is finite in fp16.
+MASKED = -30000.0
+>>>>>>> 094a24f (export: int8 for GPUs (weights, or weights and activations measured on recorded observations); --ranges refuses fp16 that would overflow; models/untrained trained and exported again)
 
 
 class PreprocessGraph(nn.Module):
@@ -235,7 +241,7 @@ def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
             input_names=list(inputs), output_names=outputs, verbose=False,
         )  # fmt: skip
     weights = program.model.graph.initializers.values()
-    large = sum(w.const_value.nbytes for w in weights if w.const_value is not None) > _INLINE_BYTES
+    large = sum(w.const_value.nbytes for w in weights if w.const_value is not None) > INLINE_BYTES
     remove_metadata(program.model)
     program.save(str(path), external_data=large)
 

@@ -1,40 +1,44 @@
-"""Reduces the precision of an exported graph: fp16 for GPUs, int8 matrix products for CPUs."""
+"""Reduces the precision of an exported graph: fp16 and int8 with fp16 for GPUs, int8 matrix products for CPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 
+from grids_policy.export.files import save
+from grids_policy.export.quantise import activations_to_int8, to_dynamic, weights_to_int8
+
 _AFTER_SQUARES = ("ReduceMean", "Add", "Sqrt", "Clip", "Expand")
 
 
-def convert(path: Path, precision: str) -> None:
-    """Convert the graph at `path` in place to fp16 or int8; fp32 changes nothing. Types of inputs and outputs stay."""
+def convert(path: Path, precision: str, largest: Mapping[str, float] | None = None) -> None:
+    """Convert the fp32 graph at `path` in place; fp32 changes nothing. Types of inputs and outputs stay.
+
+    precision: a key of runtime.agreement.TOLERANCES. largest: magnitudes of the activations that int8-static quantises.
+    """
     if precision == "fp32" or path.stem == "preprocess":
         return
-    if precision == "fp16":
-        _to_fp16(path)
-    else:
-        _to_int8(path)
+    if precision == "int8":
+        to_dynamic(path)
+        return
+    model = onnx.load(str(path))
+    if precision == "int8-static":
+        activations_to_int8(model, largest or {})
+    model = _to_fp16(model)
+    if precision != "fp16":
+        weights_to_int8(model)
+    save(model, path)
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    """Save as one file, or with the weights in a second one when they exceed the size limit of a protobuf."""
-    data = Path(f"{path}.data")
-    data.unlink(missing_ok=True)
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1 << 28
-    onnx.save(model, str(path), save_as_external_data=large, location=data.name, size_threshold=1024)
-
-
-def _to_fp16(path: Path) -> None:
+def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = onnx.load(str(path))
     before, single = {node.name for node in model.graph.node}, single_nodes(model)
     halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=single)
     _join_casts(halved.graph, before)
-    _save(halved, path)
+    return halved
 
 
 def _join_casts(graph: onnx.GraphProto, before: set[str]) -> None:
@@ -107,28 +111,3 @@ def single_nodes(model: onnx.ModelProto) -> list[str]:
         elif node.op_type in ("Pow", "ReduceL2"):
             forth(node)
     return list(found)
-
-
-def _to_int8(path: Path) -> None:
-    """8-bit activations, weights in 7 bits per channel.
-
-    Processors without VNNI add two products of an 8-bit pair in 16 bits, which 8-bit weights silently overflow. A
-    bundle may run on any machine, so one bit is always left out (reduce_range in ONNX Runtime).
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load(str(path))
-    del model.graph.value_info[:]  # stale shapes make the quantiser fail
-    out = path.with_suffix(".int8")
-    operators = ["MatMul", "Gemm"]
-    quantize_dynamic(
-        model,
-        str(out),
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=operators,
-    )
-    quantised = onnx.load(str(out))
-    out.unlink()
-    _save(quantised, path)

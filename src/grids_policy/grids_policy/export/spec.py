@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 from grids_common.letterbox import fit
@@ -39,6 +40,7 @@ class ExportOptions:
     per_camera: bool = False
     noise_scale: float = 1.0
     missing_camera: tuple[str, ...] = ("mask", "black")
+    observations: Path | None = None  # recorded ones, for the scales of int8-static and the limits of fp16
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     rtx_for: tuple[str, ...] = ()
 

@@ -5,6 +5,7 @@ Actions are compared in standard deviations of the training data, so that a join
 one with a large range; coordinates in fractions of the image. Needs numpy only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,13 @@ from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutpu
 from grids_policy.runtime.bundle import BundleError, PolicySpec
 
 # precision -> largest allowed error of (actions in standard deviations, coordinates in fractions of the image)
-TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 5e-3), "int8": (3e-1, 2e-2)}
+TOLERANCES = {
+    "fp32": (1e-3, 1e-4),
+    "fp16": (5e-2, 5e-3),
+    "int8": (3e-1, 2e-2),
+    "int8-weights": (3e-1, 2e-2),
+    "int8-static": (3e-1, 2e-2),
+}
 
 _REPEATED_STD = 1e-2  # kernels may add in another order from call to call; what is stale differs by far more
 
@@ -76,11 +83,15 @@ def compare(engine: AbstractRuntime, reference: AbstractRuntime, cases: int, voc
 
     With two cameras, every third observation has a masked camera. vocabulary: token ids are drawn below this.
     """
+    return compare_on(engine, reference, [random_inputs(engine.spec, vocabulary, seed) for seed in range(cases)])
+
+
+def compare_on(engine: AbstractRuntime, reference: AbstractRuntime, observations: Sequence[PolicyInputs]) -> Errors:
+    """Errors of `engine` against `reference` over these observations, at least one."""
     spec = engine.spec
     got, expected = PolicyOutputs.empty(spec), PolicyOutputs.empty(spec)
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for seed in range(cases):
-        inputs = random_inputs(spec, vocabulary, seed)
+    for inputs in observations:
         engine.infer(inputs, got)
         reference.infer(inputs, expected)
         found.append(disagreement(spec, got, expected))

@@ -41,7 +41,7 @@ def test_angles_keep_every_bit_while_products_are_halved(halved):
     expected, got = (s.run(names, inputs) for s in (whole, session))
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
-    assert 1e-5 < np.abs(got[2] - expected[2]).max() < 0.05
+    assert 1e-5 < np.abs(got[2] - expected[2]).max() < 0.1
 
 
 def test_a_square_reaches_its_root_without_passing_through_a_half(halved):

@@ -23,12 +23,11 @@ class TypedGraph:
         except onnx.shape_inference.InferenceError as error:
             graph, self.error = model.graph, " ".join(str(error).split())
         self.nodes: list[NodeProto] = list(graph.node)
-        self.inputs, self.outputs = list(graph.input), list(graph.output)
+        self.ends = [*graph.input, *graph.output]
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         for node in self.nodes:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = node.attribute[0].t
-        self.made_by = {name: node for node in self.nodes for name in node.output if name}
         self.types: dict[str, int] = {name: tensor.data_type for name, tensor in self.constants.items()}
         self.shapes: dict[str, tuple[int | None, ...]] = {
             name: tuple(tensor.dims) for name, tensor in self.constants.items()

@@ -16,7 +16,7 @@ from grids_policy.export.tensorrt import rules  # noqa: E402
 from grids_policy.export.tensorrt.graph import TypedGraph  # noqa: E402
 from grids_policy.runtime.bundle import GRAPHS  # noqa: E402
 
-SHIPPED = [ROOT / "models" / name / f"{graph}.onnx" for name in ("demo",) for graph in GRAPHS]
+SHIPPED = [ROOT / "models" / name / f"{graph}.onnx" for name in ("demo", "untrained") for graph in GRAPHS]
 
 
 def model(nodes, inputs, outputs, constants=(), opset=20):
