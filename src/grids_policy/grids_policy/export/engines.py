@@ -49,7 +49,9 @@ def load_builder():
     return tensorrt_rtx
 
 
-def _logger(trt) -> Any:
+def quiet_logger(trt) -> Any:
+    """A logger for the library: `errors` holds what it says, and nothing is printed."""
+
     class Errors(trt.ILogger):
         """Keeps the library's errors, which it would print, for the one sentence that is raised."""
 
@@ -119,7 +121,7 @@ def seal_engines(folder: Path, capabilities: tuple[str, ...], report: Callable[[
     Raises ExportError or OSError; the folder is then to be thrown away.
     """
     trt = load_builder()
-    logger, name, files = _logger(trt), rtx.RtxEngine.name, {}
+    logger, name, files = quiet_logger(trt), rtx.RtxEngine.name, {}
     for graph in bundles.GRAPHS:
         source, target = folder / f"{graph}.onnx", folder / built_name(graph, name)
         write_context_model(target, source, build(trt, source, capabilities, logger), capabilities)

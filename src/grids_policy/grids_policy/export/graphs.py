@@ -34,12 +34,6 @@ from grids_policy.model.relative import from_relative, relative_mask, to_relativ
 from grids_policy.model.smolvla import Prefix, SmolVLA
 
 OPSET = 20
-<<<<<<< HEAD
-_INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
-=======
-# Added to the scores of tokens that may not be read: exp() of it is 0, and with any score it is finite in fp16.
-MASKED = -30000.0
->>>>>>> 094a24f (export: int8 for GPUs (weights, or weights and activations measured on recorded observations); --ranges refuses fp16 that would overflow; models/untrained trained and exported again)
 
 
 class PreprocessGraph(nn.Module):
