@@ -37,7 +37,6 @@ from so100_driver_testing.lifecycle_scenarios import Requests, requested  # noqa
 
 UNTRAINED = ROOT / "models" / "untrained"
 NO_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lerobot')))"
-PROGRAM = [sys.executable, "-c", f"{NO_TORCH}; from grids_policy.node.policy import main; sys.exit(main())"]
 
 
 class Robot:
@@ -104,8 +103,36 @@ def robot():
     rclpy.try_shutdown()
 
 
+# An engine "played" on which the first real images are computed wrongly by as much as {error} standard deviations: it
+# agrees with the CPU on the random observations of the start, in which the committed actions are not all zero.
+PLAYED = """
+import numpy as np
+from grids_policy.runtime.engines import table
+from grids_policy.runtime.engines.cpu import CpuEngine
+
+class Wrong:
+    def __init__(self, graph):
+        self.graph, self.inputs, self.outputs, self.close = graph, graph.inputs, graph.outputs, graph.close
+    def bind(self, places):
+        run = self.graph.bind(places)
+        def spoilt():
+            run()
+            if not places["committed"].array.any():
+                places["actions"].array[...] += {error}
+        return spoilt
+
+class Played(CpuEngine):
+    name, provider = "played", "PlayedExecutionProvider"
+    def open(self, *arguments):
+        graphs = CpuEngine().open(*arguments)
+        return {{**graphs, "denoise_step": Wrong(graphs["denoise_step"])}}
+
+table.ENGINES = (Played(), CpuEngine())
+"""
+
+
 @contextmanager
-def policy(tmp_path, *parameters: str):
+def policy(tmp_path, *parameters: str, before: str = ""):
     """The node started by itself (autostart), its log in tmp_path/log.txt. Tolerant of a busy machine."""
     ours = (
         "autostart:=true", f"bundle:={UNTRAINED}", "nice:=0", "arm_when_slow:=true", "max_image_age_s:=1.0",
@@ -114,7 +141,8 @@ def policy(tmp_path, *parameters: str):
     words = [word for item in (*ours, *parameters) for word in ("-p", item)]
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [*PROGRAM, "--ros-args", *words],
+            [sys.executable, "-c", f"{NO_TORCH}\n{before}\nfrom grids_policy.node.policy import main; sys.exit(main())",
+             "--ros-args", *words],
             stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         try:
@@ -406,6 +434,34 @@ def test_rtc_is_refused_for_a_bundle_that_was_trained_without_committed_steps(tm
     with policy(tmp_path, f"bundle:={folder}", "switching:=rtc") as process:
         assert process.wait(60) == 1
     assert "trained without committed action steps" in log_of(tmp_path)
+
+
+def test_an_engine_that_computes_real_images_otherwise_than_the_cpu_never_moves_the_arm(tmp_path, robot):
+    with policy(tmp_path, before=PLAYED.format(error=0.9)) as process:
+        assert robot.run(lambda: process.poll() is not None), log_of(tmp_path)
+        assert process.returncode == 1
+    assert not robot.chunks
+    text = log_of(tmp_path)
+    assert "the engine failed: PlayedExecutionProvider on the first images of this run: actions " in text
+    assert "off the CPU engine, allowed" in text
+    assert "Traceback" not in text
+    assert robot.status[-1].state == "failed"
+
+
+def test_an_engine_that_agrees_on_real_images_goes_on_and_says_by_how_much(tmp_path, robot):
+    with policy(tmp_path, before=PLAYED.format(error=0.0)):
+        assert robot.run(lambda: len(robot.chunks) >= 2), log_of(tmp_path)
+    assert "on the first images: actions 0.0e+00 std, coordinates 0.0e+00 off the CPU engine" in log_of(tmp_path)
+    assert robot.status[-1].provider == "PlayedExecutionProvider"
+
+
+def test_engine_rtx_without_a_card_is_refused_in_one_sentence(tmp_path, robot):
+    with policy(tmp_path, "engine:=rtx") as process:
+        assert process.wait(60) == 1
+    said = [line for line in log_of(tmp_path).splitlines() if "engine 'rtx'" in line]
+    assert said
+    assert "it cannot run here: no NVIDIA driver (nvidia-smi not found" in said[0]
+    assert "Traceback" not in log_of(tmp_path)
 
 
 def test_an_unknown_parameter_value_is_refused(tmp_path, robot):

@@ -27,12 +27,13 @@ from torch import Tensor
 from grids_data.errors import DataError
 from grids_policy.model import lerobot, processors, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
-from grids_policy.model.families import Policy, build_empty, build_policy, family_of, family_of_type
+from grids_policy.model.families import Policy, build_empty, family_of, family_of_type
 from grids_policy.model.files import CheckpointError, optional_json, read_json, read_tensors
 from grids_policy.model.initialise import init_sampler
 from grids_policy.model.lerobot import CheckpointFiles
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
 from grids_policy.model.processors import Processors
+from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.trained_on import TrainedOn
 from grids_policy.runtime.language import copy_tokenizer
 
@@ -72,8 +73,8 @@ class Checkpoint:
 
     def rebuilt(self, config: PolicyConfig, weights: dict[str, Tensor]) -> Checkpoint:
         """A copy whose policy has configuration `config` and exactly `weights`, by parameter name."""
-        policy = build_policy(config).eval()
-        policy.load_state_dict(weights)
+        policy = build_empty(config)
+        policy.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
         return dataclasses.replace(self, policy=policy)
 
     @property
@@ -301,9 +302,10 @@ def meaning_of(
 def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 0) -> Checkpoint:
     """A copy with another, newly initialised sampler and otherwise the same weights: the start of fine-tuning."""
     config = dataclasses.replace(checkpoint.config, sampler=sampler)
-    policy = build_policy(config).eval()
-    kept = {n: t for n, t in checkpoint.policy.state_dict().items() if not n.startswith("sampler.")}
-    policy.load_state_dict(kept, strict=False)
+    policy = build_empty(config)
+    policy.sampler = build_sampler(config).eval()  # the only part that is not replaced next
+    kept = {n: t.clone() for n, t in checkpoint.policy.state_dict().items() if not n.startswith("sampler.")}
+    policy.load_state_dict(kept, strict=False, assign=True)
     init_sampler(policy, seed)
     return dataclasses.replace(checkpoint, policy=policy)
 

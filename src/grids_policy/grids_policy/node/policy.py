@@ -27,6 +27,7 @@ from grids_policy.node.params import PolicyParams
 from grids_policy.node.run_task import TaskProgress, TaskServer
 from grids_policy.node.schedule import Arming, check_arming
 from grids_policy.node.worker import PolicyWorker, Result, WorkerOptions, WorkerStatus
+from grids_policy.runtime.base import PolicyInputs, PolicyOutputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 from grids_policy.runtime.warmup import measure_latency
@@ -39,7 +40,7 @@ _REMAP = "export it again with --cameras NAME:CHECKPOINT_CAMERA=WIDTHxHEIGHT"
 
 
 class PolicyNode(ManagedNode):
-    """All methods run in the executor's thread except `_publish`, which the inference thread calls."""
+    """All methods run in the executor's thread except `_publish` and `_compare`, which the inference thread calls."""
 
     def __init__(self) -> None:
         super().__init__("policy")
@@ -77,7 +78,7 @@ class PolicyNode(ManagedNode):
         os.nice(params.nice)
         self._set_state("warming_up", f"loading {params.bundle}")
         options = EngineOptions(params.engine, params.threads, Path(params.engine_cache), device=params.engine_device)
-        self._runtime = OnnxRuntime(Path(params.bundle).expanduser(), options)
+        self._runtime = OnnxRuntime(Path(params.bundle).expanduser(), options, keep_reference=True)
         self.get_logger().info(f"{self._runtime.bundle.bundle_id}: {self._runtime.note}")
         self._check_against_bundle()
         bundle = self._runtime.bundle
@@ -134,7 +135,12 @@ class PolicyNode(ManagedNode):
             reuse_threshold=params.reuse_threshold,
             max_committed=bundle.max_committed if params.switching == "rtc" else 0,
         )
-        return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns)
+        compare = self._compare if self._runtime.to_compare else None
+        return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns, compare=compare)
+
+    def _compare(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> None:
+        """Called once per start from the inference thread, before anything is published. Raises BundleError."""
+        self.get_logger().info(f"on the first images: {self._runtime.compare_live(inputs, outputs)}")
 
     def activate(self) -> None:
         """Subscribe and start the inference thread. Raises SetupError when inference is too slow."""

@@ -104,8 +104,10 @@ class _Inbox:
 class PolicyWorker:
     """Runs inferences in its own thread, which alone uses `runtime` and `encoder` after `run`.
 
-    publish: called with every accepted result. clock_ns: now, on the clock of the stamps. Both are called from the
-    inference thread.
+    publish: called with every accepted result. clock_ns: now, on the clock of the stamps. compare: called once, with
+    the first observation and what the engine computed of it; nothing is published before it returns, and that
+    observation, old by then, is not used. It raises ValueError when the engine is not to be used. All are called from
+    the inference thread.
     """
 
     def __init__(
@@ -115,9 +117,11 @@ class PolicyWorker:
         options: WorkerOptions,
         publish: Callable[[Result], None],
         clock_ns: Callable[[], int],
+        *,
+        compare: Callable[[PolicyInputs, PolicyOutputs], None] | None = None,
     ) -> None:
         self._runtime, self._encoder, self._options = runtime, encoder, options
-        self._publish, self._clock_ns = publish, clock_ns
+        self._publish, self._clock_ns, self._compare = publish, clock_ns, compare
         self._spec: PolicySpec = runtime.spec
         names = [camera.name for camera in self._spec.cameras]
         self._changed = threading.Condition()
@@ -267,12 +271,23 @@ class PolicyWorker:
             reuse=self._reuse,
         )
 
+    def _compare_once(self, compare: Callable[[PolicyInputs, PolicyOutputs], None], inputs: PolicyInputs) -> None:
+        with self._changed:
+            self._inbox.busy_since_ns = 0  # the reference may take longer than an engine may hang
+            self._inbox.rejected = "comparing the engine with the CPU engine on the first images"
+        compare(inputs, self._outputs)
+        self._compare = None
+        self._reuse = FrameReuse(len(self._spec.cameras), self._options.reuse_threshold)
+
     def _infer(self, seen: Observation, instruction: str, epoch: int, last: Chunk | None) -> None:
         spec, options = self._spec, self._options
         seed = options.seed + self._inbox.counters.inferences
         began = time.perf_counter()
         inputs = self._inputs(seen, instruction, last, seed)
         stages = self._runtime.infer(inputs, self._outputs)
+        if self._compare is not None:
+            self._compare_once(self._compare, inputs)
+            return
         stages["total"] = time.perf_counter() - began
         positions = spec.action_units.to_rad(self._outputs.actions.astype(np.float64))
         refusal = refuse_output(positions, spec.joints, np.array(spec.position_low), np.array(spec.position_high))

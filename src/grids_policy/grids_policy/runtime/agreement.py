@@ -135,8 +135,23 @@ def require_agreement(engine: AbstractRuntime, reference: AbstractRuntime, preci
     overflows, wrong kernels and engines built from another bundle.
     """
     errors = compare(engine, reference, cases, 4)  # vocabulary 4: ids that every tokenizer has
-    allowed = np.maximum(TOLERANCES[precision], TOLERANCES["fp16"])
+    return _require(errors, precision, engine.provider)
+
+
+def require_same(spec: PolicySpec, precision: str, name: str, outputs: tuple[PolicyOutputs, PolicyOutputs]) -> str:
+    """As `require_agreement`, for what engine `name` and the CPU computed of one real observation.
+
+    Twice the tolerance: a run must not end because a real image lies further off than the random ones of the start did.
+    """
+    actions, coordinates = disagreement(spec, *outputs)
+    rms = float(np.sqrt(np.mean(np.square(actions))))
+    errors = Errors(float(np.max(actions)), rms, float(np.max(coordinates)))
+    return _require(errors, precision, f"{name} on the first images of this run", slack=2.0)
+
+
+def _require(errors: Errors, precision: str, name: str, slack: float = 1.0) -> str:
+    allowed = slack * np.maximum(TOLERANCES[precision], TOLERANCES["fp16"])
     found = f"actions {errors.actions_max_std:.1e} std, coordinates {errors.coordinates_max:.1e} off the CPU engine"
     if not errors.within(*allowed):
-        raise DisagreementError(f"{engine.provider}: {found}, allowed {allowed[0]:.0e} and {allowed[1]:.0e}; not used")
+        raise DisagreementError(f"{name}: {found}, allowed {allowed[0]:.0e} and {allowed[1]:.0e}; not used")
     return found

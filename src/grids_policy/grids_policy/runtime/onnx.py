@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from grids_policy.runtime.agreement import DisagreementError, refuse_stale, require_agreement
+from grids_policy.runtime.agreement import DisagreementError, refuse_stale, require_agreement, require_same
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, BundleError, load_bundle
 from grids_policy.runtime.chain import Chain
@@ -29,11 +29,13 @@ def default_threads(cores: int) -> int:
 class OnnxRuntime(AbstractRuntime):
     """All four graphs of a bundle on one engine.
 
-    note: the engine in use and why no better one is. gated: as in `load_bundle`. Raises BundleError when the bundle or
-    the engine cannot be used.
+    note: the engine in use and why no better one is. gated: as in `load_bundle`. keep_reference: until
+    `compare_live`. Raises BundleError when the bundle or the engine cannot be used.
     """
 
-    def __init__(self, folder: Path, options: EngineOptions = DEFAULT, *, gated: bool = True) -> None:
+    def __init__(
+        self, folder: Path, options: EngineOptions = DEFAULT, *, gated: bool = True, keep_reference: bool = False
+    ) -> None:
         self._folder = Path(folder)
         self._bundle = load_bundle(self._folder, gated=gated)
         if options.device and options.engine not in ("auto", OpenVinoEngine.name):
@@ -49,7 +51,8 @@ class OnnxRuntime(AbstractRuntime):
         self._reference: Chain | None = None
         reasons = list(choice.reasons)
         self._chain, built = self._first_that_starts(choice.engines, reasons)
-        self._free_reference()
+        if not keep_reference:
+            self._free_reference()
         computes = f" computed in {self._chain.precision}" if self._chain.precision else ""
         self.note = (
             f"engine {self._chain.provider}, {self._options.threads} threads, {self._bundle.precision}{computes}"
@@ -81,7 +84,7 @@ class OnnxRuntime(AbstractRuntime):
         verdict = Verdict(*faster(chain, other))
         contest.keep(verdict)
         if verdict.faster:
-            other.close()
+            self._put_back(other)
             return chain, f"{said}; {verdict.said}"
         chain.close()
         reasons.append(f"{engine.name}: {verdict.said}")
@@ -112,8 +115,10 @@ class OnnxRuntime(AbstractRuntime):
             refuse_stale(chain)
             agreed = require_agreement(chain, self._load_reference(), bundle.precision)
         except BundleError:
+            chain.close()
             raise
         except RuntimeError as error:
+            chain.close()
             raise BundleError(str(error)) from error
         if fingerprint is not None and cache is not None:
             seal_cache(cache, fingerprint)
@@ -129,6 +134,13 @@ class OnnxRuntime(AbstractRuntime):
     def _take_reference(self) -> Chain:
         chain, self._reference = self._load_reference(), None
         return chain
+
+    def _put_back(self, chain: Chain) -> None:
+        """Keep the reference for later comparisons; free any other engine."""
+        if chain.provider == engine_named(REFERENCE).provider:
+            self._reference = chain
+        else:
+            chain.close()
 
     def _free_reference(self) -> None:
         if self._reference is not None:
@@ -153,8 +165,27 @@ class OnnxRuntime(AbstractRuntime):
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
         return self._chain.infer(inputs, outputs)
 
+    @property
+    def to_compare(self) -> bool:
+        """Whether `compare_live` is still to be called: the reference was kept, and the engine is another one."""
+        return self._reference is not None
+
+    def compare_live(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> str:
+        """Compare `outputs`, which `infer` just computed of a real observation, with the reference; then free that.
+
+        Returns the errors as one sentence. Raises BundleError when they exceed the tolerance, RuntimeError when there
+        is no reference.
+        """
+        if self._reference is None:
+            raise RuntimeError("compare_live: the reference was not kept")
+        expected = PolicyOutputs.empty(self._bundle)
+        self._reference.infer(inputs, expected)
+        self._free_reference()
+        return require_same(self._bundle, self._bundle.precision, self.provider, (outputs, expected))
+
     def close(self) -> None:
         self._chain.close()
+        self._free_reference()
         if self._kept is not None:  # some engines write what they keep when they are freed
             seal_cache(*self._kept)
             self._kept = None

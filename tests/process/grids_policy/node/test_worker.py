@@ -11,6 +11,7 @@ from repository import ROOT
 from grids_policy.node.observation import ImageFrame, Joints, SyncLimits
 from grids_policy.node.worker import PolicyWorker, WorkerOptions
 from grids_policy.runtime.base import AbstractRuntime
+from grids_policy.runtime.bundle import BundleError
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
@@ -51,14 +52,14 @@ def engine():
 
 
 @contextmanager
-def running(runtime, **changes):
+def running(runtime, compare=None, **changes):
     options = WorkerOptions(
         **{"limits": LIMITS, "n_action_steps": 40, "dt_s": 1 / 30, "seed": 100,
            "expected_latency_s": 0.02, "epoch": 7} | changes
     )  # fmt: skip
     results = []
     encoder = SentenceEncoder(UNTRAINED, runtime.spec.language)
-    worker = PolicyWorker(runtime, encoder, options, results.append, lambda: CLOCK["now_ns"])
+    worker = PolicyWorker(runtime, encoder, options, results.append, lambda: CLOCK["now_ns"], compare=compare)
     worker.start()
     worker.run("go")
     try:
@@ -139,6 +140,39 @@ def test_a_crash_of_the_engine_is_said_and_nothing_is_published(engine):
         feed(worker, engine.bundle)
         until(lambda: worker.status().failure)
         assert worker.status().failure == "out of memory"
+        assert not results
+
+
+def test_nothing_is_published_before_the_engine_was_compared_on_real_images(engine):
+    compared = []
+
+    def compare(inputs, outputs):
+        compared.append((inputs, outputs.actions.copy()))
+
+    runtime = Wrapped(engine)
+    with running(runtime, compare=compare) as (worker, results):
+        start = feed(worker, engine.bundle)
+        until(lambda: compared)
+        feed(worker, engine.bundle, start + 300_000_000)
+        until(lambda: results)
+        feed(worker, engine.bundle, start + 1_000_000_000)
+        until(lambda: len(results) == 2)
+    assert len(compared) == 1
+    assert compared[0][0] is runtime.seen[0]
+    first = results[0]
+    assert (first.sequence, first.seed) == (1, 100), "the compared inference does not count"
+    assert first.chunk.start_ns == start + 300_000_000, "its images were old by then"
+
+
+def test_an_engine_that_disagrees_on_real_images_publishes_nothing_and_says_so(engine):
+    def compare(inputs, outputs):
+        raise BundleError("the engine is 3 std off the CPU engine; not used")
+
+    with running(Wrapped(engine), compare=compare) as (worker, results):
+        feed(worker, engine.bundle)
+        until(lambda: worker.status().failure)
+        assert worker.status().failure == "the engine is 3 std off the CPU engine; not used"
+        feed(worker, engine.bundle)
         assert not results
 
 

@@ -229,6 +229,20 @@ def test_a_fresh_sampler_leaves_every_other_weight(tiny):
     assert fresh.config.image_tokens == 16
 
 
+def test_no_weight_is_drawn_at_random_that_is_replaced_next(tiny):
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    loaded = load_checkpoint(tiny)
+    again = loaded.rebuilt(loaded.config, loaded.policy.state_dict())
+    dense = with_sampler(loaded, SamplerConfig())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(p.is_meta for made in (loaded, again, dense) for p in made.policy.state_dict().values())
+    name, mine = next(iter(loaded.policy.named_parameters()))
+    for other in (again, dense):
+        assert other.policy.get_parameter(name).data_ptr() != mine.data_ptr(), "a copy, which may be trained"
+        assert other.policy.get_parameter(name).requires_grad == mine.requires_grad
+
+
 def drop(key):
     def change(tensors):
         del tensors[key]

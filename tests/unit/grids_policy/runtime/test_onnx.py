@@ -308,6 +308,34 @@ def test_an_engine_is_used_only_after_it_agreed(runtime, inputs):
     np.testing.assert_array_equal(infer(agreed, inputs).actions, infer(runtime, inputs).actions)
 
 
+def wrong_in_real_images(graph, places):
+    """Agrees on the random images of the start, and not on one with a plain wall in it."""
+    if graph == "denoise_step" and np.ptp(places["committed"].array) == 0:
+        places["actions"].array[3, 2] += 0.5
+
+
+def test_the_first_real_observation_is_compared_once_and_the_reference_freed(runtime, inputs):
+    plain = OnnxRuntime(UNTRAINED, EngineOptions(engine="cpu", threads=1), keep_reference=True)
+    assert not plain.to_compare, "the reference itself"
+    options = EngineOptions(engine="played", threads=1)
+    with engines(Played()):
+        assert not OnnxRuntime(UNTRAINED, options).to_compare, "only where it was asked for"
+        agreed = OnnxRuntime(UNTRAINED, options, keep_reference=True)
+    assert agreed.to_compare
+    assert "off the CPU engine" in agreed.compare_live(inputs, infer(agreed, inputs))
+    assert not agreed.to_compare
+    with pytest.raises(RuntimeError, match="the reference was not kept"):
+        agreed.compare_live(inputs, infer(agreed, inputs))
+    with engines(Played(wrong_in_real_images)):
+        wrong = OnnxRuntime(UNTRAINED, options, keep_reference=True)
+    with pytest.raises(
+        BundleError,
+        match=r"PlayedExecutionProvider on the first images of this run: actions .* off the CPU engine, allo",
+    ):
+        wrong.compare_live(inputs, infer(wrong, inputs))
+    assert not wrong.to_compare
+
+
 class Stale(AbstractEngine):
     """An engine one of whose graphs computes once and then repeats itself, as a CUDA graph with moved memory does."""
 
