@@ -44,7 +44,7 @@ from grids_policy.model.config import PolicyConfig, TextConfig
 from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotate, split_heads, time_embedding
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
-from grids_policy.model.reducers.interface import Sampled, retention_map
+from grids_policy.model.reducers.interface import Sampled, retained
 from grids_policy.model.vision import Connector, Vision, look
 
 
@@ -236,10 +236,7 @@ class SmolVLA(nn.Module):
         sampled: Sampled = self.sampler(dense)
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
         keys, values, _ = self.prefill(prefix)
-        # Only displays read the retention map; training skips it.
-        off = self.training or self.config.sampler.kind == "dense" or self.config.early
-        ones = dense.new_ones(dense.shape[:3])
-        retention = ones if off else retention_map(dense, sampled.features)
+        retention = retained(self.config, dense, sampled.features, training=self.training)
         return self.cache(prefix, keys, values, (sampled.coords, retention))
 
     def cache(

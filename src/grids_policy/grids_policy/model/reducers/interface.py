@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from grids_policy.model.config import PolicyConfig
+
 
 class Sampled(NamedTuple):
     """Result of a sampler: the tokens of the language model, and what displays show of them."""
@@ -20,6 +22,16 @@ class Sampled(NamedTuple):
     tokens: Tensor  # (B, N, K, C) with the coordinate embedding
     features: Tensor  # (B, N, K, C) sampled from the grid, without the coordinate embedding
     coords: Tensor  # (B, N, K, 2) as (x, y)
+
+
+def retained(config: PolicyConfig, dense: Tensor, features: Tensor, *, training: bool) -> Tensor:
+    """The retention map (B, N, T) of a policy: 1 where all tokens are kept, else `retention_map`.
+
+    0 with sampler.after_layer, where there are no dense tokens to compare. Only displays read it; training skips it.
+    """
+    if training or config.early or config.sampler.kind == "dense":
+        return features.new_full((*features.shape[:2], config.dense_tokens), float(not config.early))
+    return retention_map(dense, features)
 
 
 def retention_map(dense: Tensor, features: Tensor) -> Tensor:

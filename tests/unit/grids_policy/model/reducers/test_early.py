@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from grids_policy.bench.flops import count_flops  # noqa: E402
 from grids_policy.export.graphs import PrefixGraph, StepGraph, VisionGraph  # noqa: E402
+from grids_policy.export.spec import ExportOptions, policy_spec  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from grids_policy.model.config import (  # noqa: E402
     ActionExpertConfig,
@@ -21,6 +22,8 @@ from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.normalize import Normalizer  # noqa: E402
 from grids_policy.model.reducers.early import EarlySampler, block_weights  # noqa: E402
 from grids_policy.model.smolvla import SmolVLA  # noqa: E402
+from grids_policy.runtime.base import PolicyOutputs, blank_inputs  # noqa: E402
+from grids_policy.runtime.torch import TorchRuntime  # noqa: E402
 
 
 def config(tokens=4, after_layer=1, **sampler) -> PolicyConfig:
@@ -113,7 +116,20 @@ def test_the_exported_modules_agree_with_the_policy():
     reference = made.encode(images[None], present[None], state[None], tokens[None], mask[None])
     torch.testing.assert_close(coords, reference.coords[0])
     torch.testing.assert_close(actions, made.sample(noise[None], reference)[0, :, :6], atol=1e-5, rtol=1e-4)
-    assert retention.shape == (2, 16)
+    assert torch.equal(retention, torch.zeros(2, 16))  # there are no dense tokens to compare
+    assert torch.equal(reference.retention[0], retention)
+
+
+def test_a_checkpoint_is_evaluated_in_torch_as_its_bundle_would_be(tmp_path):
+    """Its retention had K values in torch and one per cell in the bundle, so `./grids eval` ended in a traceback."""
+    made = policy(config())
+    stats = {f"{f}.{s}": torch.ones(6) for f in ("observation.state", "action") for s in ("mean", "std")}
+    checkpoint = Checkpoint(made, stats)
+    runtime = TorchRuntime(checkpoint, policy_spec(checkpoint, ExportOptions(fps=10, name="early")))
+    outputs = PolicyOutputs.empty(runtime.spec)
+    runtime.infer(blank_inputs(runtime.spec), outputs)
+    assert not outputs.retention.any()
+    assert outputs.coordinates.any()
 
 
 @pytest.mark.parametrize(
