@@ -112,8 +112,9 @@ install_locked() { forget_half_installed; VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip i
 
 rtx_card() {  # whether the first GPU and its driver can run engine rtx: the table DRIVERS of runtime/engines/rtx.py
   local driver capability oldest
+  [ "$(uname -m)" = x86_64 ] || return 1
   IFS=', ' read -r driver capability < <(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null) || return 1
-  case "$capability" in 8.6 | 8.9) oldest=555.85 ;; 12.0 | 12.1) oldest=570.00 ;; *) return 1 ;; esac
+  case "$capability" in 8.6 | 8.9) oldest=555.85 ;; 12.0) oldest=570.00 ;; *) return 1 ;; esac
   [ "$(printf '%s\n' "$oldest" "$driver" | sort -V | head -n 1)" = "$oldest" ]
 }
 

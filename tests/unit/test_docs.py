@@ -30,6 +30,7 @@ from pages import (
 from grids_bringup.arguments import DeployArguments, RestArguments, TeleopArguments, parse
 from grids_bringup.cli.bench import BENCHES
 from grids_bringup.cli.commands import COMMANDS
+from grids_policy.runtime.engines.table import ENGINES
 
 LEVELS, FORBIDDEN = rules()
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -130,6 +131,12 @@ def all_rooms() -> str:
 
 def test_the_table_of_rooms_is_current():
     found, wanted = block(ARCHITECTURE, "rooms", all_rooms())
+    assert found == wanted, STALE
+
+
+def test_the_table_of_engines_is_the_one_that_auto_reads():
+    rows = ["| engine | what |", "|---|---|", *(f"| `{engine.name}` | {engine.summary} |" for engine in ENGINES)]
+    found, wanted = block(ROOT / "docs" / "hardware.md", "engines", "\n".join(rows))
     assert found == wanted, STALE
 
 

@@ -22,8 +22,8 @@ from grids_policy.runtime.engines.machine import Gpu, Machine, find_gpu, install
 PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx-cu12"
 LIBRARY = "tensorrt-rtx 1.7.1"  # what PLUGIN brings; a test compares it with the pinned wheels
 PROVIDER = "NvTensorRTRTXExecutionProvider"
-# Compute capability -> oldest driver: RTX 30, RTX 40, RTX 50, and DGX Spark (from the plug-in's source).
-DRIVERS = {"8.6": "555.85", "8.9": "555.85", "12.0": "570.00", "12.1": "570.00"}
+# Compute capability -> oldest driver, from the plug-in's source: RTX 30, RTX 40, RTX 50.
+DRIVERS = {"8.6": "555.85", "8.9": "555.85", "12.0": "570.00"}
 INSTALL = "rm -f .grids/rtx.inputs; bash requirements/setup.sh runtime"
 
 

@@ -48,7 +48,7 @@ def test_an_rtx_card_gets_it_first():
         (replace(WHOLE, gpu="no NVIDIA driver (nvidia-smi not found)"), "no NVIDIA driver"),
         (
             replace(WHOLE, gpu=Gpu("NVIDIA H200", "580.65", "9.0")),
-            "needs an RTX card of compute capability 8.6, 8.9, 12.0, 12.1, and NVIDIA H200 has 9.0",
+            "needs an RTX card of compute capability 8.6, 8.9, 12.0, and NVIDIA H200 has 9.0",
         ),
         (
             replace(WHOLE, gpu=replace(CARD, driver="550.120")),
