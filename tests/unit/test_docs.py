@@ -149,3 +149,11 @@ def test_each_step_of_the_walks_names_a_function_that_exists():
         known = functions(ROOT / path)
         missing += [f"{path}: {name}" for name in re.findall(r"`([\w.]+)`", names) if name not in known]
     assert not missing
+
+
+def test_the_papers_table_of_operations_is_the_counted_one():
+    pytest.importorskip("torch")
+    from grids_policy.bench.table1 import markdown
+
+    found, wanted = block(ROOT / "docs" / "models.md", "table1", markdown())
+    assert found == wanted, STALE

@@ -39,7 +39,7 @@ from grids_policy.export.graphs import (
 from grids_policy.export.reduce import PRECISIONS, reduce_graphs, refuse_precision
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.export.tensorrt.gate import kinds_of_engines
-from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, meaning_of
+from grids_policy.model.checkpoint import Checkpoint, check_tokenizer, load_checkpoint, meaning_of, trained_with
 from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
 from grids_policy.model.reducers.choice import with_reducer
 from grids_policy.model.reducers.nested import with_tokens
@@ -126,8 +126,7 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle into `folder`. Raises ExportError, and leaves no bundle, when a gate fails."""
     folder = Path(folder)
-    if checkpoint.tokenizer is None:
-        raise ExportError("the checkpoint folder has no tokenizer.json; copy SmolVLM2's into it")
+    check_tokenizer(checkpoint)
     refuse_precision(options.precision, options.observations)
     if options.rtx_for:
         load_builder()  # refuse before the long part
@@ -245,6 +244,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--tokens", type=int, default=0, metavar="K",
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
+    parser.add_argument(
+        "--trained-with", default="", metavar="RELEASE",
+        help="pi0 and pi0.5 whose files do not tell: the LeRobot release that trained it, 0.4, or 0.5 for later ones",
+    )  # fmt: skip
     parser.add_argument("--reducer", default="", metavar="KIND:TOKENS", help=REDUCER_HELP)
     parser.add_argument(
         "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {USUAL_FPS:g})"
@@ -297,6 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         rtx_for = parse_capabilities(arguments.built_for or "8.6") if arguments.engine else ()
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
+        if arguments.trained_with:
+            checkpoint = trained_with(checkpoint, arguments.trained_with)
         if arguments.reducer:
             checkpoint = with_reducer(checkpoint, arguments.reducer)
         if arguments.tokens:

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from grids_common.host.memory import require_memory
 from grids_data.errors import DataError
 from grids_policy.model import lerobot, processors, trained_on
 from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
@@ -35,7 +36,7 @@ from grids_policy.model.normalize import NormalizationError, Normalizer, build_n
 from grids_policy.model.processors import Processors
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.trained_on import TrainedOn
-from grids_policy.runtime.language import copy_tokenizer
+from grids_policy.runtime.language import copy_tokenizer, load_tokenizer
 
 WEIGHTS, GRIDS_CONFIG = "model.safetensors", "grids_config.json"
 TRAIN_CONFIG = "train_config.json"
@@ -170,6 +171,12 @@ def _load_weights(
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {key} has values that are not finite (NaN or Inf)")
     kinds = {True: torch.bfloat16, False: torch.float32}
+    copied = sum(
+        tensor.numel() * kinds[bfloat16 and family.halved(name)].itemsize
+        for stored, (name, tensor) in own.items()
+        if weights[stored].dtype != kinds[bfloat16 and family.halved(name)]  # others stay in the file's own pages
+    )
+    require_memory(copied, f"{source}", "close other programs, or use a computer with more memory")
     state = {name: weights[key].to(kinds[bfloat16 and family.halved(name)]) for key, (name, _) in own.items()}
     policy.load_state_dict(state, assign=True)
 
@@ -297,6 +304,37 @@ def meaning_of(
     trained_on.refuse_other_robot(checkpoint.trained_on)
     trained_on.refuse_impossible_rad(checkpoint.trained_on, chosen, features, given=bool(system))
     return chosen
+
+
+def trained_with(checkpoint: Checkpoint, release: str) -> Checkpoint:
+    """A copy with the conventions of a release of LeRobot, where its files leave them open; see pi0/checkpoint.py.
+
+    Raises ConfigError.
+    """
+    config = family_of(checkpoint.config).trained_with(checkpoint.config, release)
+    policy = build_empty(config)
+    policy.load_state_dict(checkpoint.policy.state_dict(), assign=True)
+    return dataclasses.replace(checkpoint, policy=policy, doubt="")
+
+
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where tokenizer.json is missing or belongs to another model, whose ids mean other words."""
+    usual, path = family_of(checkpoint.config).tokenizer_name, checkpoint.tokenizer
+    if path is None:
+        raise CheckpointError(f"the checkpoint folder has no tokenizer.json; copy that of {usual} into it")
+    tokenizer, vocabulary = load_tokenizer(path), checkpoint.config.text.vocab
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size > vocabulary:
+        raise CheckpointError(
+            f"{path} has {size} tokens, the model {vocabulary} word embeddings: it is another model's; "
+            f"copy that of {usual}"
+        )
+    begin = tokenizer.token_to_id("<bos>")
+    if checkpoint.config.conventions.prompt != "smolvla" and tokenizer.encode("a").ids[:1] != [begin]:
+        raise CheckpointError(
+            f"{path} does not begin a sentence with <bos>, as this model needs: it is another model's; "
+            f"copy that of {usual}"
+        )
 
 
 def with_sampler(checkpoint: Checkpoint, sampler: SamplerConfig, *, seed: int = 0) -> Checkpoint:

@@ -330,13 +330,25 @@ class PolicyConfig:
         return tuple(i for i in range(self.text.depth) if self.expert_index(i) is not None)
 
 
-# Fields in which a family differs from the defaults, which are SmolVLA's; sizes are given by whoever makes a policy.
+# Fields in which the published models of a family differ from the defaults, which are SmolVLA's.
 _PI: dict[str, Any] = {
-    "language_padding": "max_length", "cross_attention": False, "self_attn_every": 1,
-}  # fmt: skip
+    "resize_hw": (224, 224),
+    "language_padding": "max_length",
+    "cross_attention": False,
+    "self_attn_every": 1,
+    "vision": VisionConfig(224, 14, 1152, 27, 16, 4304, shuffle=1),  # SigLIP-So400m/14
+    "text": TextConfig(2048, 18, 8, 1, 256, 16384, vocab=257152, eps=1e-6),  # Gemma 2B
+    "expert": ActionExpertConfig(1024, 18, 4096),
+}
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
-    "pi0": {**_PI, "conventions": ConventionsConfig("pi0", "none", "centre")},
-    "pi05": {**_PI, "conventions": ConventionsConfig("pi05", "unpadded", "centre")},
+    "smolvla": {},
+    "pi0": {**_PI, "family": "pi0", "conventions": ConventionsConfig("pi0", "none", "centre")},
+    "pi05": {
+        **_PI,
+        "family": "pi05",
+        "tokenizer_max_length": 200,
+        "conventions": ConventionsConfig("pi05", "unpadded", "centre"),
+    },
 }
 
 PARTS = {
@@ -421,9 +433,18 @@ def config_from_dict(values: dict[str, Any]) -> PolicyConfig:
         raise ConfigError(f"model: expected a mapping, got {values!r}")
     if isinstance(values.get("sampler"), str):
         values = {**values, "sampler": dataclasses.asdict(sampler_from_text(values["sampler"]))}
-    parts = {name: part_from_dict(cls, values[name], name) for name, cls in PARTS.items() if name in values}
-    given = {**values, **parts}
-    return part_from_dict(PolicyConfig, {**FAMILY_FIELDS.get(str(given.get("family")), {}), **given}, "policy")
+    usual = FAMILY_FIELDS.get(str(values.get("family", "smolvla")), {})
+    parts = {
+        name: part_from_dict(cls, _over(usual.get(name), values[name]), name)
+        for name, cls in PARTS.items()
+        if name in values
+    }
+    return part_from_dict(PolicyConfig, {**usual, **values, **parts}, "policy")
+
+
+def _over(part: Any, values: Any) -> Any:
+    """The values of one section, missing ones taken from `part`."""
+    return {**dataclasses.asdict(part), **values} if part is not None and isinstance(values, dict) else values
 
 
 def config_to_dict(config: PolicyConfig) -> dict[str, Any]:

@@ -28,6 +28,10 @@ Policy = SmolVLA | Pi0
 Cache = PrefixCache | Pi0Cache
 
 
+def _one_release(config: PolicyConfig, release: str) -> PolicyConfig:
+    raise ConfigError(f"trained with LeRobot {release}: all releases are alike for {config.family}; leave it out")
+
+
 @dataclass(frozen=True)
 class Family:
     """One model family.
@@ -40,6 +44,7 @@ class Family:
     settle: (weights, config, whole) -> the tensors of a checkpoint under those names, without unused ones.
     dead: unused tensors that a checkpoint must have and that are kept to be saved again.
     halved: whether a parameter may have 16 bits; the network then casts what comes and goes.
+    trained_with: (config, release of LeRobot) -> with that release's conventions; raises ConfigError.
     sampler_of: the sampler whose weights a checkpoint has although its files name none, as the authors'; else None.
     doubt: why the files leave the conventions open, "" where they do not.
     normalisation: LeRobot's mode for state and action in new trainings.
@@ -58,6 +63,7 @@ class Family:
     normalisation: str = "MEAN_STD"
     halved: Callable[[str], bool] = lambda _: False
     dead: tuple[str, ...] = ()
+    trained_with: Callable[[PolicyConfig, str], PolicyConfig] = _one_release
     sampler_of: Callable[[dict[str, Tensor]], SamplerConfig | None] = lambda _: None
     doubt: Callable[[CheckpointFiles], str] = lambda _: ""
 
@@ -75,6 +81,7 @@ def _pi(name: str, prompt_step: str, normalisation: str) -> Family:
         prompt_step=prompt_step,
         normalisation=normalisation,
         halved=pi0.halved,
+        trained_with=pi0.trained_with,
         sampler_of=pi0.sampler_of,
         doubt=pi0.doubt,
     )

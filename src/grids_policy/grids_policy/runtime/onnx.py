@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from grids_common.host.memory import require_memory
 from grids_policy.runtime.agreement import DisagreementError, refuse_stale, require_agreement, require_same
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, BundleError, load_bundle
@@ -42,6 +43,10 @@ class OnnxRuntime(AbstractRuntime):
             raise BundleError(
                 f"engine_device: only engine openvino has a choice of devices, got engine {options.engine!r}"
             )
+        size = sum(file.bytes for file in self._bundle.files.values())
+        # Without kernels for 16 bits, a processor needs the weights in 32.
+        factor = 2.2 if self._bundle.precision == "fp16" else 1.2
+        require_memory(round(factor * size), f"{folder}", "close other programs, or export with --precision int8")
         self._machine = this_machine()
         choice = choose(options.engine, self._machine, self._bundle.runs_on)
         threads = options.threads or default_threads(len(os.sched_getaffinity(0)))

@@ -47,13 +47,6 @@ _MEMORY = ("use_visual_memory", "use_proprioceptive_memory")
 _RELATIVE_STEP = "relative_actions_processor"
 
 
-def paligemma(variant: str = "gemma_2b") -> tuple[VisionConfig, TextConfig]:
-    """Sizes of PaliGemma: SigLIP-So400m/14 at 224 pixels, and the language model."""
-    width, mlp = _variant("paligemma_variant", variant)
-    vision = VisionConfig(224, 14, 1152, 27, 16, 4304, shuffle=1)
-    return vision, TextConfig(width, 18, 8, 1, 256, mlp, vocab=257152, eps=1e-6)
-
-
 def _variant(field: str, name: object) -> tuple[int, int]:
     if name not in _VARIANTS:
         raise ConfigError(f"config.json: {field} must be one of {', '.join(_VARIANTS)}; got {name!r}")
@@ -62,18 +55,7 @@ def _variant(field: str, name: object) -> tuple[int, int]:
 
 def pi0_config(family: str = "pi0", **changes: Any) -> PolicyConfig:
     """The configuration of the published pi0 or pi05, with `changes`; a small policy gives its own sizes."""
-    vision, text = paligemma()
-    width, mlp = _VARIANTS["gemma_300m"]
-    values: dict[str, Any] = {
-        "family": family,
-        "resize_hw": (224, 224),
-        "tokenizer_max_length": 200 if family == "pi05" else 48,
-        **FAMILY_FIELDS[family],
-        "vision": vision,
-        "text": text,
-        "expert": ActionExpertConfig(width, 18, mlp),
-    }
-    return PolicyConfig(**{**values, **changes})
+    return PolicyConfig(**{**FAMILY_FIELDS[family], **changes})
 
 
 def conventions(family: str, *, bfloat16: bool = False) -> ConventionsConfig:
@@ -162,8 +144,10 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
 def _sizes(raw: dict[str, Any], oracle: dict[str, Any] | None) -> dict[str, Any]:
     """Vision, text and expert: of the variants that config.json names, or of oracle_config.json."""
     if oracle is None:
-        vision, text = paligemma(raw.get("paligemma_variant", "gemma_2b"))
+        width, mlp = _variant("paligemma_variant", raw.get("paligemma_variant", "gemma_2b"))
+        text = dataclasses.replace(FAMILY_FIELDS["pi0"]["text"], width=width, mlp=mlp)
         width, mlp = _variant("action_expert_variant", raw.get("action_expert_variant", "gemma_300m"))
+        vision = FAMILY_FIELDS["pi0"]["vision"]
         return {"vision": vision, "text": text, "expert": ActionExpertConfig(width, text.depth, mlp)}
     vision, text, expert = oracle["vision"], oracle["text"], oracle["expert"]
     return {

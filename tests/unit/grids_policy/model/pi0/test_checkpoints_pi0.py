@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from grids_common.host.memory import TooLittleMemory
 from grids_policy.export.cameras import ExportError
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.model.cameras import without_cameras
-from grids_policy.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from grids_policy.model.checkpoint import CheckpointError, check_tokenizer, load_checkpoint, save_checkpoint
+from grids_policy.model.checkpoint import trained_with as with_release
 from grids_policy.model.config import ConfigError
 from grids_policy.model.lerobot import ACTION, STATE
 from grids_policy.model.pi0.checkpoint import pi0_config, trained_with
@@ -266,3 +268,29 @@ def test_a_field_that_cannot_be_used_is_named(folder, change, text):
     edit_json(folder, "config.json", lambda v: v.update(change))
     with pytest.raises(CheckpointError, match=text):
         load_checkpoint(folder)
+
+
+def test_another_models_tokenizer(folder, oracle):
+    check_tokenizer(load_checkpoint(folder))
+    shutil.copyfile(oracle / "tiny" / "tokenizer.json", folder / "tokenizer.json")
+    with pytest.raises(CheckpointError, match=r"does not begin a sentence with <bos>.*copy that of google/paligemma"):
+        check_tokenizer(load_checkpoint(folder))
+    edit_json(folder, "tokenizer.json", lambda v: v["model"]["vocab"].update({f"x{i}": 600 + i for i in range(300)}))
+    with pytest.raises(CheckpointError, match=r"tokens, the model 512 word embeddings: it is another model's"):
+        check_tokenizer(load_checkpoint(folder))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json; copy that of google/paligemma-3b-pt-224"):
+        check_tokenizer(load_checkpoint(folder))
+
+
+def test_too_little_memory_is_said_before_weights_are_copied(folder, monkeypatch):
+    edit_weights(folder, lambda t: {name: tensor.to(torch.bfloat16) for name, tensor in t.items()})
+    monkeypatch.setattr("grids_common.host.memory.available_bytes", lambda _: 1 << 20)
+    with pytest.raises(TooLittleMemory, match=r"model\.safetensors needs about 0\.0 GiB .* are free: close other"):
+        load_checkpoint(folder)
+
+
+def test_trained_with_is_refused_where_releases_are_alike(oracle, folder):
+    assert not with_release(load_checkpoint(folder), "0.5").doubt
+    with pytest.raises(ConfigError, match="all releases are alike for smolvla"):
+        with_release(load_checkpoint(oracle / "tiny"), "0.5")
