@@ -214,6 +214,22 @@ def _pass_gate(
     bundles.seal(partial, {**values, "parity": parity})
 
 
+def _add_meaning(parser: argparse.ArgumentParser) -> None:
+    """Options for what a checkpoint's own files may leave open."""
+    parser.add_argument(
+        "--trained-with", default="", metavar="RELEASE",
+        help="pi0 and pi0.5 whose files do not tell: the LeRobot release that trained it, 0.4, or 0.5 for later ones",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {USUAL_FPS:g})"
+    )
+    parser.add_argument(
+        "--units", type=parse_system, choices=SYSTEMS, default="",
+        help="units of the dataset's state and actions (default: the checkpoint's own, else rad)",
+    )  # fmt: skip
+    parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options of `./grids export`."""
     parser = argparse.ArgumentParser(prog="grids export", description=__doc__.splitlines()[0])
@@ -244,19 +260,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--tokens", type=int, default=0, metavar="K",
         help="only the first K GridS tokens per camera, one of the checkpoint's sampler.nested; default: all",
     )  # fmt: skip
-    parser.add_argument(
-        "--trained-with", default="", metavar="RELEASE",
-        help="pi0 and pi0.5 whose files do not tell: the LeRobot release that trained it, 0.4, or 0.5 for later ones",
-    )  # fmt: skip
     parser.add_argument("--reducer", default="", metavar="KIND:TOKENS", help=REDUCER_HELP)
-    parser.add_argument(
-        "--fps", type=float, help=f"action steps per second (default: the checkpoint's own, else {USUAL_FPS:g})"
-    )
-    parser.add_argument(
-        "--units", type=parse_system, choices=SYSTEMS, default="",
-        help="units of the dataset's state and actions (default: the checkpoint's own, else rad)",
-    )  # fmt: skip
-    parser.add_argument("--calibration", type=Path, help="LeRobot calibration JSON, for degrees and normalised")
     parser.add_argument("--instruction", default="", help="sentence that the policy node uses when it receives none")
     parser.add_argument("--name", default="", help="bundle name (default: the folder's)")
     parser.add_argument(
@@ -277,6 +281,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="compute capabilities to build --engine for: 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50); default: 8.6",
     )  # fmt: skip
     parser.add_argument("--identity-stats", action="store_true", help="the dataset is already normalised")
+    _add_meaning(parser)
     return parser.parse_args(argv)
 
 
