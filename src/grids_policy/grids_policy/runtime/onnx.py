@@ -103,7 +103,7 @@ class OnnxRuntime(AbstractRuntime):
 
     def _start(self, engine: AbstractEngine) -> tuple[Chain, str]:
         """`engine` loaded and compared, with one sentence on its cache and its errors."""
-        bundle, folder = self._bundle, self._folder
+        bundle = self._bundle
         if engine.name == REFERENCE:
             return self._take_reference(), ""
         fingerprint, cache, note = engine.fingerprint(bundle, self._machine), None, ""
@@ -113,7 +113,7 @@ class OnnxRuntime(AbstractRuntime):
         # Both are loaded at the same time; building engines leaves cores and disk idle.
         with ThreadPoolExecutor(1) as pool:
             reference = pool.submit(self._load_reference)
-            chain = Chain(folder, bundle, engine, self._options, cache)
+            chain = self._loaded(engine, cache)
             reference.result()
         # The first run may still build engines; only after it can they be compared and their files recorded.
         try:
@@ -129,6 +129,14 @@ class OnnxRuntime(AbstractRuntime):
             seal_cache(cache, fingerprint)
             self._kept = cache, fingerprint
         return chain, f"{note}; {agreed}" if note else agreed
+
+    def _loaded(self, engine: AbstractEngine, cache: Path | None) -> Chain:
+        try:
+            return Chain(self._folder, self._bundle, engine, self._options, cache)
+        except BundleError:
+            raise
+        except (RuntimeError, ImportError, OSError) as error:  # a library that breaks while it loads or allocates
+            raise BundleError(f"{engine.name} cannot start: {' '.join(str(error).split())}") from error
 
     def _load_reference(self) -> Chain:
         """The chain on the engine that passed the parity gate; a GPU has kernels of its own."""

@@ -308,6 +308,17 @@ def test_an_engine_is_used_only_after_it_agreed(runtime, inputs):
     np.testing.assert_array_equal(infer(agreed, inputs).actions, infer(runtime, inputs).actions)
 
 
+def test_an_engine_whose_library_breaks_while_it_allocates_is_said_and_the_next_one_taken(monkeypatch):
+    class Broken(Played):
+        def buffers(self):
+            raise RuntimeError("Can't allocate memory on the device\nusing this package")
+
+    with engines(Broken()):
+        fallen = OnnxRuntime(UNTRAINED, EngineOptions(engine="auto", threads=1))
+        assert fallen.provider == "CPUExecutionProvider"
+        assert "played: played cannot start: Can't allocate memory on the device using this package" in fallen.note
+
+
 def wrong_in_real_images(graph, places):
     """Agrees on the random images of the start, and not on one with a plain wall in it."""
     if graph == "denoise_step" and np.ptp(places["committed"].array) == 0:
