@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 
 from grids_policy.model.config import PolicyConfig, SamplerConfig
+from grids_policy.model.reducers.plan import recycled, split
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,21 +103,55 @@ def _sampler(config: PolicyConfig) -> int:
     return total
 
 
-def _language(config: PolicyConfig, tokens: int, *, as_lerobot: bool, loops_once: bool) -> int:
+def prefix_lengths(config: PolicyConfig, *, cameras: int, language: int) -> list[int]:
+    """Prefix tokens at every language layer, shorter behind a reducer inside the language model."""
+    whole = prefix_tokens(config, cameras=cameras, language=language)
+    lengths = [whole] * config.text.depth
+    for stage in config.plan:
+        counts = [stage.tokens[min(n, len(stage.tokens) - 1)] for n in range(cameras)]
+        left = whole - cameras * config.dense_tokens + sum(counts)
+        lengths[stage.layer :] = [left] * (config.text.depth - stage.layer)
+    return lengths
+
+
+def _language(config: PolicyConfig, lengths: list[int], *, as_lerobot: bool, loops_once: bool) -> int:
     """The language layers on the prefix tokens."""
     text = config.text
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    keys_values = 2 * _linear(tokens, text.width, kv)
-    rest = 2 * _linear(tokens, text.width, heads) + 3 * _linear(tokens, text.width, text.mlp)
-    rest += _attention(tokens, tokens, heads)
-    if loops_once:
-        return keys_values + rest
-    last = config.expert_layers[-1]
-    full = text.depth if as_lerobot else last
-    return full * (keys_values + rest) + (0 if as_lerobot else keys_values)
+    last, total = config.expert_layers[-1], 0
+    for i, tokens in enumerate(lengths[:1] if loops_once else lengths[: text.depth if as_lerobot else last + 1]):
+        total += 2 * _linear(tokens, text.width, kv)
+        if as_lerobot or loops_once or i < last:
+            total += 2 * _linear(tokens, text.width, heads) + 3 * _linear(tokens, text.width, text.mlp)
+            total += _attention(tokens, tokens, heads)
+    return total
 
 
-def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool, loops_once: bool) -> int:
+def _decisions(config: PolicyConfig, *, cameras: int, language: int) -> int:
+    """What a reducer inside the language model computes to choose tokens: the products with other tokens."""
+    whole, text = prefix_tokens(config, cameras=cameras, language=language), config.text
+    heads, images, total = text.heads * text.head_dim, cameras * config.dense_tokens, 0
+    kind = config.sampler.kind
+    if kind == "lightvla":
+        return 2 * _linear(images, text.width, language) + _linear(images, text.width, images)
+    lengths = prefix_lengths(config, cameras=cameras, language=language)
+    rows = {"fastv": 1, "efficientvla": language, "sparsevlm": language, "adp": language}.get(kind, 0)
+    for stage in config.plan:
+        total += _linear(rows, heads, lengths[stage.layer - 1] if stage.layer else whole)
+    if kind == "adp":  # layer 0's queries and keys of all tokens, before it runs on the chosen ones
+        total += _linear(whole, text.width, heads) + _linear(whole, text.width, text.kv_heads * text.head_dim) * 2
+    if kind == "sparsevlm":  # the words that decide, and the means of merged tokens
+        total += _linear(images, text.width, language)
+        before = config.dense_tokens
+        for stage in config.plan:
+            best, _ = recycled(before - stage.kept[0])
+            total, before = total + cameras * _linear(stage.merged[0], best, text.width), stage.tokens[0]
+    if kind == "efficientvla":  # every token beside the key tokens
+        total += cameras * _linear(config.dense_tokens, text.width, split(config.sampler.tokens)[0])
+    return total
+
+
+def _expert(config: PolicyConfig, lengths: list[int], *, as_lerobot: bool, loops_once: bool) -> int:
     """One denoising step."""
     text, width, steps = config.text, config.expert.width, config.chunk_size
     heads, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
@@ -130,10 +165,10 @@ def _expert(config: PolicyConfig, prefix: int, *, as_lerobot: bool, loops_once: 
     for layer in layers:
         total += 2 * _linear(steps, width, heads) + 3 * _linear(steps, width, config.expert.mlp)
         if config.is_self_layer(layer):
-            total += 2 * _linear(steps, width, kv) + _attention(steps, prefix + steps, heads)
+            total += 2 * _linear(steps, width, kv) + _attention(steps, lengths[layer] + steps, heads)
         else:
-            total += _attention(steps, prefix, heads)
-            total += 2 * _linear(prefix, kv, kv) if as_lerobot else 0
+            total += _attention(steps, lengths[layer], heads)
+            total += 2 * _linear(lengths[layer], kv, kv) if as_lerobot else 0
     return total
 
 
@@ -148,20 +183,21 @@ def count_flops(
     """Operations of one chunk. cameras, language: numbers of cameras and language tokens; None: the config's."""
     cameras = len(config.image_keys) if cameras is None else cameras
     language = config.tokenizer_max_length if language is None else language
-    tokens = prefix_tokens(config, cameras=cameras, language=language)
+    lengths = prefix_lengths(config, cameras=cameras, language=language)
     kv = config.text.kv_heads * config.text.head_dim
-    cross = sum(not config.is_self_layer(i) for i in config.expert_layers)
-    prefix = _language(config, tokens, as_lerobot=as_lerobot, loops_once=loops_once)
+    cross = sum(lengths[i] for i in config.expert_layers if not config.is_self_layer(i))
+    prefix = _language(config, lengths, as_lerobot=as_lerobot, loops_once=loops_once)
+    prefix += _decisions(config, cameras=cameras, language=language)
     state = {"smolvla": config.text.width, "pi0": config.expert.width}  # pi0.5 reads it in the sentence
     prefix += _linear(1, config.max_state_dim, state.get(config.family, 0))
-    prefix += 0 if as_lerobot else cross * 2 * _linear(tokens, kv, kv)
+    prefix += 0 if as_lerobot else 2 * _linear(cross, kv, kv)
     shuffled = config.vision.width * config.vision.shuffle**2
     return Flops(
         vision=cameras * _vision(config, loops_once=loops_once),
         connector=cameras * _linear(config.vision_shape[0], shuffled, config.text.width),
         sampler=cameras * _sampler(config),
         prefix=prefix,
-        step=_expert(config, tokens, as_lerobot=as_lerobot, loops_once=loops_once),
+        step=_expert(config, lengths, as_lerobot=as_lerobot, loops_once=loops_once),
         steps=1 if loops_once else config.num_steps,
     )
 

@@ -40,6 +40,7 @@ from grids_policy.export.reduce import PRECISIONS, reduce_graphs, refuse_precisi
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.export.tensorrt.gate import kinds_of_engines
 from grids_policy.model.checkpoint import Checkpoint, check_tokenizer, load_checkpoint, meaning_of, trained_with
+from grids_policy.model.reducers.catalogue import REDUCERS
 from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
 from grids_policy.model.reducers.choice import with_reducer
 from grids_policy.model.reducers.nested import with_tokens
@@ -126,6 +127,9 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle into `folder`. Raises ExportError, and leaves no bundle, when a gate fails."""
     folder = Path(folder)
+    reducer = checkpoint.config.sampler.kind
+    if reason := REDUCERS[reducer].no_export:
+        raise ExportError(f"reducer {reducer} cannot be in a bundle: {reason}")
     check_tokenizer(checkpoint)
     refuse_precision(options.precision, options.observations)
     if options.rtx_for:

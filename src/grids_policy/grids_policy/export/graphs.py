@@ -30,6 +30,7 @@ from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.reducers.interface import retention_map, self_similarity
+from grids_policy.model.reducers.pruning import Heads, Tokens
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.model.smolvla import Prefix, SmolVLA
 
@@ -104,7 +105,10 @@ class PrefixGraph(nn.Module):
             tokens.unsqueeze(0),
             token_mask.unsqueeze(0),
         )
-        ready = self._expert_cache(*self._prefill(prefix))
+        keys, values, pads, found = self._prefill(prefix)
+        ready = self._expert_cache(keys, values)
+        if policy.pruner is not None:
+            sampled = policy.pruner.shown(dense, found)
         if config.sampler.kind == "dense" or config.early:  # dense: all is kept; early: no dense tokens to compare
             retention = torch.full((1, len(config.image_keys), config.dense_tokens), float(not config.early))
         else:
@@ -115,25 +119,43 @@ class PrefixGraph(nn.Module):
         # The state token is always real, so the first action position is the number of valid tokens.
         positions = prefix.pad[0].float().sum() + torch.arange(config.chunk_size)
         cos, sin = rope_angles(positions, config.text.head_dim)
-        return *ready, prefix.pad[0], cos, sin, *seen
+        slots = config.pad_slots
+        pads = [pads[config.expert_layers[slots.index(slot)]] for slot in range(max(slots) + 1)]
+        return *ready, *pads, cos, sin, *seen
 
-    def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values (P, G, D) of every language layer that an expert layer may read."""
-        config, pad = self.policy.config, prefix.pad[0]
-        cos, sin = (a.unsqueeze(1) for a in rope_angles(positions_of(pad), config.text.head_dim))
-        # A padding token, whose result nothing reads, may read all: a row of masks alone is NaN if they overflow.
-        mask = torch.where(prefix.visible[0] | ~pad.unsqueeze(1), 0.0, MASKED)
-        x, keys, values = prefix.embeddings[0], [], []
+    def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tokens]:
+        """Keys and values (P, G, D) and pad (P,) of every language layer that an expert layer may read."""
+        config, pruner = self.policy.config, self.policy.pruner
+        keys, values, pads, seen = [], [], [], None
+        found = self.policy.first_tokens(prefix._replace(positions=positions_of(prefix.pad[0]).unsqueeze(0)))
+        cos, sin, mask = self._of_length(found)
         for i, layer in enumerate(self.layers):
-            heads, value = layer.heads_of(x, cos, sin)
-            query, key = heads[:, : -config.text.kv_heads], heads[:, -config.text.kv_heads :]
+            if pruner is not None and (stage := pruner.stage_before(i)):
+                if seen is None:  # in front of layer 0: its queries and keys without rotation
+                    seen = layer.heads_of(found.x[0], torch.ones_like(cos), torch.zeros_like(sin))[0]
+                found = pruner.prune(stage, found, self._split(seen))
+                cos, sin, mask = self._of_length(found)
+            seen, value = layer.heads_of(found.x[0], cos, sin)
+            query, key = seen[:, : -config.text.kv_heads], seen[:, -config.text.kv_heads :]
             keys.append(key)
             values.append(value)
+            pads.append(found.pad[0])
             if i == len(self.layers) - 1:  # not `is`: the tracer returns wrappers
                 break
             attended = grouped_attention(query, key.transpose(0, 1), value.transpose(0, 1), mask)
-            x = layer.finish(x, attended)
-        return keys, values
+            found = found._replace(x=layer.finish(found.x[0], attended).unsqueeze(0))
+        return keys, values, pads, found
+
+    def _of_length(self, found: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotation cos and sin (P, 1, D/2) and additive mask (P, P) for the tokens that are left."""
+        cos, sin = (a.unsqueeze(1) for a in rope_angles(found.positions[0], self.policy.config.text.head_dim))
+        # A padding token, whose result nothing reads, may read all: a row of masks alone is NaN if they overflow.
+        return cos, sin, torch.where(found.visible[0] | ~found.pad[0].unsqueeze(1), 0.0, MASKED)
+
+    def _split(self, seen: Tensor) -> Heads:
+        """Queries and keys (P, H + G, D) as a reducer takes them; the queries contain the scale."""
+        both, groups = seen.transpose(0, 1).unsqueeze(0), self.policy.config.text.kv_heads
+        return Heads(both[:, :-groups], both[:, -groups:], 1.0)
 
     def _expert_cache(self, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         """k_i (G, P, D) and v_i (G, P, D) of each expert layer, in that order."""
@@ -151,7 +173,13 @@ class PrefixGraph(nn.Module):
 def cache_names(config: PolicyConfig) -> list[str]:
     """Names of the tensors that prefix outputs and denoise_step reads, in order."""
     layers = [f"{kind}_{i}" for i in range(len(config.expert_layers)) for kind in ("k", "v")]
-    return [*layers, "prefix_pad", "suffix_cos", "suffix_sin"]
+    return [*layers, *pad_names(config), "suffix_cos", "suffix_sin"]
+
+
+def pad_names(config: PolicyConfig) -> list[str]:
+    """Names of the masks of real prefix tokens, one per length that the prefix has at an expert layer."""
+    count = max(config.pad_slots) + 1
+    return ["prefix_pad"] if count == 1 else [f"prefix_pad_{i}" for i in range(count)]
 
 
 def observed_names(config: PolicyConfig) -> list[str]:
@@ -208,20 +236,20 @@ class StepGraph(nn.Module):
 
     def _expert(self, x: Tensor, cache: Sequence[Tensor]) -> Tensor:
         """(S, E) through the expert layers and the final norm."""
-        pad, cos, sin = cache[-3], cache[-2].unsqueeze(1), cache[-1].unsqueeze(1)
-        across = torch.where(pad, 0.0, MASKED).unsqueeze(0)  # (1, P)
-        both = torch.cat((across.expand(len(self.causal), -1), self.causal), -1)  # (S, P + S)
+        cos, sin = cache[-2].unsqueeze(1), cache[-1].unsqueeze(1)
+        crossing = [torch.where(pad, 0.0, MASKED).unsqueeze(0) for pad in cache[2 * len(self.layers) : -2]]  # (1, P)
+        reading = [torch.cat((a.expand(len(self.causal), -1), self.causal), -1) for a in crossing]  # (S, P + S)
         for i, (layer, own) in enumerate(zip(self.layers, self.own, strict=True)):
-            keys, values = cache[2 * i], cache[2 * i + 1]
+            keys, values, slot = cache[2 * i], cache[2 * i + 1], self.config.pad_slots[i]
             if own:
                 heads, value = layer.heads_of(x, cos, sin)
                 query, key = heads[:, : layer.heads], heads[:, layer.heads :]
                 keys = torch.cat((keys, key.transpose(0, 1)), 1)
                 values = torch.cat((values, value.transpose(0, 1)), 1)
-                attended = grouped_attention(query, keys, values, both)
+                attended = grouped_attention(query, keys, values, reading[slot])
             else:
                 query, _ = layer.heads_of(x, self.cross_cos, self.cross_sin)
-                attended = grouped_attention(query, keys, values, across)
+                attended = grouped_attention(query, keys, values, crossing[slot])
             x = layer.finish(x, attended)
         return rms(self.norm, x)
 

@@ -110,7 +110,7 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         input_height=config.resize_hw[0],
         grid_height=config.grid[0],
         grid_width=config.grid[1],
-        tokens=config.image_tokens,
+        tokens=config.shown_tokens,
         convention=f"align_corners_{str(config.sampler.align_corners).lower()}",
         joints=JOINT_NAMES,
         state_units=options.units,

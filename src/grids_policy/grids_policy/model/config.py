@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from grids_common.errors import GridsError
 from grids_policy.model.reducers.catalogue import REDUCERS
+from grids_policy.model.reducers.plan import Stage, prune_plan
 
 SAMPLER_KINDS = tuple(REDUCERS)
 LANGUAGE_PADDINGS = ("max_length", "longest")
@@ -62,6 +63,7 @@ class SamplerConfig:
     margin: float = 0.0  # coordinates are scaled into [margin, 1 - margin]
     lattice_init: bool = False  # initialise the K points on a uniform lattice instead of at the centre
     after_layer: int = -1  # grids only: sample in the vision tower after this many layers; -1: after the connector
+    layer: int = -1  # fastv, efficientvla: remove tokens before this language layer; -1: where the paper does
     kernel: str = "matmul"  # matmul | grid_sample: the same numbers by other operators
     seed: int = 0  # chooses the cells that kind=random keeps at inference
     # grids only: numbers of tokens per camera that the policy is trained for, always the first ones (nested dropout,
@@ -79,6 +81,8 @@ class SamplerConfig:
                 f"{self.after_layer}"
             )
         _one_of("sampler.kind", self.kind, SAMPLER_KINDS)
+        if self.layer != -1 and self.kind not in ("fastv", "efficientvla"):
+            raise ConfigError(f"sampler.layer is for kinds fastv and efficientvla; got {self.layer} with {self.kind!r}")
         _one_of("sampler.pooling", self.pooling, ("mean", "max", "conv"))
         _one_of("sampler.interpolation", self.interpolation, ("bilinear", "nearest"))
         _one_of("sampler.padding", self.padding, ("zeros", "border"))
@@ -263,6 +267,13 @@ class PolicyConfig:
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
         rows, columns = pool_shape(self.sampler.tokens)
+        if REDUCERS[self.sampler.kind].inside and self.family != "smolvla":
+            problems.append(
+                f"reducer {self.sampler.kind} acts inside the language model, which only SmolVLA has here; the policy is "
+                f"{self.family}: choose grids, lattice, pool, learned, random or topk"
+            )
+        if self.sampler.layer >= self.text.depth or self.sampler.layer == 0:
+            problems.append(f"sampler.layer must be in 1..{self.text.depth - 1} or -1; got {self.sampler.layer}")
         if self.sampler.kind == "pool" and (rows > self.grid[0] or columns > self.grid[1]):
             problems.append(
                 f"sampler.tokens: {self.sampler.tokens} rectangles of kind pool are {rows} x {columns} and do not fit "
@@ -310,9 +321,30 @@ class PolicyConfig:
         return (self.sampler.tokens, width + 2) if self.early else (self.dense_tokens, width)
 
     @property
+    def plan(self) -> tuple[Stage, ...]:
+        """Where image tokens are removed inside the language model."""
+        s = self.sampler
+        return prune_plan(
+            s.kind, tokens=s.tokens, layer=s.layer, cells=self.dense_tokens, depth=self.text.depth, cameras=self.cameras
+        )
+
+    @property
+    def pad_slots(self) -> tuple[int, ...]:
+        """Per expert layer: which of the lengths of the prefix its language layer has, counted from 0."""
+        passed = [sum(stage.layer <= layer for stage in self.plan) for layer in self.expert_layers]
+        distinct = sorted(set(passed))
+        return tuple(distinct.index(count) for count in passed)
+
+    @property
     def image_tokens(self) -> int:
-        """Tokens per camera that reach the language model."""
-        return self.dense_tokens if self.sampler.kind == "dense" else self.sampler.tokens
+        """Tokens per camera that reach the language model's first layer."""
+        outside = REDUCERS[self.sampler.kind].counted and not REDUCERS[self.sampler.kind].inside
+        return self.sampler.tokens if outside else self.dense_tokens
+
+    @property
+    def shown_tokens(self) -> int:
+        """Tokens per camera that displays show: those that reach the last layer."""
+        return max(self.plan[-1].tokens) if self.plan else self.image_tokens
 
     def expert_index(self, layer: int) -> int | None:
         """Index of the expert layer that reads language layer `layer`, or None where no expert layer does."""

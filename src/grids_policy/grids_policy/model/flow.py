@@ -12,7 +12,7 @@ Dims: B batch, R draws per observation, S chunk_size, A max_action_dim; the rest
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -62,8 +62,13 @@ def draw(policy: Policy, batch: int, *, repeats: int = 1, generator: torch.Gener
 
 def repeat_cache(cache: Cache, repeats: int) -> Cache:
     """Repeat each observation `repeats` times along the batch, so that one encoding serves several draws."""
-    stacked = [t.repeat_interleave(repeats, 1) for t in (cache.keys, cache.values)]
-    return type(cache)(*stacked, *(t.repeat_interleave(repeats, 0) for t in cache[2:]))
+
+    def repeated(part: Tensor | tuple[Tensor, ...]) -> Any:
+        if isinstance(part, Tensor):
+            return part.repeat_interleave(repeats, 0)
+        return tuple(tensor.repeat_interleave(repeats, 0) for tensor in part)
+
+    return type(cache)(*map(repeated, cache))
 
 
 def flow_errors(policy: Policy, batch: TrainBatch, random: FlowDraw) -> Tensor:

@@ -45,6 +45,7 @@ from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotat
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
+from grids_policy.model.reducers.pruning import AbstractPruner, Encoded, Heads, Layout, Tokens
 from grids_policy.model.vision import Connector, Vision, look
 
 
@@ -55,14 +56,18 @@ class Prefix(NamedTuple):
     pad: Tensor  # (B, P) bool, True where a token is real
     visible: Tensor  # (B, P, P) bool, [i, j] True where token i may attend to token j
     positions: Tensor  # (B, P) integers as float32, because TensorRT's CumSum takes no integers
+    layout: Layout
 
 
 class PrefixCache(NamedTuple):
-    """One encoded observation, all that the denoising steps need of it. Only tensors, so that it can be exported."""
+    """One encoded observation, all that the denoising steps need of it. Only tensors, so that it can be exported.
 
-    keys: Tensor  # (X, B, G, P, D) rotated; for cross layers already projected to the expert
-    values: Tensor  # (X, B, G, P, D)
-    pad: Tensor  # (B, P) bool
+    P may differ from layer to layer; `PolicyConfig.pad_slots` says which of the pads belongs to an expert layer.
+    """
+
+    keys: tuple[Tensor, ...]  # X of (B, G, P, D) rotated; for cross layers already projected to the expert
+    values: tuple[Tensor, ...]  # X of (B, G, P, D)
+    pads: tuple[Tensor, ...]  # (B, P) bool, one per length
     cos: Tensor  # (B, 1, S, D/2) rotation of the action tokens in self layers
     sin: Tensor  # (B, 1, S, D/2)
     coords: Tensor  # (B, N, K, 2) sample locations (x, y) in [0, 1]
@@ -151,9 +156,9 @@ class SmolVLA(nn.Module):
         image_special_tokens they are added here.
         """
         config = self.config
-        scale, cameras = math.sqrt(config.text.width), sampled.shape[1]
+        scale, cameras, each = math.sqrt(config.text.width), sampled.shape[1], sampled.shape[2]
         if image_mask.ndim == 2:
-            image_mask = image_mask.unsqueeze(-1).expand(-1, -1, sampled.shape[2])
+            image_mask = image_mask.unsqueeze(-1).expand(-1, -1, each)
         always = torch.ones_like(image_mask[:, 0, :1])  # (B, 1)
         parts, pads = [], []
         for i in range(cameras):
@@ -168,7 +173,18 @@ class SmolVLA(nn.Module):
         state = F.pad(state, (0, config.max_state_dim - state.shape[-1]))
         parts += [self.language.embed_tokens(tokens) * scale, self.state_proj(state).unsqueeze(1)]
         pads += [token_mask, always]
-        return self.mask_prefix(torch.cat(parts, 1), torch.cat(pads, 1))
+        layout = self.layout(cameras, each, tokens.shape[1])
+        return self.mask_prefix(torch.cat(parts, 1), torch.cat(pads, 1), layout)
+
+    def layout(self, cameras: int, each: int, words: int) -> Layout:
+        """Where `cameras` times `each` image tokens and the words lie in the prefix."""
+        config = self.config
+        before, after = (2, 1) if config.image_special_tokens else (0, 0)
+        block = before + each + after
+        absent = max(0, len(config.image_keys) + config.empty_cameras - cameras) * (before + after)
+        first = cameras * block + absent
+        images = tuple((n * block + before, each) for n in range(cameras))
+        return Layout(images, (first, words), first + words, max(config.prefix_length, first + words + 1))
 
     def camera_markers(self, batch: int) -> tuple[Tensor, Tensor]:
         """Special tokens before (B, 2, C) and after (B, 1, C) the image tokens of a camera, not scaled."""
@@ -177,7 +193,7 @@ class SmolVLA(nn.Module):
         start = self.language.embed_tokens(ids).expand(batch, -1, -1)
         return start, start[:, :1]
 
-    def mask_prefix(self, embeddings: Tensor, pad: Tensor) -> Prefix:
+    def mask_prefix(self, embeddings: Tensor, pad: Tensor, layout: Layout) -> Prefix:
         """Pad embeddings (B, P, C) and pad (B, P) to prefix_length; build the attention mask and the positions."""
         length = embeddings.shape[1]
         extra = max(0, self.config.prefix_length - length)
@@ -185,30 +201,62 @@ class SmolVLA(nn.Module):
         order = (torch.arange(length + extra, device=pad.device) >= length - 1).long()
         readable = order[None, :] <= order[:, None]  # only the state token and the padding behind it attend to it
         visible = readable & pad[:, :, None] & pad[:, None, :]  # (B, P, P)
-        return Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1)
+        return Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1, layout)
 
-    def prefill(self, prefix: Prefix, *, to_end: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Run the language layers: keys and values (B, G, P, D) of each layer, and a hidden state (B, P, C).
+    @property
+    def pruner(self) -> AbstractPruner | None:
+        """The reducer, where it acts inside the language model."""
+        return self.sampler if isinstance(self.sampler, AbstractPruner) else None
+
+    def prefill(self, prefix: Prefix, *, to_end: bool = False) -> Encoded:
+        """Run the language layers.
 
         Stops as soon as the last keys that an expert layer reads are computed; the hidden state is then the input of
         that language layer. With `to_end` the remaining layers and the final norm run too.
         """
-        angles = [a.unsqueeze(1) for a in rope_angles(prefix.positions, self.config.text.head_dim)]
-        last = self.config.expert_layers[-1]
-        x, keys, values = prefix.embeddings, [], []
+        keys, values, pads, heads = [], [], [], None
+        found, last = self.first_tokens(prefix), self.config.expert_layers[-1]
+        angles = self._angles(found)
         for i, layer in enumerate(self.language.layers):
-            normed = layer.input_layernorm(x)
+            if self.pruner is not None and (stage := self.pruner.stage_before(i)):
+                found = self.pruner.prune(stage, found, heads or self._first_heads(found))
+                angles = self._angles(found)
+            normed = layer.input_layernorm(found.x)
             key, value = layer.self_attn.keys_values(normed)
             keys.append(rotate(key, *angles))
             values.append(value)
+            pads.append(found.pad)
             if i == last and not to_end:
-                return keys, values, x
-            query = rotate(layer.self_attn.query(normed), *angles)
-            x = layer.finish(x, attend(query, keys[-1], value, prefix.visible))
-        return keys, values, self.language.norm(x)
+                return Encoded(keys, values, pads, found.x, found)
+            heads = Heads(rotate(layer.self_attn.query(normed), *angles), keys[-1], self.config.text.head_dim**-0.5)
+            x = layer.finish(found.x, attend(heads.query, keys[-1], value, found.visible))
+            found = found._replace(x=x)
+        return Encoded(keys, values, pads, self.language.norm(found.x), found)
 
-    def expert_cache(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of each expert layer, (X, B, G, P, D). For cross layers they are projected here, once."""
+    def first_tokens(self, prefix: Prefix) -> Tokens:
+        """The prefix as a reducer inside the language model sees it, in front of layer 0."""
+        batch, device, (first, count) = len(prefix.pad), prefix.pad.device, prefix.layout.words
+        cells = tuple(torch.arange(k, device=device).expand(batch, -1) for _, k in prefix.layout.images)
+        judges = prefix.pad[:, first : first + count]
+        found = Tokens(
+            prefix.embeddings, prefix.pad, prefix.positions, prefix.visible, cells, judges, prefix.layout
+        )  # fmt: skip
+        return found if self.pruner is None else self.pruner.begin(found)
+
+    def _angles(self, found: Tokens) -> list[Tensor]:
+        return [a.unsqueeze(1) for a in rope_angles(found.positions, self.config.text.head_dim)]
+
+    def _first_heads(self, found: Tokens) -> Heads:
+        """Queries and keys of layer 0 before rotation: what a reducer in front of it may judge by."""
+        layer = self.language.layers[0]
+        normed = layer.input_layernorm(found.x)
+        key, _ = layer.self_attn.keys_values(normed)
+        return Heads(layer.self_attn.query(normed), key, self.config.text.head_dim**-0.5)
+
+    def expert_cache(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys and values (B, G, P, D) of each expert layer. For cross layers they are projected here, once."""
         ready: list[tuple[Tensor, Tensor]] = []
         for block, i in zip(self.expert.layers, self.config.expert_layers, strict=True):
             key, value = keys[i], values[i]
@@ -217,8 +265,7 @@ class SmolVLA(nn.Module):
                 key = split_heads(block.self_attn.k_proj(flat[0]), self.config.text.kv_heads)
                 value = split_heads(block.self_attn.v_proj(flat[1]), self.config.text.kv_heads)
             ready.append((key, value))
-        stacked = [torch.stack(tensors) for tensors in zip(*ready, strict=True)]
-        return stacked[0], stacked[1]
+        return tuple(key for key, _ in ready), tuple(value for _, value in ready)
 
     def encode(
         self, images: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
@@ -235,21 +282,23 @@ class SmolVLA(nn.Module):
         """As `encode`, from the result of `dense_tokens`."""
         sampled: Sampled = self.sampler(dense)
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
-        keys, values, _ = self.prefill(prefix)
+        encoded = self.prefill(prefix)
+        if self.pruner is not None and not self.training:
+            sampled = self.pruner.shown(dense, encoded.found)
         retention = retained(self.config, dense, sampled.features, training=self.training)
-        return self.cache(prefix, keys, values, (sampled.coords, retention))
+        return self.cache(prefix, encoded, (sampled.coords, retention))
 
-    def cache(
-        self, prefix: Prefix, keys: list[Tensor], values: list[Tensor], seen: tuple[Tensor, Tensor]
-    ) -> PrefixCache:
+    def cache(self, prefix: Prefix, encoded: Encoded, seen: tuple[Tensor, Tensor]) -> PrefixCache:
         """Assemble the cache from the result of `prefill`; seen = (coords, retention) is passed through.
 
-        Action tokens take the positions after the last valid prefix token.
+        Action tokens take the positions after the last valid prefix token, removed ones included.
         """
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
         positions = start + torch.arange(self.config.chunk_size, device=start.device)  # (B, S)
         cos, sin = (a.unsqueeze(1) for a in rope_angles(positions, self.config.text.head_dim))
-        return PrefixCache(*self.expert_cache(keys, values), prefix.pad, cos, sin, *seen)
+        slots = self.config.pad_slots
+        pads = [encoded.pads[self.config.expert_layers[slots.index(slot)]] for slot in range(max(slots) + 1)]
+        return PrefixCache(*self.expert_cache(encoded.keys, encoded.values), tuple(pads), cos, sin, *seen)
 
     def embed_suffix(self, x_t: Tensor, time_row: Tensor) -> Tensor:
         """Action tokens (B, S, E) from noisy actions (B, S, A) and a time embedding broadcastable to (B, S, E)."""
@@ -280,21 +329,21 @@ class SmolVLA(nn.Module):
     def velocity(self, x: Tensor, cache: PrefixCache) -> Tensor:
         """Run the action expert on action tokens (B, S, E): velocity (B, S, A)."""
         steps = x.shape[1]
-        across = cache.pad[:, None].expand(-1, steps, -1)  # (B, S, P)
-        causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
-        both = torch.cat((across, causal.expand(x.shape[0], -1, -1)), -1)  # (B, S, P + S)
+        causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril().expand(x.shape[0], -1, -1)
+        crossing = [pad[:, None].expand(-1, steps, -1) for pad in cache.pads]  # (B, S, P)
+        reading = [torch.cat((across, causal), -1) for across in crossing]  # (B, S, P + S)
         for i, (block, layer) in enumerate(zip(self.expert.layers, self.config.expert_layers, strict=True)):
             normed = block.input_layernorm(x)
             query = block.self_attn.query(normed)
-            keys, values = cache.keys[i], cache.values[i]
+            keys, values, slot = cache.keys[i], cache.values[i], self.config.pad_slots[i]
             if self.config.is_self_layer(layer):
                 own_keys, own_values = block.self_attn.keys_values(normed)
                 keys = torch.cat((keys, rotate(own_keys, cache.cos, cache.sin)), 2)
                 values = torch.cat((values, own_values), 2)
-                attended = attend(rotate(query, cache.cos, cache.sin), keys, values, both)
+                attended = attend(rotate(query, cache.cos, cache.sin), keys, values, reading[slot])
             else:
                 query = rotate(query, self.cross_cos, self.cross_sin)
-                attended = attend(query, keys, values, across)
+                attended = attend(query, keys, values, crossing[slot])
             x = block.finish(x, attended)
         return self.action_out_proj(self.expert.norm(x))
 

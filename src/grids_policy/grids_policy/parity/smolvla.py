@@ -15,18 +15,18 @@ def forward(policy: SmolVLA, reference: Reference, batch: TrainBatch, found: dic
     dense = vision_stages(policy, reference, batch, found)
     sampled = policy.sampler(dense)
     prefix = policy.embed_prefix(sampled.tokens, *batch[1:5])
-    keys, values, out = policy.prefill(prefix, to_end=True)
+    encoded = policy.prefill(prefix, to_end=True)
     found |= {
         "prefix/embs": prefix.embeddings,
         "prefix/pad_masks": prefix.pad,
         "prefix/att_2d": prefix.visible,
         "prefix/position_ids": prefix.positions,
-        "prefix/out": out,
+        "prefix/out": encoded.hidden,
     }
     if "prefix/att_masks" in reference.arrays:  # True for the state token alone
         columns = torch.arange(prefix.pad.shape[1])
         found["prefix/att_masks"] = (columns == _state_column(prefix.visible)).expand_as(prefix.pad)
-    cache_stages(keys, values, found)
+    cache_stages(encoded.keys, encoded.values, found)
     noise = torch.from_numpy(reference["in/noise"])
     for text in reference.times():
         time = policy.embed_time(torch.full((len(noise),), float(text)))

@@ -41,8 +41,9 @@ def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
         order = torch.arange(sampled.tokens.shape[2], device=batch.kept.device)
         readable = readable.unsqueeze(-1) & (order < batch.kept[:, None, None])  # (B, N, K)
     prefix = policy.embed_prefix(sampled.tokens, readable, *batch[2:5])
-    keys, values, hidden = policy.prefill(prefix)
-    return dense, hidden, policy.cache(prefix, keys, values, (sampled.coords, sampled.coords))  # no retention map
+    encoded = policy.prefill(prefix)
+    state = encoded.hidden[:, encoded.found.layout.last]
+    return dense, state, policy.cache(prefix, encoded, (sampled.coords, sampled.coords))  # no retention map
 
 
 class SlotHead(nn.Module):
@@ -132,17 +133,20 @@ class PolicyLoss(nn.Module):
     def forward(self, batch: TrainBatch, labels: Tensor, pixels: Tensor, random: FlowDraw) -> Losses:
         """Losses of a batch; labels (B, l) in their own units, pixels (B, N, P, 2) as in `SlotHead.point_loss`."""
         policy = self.policy
-        dense, hidden, cache = encode(policy, batch)
+        dense, state, cache = encode(policy, batch)
         errors = velocity_errors(policy, cache, batch, random)
         flow = reduce_errors(policy, errors.float(), batch, random, self.loss.reduction)
         if self.head is None or self.slots is None:
             zero = flow.new_zeros(())
             return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
+<<<<<<< HEAD
         # The state token, or where the prefix has none the first word, which attends to all tokens too.
         last = batch.image_mask.shape[1] * policy.config.image_tokens
         last += batch.token_mask.shape[1] if policy.config.family == "smolvla" else 0
+=======
+>>>>>>> 9a786a8 (reducers: FastV, SparseVLM, EfficientVLA, LightVLA and ADP inside the language model; per-layer prefix lengths)
         target = (labels - self.label_mean) / self.label_std
-        state_error = self.head(hidden[:, last]).float() - target
+        state_error = self.head(state).float() - target
         shown = batch.token_mask.unsqueeze(-1)
         words = (policy.language.embed_tokens(batch.tokens) * shown).sum(1) / shown.sum(1)
         found, attention = self.slots(dense, words, batch.image_mask, batch.state)

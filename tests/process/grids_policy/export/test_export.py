@@ -12,6 +12,7 @@ from repository import ROOT
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+from grids_policy.bench.flops import prefix_lengths  # noqa: E402
 from grids_policy.export import cli as export  # noqa: E402
 from grids_policy.export import gate, precision  # noqa: E402
 from grids_policy.export.cameras import (  # noqa: E402
@@ -25,6 +26,7 @@ from grids_policy.export.gate import run_gate  # noqa: E402
 from grids_policy.export.spec import ExportOptions, policy_spec  # noqa: E402
 from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
+from grids_policy.model.config import SamplerConfig  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.preprocess import fit_image  # noqa: E402
 from grids_policy.model.smolvla import SmolVLA  # noqa: E402
@@ -327,3 +329,26 @@ def test_the_evaluator_reuses_tokens_as_the_robot_does(exported):
     assert act(actor, frames)[1] == 0
     with pytest.raises(ValueError, match="--per-camera"):
         load_actor(Path("models/demo"), reuse_threshold=5.0)
+
+
+@pytest.mark.parametrize("kind", ["fastv", "sparsevlm", "efficientvla", "adp"])
+def test_reducers_inside_the_language_model_are_exported_with_fixed_lengths(tmp_path, kind):
+    config = small()
+    text, expert = (dataclasses.replace(part, depth=4) for part in (config.text, config.expert))
+    made = checkpoint(
+        dataclasses.replace(config, text=text, expert=expert, sampler=SamplerConfig(kind, 4)), tmp_path
+    )  # fmt: skip
+    bundle = export_bundle(made, tmp_path / "bundle", ExportOptions())
+    assert bundle.parity["passed"]
+    assert bundle.tokens == made.config.shown_tokens
+    lengths = [bundle.cache[f"k_{layer}"][1] for layer in range(4)]
+    assert lengths == prefix_lengths(made.config, cameras=2, language=5)
+    operators = {node.op_type for node in onnx.load(str(tmp_path / "bundle" / "prefix.onnx")).graph.node}
+    assert not operators & UNWELCOME
+
+
+def test_a_reducer_whose_number_of_tokens_depends_on_the_image_is_refused(tmp_path):
+    made = checkpoint(dataclasses.replace(small(), sampler=SamplerConfig("lightvla")), tmp_path)
+    with pytest.raises(ExportError, match=r"lightvla cannot be in a bundle: how many tokens it keeps depends"):
+        export_bundle(made, tmp_path / "bundle", ExportOptions())
+    assert not (tmp_path / "bundle").exists()

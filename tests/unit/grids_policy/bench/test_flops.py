@@ -34,7 +34,11 @@ def test_our_count_leaves_out_the_dead_layer_and_the_repeated_cross_projections(
     assert (theirs.prefix - ours.prefix) / 1e9 == pytest.approx(3.07 - 0.5276, rel=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["dense", "grids", "topk", "lattice", "pool", "learned"])
+# lightvla computes more in training, and in evaluation mode all of them draw their maps.
+KINDS = ["dense", "grids", "topk", "lattice", "pool", "learned", "fastv", "sparsevlm", "efficientvla", "adp"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_count_equals_torchs_own(small_config, kind):
     sampler = dataclasses.replace(small_config.sampler, kind=kind, pooling="conv")
     config = dataclasses.replace(small_config, sampler=sampler, image_special_tokens=False)

@@ -168,8 +168,8 @@ def test_prefix_padding_after_the_state_changes_nothing(trained):
     longer = SmolVLA(dataclasses.replace(trained.config, prefix_length=200)).eval()
     longer.load_state_dict(trained.state_dict())
     cache = longer.encode(*given)
-    assert cache.pad.shape == (2, 200)
-    assert not cache.pad[:, 169:].any()
+    assert cache.pads[0].shape == (2, 200)
+    assert not cache.pads[0][:, 169:].any()
     torch.testing.assert_close(chunk(longer, given), chunk(trained, given), atol=5e-5, rtol=0)
 
 
@@ -198,7 +198,7 @@ def test_the_markers_of_an_absent_camera_stay(trained):
     black = torch.full_like(given[0][:, :1], -1.0)
     absent = torch.zeros_like(given[1][:, :1])
     full = [torch.cat((given[0], black), 1), torch.cat((given[1], absent), 1), *given[2:]]
-    assert int(marked.encode(*full).pad[0].sum()) == int(marked.encode(*given).pad[0].sum())
+    assert int(marked.encode(*full).pads[0][0].sum()) == int(marked.encode(*given).pads[0][0].sum())
     torch.testing.assert_close(chunk(marked, full), chunk(marked, given), atol=5e-5, rtol=0)
 
 

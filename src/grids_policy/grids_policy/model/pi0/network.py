@@ -34,6 +34,7 @@ from grids_policy.model.layers import Attention, attend, rope_angles, rotate, ti
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
+from grids_policy.model.reducers.pruning import Encoded, Layout, Tokens
 from grids_policy.model.vision import Vision, look
 
 
@@ -50,8 +51,8 @@ class Pi0Prefix(NamedTuple):
 class Pi0Cache(NamedTuple):
     """One encoded observation, all that the denoising steps need of it. Only tensors, so that it can be exported."""
 
-    keys: Tensor  # (X, B, G, P, D) rotated
-    values: Tensor  # (X, B, G, P, D)
+    keys: tuple[Tensor, ...]  # X of (B, G, P, D) rotated
+    values: tuple[Tensor, ...]  # X of (B, G, P, D)
     pad: Tensor  # (B, P) bool
     cos: Tensor  # (B, 1, Z + S, D/2) rotation of the suffix
     sin: Tensor  # (B, 1, Z + S, D/2)
@@ -239,8 +240,8 @@ class Pi0(nn.Module):
         pair = rope_angles(positions, config.text.head_dim, rounded=config.conventions.rope_bfloat16)
         return [a.unsqueeze(1) for a in pair]
 
-    def prefill(self, prefix: Pi0Prefix, *, to_end: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Run the language layers: keys and values (B, G, P, D) of each layer, and a hidden state (B, P, C).
+    def prefill(self, prefix: Pi0Prefix, *, to_end: bool = False) -> Encoded:
+        """Run the language layers.
 
         Stops as soon as the keys of the last layer are computed; the hidden state is then that layer's input. With
         `to_end` the last layer and the final norm run too; the policy must be whole.
@@ -249,7 +250,10 @@ class Pi0(nn.Module):
         hidden = trace[-1]
         if to_end:
             hidden, _ = self.language.norm(hidden)
-        return keys, values, hidden
+        length, pad = hidden.shape[1], prefix.pad
+        layout = Layout((), (0, length), length - 1, length)
+        found = Tokens(hidden, pad, prefix.positions, prefix.visible, (), pad, layout)
+        return Encoded(keys, values, [pad] * len(keys), hidden, found)
 
     def trace_prefix(self, prefix: Pi0Prefix, *, to_end: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Keys and values of each language layer, and the residual stream (B, P, C) before and behind each of them."""
@@ -281,13 +285,10 @@ class Pi0(nn.Module):
         """As `encode`, from the result of `dense_tokens`."""
         sampled: Sampled = self.sampler(dense)
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
-        keys, values, _ = self.prefill(prefix)
         retention = retained(self.config, dense, sampled.features, training=self.training)
-        return self.cache(prefix, keys, values, (sampled.coords, retention))
+        return self.cache(prefix, self.prefill(prefix), (sampled.coords, retention))
 
-    def cache(
-        self, prefix: Pi0Prefix, keys: list[Tensor], values: list[Tensor], seen: tuple[Tensor, Tensor]
-    ) -> Pi0Cache:
+    def cache(self, prefix: Pi0Prefix, encoded: Encoded, seen: tuple[Tensor, Tensor]) -> Pi0Cache:
         """Assemble the cache from the result of `prefill`; seen = (coords, retention) is passed through.
 
         The suffix takes the positions after the last valid prefix token.
@@ -295,7 +296,7 @@ class Pi0(nn.Module):
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
         positions = start + torch.arange(self.state_tokens + self.config.chunk_size, device=start.device)
         cos, sin = self.angles(positions)
-        return Pi0Cache(torch.stack(keys), torch.stack(values), prefix.pad, cos, sin, *seen, prefix.state)
+        return Pi0Cache(tuple(encoded.keys), tuple(encoded.values), prefix.pad, cos, sin, *seen, prefix.state)
 
     def condition(self, time_row: Tensor) -> Tensor | None:
         """Input of the expert's adaptive norms for an embedded time (.., E); None in pi0."""
@@ -342,7 +343,7 @@ class Pi0(nn.Module):
     def trace_suffix(self, suffix: Tensor, cache: Pi0Cache, cond: Tensor | None) -> list[Tensor]:
         """The suffix (B, Z + S, E) behind each expert layer, and last behind the final norm."""
         visible = self.suffix_visible(cache.pad)
-        x, trace = suffix.to(cache.keys.dtype), []
+        x, trace = suffix.to(cache.keys[0].dtype), []
         for block, keys, values in zip(self.expert.layers, cache.keys, cache.values, strict=True):
             normed, gate = block.input_layernorm(x, cond)
             own_keys, own_values = block.self_attn.keys_values(normed)

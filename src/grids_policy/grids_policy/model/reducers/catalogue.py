@@ -18,6 +18,7 @@ class Reducer:
     scaled: str = ""  # which numbers of the paper were adapted to this network, and why
     weights: bool = False  # has weights of its own, so that it cannot be put on a checkpoint without training
     counted: bool = True  # `tokens` is the number of tokens kept per camera
+    inside: bool = False  # acts inside the language model (pruning.py)
     no_training: str = ""  # why it cannot be trained with
     no_export: str = ""  # why it cannot be in a bundle
 
@@ -37,5 +38,33 @@ REDUCERS: dict[str, Reducer] = {
     "pool": Reducer("mean over K equal rectangles", "control", _BEHIND),
     "learned": Reducer(
         "K learned points, the same for every image", "control: GridS without its predictor", _BEHIND, weights=True
+    ),
+    "fastv": Reducer(
+        "FastV: the K tokens the last token attends to", "arXiv 2403.06764", "language model, behind layer 2",
+        "the last token is the state token; K per camera; layer 2 as in the paper, not scaled to the depth",
+        inside=True,
+    ),
+    "sparsevlm": Reducer(
+        "SparseVLM: three stages judged by the words that matter, with recycling", "arXiv 2410.04417",
+        "language model, behind layers 2, 6 and 15 of 32",
+        "layers by depth; the authors' table nearest to K, by 576 tokens; embeddings without this model's factor; "
+        "a merged token takes its centre's position, because the next ones are taken", inside=True,
+    ),
+    "efficientvla": Reducer(
+        "EfficientVLA: key tokens, then relevant and different ones", "arXiv 2506.10100 (visual tokens only)",
+        "language model, behind layer 2",
+        "K / 8 key tokens and alpha 0.5: the paper's 4 to 8 of 56, from memory and not checked; rows of the words",
+        inside=True,
+    ),
+    "lightvla": Reducer(
+        "LightVLA: the tokens that some token would keep", "arXiv 2509.12594", "before the language model's layer 0",
+        "the tokens of all cameras compete, absent ones do not", counted=False, inside=True,
+        no_export="how many tokens it keeps depends on the image, and a graph has a fixed number; export adp or fastv, "
+        "or evaluate the checkpoint itself",
+    ),
+    "adp": Reducer(
+        "ADP: the K tokens the words ask for in layer 0", "arXiv 2509.22093", "before the language model's layer 0",
+        "0.4 of the tokens for the main and 0.6 for the wrist camera; without the gate that returns to all tokens",
+        inside=True,
     ),
 }  # fmt: skip
