@@ -64,8 +64,7 @@ def policy_stages(policy: SmolVLA, inputs: StageInputs) -> dict[str, Stage]:
     def prefix(dense: Tensor) -> Any:
         sampled = policy.sampler(dense)
         embedded = policy.embed_prefix(sampled.tokens, inputs.mask, inputs.state, inputs.tokens, inputs.token_mask)
-        keys, values, _ = policy.prefill(embedded)
-        return policy.cache(embedded, keys, values, (sampled.coords, dense[..., 0]))
+        return policy.cache(embedded, policy.prefill(embedded), (sampled.coords, dense[..., 0]))
 
     def denoise(cache: Any) -> Tensor:
         return policy.sample(inputs.noise, cache)

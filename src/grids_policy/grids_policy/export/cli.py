@@ -32,7 +32,6 @@ from grids_policy.export.gate import run_gate
 from grids_policy.export.graphs import (
     OPSET,
     PreprocessGraph,
-    VisionGraph,
     export_onnx,
     observed_names,
 )
@@ -101,7 +100,7 @@ def write_graphs(
     with torch.no_grad():
         cache = dict(zip(names, prefix(*observed.values()), strict=False))
     stepped = {
-        "x": torch.zeros(config.chunk_size, config.max_action_dim),
+        "x": torch.zeros(config.chunk_size, config.noise_dim),
         "step": torch.tensor(0),
         "committed": torch.zeros(config.chunk_size, config.action_dim),
         "committed_rows": torch.tensor(0),
@@ -111,7 +110,7 @@ def write_graphs(
         stepped["state"] = torch.zeros(config.state_dim)
     for name, module, inputs, outputs in (
         ("preprocess", PreprocessGraph(policy), frames, ["images"]),
-        ("vision", VisionGraph(policy), {"images": pixels}, ["dense"]),
+        ("vision", made.vision(policy), {"images": pixels}, ["dense"]),
         ("prefix", prefix, observed, [*names, *observed_names(config)]),
         ("denoise_step", made.step(policy, action), stepped, ["x_next", "actions"]),
     ):

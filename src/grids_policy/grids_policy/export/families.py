@@ -1,6 +1,6 @@
 """The graphs of each model family: which modules make prefix.onnx and denoise_step.onnx, and what is between them.
 
-Every family has the same four graphs and the same inputs; preprocess and vision are the same modules for all.
+Every family has the same four graphs and the same inputs; preprocess is the same module for all.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from typing import Any
 
 from torch import nn
 
-from grids_policy.export import graphs, pi0
+from grids_policy.export import graphs, pi0, xvla
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.normalize import Normalizer
 
 
 @dataclass(frozen=True)
 class GraphSet:
-    """prefix(policy, state), step(policy, action): modules; cache_names(config): the tensors between them, in order."""
+    """vision(policy), prefix(policy, state), step(policy, action): modules.
+
+    cache_names(config): the tensors between the last two, in order.
+    """
 
     prefix: Callable[[Any, Normalizer], nn.Module]
     step: Callable[[Any, Normalizer], nn.Module]
     cache_names: Callable[[PolicyConfig], list[str]]
+    vision: Callable[[Any], nn.Module] = graphs.VisionGraph
 
 
 _PI0 = GraphSet(pi0.Pi0PrefixGraph, pi0.Pi0StepGraph, pi0.cache_names)
@@ -30,4 +34,5 @@ GRAPH_SETS = {
     "smolvla": GraphSet(graphs.PrefixGraph, graphs.StepGraph, graphs.cache_names),
     "pi0": _PI0,
     "pi05": _PI0,
+    "xvla": GraphSet(xvla.XvlaPrefixGraph, xvla.XvlaStepGraph, xvla.cache_names, xvla.XvlaVisionGraph),
 }

@@ -118,7 +118,7 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         dt=1 / options.fps,
         chunk_size=config.chunk_size,
         n_action_steps=min(config.chunk_size, raw.get("n_action_steps") or config.chunk_size),
-        noise_dim=config.max_action_dim,
+        noise_dim=config.noise_dim,
         noise_scale=options.noise_scale,
         vision_batch=1 if options.per_camera else len(cameras),
         max_committed=config.max_committed,

@@ -18,7 +18,7 @@ from grids_policy.model.reducers.plan import Stage, prune_plan
 
 SAMPLER_KINDS = tuple(REDUCERS)
 LANGUAGE_PADDINGS = ("max_length", "longest")
-PROMPTS = ("smolvla", "pi0", "openpi", "pi05")
+PROMPTS = ("smolvla", "pi0", "openpi", "pi05", "xvla")
 STATES_IN_PROMPT = ("none", "unpadded", "padded")
 PADDED_SIDES = ("left_top", "centre")
 
@@ -186,6 +186,7 @@ class ConventionsConfig:
 
     # smolvla: the sentence and a newline. pi0: the same behind <bos>. openpi: as pi0, with spaces instead of "_" and
     # inner newlines. pi05: "Task: ..., State: ...;\nAction: " behind <bos>.
+    # xvla: the sentence between <s> and </s>.
     prompt: str = "smolvla"
     state_in_prompt: str = "none"  # none | unpadded | padded: to max_state_dim with zeros (LeRobot <= 0.4.4)
     padded_side: str = "left_top"  # left_top | centre: where an image of another shape is padded
@@ -200,6 +201,34 @@ class ConventionsConfig:
             raise ConfigError(
                 f"conventions.state_in_prompt {self.state_in_prompt!r} needs prompt 'pi05'; got {self.prompt!r}"
             )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DavitConfig:
+    """Sizes of Florence-2's vision tower, one number per stage where there are several."""
+
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (1, 1, 9, 1)
+    heads: tuple[int, ...] = (8, 16, 32, 64)
+    groups: tuple[int, ...] = (8, 16, 32, 64)
+    window: int = 12
+    positions: int = 50  # rows and columns in the table of positions
+    frames: int = 100  # rows of the table of frame times
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class XvlaConfig:
+    """Sizes of X-VLA beyond those that all families have: there text is its encoder, expert its action transformer."""
+
+    davit: DavitConfig = DavitConfig()
+    text_positions: int = 4096
+    heads: int = 16  # of the action transformer
+    domains: int = 30  # robots with weights of their own
+    domain: int = 0  # the one that this policy is for
+    soft_prompts: int = 32
+    time_width: int = 32
+    max_length: int = 512  # positions of the action transformer
+    views: int = 2  # cameras, absent ones included
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,11 +262,12 @@ class PolicyConfig:
     expert: ActionExpertConfig = ActionExpertConfig()
     sampler: SamplerConfig = SamplerConfig()
     conventions: ConventionsConfig = ConventionsConfig()
+    xvla: XvlaConfig | None = None  # of family xvla only
 
     def __post_init__(self) -> None:
         _one_of("language_padding", self.language_padding, LANGUAGE_PADDINGS)
         _positive("policy", chunk_size=self.chunk_size, num_steps=self.num_steps)
-        problems = [*self._camera_problems(), *self._size_problems()]
+        problems = [*self._camera_problems(), *self._size_problems(), *self._sampler_problems()]
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -262,15 +292,28 @@ class PolicyConfig:
             if not 0 < getattr(self, name) <= getattr(self, f"max_{name}"):
                 limit = getattr(self, f"max_{name}")
                 problems.append(f"{name} must be in 1..{limit}; got {getattr(self, name)}")
-        if self.text.depth % self.expert.depth:
+        if self.family != "xvla" and self.text.depth % self.expert.depth:
             problems.append(f"text.depth {self.text.depth} is not a multiple of expert.depth {self.expert.depth}")
+        shared = min(self.state_dim, self.action_dim)
+        if not all(0 <= joint < shared for joint in self.relative_actions):
+            problems.append(f"relative_actions must be in 0..{shared - 1}; got {self.relative_actions}")
+        if not 0 <= self.max_committed < self.chunk_size:
+            problems.append(f"max_committed must be in 0..{self.chunk_size - 1}; got {self.max_committed}")
+        return problems
+
+    def _sampler_problems(self) -> list[str]:
+        problems = []
         if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
         rows, columns = pool_shape(self.sampler.tokens)
+        if self.family == "xvla" and (self.max_committed or self.sampler.nested or self.early):
+            problems.append(
+                "xvla has neither max_committed, sampler.nested nor sampler.after_layer; expected 0, [], -1"
+            )
         if REDUCERS[self.sampler.kind].inside and self.family != "smolvla":
             problems.append(
-                f"reducer {self.sampler.kind} acts inside the language model, which only SmolVLA has here; the policy is "
-                f"{self.family}: choose grids, lattice, pool, learned, random or topk"
+                f"reducer {self.sampler.kind} acts inside the language model, which is done for SmolVLA only; "
+                f"the policy is {self.family}: choose grids, lattice, pool, learned, random or topk"
             )
         if self.sampler.layer >= self.text.depth or self.sampler.layer == 0:
             problems.append(f"sampler.layer must be in 1..{self.text.depth - 1} or -1; got {self.sampler.layer}")
@@ -281,11 +324,6 @@ class PolicyConfig:
             )
         if not -1 <= self.sampler.after_layer <= self.vision.depth:
             problems.append(f"sampler.after_layer must be in -1..{self.vision.depth}, got {self.sampler.after_layer}")
-        shared = min(self.state_dim, self.action_dim)
-        if not all(0 <= joint < shared for joint in self.relative_actions):
-            problems.append(f"relative_actions must be in 0..{shared - 1}; got {self.relative_actions}")
-        if not 0 <= self.max_committed < self.chunk_size:
-            problems.append(f"max_committed must be in 0..{self.chunk_size - 1}; got {self.max_committed}")
         return problems
 
     @property
@@ -315,9 +353,16 @@ class PolicyConfig:
         return self.sampler.kind == "grids" and self.sampler.after_layer >= 0
 
     @property
+    def noise_dim(self) -> int:
+        """Numbers per action step that denoising starts from; X-VLA's graphs carry the noise beside the actions."""
+        return self.max_action_dim * (2 if self.family == "xvla" else 1)
+
+    @property
     def vision_shape(self) -> tuple[int, int]:
         """Shape of one camera's result of the vision side: dense (T, C), or (K, C + 2) with (x, y), see early.py."""
         width = self.text.width
+        if self.family == "xvla":  # the mean of all cells comes first
+            return self.dense_tokens + 1, width
         return (self.sampler.tokens, width + 2) if self.early else (self.dense_tokens, width)
 
     @property

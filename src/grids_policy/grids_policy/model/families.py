@@ -23,9 +23,11 @@ from grids_policy.model.lerobot import CheckpointFiles
 from grids_policy.model.pi0 import checkpoint as pi0
 from grids_policy.model.pi0.network import Pi0, Pi0Cache
 from grids_policy.model.smolvla import PrefixCache, SmolVLA
+from grids_policy.model.xvla import checkpoint as xvla
+from grids_policy.model.xvla.network import Xvla, XvlaCache
 
-Policy = SmolVLA | Pi0
-Cache = PrefixCache | Pi0Cache
+Policy = SmolVLA | Pi0 | Xvla
+Cache = PrefixCache | Pi0Cache | XvlaCache
 
 
 def _one_release(config: PolicyConfig, release: str) -> PolicyConfig:
@@ -102,6 +104,17 @@ FAMILIES = (
     ),
     _pi("pi0", "pi0_new_line_processor", "MEAN_STD"),
     _pi("pi05", "pi05_prepare_state_tokenizer_processor_step", "QUANTILES"),
+    Family(
+        name="xvla",
+        types=("xvla", "grids_xvla"),
+        read_config=xvla.read_config,
+        write_config=xvla.write_config,
+        build=lambda config, _: Xvla(config),
+        key=xvla.lerobot_key,
+        settle=lambda weights, _, __: xvla.settle_weights(weights),
+        tokenizer_name=xvla.TOKENIZER_NAME,
+        prompt_step=xvla.DOMAIN_STEP,
+    ),
 )
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from grids_policy.model.families import Cache, Policy
+from grids_policy.model.xvla.network import Xvla
 
 REDUCTIONS = ("all_dims", "action_dims")
 
@@ -53,7 +54,10 @@ def draw(policy: Policy, batch: int, *, repeats: int = 1, generator: torch.Gener
     """Draw noise, time and, where the config has max_committed > 0, a number of committed steps 0..max_committed."""
     config, count = policy.config, batch * repeats
     noise = torch.randn(count, config.chunk_size, config.max_action_dim, generator=generator)
-    time = sample_time(count, generator)
+    if config.family == "xvla":  # spread over the batch, as LeRobot does
+        time = (torch.rand(1, generator=generator) + torch.arange(count) / count) % (1 - 1e-5)
+    else:
+        time = sample_time(count, generator)
     if config.max_committed == 0:
         return FlowDraw(noise, time)
     delay = torch.randint(0, config.max_committed + 1, (count,), generator=generator)
@@ -88,6 +92,8 @@ def velocity_errors(policy: Policy, cache: Cache, batch: TrainBatch, random: Flo
     time = random.time[:, None, None]
     x_t = time * random.noise + (1 - time) * clean
     time_row = policy.embed_time(random.time).unsqueeze(1)  # (R*B, 1, E)
+    if isinstance(policy, Xvla):  # it predicts the actions themselves
+        return (clean - policy.predict(x_t, time_row, cache)).square()
     committed = None if random.n_committed is None else clean
     velocity = policy.denoise_step(x_t, time_row, cache, committed, random.n_committed)
     return (random.noise - clean - velocity).square()

@@ -12,6 +12,7 @@ from grids_policy.model.layers import RmsNorm
 from grids_policy.model.pi0.network import AdaptiveNorm, GemmaNorm
 from grids_policy.model.reducers.early import EarlySampler
 from grids_policy.model.reducers.grids import GridSampler
+from grids_policy.model.xvla.network import Xvla
 
 _RESIDUAL = ("o_proj", "out_proj", "down_proj", "fc2")
 
@@ -25,6 +26,10 @@ def init_weights(policy: Policy, seed: int = 0) -> None:
         scale = (2 * max(depth, 1)) ** -0.5 if name.endswith(_RESIDUAL) else 1.0
         _init_module(module, scale, generator)
     # A std of 0.02 is too small beside patches of unit gain: after 150 steps the cube's position was 57 mm off, not 41.
+    if isinstance(policy, Xvla):
+        nn.init.normal_(policy.transformer.pos_emb, std=0.02, generator=generator)
+        init_sampler(policy, seed)
+        return
     nn.init.normal_(policy.vision.position_embedding.weight, std=0.2, generator=generator)
     nn.init.zeros_(policy.action_out_proj.weight)
     for module in policy.modules():

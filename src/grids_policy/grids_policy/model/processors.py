@@ -25,10 +25,11 @@ _RENAME, _TOKENIZE = "rename_observations_processor", "tokenizer_processor"
 _NORMALIZE, _UNNORMALIZE = "normalizer_processor", "unnormalizer_processor"
 _STATE_PROMPT = "pi05_prepare_state_tokenizer_processor_step"
 _RELATIVE, _ABSOLUTE = "relative_actions_processor", "absolute_actions_processor"
+_XVLA = ("xvla_image_to_float", "xvla_imagenet_normalize", "xvla_add_domain_id")
 _KNOWN = {
     PREPROCESSOR: (
         _RENAME, "to_batch_processor", "smolvla_new_line_processor", "pi0_new_line_processor", _STATE_PROMPT, _TOKENIZE,
-        "device_processor", _NORMALIZE, _RELATIVE,
+        "device_processor", _NORMALIZE, _RELATIVE, *_XVLA,
     ),
     POSTPROCESSOR: (_UNNORMALIZE, "device_processor", _ABSOLUTE),
 }  # fmt: skip
@@ -213,7 +214,7 @@ def with_relative_steps(processors: Processors, config: PolicyConfig) -> Process
     made = {name: {**p, "steps": [s for s in p["steps"] if s.get("registry_name") not in (_RELATIVE, _ABSOLUTE)]}
             for name, p in processors.items()}  # fmt: skip
     # A pi0 without the two steps looks like one of an older release, whose conventions are unknown (pi0/checkpoint.py).
-    wanted = bool(config.relative_actions) or config.family != "smolvla"
+    wanted = bool(config.relative_actions) or config.family in ("pi0", "pi05")
     if not wanted or not {PREPROCESSOR, POSTPROCESSOR} <= set(made):
         return made
     six = config.action_dim == len(JOINT_NAMES)
@@ -256,6 +257,9 @@ def processor_configs(
     }
     features = {**fields["input_features"], **fields["output_features"]}
     words = [_step(prompt_step, {}), _step(_TOKENIZE, tokenizer), device]
+    if config.xvla is not None:
+        images = [_step(name, {"domain_id": config.xvla.domain} if name == prompt_step else {}) for name in _XVLA]
+        words = [words[1], *images, device]
     first = [_step(_RENAME, {"rename_map": {}}), _step("to_batch_processor", {})]
     early = prompt_step == _STATE_PROMPT  # the prompt then contains the normalised state
     place = len(first) + (0 if early else len(words))

@@ -210,6 +210,10 @@ def run(reference: Reference, provider: StageProvider, write: Callable[[str], ob
 
 def build_providers(checkpoint: Checkpoint, *, torch_only: bool) -> list[StageProvider]:
     """The implementations that must agree with the reference: torch and, unless torch_only, ONNX."""
+    if checkpoint.config.family == "xvla":
+        from grids_policy.parity.xvla import XvlaOnnxStages, XvlaStages
+
+        return [XvlaStages(checkpoint), *([] if torch_only else [XvlaOnnxStages(checkpoint)])]
     from grids_policy.parity.torch import TorchStages  # imports this module, as the next one does
 
     providers: list[StageProvider] = [TorchStages(checkpoint)]

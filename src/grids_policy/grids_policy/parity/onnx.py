@@ -49,6 +49,22 @@ def reference_columns(config: PolicyConfig, *, slots: int, words: int) -> tuple[
     return ours, [*theirs, *range(start, start + words + last)]
 
 
+def open_graphs(
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions
+) -> dict[str, onnxruntime.InferenceSession]:
+    """Export the four graphs in float32 into `folder` and open them on the CPU."""
+    with warnings.catch_warnings():  # the converter warns about its own internals
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        write_graphs(checkpoint, options, folder, lambda _: None)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    return {
+        name: onnxruntime.InferenceSession(folder / f"{name}.onnx", settings, providers=providers) for name in GRAPHS
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class OnnxStages:
     """The exporter's graphs, in float32."""
@@ -68,30 +84,17 @@ class OnnxStages:
             raise OracleError(f"the reference has {len(frames)} cameras, the checkpoint {len(config.image_keys)}")
         sizes = [f"{n}={f.shape[2]}x{f.shape[1]}" for n, f in zip(self.checkpoint.cameras, frames, strict=True)]
         with tempfile.TemporaryDirectory() as folder:
-            sessions = self._sessions(Path(folder), ExportOptions(cameras=",".join(sizes)))
+            sessions = open_graphs(self.checkpoint, Path(folder), ExportOptions(cameras=",".join(sizes)))
             samples = [self._sample(sessions, reference, i) for i in range(len(frames[0]))]
         steps_first = ("denoise/x_traj", "denoise/v_traj")
         return {name: np.stack([one[name] for one in samples], name in steps_first) for name in samples[0]}
-
-    def _sessions(self, folder: Path, options: ExportOptions) -> dict[str, onnxruntime.InferenceSession]:
-        with warnings.catch_warnings():  # the converter warns about its own internals
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            write_graphs(self.checkpoint, options, folder, lambda _: None)
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        providers = ["CPUExecutionProvider"]
-        return {
-            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", settings, providers=providers)
-            for name in GRAPHS
-        }
 
     def _sample(self, sessions: dict[str, Any], reference: Reference, i: int) -> dict[str, np.ndarray]:
         """Every stage of sample i, without the batch axis."""
         config = self.checkpoint.config
         frames = {f"image_{n}": f[i] for n, f in zip(self.checkpoint.cameras, reference.frames, strict=True)}
-        images = _call(sessions["preprocess"], frames)["images"]
-        dense = _call(sessions["vision"], {"images": images})["dense"]
+        images = call(sessions["preprocess"], frames)["images"]
+        dense = call(sessions["vision"], {"images": images})["dense"]
         words = reference["pre/lang_tokens"].shape[1]
         fill = (0, config.tokenizer_max_length - words)
         observed = {
@@ -101,7 +104,7 @@ class OnnxStages:
             "tokens": np.pad(reference["pre/lang_tokens"][i], fill),
             "token_mask": np.pad(reference["pre/lang_masks"][i], fill),
         }
-        cache = _call(sessions["prefix"], observed)
+        cache = call(sessions["prefix"], observed)
         found = {}
         for camera in range(len(config.image_keys)):
             found[f"pre/image{camera + 1}"] = images[camera]
@@ -140,7 +143,7 @@ class OnnxStages:
         }
 
         def step(x: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
-            out = _call(sessions["denoise_step"], {"x": x, "step": np.array(index), **none, **kept})
+            out = call(sessions["denoise_step"], {"x": x, "step": np.array(index), **none, **kept})
             return out["x_next"], out["actions"]
 
         found, x, trajectory, velocities = {}, noise, [], []
@@ -161,7 +164,7 @@ class OnnxStages:
         return found
 
 
-def _call(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def call(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run one graph on the inputs it still has (unused ones are dropped at export)."""
     known = {entry.name for entry in session.get_inputs()}
     names = [entry.name for entry in session.get_outputs()]

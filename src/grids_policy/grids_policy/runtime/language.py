@@ -14,7 +14,7 @@ from grids_policy.model.normalize import Normalizer
 from grids_policy.runtime.bundle import TOKENIZER, BundleError, LanguageSettings
 
 TOKENIZER_CONFIG = "tokenizer_config.json"  # of transformers; bundles do not need it
-_PAD_IDS = {"smolvla": 2}  # <|im_end|> of SmolVLM2; of all others <pad>, 0
+_PAD_IDS = {"smolvla": 2, "xvla": 1}  # <|im_end|> of SmolVLM2, <pad> of BART; of all others <pad>, 0
 _USUAL_SIDES = {"smolvla": "left"}  # of SmolVLM2's tokenizer; of all others right
 _USUAL_LENGTH = 48  # stored beside the truncation side, which cannot be stored without a length; `encode` replaces it
 _BINS = np.linspace(-1, 1, 257)[:-1]  # pi0.5 names the state by 256 bins
@@ -112,6 +112,8 @@ def prompt_text(sentence: str, language: LanguageSettings, state: np.ndarray | N
             if state is None:
                 raise ValueError("the prompt of this policy contains the state; expected one, got none")
             return f"Task: {clean}, State: {state_words(state, language)};\nAction: "
+        case "xvla":
+            return sentence
         case "openpi":
             return f"{clean}\n"
         case _:
@@ -128,7 +130,7 @@ def encode(
     length = language.tokenizer_max_length
     tokenizer.no_padding()  # tokenizer.json may contain padding and truncation; those of `language` apply instead
     _cut(tokenizer, length, language.truncation)
-    special = language.prompt != "smolvla"  # <bos>
+    special = language.prompt != "smolvla"  # <bos>, or <s> and </s>
     ids = tokenizer.encode(prompt_text(sentence, language, state), add_special_tokens=special).ids
     tokens = np.full(length, language.pad_id, np.int64)
     tokens[: len(ids)] = ids

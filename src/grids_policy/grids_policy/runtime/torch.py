@@ -62,8 +62,9 @@ class TorchRuntime(AbstractRuntime):
         outputs.actions[:] = self._denoise(cache, inputs).numpy()
         outputs.coordinates[:] = cache.coords[0].numpy()
         outputs.retention[:] = cache.retention[0].reshape(outputs.retention.shape).numpy()
+        cells = self._spec.grid_height * self._spec.grid_width  # X-VLA has their mean in front of them
         if not self._spec.early:
-            outputs.self_similarity[:] = self_similarity(self._dense[0]).numpy()
+            outputs.self_similarity[:] = self_similarity(self._dense[0, :, -cells:]).numpy()
         marks.append(time.perf_counter())
         return {stage: after - before for stage, before, after in zip(STAGES, marks, marks[1:], strict=False)}
 

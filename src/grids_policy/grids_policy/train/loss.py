@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from grids_policy.model.config import PolicyConfig
+from grids_policy.model.config import ConfigError, PolicyConfig
 from grids_policy.model.families import Cache, Policy
 from grids_policy.model.flow import FlowDraw, TrainBatch, draw, reduce_errors, velocity_errors
 from grids_policy.model.normalize import Normalizer
 from grids_policy.model.reducers.reading import cell_coords
+from grids_policy.model.xvla.network import Xvla
 from grids_policy.train.config import AugmentConfig, LossConfig
 from grids_policy.train.features import black_features
 from grids_policy.train.feed import RawBatch
@@ -35,6 +36,9 @@ def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
     """
     looked = batch.images if batch.images.ndim == 4 else policy.look(batch.images)
     dense = policy.to_sampler(looked)
+    if isinstance(policy, Xvla):
+        cache = policy.encode_dense(dense, *batch[1:5])
+        return dense[:, :, 1:], cache.context[:, 0], cache
     sampled = policy.sampler(dense)
     readable = batch.image_mask
     if batch.kept is not None:
@@ -122,6 +126,8 @@ class PolicyLoss(nn.Module):
         self.policy, self.loss = policy, loss
         labels = statistics.get("labels.mean", torch.zeros(0))
         auxiliary = bool(loss.auxiliary) and len(labels) > 0
+        if auxiliary and policy.config.family == "xvla":
+            raise ConfigError(f"loss.auxiliary: X-VLA has no auxiliary heads; expected 0, got {loss.auxiliary:g}")
         self.head = nn.Linear(policy.config.text.width, len(labels)) if auxiliary else None
         self.slots = SlotHead(policy.config, len(labels)) if auxiliary else None
         if self.head is not None:
@@ -167,6 +173,9 @@ class BatchMaker:
         self, policy: Policy, state: Normalizer, action: Normalizer, augment: AugmentConfig, loss: LossConfig
     ) -> None:
         self.policy, self.state, self.action = policy, state, action
+        for name in ("gain", "colour", "offset", "camera_drop"):
+            if policy.config.family == "xvla" and getattr(augment, name):
+                raise ConfigError(f"augment.{name} is for images from -1 to 1, which X-VLA has not; expected 0")
         self.augment, self.loss = augment, loss
 
     def __call__(self, raw: RawBatch, generator: torch.Generator, *, training: bool) -> tuple:

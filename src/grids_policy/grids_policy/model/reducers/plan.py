@@ -37,7 +37,7 @@ def recycled(dropped: int) -> tuple[int, int]:
 
 
 def split(count: int) -> tuple[int, int, int]:
-    """EfficientVLA: of K tokens, key tokens, further relevant ones, diverse ones. The paper: 56 with 4 to 8 key ones."""
+    """EfficientVLA: of K tokens, key tokens, further relevant ones, diverse ones. In the paper 4 to 8 of 56 are key."""
     key = max(1, count // 8)
     relevant = round(RELEVANT_SHARE * (count - key))
     return key, relevant, count - key - relevant
