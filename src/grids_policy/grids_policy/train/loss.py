@@ -30,7 +30,7 @@ class Losses(NamedTuple):
 
 
 def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
-    """Encode an observation: the sampler's input, hidden state of the prefix (B, P, C) and the cache.
+    """Encode an observation: the sampler's input, hidden state (B, C) of a token that sees all others, and the cache.
 
     The sampler's input is dense tokens (B, N, T, C); see `SmolVLA.to_sampler` for sampling inside the vision tower.
     """
@@ -145,12 +145,6 @@ class PolicyLoss(nn.Module):
         if self.head is None or self.slots is None:
             zero = flow.new_zeros(())
             return Losses(flow, flow.detach(), zero, zero.reshape(1)[:0])
-<<<<<<< HEAD
-        # The state token, or where the prefix has none the first word, which attends to all tokens too.
-        last = batch.image_mask.shape[1] * policy.config.image_tokens
-        last += batch.token_mask.shape[1] if policy.config.family == "smolvla" else 0
-=======
->>>>>>> 9a786a8 (reducers: FastV, SparseVLM, EfficientVLA, LightVLA and ADP inside the language model; per-layer prefix lengths)
         target = (labels - self.label_mean) / self.label_std
         state_error = self.head(state).float() - target
         shown = batch.token_mask.unsqueeze(-1)

@@ -46,6 +46,7 @@ class Pi0Prefix(NamedTuple):
     visible: Tensor  # (B, P, P) bool, [i, j] True where token i may attend to token j
     positions: Tensor  # (B, P) integers as float32, because TensorRT's CumSum takes no integers
     state: Tensor  # (B, Z, E)
+    layout: Layout
 
 
 class Pi0Cache(NamedTuple):
@@ -225,7 +226,10 @@ class Pi0(nn.Module):
         embeddings = torch.cat((sampled.flatten(1, 2), self.embed_words(tokens).to(sampled.dtype)), 1)
         pad = torch.cat((image_mask.flatten(1), token_mask), 1)
         visible = pad[:, :, None] & pad[:, None, :]  # (B, P, P)
-        return Pi0Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1, self.embed_state(state))
+        cameras, each, words = sampled.shape[1], sampled.shape[2], tokens.shape[1]
+        images = tuple((n * each, each) for n in range(cameras))
+        layout = Layout(images, (cameras * each, words), cameras * each, cameras * each + words)
+        return Pi0Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1, self.embed_state(state), layout)
 
     def embed_state(self, state: Tensor) -> Tensor:
         """State tokens (B, Z, E) of normalised states (B, state_dim)."""
@@ -250,9 +254,8 @@ class Pi0(nn.Module):
         hidden = trace[-1]
         if to_end:
             hidden, _ = self.language.norm(hidden)
-        length, pad = hidden.shape[1], prefix.pad
-        layout = Layout((), (0, length), length - 1, length)
-        found = Tokens(hidden, pad, prefix.positions, prefix.visible, (), pad, layout)
+        pad = prefix.pad
+        found = Tokens(hidden, pad, prefix.positions, prefix.visible, (), pad, prefix.layout)
         return Encoded(keys, values, [pad] * len(keys), hidden, found)
 
     def trace_prefix(self, prefix: Pi0Prefix, *, to_end: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -26,13 +26,16 @@ from grids_policy.model.reducers.interface import Sampled
 from grids_policy.model.reducers.plan import Stage
 from grids_policy.model.reducers.reading import cell_coords
 
+# Of scores that may not count: exp() of it is 0, and with any score it is finite in fp16 on a GPU.
+MASKED = -30000.0
+
 
 class Layout(NamedTuple):
     """Where the sequence has what; all numbers are known at export."""
 
     images: tuple[tuple[int, int], ...]  # (first, count) of every camera's tokens
     words: tuple[int, int]  # (first, count)
-    last: int  # the token that sees all others: the state token, where there is one
+    last: int  # a real token that sees all others: the state token, or where there is none the first word
     length: int
 
     def shortened(self, counts: Sequence[int]) -> Layout:
@@ -85,7 +88,7 @@ def products(heads: Heads, rows: tuple[int, int]) -> Tensor:
 def attention(found: Tokens, heads: Heads, rows: tuple[int, int]) -> Tensor:
     """Attention weights (B, r, P) of the rows (first, count), mean over the heads."""
     visible = found.visible[:, None, rows[0] : rows[0] + rows[1]]
-    scores = torch.where(visible, products(heads, rows), torch.finfo(torch.float32).min)
+    scores = torch.where(visible, products(heads, rows), MASKED)
     return scores.softmax(-1).mean(1)
 
 
@@ -175,9 +178,16 @@ class AbstractPruner(nn.Module, ABC):
         """The sequence from layer `stage.layer` on; `heads` as in the text of this file."""
 
     def shown(self, dense: Tensor, found: Tokens) -> Sampled:
-        """What displays show: the cells that reach the last layer, the shorter lists filled with their last cell."""
-        most = max(index.shape[1] for index in found.cells)
-        index = torch.stack([_filled(cells, most) for cells in found.cells], 1)  # (B, N, K)
+        """What displays show: the cells that reach the last layer, the shorter lists filled with their last cell.
+
+        Of an absent camera, of whose tokens nothing can be said, the first cells.
+        """
+        most, shown = max(index.shape[1] for index in found.cells), []
+        for camera, cells in enumerate(found.cells):
+            real = of_camera(found.pad, found, camera).any(-1, keepdim=True)
+            first = torch.arange(cells.shape[1], device=cells.device)
+            shown.append(_filled(torch.where(real, cells, first), most))
+        index = torch.stack(shown, 1)  # (B, N, K)
         features = dense.gather(2, index.unsqueeze(-1).expand(*index.shape, dense.shape[-1]))
         return Sampled(features, features, self.cells[index])
 

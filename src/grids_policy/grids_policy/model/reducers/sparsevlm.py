@@ -7,6 +7,7 @@ from torch import Tensor
 
 from grids_policy.model.reducers.plan import Stage, recycled
 from grids_policy.model.reducers.pruning import (
+    MASKED,
     AbstractPruner,
     Heads,
     Tokens,
@@ -29,7 +30,7 @@ def raters(images: Tensor, words: Tensor, image_pad: Tensor, word_pad: Tensor) -
     embeddings.
     """
     product = (images @ words.transpose(-1, -2)).float()
-    share = torch.where(word_pad[:, None], product, torch.finfo(torch.float32).min).softmax(-1)
+    share = torch.where(word_pad[:, None], product, MASKED).softmax(-1)
     real = image_pad.unsqueeze(-1).float()
     weight = (share * real).sum(1) / real.sum(1).clamp(min=1)  # (B, L)
     mean = (weight * word_pad).sum(-1, keepdim=True) / word_pad.sum(-1, keepdim=True).clamp(min=1)
