@@ -14,7 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from grids_common.errors import GridsError
 from grids_policy.model.reducers.catalogue import REDUCERS
-from grids_policy.model.reducers.plan import Stage, prune_plan
+from grids_policy.model.reducers.plan import Stage, pool_shape, prune_plan
+from grids_policy.model.xvla.config import XvlaConfig
 
 SAMPLER_KINDS = tuple(REDUCERS)
 LANGUAGE_PADDINGS = ("max_length", "longest")
@@ -36,12 +37,6 @@ def _positive(owner: str, **fields: float) -> None:
     for name, value in fields.items():
         if not value > 0:
             raise ConfigError(f"{owner}.{name} must be positive; got {value!r}")
-
-
-def pool_shape(count: int) -> tuple[int, int]:
-    """Rows and columns of `count` equal rectangles, as square as their number allows."""
-    rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
-    return rows, count // rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,34 +196,6 @@ class ConventionsConfig:
             raise ConfigError(
                 f"conventions.state_in_prompt {self.state_in_prompt!r} needs prompt 'pi05'; got {self.prompt!r}"
             )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DavitConfig:
-    """Sizes of Florence-2's vision tower, one number per stage where there are several."""
-
-    widths: tuple[int, ...] = (256, 512, 1024, 2048)
-    depths: tuple[int, ...] = (1, 1, 9, 1)
-    heads: tuple[int, ...] = (8, 16, 32, 64)
-    groups: tuple[int, ...] = (8, 16, 32, 64)
-    window: int = 12
-    positions: int = 50  # rows and columns in the table of positions
-    frames: int = 100  # rows of the table of frame times
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class XvlaConfig:
-    """Sizes of X-VLA beyond those that all families have: there text is its encoder, expert its action transformer."""
-
-    davit: DavitConfig = DavitConfig()
-    text_positions: int = 4096
-    heads: int = 16  # of the action transformer
-    domains: int = 30  # robots with weights of their own
-    domain: int = 0  # the one that this policy is for
-    soft_prompts: int = 32
-    time_width: int = 32
-    max_length: int = 512  # positions of the action transformer
-    views: int = 2  # cameras, absent ones included
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -426,6 +393,7 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
         "tokenizer_max_length": 200,
         "conventions": ConventionsConfig("pi05", "unpadded", "centre"),
     },
+    "xvla": {"family": "xvla", "conventions": ConventionsConfig("xvla"), "self_attn_every": 1},
 }
 
 PARTS = {
@@ -452,6 +420,9 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         if len(kinds) != len(value):
             raise ConfigError(f"{where}: expected {len(kinds)} values, got {value!r}")
         return tuple(_typed(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    part = next((k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k)), None)
+    if part is not None and isinstance(value, dict):
+        return part_from_dict(part, value, where)
     if kind not in (bool, int, float, str):
         return _tuples(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -490,12 +461,8 @@ def sampler_from_text(text: str) -> SamplerConfig:
     kind, colon, tokens = head.partition(":")
     fields: dict[str, Any] = {"kind": "dense" if kind == "none" else kind}
     try:
-        if colon:
-            fields["tokens"] = int(tokens)
-        for option in options:
-            name, sign, value = option.partition("=")
-            if not sign:
-                raise ValueError(f"{option!r} is no FIELD=VALUE")
+        for option in [f"tokens={tokens}"] * bool(colon) + options:
+            name, _, value = option.partition("=")
             fields[name] = json.loads(value) if value[:1].isdigit() or value in ("true", "false") else value
     except ValueError as error:
         raise ConfigError(

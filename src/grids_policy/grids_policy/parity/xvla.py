@@ -151,7 +151,13 @@ class XvlaOnnxStages:
         words = reference["pre/lang_tokens"][i]
         present = np.ones(len(images), bool)
         state = reference["in/state_raw"][i]
-        seen = {"dense": dense, "present": present, "state": state, "tokens": words, "token_mask": np.ones(len(words), bool)}
+        seen = {
+            "dense": dense,
+            "present": present,
+            "state": state,
+            "tokens": words,
+            "token_mask": np.ones(len(words), bool),
+        }
         cache = call(sessions["prefix"], seen)
         size, trajectory = config.max_action_dim, []
         x = np.tile(reference["in/noise"][i], (1, 2))

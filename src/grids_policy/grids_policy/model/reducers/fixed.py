@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from grids_policy.model.config import SamplerConfig, pool_shape
+from grids_policy.model.config import SamplerConfig
 from grids_policy.model.reducers.interface import Sampled
+from grids_policy.model.reducers.plan import pool_shape
 from grids_policy.model.reducers.reading import cell_coords, lattice, read_points, sample_matmul
 
 

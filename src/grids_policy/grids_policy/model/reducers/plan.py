@@ -7,6 +7,7 @@ l at full length: the lengths differ from layer to layer, and all of them are kn
 from __future__ import annotations
 
 import dataclasses
+import math
 
 # SparseVLM's code, for LLaVA's 576 tokens and 32 layers: tokens kept behind layers 2, 6 and 15, by mean number.
 SPARSEVLM_LAYERS, SPARSEVLM_TOKENS, SPARSEVLM_DEPTH = (2, 6, 15), 576, 32
@@ -14,6 +15,12 @@ SPARSEVLM_TABLES = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26)
 ADP_SHARES = (0.4, 0.6)  # of the budget, for the main and the wrist camera
 FASTV_LAYER = 2
 RELEVANT_SHARE = 0.5  # EfficientVLA's alpha: of the tokens beyond the key tokens
+
+
+def pool_shape(count: int) -> tuple[int, int]:
+    """Rows and columns of `count` equal rectangles, as square as their number allows."""
+    rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+    return rows, count // rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,12 +14,11 @@ from grids_policy.model.config import (
     ActionExpertConfig,
     ConfigError,
     ConventionsConfig,
-    DavitConfig,
     PolicyConfig,
     TextConfig,
     VisionConfig,
-    XvlaConfig,
 )
+from grids_policy.model.xvla.config import DavitConfig, XvlaConfig
 
 TOKENIZER_NAME = "facebook/bart-large"
 DOMAIN_STEP = "xvla_add_domain_id"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from grids_policy.model.config import DavitConfig
+from grids_policy.model.xvla.config import DavitConfig
 
 
 class ConvEmbed(nn.Module):

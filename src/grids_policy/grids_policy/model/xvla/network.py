@@ -34,7 +34,7 @@ from grids_policy.model.config import PolicyConfig, TextConfig
 from grids_policy.model.layers import split_heads
 from grids_policy.model.preprocess import fit_image
 from grids_policy.model.reducers.build import build_sampler
-from grids_policy.model.reducers.interface import Sampled, retention_map
+from grids_policy.model.reducers.interface import Sampled, retained
 from grids_policy.model.xvla.davit import Davit, FlorenceProjector
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -245,9 +245,7 @@ class Xvla(nn.Module):
         del token_mask
         domain = self.domains(len(state)) if domain is None else domain
         sampled = self.sample_tokens(dense)
-        cells = dense[:, :, 1:]
-        off = self.training or self.config.sampler.kind == "dense"
-        retention = dense.new_ones(cells.shape[:3]) if off else retention_map(cells, sampled.features)
+        retention = retained(self.config, dense[:, :, 1:], sampled.features, training=self.training)
         context = self.embed_context(sampled.tokens, image_mask, tokens, domain)
         proprio = F.pad(state, (0, self.config.max_state_dim - state.shape[-1]))
         return XvlaCache(context, proprio, sampled.coords, retention, domain)
