@@ -39,6 +39,7 @@ from grids_policy.export.cli import PRECISIONS
 from grids_policy.model.config import PolicyConfig, SamplerConfig
 from grids_policy.model.smolvla import ActionExpert, SmolVLA
 from grids_policy.runtime.engines.base import EngineOptions
+from grids_policy.runtime.engines.table import NAMES
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -46,7 +47,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or models/untrained's")
     parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
-    parser.add_argument("--engines", default="torch,onnx", help="torch, onnx")
+    parser.add_argument(
+        "--engines", default="torch,onnx", help=f"torch; onnx: what auto takes; by name: {', '.join(NAMES)}; none"
+    )
     parser.add_argument(
         "--onnx-tokens", default="dense,16,16@4", help="variants to export (a minute or two each, kept)"
     )
@@ -94,7 +97,10 @@ def build_variants(arguments: argparse.Namespace, config: PolicyConfig, report) 
     base = random_policy(config)
     report(f"{sum(p.numel() for p in base.parameters()) / 1e6:.1f} M random weights ready")
     folders = list(arguments.bundle)
-    if "onnx" in engines:
+    named = [word for word in engines if word not in ("torch", "none")]
+    if unknown := [word for word in named if word not in ("onnx", *NAMES)]:
+        raise ValueError(f"--engines: expected torch, onnx, {', '.join(NAMES)}, got {unknown[0]!r}")
+    if named:
         for sampler in _samplers(arguments.onnx_tokens):
             for precision in arguments.precisions.split(","):
                 folder, export_s = cached_bundle(with_sampler(base, sampler), precision, arguments.cache, report)
@@ -105,11 +111,12 @@ def build_variants(arguments: argparse.Namespace, config: PolicyConfig, report) 
             policy = with_sampler(base, sampler)
             for batch in (int(b) for b in arguments.batches.split(",")):
                 variants += _variants_that_fit(policy, batch, device, report)
-    options = EngineOptions(threads=arguments.threads)
-    for folder in folders:
-        began = time.monotonic()
-        variants.append(OnnxVariant(folder, options))
-        notes.setdefault(folder.name, {})["load_s"] = time.monotonic() - began
+    for engine in named or ["onnx"]:
+        options = EngineOptions(engine="auto" if engine == "onnx" else engine, threads=arguments.threads)
+        for folder in folders:
+            began = time.monotonic()
+            variants.append(OnnxVariant(folder, options))
+            notes.setdefault(folder.name, {}).setdefault("load_s", {})[engine] = time.monotonic() - began
     return variants, notes
 
 

@@ -33,6 +33,8 @@ from grids_policy.runtime.base import STAGES, PolicyOutputs
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.onnx import OnnxRuntime
 
+_CALIBRATED_ON = 4  # random observations; the scales of random weights only have to be plausible
+
 TORCH_MODES = ("eager", "compile", "graph", "compile+graph")
 
 
@@ -168,6 +170,8 @@ class OnnxVariant:
         engine = self._runtime.provider.removesuffix("ExecutionProvider")
         self.precision = bundle.precision
         self.label = f"onnx {engine} {bundle.precision}"
+        if self._runtime.precision:
+            self.label += f" in {self._runtime.precision}"
         self._inputs = random_inputs(bundle, 300, 0)
         self._outputs = PolicyOutputs.empty(bundle)
 
@@ -192,7 +196,12 @@ def cached_bundle(policy: SmolVLA, precision: str, root: Path, report: Callable[
     report(f"exporting {sampler_name(policy.config.sampler)}, {precision} (kept in {folder})")
     began = time.monotonic()
     checkpoint = random_checkpoint(policy, root)
-    if precision != "fp32" and (full / bundles.MANIFEST).is_file():
+    if precision == "int8-static":
+        cached_bundle(policy, "fp32", root, report)
+        bundle = bundles.read_manifest(full)
+        random = [random_inputs(bundle, 300, seed) for seed in range(_CALIBRATED_ON)]
+        reduce_bundle(checkpoint, full, folder, precision, report, observations=random)
+    elif precision != "fp32" and (full / bundles.MANIFEST).is_file():
         reduce_bundle(checkpoint, full, folder, precision, report)
     else:
         export_bundle(checkpoint, folder, ExportOptions(precision=precision, instruction="bench"), report)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +47,9 @@ from grids_policy.model.trained_on import USUAL_FPS
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.base import PolicyInputs
 from grids_policy.runtime.bundle import Bundle, StoredUnits
+from grids_policy.runtime.engines.machine import this_machine
+from grids_policy.runtime.engines.openvino import OpenVinoEngine
+from grids_policy.runtime.engines.table import choose
 from grids_policy.runtime.language import copy_tokenizer
 
 
@@ -133,6 +136,8 @@ def export_bundle(
     refuse_precision(options.precision, options.observations)
     if options.rtx_for:
         load_builder()  # refuse before the long part
+    if options.also_on:
+        choose(options.also_on, this_machine(), (bundles.CPU,))
     options = dataclasses.replace(options, name=options.name or folder.name)
     with _replace_when_complete(folder) as partial:
         copy_tokenizer(checkpoint.tokenizer, partial / bundles.TOKENIZER)
@@ -144,7 +149,7 @@ def export_bundle(
         held_out, changed = reduce_graphs(
             partial, values, report, precision=options.precision, observations=options.observations, beside=folder
         )
-        _pass_gate(checkpoint, partial, values | changed, report, held_out)
+        _pass_gate(checkpoint, partial, values | changed, report, held_out, also_on=options.also_on)
         if options.rtx_for:
             seal_engines(partial, options.rtx_for, report)
     return bundles.read_manifest(folder)
@@ -152,7 +157,7 @@ def export_bundle(
 
 def reduce_bundle(
     checkpoint: Checkpoint, source: Path, folder: Path, precision: str, report: Callable[[str], None] = lambda _: None,
-    *, observations: Path | None = None,
+    *, observations: Path | Sequence[PolicyInputs] | None = None,
 ) -> Bundle:  # fmt: skip
     """Write a bundle of lower precision from the checkpoint's fp32 bundle `source`, with the same gates.
 
@@ -203,6 +208,8 @@ def _pass_gate(
     values: dict[str, Any],
     report: Callable[[str], None],
     recorded: list[PolicyInputs],
+    *,
+    also_on: str = "",
 ) -> None:
     """Write policy.json as not passed, compare, write it again with the result. Raises ExportError when a gate fails.
 
@@ -214,6 +221,11 @@ def _pass_gate(
     report(f"parity: {parity}")
     if not parity["passed"]:
         raise ExportError(f"the exported graphs differ from the torch model, nothing was written: {parity}")
+    if also_on:
+        parity[also_on] = other = run_gate(checkpoint, partial, values["precision"], recorded, also_on)
+        report(f"parity on {also_on}: {other}")
+        if not other["passed"]:
+            raise ExportError(f"{also_on} differs from the torch model, nothing was written: {other}")
     bundles.seal(partial, {**values, "parity": parity})
 
 
@@ -277,8 +289,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="how a missing camera may be replaced: mask, black, mask,black or none",
     )
     parser.add_argument(
-        "--engine", choices=BUILDABLE, help="also build engines ahead of time; needs no GPU (docs/hardware.md)"
-    )
+        "--engine", choices=(*BUILDABLE, OpenVinoEngine.name),
+        help="rtx: also build engines ahead of time, which needs no GPU (docs/hardware.md); openvino: the parity gate "
+        "runs on it too",
+    )  # fmt: skip
     parser.add_argument(
         "--for", dest="built_for", metavar="LIST",
         help="compute capabilities to build --engine for: 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50); default: 8.6",
@@ -303,9 +317,10 @@ def main(argv: list[str] | None = None) -> int:
         modes = tuple(m for m in arguments.missing_camera.split(",") if m and m != "none")
         if bad := [m for m in modes if m not in ("mask", "black")]:
             raise ExportError(f"--missing-camera: expected mask, black or none, got {bad[0]!r}")
-        if arguments.built_for is not None and not arguments.engine:
+        builds = arguments.engine in BUILDABLE
+        if arguments.built_for is not None and not builds:
             raise ExportError("--for: has no meaning without --engine rtx")
-        rtx_for = parse_capabilities(arguments.built_for or "8.6") if arguments.engine else ()
+        rtx_for = parse_capabilities(arguments.built_for or "8.6") if builds else ()
         checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
         if arguments.trained_with:
@@ -332,6 +347,7 @@ def main(argv: list[str] | None = None) -> int:
             observations=arguments.observations,
             provenance={"checkpoint": arguments.checkpoint.name},
             rtx_for=rtx_for,
+            also_on="" if builds else arguments.engine or "",
         )
         made = export_bundle(checkpoint, arguments.bundle, options, print_line)
     except (GridsError, ValueError, OSError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PRECISIONS = tuple(TOLERANCES)
 _EVERY = 8  # of the recorded observations, one is held out for the parity gate
 
 
-def refuse_precision(precision: str, observations: Path | None) -> None:
+def refuse_precision(precision: str, observations: Path | Sequence[PolicyInputs] | None) -> None:
     """Raises ExportError for an unknown precision, and for one that needs observations and has none."""
     if precision not in PRECISIONS:
         raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
@@ -29,12 +29,13 @@ def refuse_precision(precision: str, observations: Path | None) -> None:
 
 def reduce_graphs(
     partial: Path, values: dict[str, Any], report: Callable[[str], None],
-    *, precision: str, observations: Path | None, beside: Path,
+    *, precision: str, observations: Path | Sequence[PolicyInputs] | None, beside: Path,
 ) -> tuple[list[PolicyInputs], dict[str, Any]]:  # fmt: skip
     """Convert the fp32 graphs in `partial` in place; returns the fields of policy.json that follow from it.
 
-    values: the other fields. With `observations` the values inside are measured first, reported, written to
-    `beside`.ranges.json and judged; some of the observations are held out and returned. Raises ExportError.
+    values: the other fields. observations: where they are recorded, or themselves. With them the values inside are
+    measured first, reported, written to `beside`.ranges.json and judged; some of them are held out and returned. Raises
+    ExportError.
     """
     ranges: list[Range] = []
     held_out: list[PolicyInputs] = []
@@ -42,17 +43,20 @@ def reduce_graphs(
     if observations is not None:
         draft = {**values, "precision": "fp32", "runs_on": [bundles.CPU], "parity": {"passed": False}}
         bundle = bundles.seal(partial, draft, gated=False)
-        recorded = read_observations(observations, partial, bundle)
+        source = Path("given to the exporter")
+        if isinstance(observations, Path):
+            source, observations = observations, read_observations(observations, partial, bundle)
+        recorded = list(observations)
         held_out = recorded[_EVERY - 1 :: _EVERY] or recorded[-1:]
         recorded = [inputs for i, inputs in enumerate(recorded) if i % _EVERY != _EVERY - 1]
         ranges = measure_ranges(partial, bundle, recorded)
         path = beside.with_name(f"{beside.name}.ranges.json")
-        write_report(ranges, path, str(observations), len(recorded))
+        write_report(ranges, path, str(source), len(recorded))
         for line in table(ranges):
             report(line)
         report(f"{len(ranges)} tensors over {len(recorded)} observations, all of them in {path}")
         refuse_overflow(ranges, precision)
-        provenance["measured_on"] = {"source": observations.name, "observations": len(recorded)}
+        provenance["measured_on"] = {"source": source.name, "observations": len(recorded)}
     elif precision not in ("fp32", "int8"):
         report(f"{precision} without --ranges: whether values overflow fp16 was not measured on recorded observations")
     for name in bundles.GRAPHS:

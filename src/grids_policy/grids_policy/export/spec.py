@@ -28,7 +28,8 @@ class ExportOptions:
 
     fps: action steps per second. name: of the bundle. per_camera: one vision call per camera, so that tokens can be
     reused. noise_scale: 0 to 1. missing_camera: how a missing camera may be replaced. provenance: added to policy.json.
-    rtx_for: compute capabilities for which engines are built and sealed into the bundle.
+    rtx_for: compute capabilities for which engines are built and sealed into the bundle. also_on: the parity gate runs on
+    this engine too.
     """
 
     precision: str = "fp32"
@@ -43,6 +44,7 @@ class ExportOptions:
     observations: Path | None = None  # recorded ones, for the scales of int8-static and the limits of fp16
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     rtx_for: tuple[str, ...] = ()
+    also_on: str = ""
 
 
 def _camera(name: str, key: str, width: int, height: int, config: PolicyConfig) -> BundleCamera:

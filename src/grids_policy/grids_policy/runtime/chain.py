@@ -46,8 +46,9 @@ class Chain(AbstractRuntime):
 
     @property
     def precision(self) -> str:
-        """What the graphs compute in, where that is not the bundle's precision; else empty."""
-        return self._graphs["vision"].precision
+        """What the engine computes in, where that is not the bundle's precision; else empty."""
+        found = self._graphs["vision"].precision
+        return "" if found == self._bundle.precision else found
 
     def _bound(self, graph: str, renamed: dict[str, str]) -> Callable[[], None]:
         """`graph` on the tensors of the same (or renamed) names."""

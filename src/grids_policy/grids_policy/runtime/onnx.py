@@ -58,7 +58,7 @@ class OnnxRuntime(AbstractRuntime):
         self._chain, built = self._first_that_starts(choice.engines, reasons)
         if not keep_reference:
             self._free_reference()
-        computes = f" computed in {self._chain.precision}" if self._chain.precision else ""
+        computes = f" computed in {self.precision}" if self.precision else ""
         self.note = (
             f"engine {self._chain.provider}, {self._options.threads} threads, {self._bundle.precision}{computes}"
         )
@@ -174,6 +174,11 @@ class OnnxRuntime(AbstractRuntime):
     def provider(self) -> str:
         """Name of the engine in use, as published."""
         return self._chain.provider
+
+    @property
+    def precision(self) -> str:
+        """What the engine computes in, where that is not the bundle's precision; else empty."""
+        return self._chain.precision
 
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
         return self._chain.infer(inputs, outputs)

@@ -93,7 +93,20 @@ def test_a_bundle_takes_its_turn_with_torch(toy, untrained):
     rows = bench.measure(variants, 2, lambda _: None)
     assert rows[0]["label"] == "onnx CPU fp32"
     assert rows[0]["sampler"] == "16"
-    assert notes["untrained"]["load_s"] > 0
+    assert notes["untrained"]["load_s"]["onnx"] > 0
+
+
+def test_engines_are_measured_by_name_on_every_bundle_and_precision(toy, tmp_path):
+    words = "--size small --engines cpu,openvino --onnx-tokens 4 --precisions fp32,int8-static --threads 1 --rounds 2"
+    arguments = bench.parse_arguments([*words.split(), "--cache", str(tmp_path)])
+    variants, notes = bench.build_variants(arguments, toy, lambda _: None)
+    labels = [row["label"] for row in bench.measure(variants, 2, lambda _: None)]
+    assert labels[:2] == ["onnx CPU fp32", "onnx CPU int8-static"]
+    assert labels[2].startswith("onnx OpenVINO fp32")
+    assert labels[3].startswith("onnx OpenVINO int8-static")
+    assert all(set(note["load_s"]) == {"cpu", "openvino"} for note in notes.values())
+    with pytest.raises(ValueError, match=r"--engines: expected torch, onnx, .*, got 'quantum'"):
+        bench.build_variants(bench.parse_arguments(["--size", "small", "--engines", "quantum"]), toy, lambda _: None)
 
 
 def test_sampler_words_are_an_inverse_pair_and_nonsense_is_refused():

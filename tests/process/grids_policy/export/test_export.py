@@ -140,6 +140,27 @@ def test_reduced_precisions_stay_within_their_gates(exported, tmp_path, reduced)
         assert "MatMulInteger" in nodes
 
 
+def test_with_engine_openvino_the_gate_runs_there_too_and_refuses(exported, tmp_path, monkeypatch):
+    made, _ = exported
+    options = ExportOptions(also_on="openvino")
+    parity = export_bundle(made, tmp_path / "bundle", options).parity
+    assert parity["passed"]
+    assert parity["engine"] == "CPUExecutionProvider"
+    assert parity["openvino"]["engine"] == "OpenVINO"
+    assert parity["openvino"]["passed"]
+    assert parity["openvino"]["actions_tolerance_std"] == gate.TOLERANCES["fp16"][0]
+    real = gate.compare_on
+
+    def skewed(runtime, reference, observations):
+        errors = real(runtime, reference, observations)
+        return dataclasses.replace(errors, actions_max_std=9.0) if runtime.provider == "OpenVINO" else errors
+
+    monkeypatch.setattr(gate, "compare_on", skewed)
+    with pytest.raises(ExportError, match="openvino differs from the torch model, nothing was written"):
+        export_bundle(made, tmp_path / "other", options)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_failed_gate_leaves_nothing_behind(exported, tmp_path, monkeypatch):
     monkeypatch.setitem(gate.TOLERANCES, "fp32", (1e-12, 1e-12))
     # The graphs of the finished export stand in for a second export of ten seconds.

@@ -56,3 +56,17 @@ def test_a_square_reaches_its_root_without_passing_through_a_half(halved):
             chain.append(next(made_by[name] for name in chain[-1].input if name in made_by))
         assert [link.op_type for link in chain] == ["Sqrt", "Add", "ReduceMean", "Pow", "Cast"]
         assert chain[-1].attribute[0].i == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("reduced", ["fp16", "int8", "int8-weights", "int8-static"])
+@pytest.mark.parametrize("graph", ["vision", "prefix", "denoise_step"])
+def test_every_node_stands_behind_those_it_reads(tmp_path, graph, reduced):
+    path = tmp_path / f"{graph}.onnx"
+    shutil.copy(UNTRAINED / path.name, path)
+    products = [node.input[0] for node in onnx.load(str(path)).graph.node if node.op_type in ("MatMul", "Gemm")]
+    precision.convert(path, reduced, dict.fromkeys(products, 3.0))
+    converted = onnx.load(str(path)).graph
+    known = {value.name for value in (*converted.input, *converted.initializer)}
+    for node in converted.node:
+        assert not {name for name in node.input if name} - known, f"{node.name} comes before what it reads"
+        known |= set(node.output)
