@@ -35,10 +35,28 @@ def convert(path: Path, precision: str, largest: Mapping[str, float] | None = No
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    kept = _copy_constant_outputs(model.graph)
     before, single = {node.name for node in model.graph.node}, single_nodes(model)
-    halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=single)
+    halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=[*single, *kept])
     _join_casts(halved.graph, before)
     return halved
+
+
+def _copy_constant_outputs(graph: onnx.GraphProto) -> list[str]:
+    """Put an Identity before each output that is a constant; the converter would cast a value that nothing computes.
+
+    The coordinates of plain SmolVLA's tokens are one. Returns the names of the new nodes, which the converter may not touch.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    added = []
+    for output in (value.name for value in graph.output if value.name in constants):
+        constants[output].name = f"{output}_constant"
+        for node in graph.node:
+            for i, name in enumerate(node.input):
+                node.input[i] = f"{output}_constant" if name == output else name
+        graph.node.append(onnx.helper.make_node("Identity", [f"{output}_constant"], [output], f"{output}_copy"))
+        added.append(f"{output}_copy")
+    return added
 
 
 def _join_casts(graph: onnx.GraphProto, before: set[str]) -> None:

@@ -44,6 +44,22 @@ def test_angles_keep_every_bit_while_products_are_halved(halved):
     assert 1e-5 < np.abs(got[2] - expected[2]).max() < 0.1
 
 
+def test_an_output_that_is_a_constant_is_kept(tmp_path):
+    """As the coordinates of plain SmolVLA's tokens, which depend on nothing."""
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Mul", ["x", "fixed"], ["y"], "mul")]
+    fixed = onnx.numpy_helper.from_array(np.float32([[0.1, 0.2]]), "fixed")
+    ends = [value("fixed", onnx.TensorProto.FLOAT, [1, 2]), value("y", onnx.TensorProto.FLOAT, [1, 2])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", onnx.TensorProto.FLOAT, [1, 2])], ends, [fixed])
+    path = tmp_path / "prefix.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), str(path))
+    precision.convert(path, "fp16")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    got, product = session.run(None, {"x": np.float32([[2, 3]])})
+    np.testing.assert_allclose(got, [[0.1, 0.2]], rtol=1e-3)
+    np.testing.assert_allclose(product, [[0.2, 0.6]], rtol=1e-3)
+
+
 def test_a_square_reaches_its_root_without_passing_through_a_half(halved):
     """By structure and not by value: a CPU has no half kernels and so hides an overflow at 256 squared."""
     graph = onnx.load(str(halved)).graph
