@@ -45,7 +45,8 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 def _copy_constant_outputs(graph: onnx.GraphProto) -> list[str]:
     """Put an Identity before each output that is a constant; the converter would cast a value that nothing computes.
 
-    The coordinates of plain SmolVLA's tokens are one. Returns the names of the new nodes, which the converter may not touch.
+    The coordinates of plain SmolVLA's tokens are one. Returns the names of the new nodes, to be left
+    alone by the converter.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     added = []

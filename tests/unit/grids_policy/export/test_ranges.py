@@ -1,0 +1,106 @@
+"""Magnitudes inside the graphs over recorded observations, and what is refused because of them."""
+
+import json
+
+import numpy as np
+import pytest
+from repository import ROOT
+
+pytest.importorskip("onnx")
+
+from grids_policy.export.cameras import ExportError
+from grids_policy.export.observations import read_observations
+from grids_policy.export.ranges import Range, measure_ranges, refuse_overflow, table, write_report
+from grids_policy.runtime.agreement import random_inputs
+from grids_policy.runtime.bundle import read_manifest
+from grids_policy.train.cache import CacheSpec, EpisodeFrames, ShardWriter
+
+UNTRAINED = ROOT / "models" / "untrained"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return read_manifest(UNTRAINED)
+
+
+def test_the_largest_value_of_every_product_is_found(bundle):
+    before = sorted(path.name for path in UNTRAINED.iterdir())
+    one, two = random_inputs(bundle, 300, 0), random_inputs(bundle, 300, 2)
+    ranges = measure_ranges(UNTRAINED, bundle, [one, two])
+    assert sorted(path.name for path in UNTRAINED.iterdir()) == before, "nothing is left in the bundle"
+    assert {r.graph for r in ranges} == {"preprocess", "vision", "prefix", "denoise_step"}
+    assert [r.largest for r in ranges] == sorted((r.largest for r in ranges), reverse=True)
+    assert ranges[0].largest < 20_000, "scores behind a mask of -30000 are left out"
+    assert all(0 < r.rms <= r.largest for r in ranges if r.largest)
+    images = {r.tensor: r.largest for r in ranges if r.graph == "vision"}["images"]
+    assert images == pytest.approx(1.0), "the images, -1 to 1, are the input of the first product"
+    alone = {(r.graph, r.tensor): r.largest for r in measure_ranges(UNTRAINED, bundle, [one])}
+    assert all(r.largest >= alone[r.graph, r.tensor] for r in ranges)
+
+
+def test_no_observation_is_an_error(bundle):
+    with pytest.raises(ExportError, match="at least one recorded observation"):
+        measure_ranges(UNTRAINED, bundle, [])
+
+
+def test_half_precision_is_refused_within_eight_times_of_its_end():
+    far, near = Range("prefix", "Add", "add_1", 8187.0, 1.0), Range("prefix", "Add", "add_2", 8189.0, 1.0)
+    refuse_overflow([far], "fp16")
+    refuse_overflow([near], "fp32")
+    for kind in ("fp16", "int8-weights", "int8-static"):
+        with pytest.raises(ExportError, match=r"below 8188.*got 8189 from Add add_2 of prefix.*export fp32"):
+            refuse_overflow([near, far], kind)
+
+
+def test_the_report_names_the_largest_first(tmp_path):
+    ranges = [Range("prefix", "Add", "add_1", 655.04, 2.0), Range("vision", "Conv", "conv", 2.0, 0.5)]
+    lines = table(ranges, 1)
+    assert len(lines) == 2
+    assert lines[1].split() == ["prefix", "Add", "add_1", "655", "100"]
+    write_report(ranges, tmp_path / "b.ranges.json", "frames", 3)
+    written = json.loads((tmp_path / "b.ranges.json").read_text())
+    assert (written["source"], written["observations"], len(written["ranges"])) == ("frames", 3, 2)
+
+
+def frames(folder, images: int = 6):
+    """One shard of training frames at another size than the bundle's cameras."""
+    spec = CacheSpec(30.0, 1, (24, 32), ("front", "wrist"), tuple("abcdef"), (), ())
+    writer, level = ShardWriter(spec), np.arange(images, dtype=np.uint8)
+    shown = np.broadcast_to(level[:, None, None, None] * 40, (images, 24, 32, 3)).copy()
+    state = np.tile(level[:, None] / 10, (1, 6)).astype(np.float32)
+    writer.append(
+        EpisodeFrames(
+            "stack it", "stack", 0, {"front": shown, "wrist": 255 - shown}, state, state, np.ones(images, bool),
+            np.zeros((images, 0), np.float32), np.zeros((images, 2, 0, 2), np.float32), np.ones(images, np.float32),
+        )
+    )  # fmt: skip
+    writer.write(folder)
+    return folder
+
+
+def test_observations_of_training_frames_have_the_bundles_size_and_units(bundle, tmp_path):
+    found = read_observations(frames(tmp_path / "frames"), UNTRAINED, bundle, 3)
+    assert len(found) == 3
+    assert [inputs.frames[0].shape for inputs in found] == [(240, 320, 3)] * 3
+    assert [int(inputs.frames[0].mean()) for inputs in found] == [0, 80, 200]
+    np.testing.assert_allclose([inputs.state[0] for inputs in found], [0, 0.2, 0.5], atol=1e-6)
+    assert not np.array_equal(found[0].noise, found[1].noise)
+
+
+def test_observations_of_a_bag_pair_the_cameras_and_joints_of_one_moment(bundle, tmp_path):
+    from synthetic_bag import record
+
+    bag = record(tmp_path / "bag", 1.0)
+    found = read_observations(bag, UNTRAINED, bundle, 4)
+    assert len(found) == 4
+    assert {frame.shape for inputs in found for frame in inputs.frames} == {(240, 320, 3)}
+    assert len({inputs.state.tobytes() for inputs in found}) == 4, "the arm moves"
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["missing", "empty"])
+def test_what_is_no_recording_is_said_in_one_sentence(bundle, tmp_path, made):
+    path = tmp_path / "nothing"
+    if made:
+        path.mkdir()
+    with pytest.raises(ExportError, match=r"nothing: cannot be used.*a bag, a LeRobot dataset or training frames"):
+        read_observations(path, UNTRAINED, bundle)
