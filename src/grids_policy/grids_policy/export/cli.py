@@ -136,6 +136,11 @@ def export_bundle(
     refuse_precision(options.precision, options.observations)
     if options.rtx_for:
         load_builder()  # refuse before the long part
+        if options.precision == "int8":
+            usable = ", ".join(name for name in PRECISIONS if name != "int8")
+            raise ExportError(
+                f"--engine rtx: expected a precision that GPUs take ({usable}), got int8, made for processors"
+            )
     if options.also_on:
         choose(options.also_on, this_machine(), (bundles.CPU,))
     options = dataclasses.replace(options, name=options.name or folder.name)

@@ -23,6 +23,7 @@ from grids_policy.runtime.engines import rtx
 
 BUILDABLE = (rtx.RtxEngine.name,)
 _INSTALL = "rm -f .grids/engines.inputs; bash requirements/setup.sh dev"
+_HEADER_BYTES = 64  # IRuntime.engine_header_size
 _LARGEST_BYTES = 1_900_000_000  # an EPContext model is a protobuf, of at most 2 GB
 
 
@@ -102,16 +103,19 @@ def write_context_model(path: Path, source: Path, engine: bytes, capabilities: t
         domain="com.microsoft",
         embed_mode=1,
         ep_cache_context=engine,
-        compute_capability=",".join(capabilities),
+        hardware_architecture=",".join(capabilities),
         onnx_model_filename=source.name,
         partition_name=source.stem,
         ep_sdk_version=rtx.LIBRARY.split()[-1],
-        main_context=1,
+        ep_context_op_domain="com.microsoft",
+        main_context=0,
         source=rtx.PROVIDER,
     )
     made = onnx.helper.make_graph([node], source.stem, graph.input, graph.output)
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
     model = onnx.helper.make_model(made, opset_imports=opsets, ir_version=10)
+    # The plug-in lets its library judge the engine's header before it reads the rest.
+    onnx.helper.set_model_props(model, {f"ep_compatibility_info.{rtx.PROVIDER}": engine[:_HEADER_BYTES].hex()})
     path.write_bytes(model.SerializeToString())
 
 

@@ -36,7 +36,7 @@ DEMO = ROOT / "models" / "demo-checkpoint"
 CONFIG = PolicyConfig(
     image_hw=((48, 64), (64, 48)), resize_hw=(64, 64), chunk_size=6, num_steps=4, tokenizer_max_length=5,
     vision=VisionConfig(64, 8, 32, 1, 2, 64, shuffle=2),
-    text=TextConfig(32, 2, 4, 2, 8, 64, vocab=300), expert=ActionExpertConfig(24, 2, 48),
+    text=TextConfig(32, 2, 4, 2, 8, 64, vocab=320), expert=ActionExpertConfig(24, 2, 48),
     sampler=SamplerConfig("grids", 4, hidden=32, coord_hidden=16),
 )  # fmt: skip
 
@@ -80,6 +80,9 @@ def test_an_engine_file_is_one_node_with_the_graphs_own_inputs_and_outputs(built
         assert values["source"] == b"NvTensorRTRTXExecutionProvider"
         size = trt.Runtime(trt.Logger(trt.Logger.ERROR)).engine_header_size
         assert len(values["ep_cache_context"]) > size
+        (entry,) = model.metadata_props
+        assert entry.key == "ep_compatibility_info.NvTensorRTRTXExecutionProvider"
+        assert entry.value == values["ep_cache_context"][:size].hex(), "what the plug-in writes there itself"
         assert values["ep_cache_context"][1:4] == b"trt", "the library's own mark"
 
 
@@ -90,12 +93,25 @@ def test_a_bundle_of_lower_precision_does_not_keep_the_engines_of_the_other(buil
     assert not list((tmp_path / "fp16").glob("*.rtx.onnx"))
 
 
-def test_a_graph_that_the_library_refuses_is_named_and_nothing_is_left(built, tmp_path):
-    checkpoint, _ = built
-    with pytest.raises(ExportError, match=r"\.onnx: TensorRT-RTX cannot build it: node .*") as error:
-        export_bundle(checkpoint, tmp_path / "int8", ExportOptions(precision="int8", rtx_for=("8.6",)))
+def test_a_precision_for_processors_is_refused_before_the_export_begins(tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    assert main([str(DEMO), str(tmp_path / "out"), "--engine", "rtx", "--precision", "int8"]) == 1
+    assert "--engine rtx: expected a precision that GPUs take (fp32, fp16, int8-weights" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_the_library_refuses_is_named_with_the_node(tmp_path):
+    trt = pytest.importorskip("tensorrt_rtx")
+    make, kinds = onnx.helper, onnx.TensorProto
+    graph = make.make_graph(
+        [make.make_node("NonZero", ["x"], ["y"], name="where")], "vision",
+        [make.make_tensor_value_info("x", kinds.FLOAT, [4])],
+        [make.make_tensor_value_info("y", kinds.INT64, [1, None])],
+    )  # fmt: skip
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 20)]), tmp_path / "vision.onnx")
+    with pytest.raises(ExportError, match=r"vision\.onnx: TensorRT-RTX cannot build it: node where: .*") as error:
+        engines.build(trt, tmp_path / "vision.onnx", ("8.6",), engines.quiet_logger(trt))
     assert "\n" not in str(error.value)
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("int8")]
 
 
 @pytest.mark.parametrize(

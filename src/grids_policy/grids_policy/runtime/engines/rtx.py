@@ -11,6 +11,7 @@ source; not run on a card by the maintainers.
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from grids_policy.runtime.bundle import GRAPHS, Bundle, BundleError, built_name, verify_built
@@ -25,6 +26,7 @@ PROVIDER = "NvTensorRTRTXExecutionProvider"
 # Compute capability -> oldest driver, from the plug-in's source: RTX 30, RTX 40, RTX 50.
 DRIVERS = {"8.6": "555.85", "8.9": "555.85", "12.0": "570.00"}
 INSTALL = "rm -f .grids/rtx.inputs; bash requirements/setup.sh runtime"
+_REFUSED = "THE BUNDLE'S BUILT ENGINES ARE REFUSED ({}); new ones are built from its ONNX graphs"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -78,9 +80,8 @@ class RtxEngine(AbstractEngine):
         from grids_policy.runtime.engines.ort import open_sessions, session_options
 
         device = _device()
-        built = usable_engines(folder, bundle, find_gpu(), options.say)
 
-        def make(path: Path) -> ort.InferenceSession:
+        def make(path: Path, *, ahead: bool) -> ort.InferenceSession:
             graph = path.stem
             settings = session_options(options)
             provider_options = {"enable_cuda_graph": "1", "nv_persistent_context_memory": "1"}
@@ -88,13 +89,16 @@ class RtxEngine(AbstractEngine):
                 provider_options["nv_runtime_cache_path"] = str(cache / graph)
             settings.add_provider_for_devices([device], provider_options)
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            if built:
-                return ort.InferenceSession(str(folder / built_name(graph, self.name)), settings)
-            return ort.InferenceSession(str(_compiled(path, cache, device)), settings)
+            source = folder / built_name(graph, self.name) if ahead else _compiled(path, cache, device)
+            return ort.InferenceSession(str(source), settings)
 
-        # Each session has a runtime and an engine of its own, so they load side by side; builds take turns inside.
-        workers = len(GRAPHS) if built else 1
-        return open_sessions(folder, self.provider, make, workers, "cuda", whole=True)
+        # Each session has a runtime and an engine of its own, so they load side by side; builds take turns.
+        if usable_engines(folder, bundle, find_gpu(), options.say):
+            try:
+                return open_sessions(folder, self.provider, partial(make, ahead=True), len(GRAPHS), "cuda", whole=True)
+            except BundleError as error:  # the library has the last word on whether an engine fits
+                options.say(_REFUSED.format(error))
+        return open_sessions(folder, self.provider, partial(make, ahead=False), 1, "cuda", whole=True)
 
 
 def usable_engines(folder: Path, bundle: Bundle, gpu: Gpu | str, say: Callable[[str], None]) -> bool:
@@ -113,7 +117,7 @@ def usable_engines(folder: Path, bundle: Bundle, gpu: Gpu | str, say: Callable[[
         except BundleError as error:
             refusal = str(error)
     if refusal:
-        say(f"THE BUNDLE'S BUILT ENGINES ARE REFUSED ({refusal}); new ones are built from its ONNX graphs")
+        say(_REFUSED.format(refusal))
     else:
         say(f"engines built ahead of time for {', '.join(built.built_for)} with {built.library}")
     return refusal is None

@@ -136,6 +136,25 @@ def test_engines_that_do_not_fit_are_refused_aloud_and_the_bundle_still_runs(tmp
     assert OnnxRuntime(folder, EngineOptions(engine="cpu", threads=1)).bundle == bundle
 
 
+def test_engines_that_the_library_refuses_are_built_again_aloud(tmp_path, monkeypatch):
+    folder, said, opened = tmp_path / "bundle", [], []
+    bundle = sealed(folder)
+
+    def open_sessions(_folder, provider, make, workers, device, *, whole):
+        opened.append((make.keywords["ahead"], workers, whole))
+        if make.keywords["ahead"]:
+            raise BundleError("vision.onnx: onnxruntime cannot load it: Compiled model is not supported")
+        return {"built": "anew"}
+
+    monkeypatch.setattr("grids_policy.runtime.engines.ort.open_sessions", open_sessions)
+    monkeypatch.setattr(rtx, "_device", lambda: None)
+    monkeypatch.setattr(rtx, "find_gpu", lambda: CARD)
+    options = EngineOptions(threads=1, say=said.append)
+    assert rtx.RtxEngine().open(folder, bundle, options, tmp_path / "cache") == {"built": "anew"}
+    assert opened == [(True, 4, True), (False, 1, True)]
+    assert "ARE REFUSED (vision.onnx: onnxruntime cannot load it: Compiled model is not supported)" in said[-1]
+
+
 def test_engines_are_part_of_what_the_manifest_seals(tmp_path):
     folder = tmp_path / "bundle"
     sealed(folder)
