@@ -51,6 +51,7 @@ ROSDEP_KEYS = {
     "psutil": "python3-psutil",
     "pyarrow": None,
     "cv_bridge": "cv_bridge",
+    "pynvml": None,
     "pyrealsense2": None,
     "PIL": "python3-pil",
     "pytest": "python3-pytest",

@@ -115,7 +115,8 @@ def figure(report: dict[str, Any], path: Path) -> Path:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         ratio.set_ylabel("dense / GridS 16 (dotted)")
-    axes[0].legend(fontsize=7)
+    if axes[0].lines:  # neither dense nor 16 tokens: nothing to compare
+        axes[0].legend(fontsize=7)
     panels.suptitle(f"{report['device']}, {report['size']} size")
     panels.tight_layout()
     panels.savefig(path, dpi=120)

@@ -133,11 +133,19 @@ class TorchVariant:
         kind, dtype = self.device.kind, DTYPES[precision]
         self.policy = policy.to(kind, dtype)
         self.inputs = example_inputs(self.config, batch, kind, dtype)
-        self._stages = list(policy_stages(self.policy, self.inputs).values())
-        if "compile" in mode:
-            self._stages = [torch.compile(stage, dynamic=False) for stage in self._stages]
+        self._stages = self._compiled() if "compile" in mode else self._plain(self.policy)
         if "graph" in mode:
             self._stages = self._captured()
+
+    def _plain(self, policy: SmolVLA) -> list[Stage]:
+        return list(policy_stages(policy, self.inputs).values())
+
+    def _compiled(self) -> list[Stage]:
+        """Compiled stages; of denoising one step, because the compiler would write out all of them."""
+        stepped = copy.copy(self.policy)
+        stepped.denoise_step = torch.compile(self.policy.denoise_step, dynamic=False)
+        *stages, denoise = self._plain(stepped)
+        return [*(torch.compile(stage, dynamic=False) for stage in stages), denoise]
 
     @torch.no_grad()
     def _captured(self) -> list[Stage]:

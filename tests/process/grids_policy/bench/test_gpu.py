@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 from grids_policy.bench import gpu, timed  # noqa: E402
 from grids_policy.bench.device import CpuDevice  # noqa: E402
 from grids_policy.bench.gpu_report import problem, read_json  # noqa: E402
+from grids_policy.bench.variants import TorchVariant, random_policy  # noqa: E402
 from grids_policy.model.config import ActionExpertConfig, PolicyConfig, TextConfig, VisionConfig  # noqa: E402
 
 SHORT = "--device cpu --size small --threads 1 --runs 3 --seconds 0.1"
@@ -53,15 +54,15 @@ def run(words, out):
     return status, read_json(out / "gpu.json")
 
 
-def test_every_engine_that_exists_is_measured_and_every_other_has_its_reason(toy, tmp_path, capsys):
-    words = f"{SHORT} --samplers dense,4,4@1 --engines eager,graph,cuda,tensorrt,cpu --batches 1,2 --cache {tmp_path}/c"
-    status, report = run(words, tmp_path)
+def test_every_variant_is_measured_and_every_missing_engine_has_its_reason(toy, tmp_path, capsys):
+    status, report = run(f"{SHORT} --samplers dense,4,4@1 --engines eager,graph,cuda,tensorrt --batches 1,2", tmp_path)
     out = capsys.readouterr().out
     assert status == 0
     assert problem(json.loads(out.splitlines()[-1])) is None
     found = [(r["engine"], r["precision"], r["sampler"], r["batch"]) for r in report["rows"]]
-    torch_rows = [("eager", p, s, b) for p, b in (("fp32", 1), ("bf16", 1), ("fp32", 2)) for s in ("dense", "4", "4@1")]
-    assert found == [*torch_rows, *(("cpu", "fp32", s, 1) for s in ("dense", "4", "4@1"))]
+    assert found == [
+        ("eager", p, s, b) for p, b in (("fp32", 1), ("bf16", 1), ("fp32", 2)) for s in ("dense", "4", "4@1")
+    ]
     assert [entry["what"] for entry in report["left_out"]] == ["graph", "cuda", "tensorrt"]
     assert all(entry["reason"] for entry in report["left_out"])
     assert report["no_gpu"]
@@ -70,10 +71,21 @@ def test_every_engine_that_exists_is_measured_and_every_other_has_its_reason(toy
         assert row["from_peaks_s"]["total"] > 0
         assert "predicted_s" not in row
         assert 0 < row["seconds"]["total"]["p50"] <= row["seconds"]["total"]["p95"] <= row["seconds"]["total"]["p99"]
-    assert all(row["second_start_s"] > 0 for row in report["rows"] if row["engine"] == "cpu")
     assert (tmp_path / "gpu.png").stat().st_size > 5000
     assert gpu.main(["--markdown", str(tmp_path / "gpu.json")]) == 0
     assert capsys.readouterr().out.strip() == (tmp_path / "gpu.md").read_text(encoding="utf-8").strip()
+
+
+def test_a_bundle_of_the_users_is_measured_without_a_prediction(toy, tmp_path):
+    words = f"{SHORT} --engines cpu --samplers 4 --cache {tmp_path}/cache --bundle {ROOT}/models/untrained"
+    status, report = run(words, tmp_path)
+    assert status == 0
+    exported, users = report["rows"]
+    assert (exported["sampler"], exported["known"], exported["precision"]) == ("4", True, "fp32")
+    assert exported["from_peaks_s"]["total"] > 0
+    assert (users["sampler"], users["known"]) == ("untrained", False)
+    assert "from_peaks_s" not in users
+    assert all(row["second_start_s"] > 0 for row in report["rows"])
 
 
 def test_graphs_and_energy_of_a_card_come_into_the_rows(toy, tmp_path, monkeypatch):
@@ -96,6 +108,22 @@ def test_a_batch_that_does_not_fit_is_left_out_and_larger_ones_are_not_tried(toy
     (entry,) = report["left_out"]
     assert entry["what"] == "eager fp32 dense, batch 17179869184"
     assert entry["reason"].startswith("out of memory (")
+
+
+def test_compiled_stages_give_the_chunk_of_the_plain_ones(toy):
+    policy = random_policy(toy)
+    torch.compiler.reset()
+    plain, compiled = (TorchVariant(policy, 1, mode=mode) for mode in ("eager", "compile"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch._dynamo.config, "suppress_errors", False)
+        values = []
+        for variant in (plain, compiled):
+            value = None
+            with torch.no_grad():
+                for stage in variant._stages:
+                    value = stage(value)
+            values.append(value)
+    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-4)
 
 
 def test_a_variant_that_breaks_costs_one_line(toy, tmp_path, monkeypatch):
