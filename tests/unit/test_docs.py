@@ -151,6 +151,13 @@ def test_each_step_of_the_walks_names_a_function_that_exists():
     assert not missing
 
 
+def test_the_table_of_reducers_is_the_catalogue():
+    from grids_policy.model.reducers.catalogue import markdown
+
+    found, wanted = block(ROOT / "docs" / "models.md", "reducers", markdown())
+    assert found == wanted, STALE
+
+
 def test_the_papers_table_of_operations_is_the_counted_one():
     pytest.importorskip("torch")
     from grids_policy.bench.table1 import markdown

@@ -21,6 +21,7 @@ from grids_policy.model.config import ConfigError
 from grids_policy.model.families import Policy, build_policy, family_of
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.normalize import Normalizer, build_normalizer
+from grids_policy.model.reducers.lightvla import LightVla
 from grids_policy.model.reducers.nested import spread_tokens
 from grids_policy.model.trained_on import TrainedOn, refuse_impossible_statistics
 from grids_policy.runtime.language import load_tokenizer
@@ -260,7 +261,10 @@ class TrainingRun:
         """One update of the weights; returns the losses and the norm of the gradient before clipping."""
         config, number = self.config, self.progress.step
         batch = self.make(raw, seeded(config.seed, self.process.rank, number, 2), training=True)
-        rate = learning_rate(number, share_done(self.progress, config.optimiser), config.optimiser)
+        share = share_done(self.progress, config.optimiser)
+        if isinstance(reducer := self.module.policy.sampler, LightVla):
+            reducer.noise = 1.0 - share
+        rate = learning_rate(number, share, config.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self.autocast():

@@ -68,3 +68,20 @@ REDUCERS: dict[str, Reducer] = {
         inside=True,
     ),
 }  # fmt: skip
+
+
+def markdown() -> str:
+    """The table of docs/models.md."""
+    head = ("kind", "what", "paper", "where", "on any checkpoint", "train", "export, node", "models")
+    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for kind, known in REDUCERS.items():
+        rows.append(
+            f"| `{kind}` | {known.title} | {known.paper} | {known.place} | {'train first' if known.weights else 'yes'} "
+            f"| {'no' if known.no_training else 'yes'} | {'no' if known.no_export else 'yes'} "
+            f"| {'SmolVLA' if known.inside else 'all'} |"
+        )
+    notes = [f"* `{kind}`: {known.scaled}." for kind, known in REDUCERS.items() if known.scaled]
+    for kind, known in REDUCERS.items():
+        notes += [f"* `{kind}` is not exported: {known.no_export}."] if known.no_export else []
+        notes += [f"* `{kind}` is not trained with: {known.no_training}."] if known.no_training else []
+    return "\n".join([*rows, "", *notes])

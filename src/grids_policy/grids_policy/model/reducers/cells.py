@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grids_policy.model.config import SamplerConfig
 from grids_policy.model.reducers.interface import Sampled
-from grids_policy.model.reducers.reading import cell_coords
+from grids_policy.model.reducers.reading import cell_coords, coords_of
 
 
 class DenseSampler(nn.Module):
@@ -57,4 +57,4 @@ class CellSampler(nn.Module):
         index = self.choose(dense)
         spread = index.unsqueeze(-1).expand(*index.shape, dense.shape[-1])
         features = dense.gather(2, spread)  # (B, N, K, C)
-        return Sampled(features, features, self.cells[index])
+        return Sampled(features, features, coords_of(self.cells, index))

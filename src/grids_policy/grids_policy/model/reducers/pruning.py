@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from grids_policy.model.config import SamplerConfig
 from grids_policy.model.reducers.interface import Sampled
 from grids_policy.model.reducers.plan import Stage
-from grids_policy.model.reducers.reading import cell_coords
+from grids_policy.model.reducers.reading import cell_coords, coords_of
 
 # Of scores that may not count: exp() of it is 0, and with any score it is finite in fp16 on a GPU.
 MASKED = -30000.0
@@ -189,7 +189,7 @@ class AbstractPruner(nn.Module, ABC):
             shown.append(_filled(torch.where(real, cells, first), most))
         index = torch.stack(shown, 1)  # (B, N, K)
         features = dense.gather(2, index.unsqueeze(-1).expand(*index.shape, dense.shape[-1]))
-        return Sampled(features, features, self.cells[index])
+        return Sampled(features, features, coords_of(self.cells, index))
 
 
 def _filled(cells: Tensor, count: int) -> Tensor:

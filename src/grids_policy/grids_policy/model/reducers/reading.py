@@ -36,6 +36,11 @@ def cell_coords(grid: tuple[int, int], *, align_corners: bool) -> Tensor:
     return torch.stack((x, y), -1).reshape(-1, 2)
 
 
+def coords_of(cells: Tensor, index: Tensor) -> Tensor:
+    """Coordinates (.., 2) of cells (T, 2) at index (..,), without the GatherND that indexing becomes in a graph."""
+    return cells.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+
 def _axis_weights(position: Tensor, count: int, config: SamplerConfig) -> Tensor:
     """Interpolation weights along one axis: positions (..,) -> (.., count), at most two not 0."""
     if config.padding == "border":
