@@ -329,10 +329,11 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
             f"{path} has {size} tokens, the model {vocabulary} word embeddings: it is another model's; "
             f"copy that of {usual}"
         )
-    begin = tokenizer.token_to_id("<bos>")
-    if checkpoint.config.conventions.prompt != "smolvla" and tokenizer.encode("a").ids[:1] != [begin]:
+    prompt = checkpoint.config.conventions.prompt
+    first = "<s>" if prompt == "xvla" else "<bos>"
+    if prompt != "smolvla" and tokenizer.encode("a").ids[:1] != [tokenizer.token_to_id(first)]:
         raise CheckpointError(
-            f"{path} does not begin a sentence with <bos>, as this model needs: it is another model's; "
+            f"{path} does not begin a sentence with {first}, as this model needs: it is another model's; "
             f"copy that of {usual}"
         )
 
