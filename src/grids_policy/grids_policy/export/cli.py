@@ -38,7 +38,16 @@ from grids_policy.export.graphs import (
 from grids_policy.export.reduce import PRECISIONS, reduce_graphs, refuse_precision
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.export.tensorrt.gate import kinds_of_engines
-from grids_policy.model.checkpoint import Checkpoint, check_tokenizer, load_checkpoint, meaning_of, trained_with
+from grids_policy.model.checkpoint import (
+    WEIGHTS,
+    Checkpoint,
+    check_tokenizer,
+    load_checkpoint,
+    meaning_of,
+    trained_with,
+)
+from grids_policy.model.files import stored_in_16_bits
+from grids_policy.model.pi0.network import Pi0
 from grids_policy.model.reducers.catalogue import REDUCERS
 from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
 from grids_policy.model.reducers.choice import with_reducer
@@ -99,7 +108,8 @@ def write_graphs(
         "token_mask": torch.ones(config.tokenizer_max_length, dtype=torch.bool),
     }
     made = GRAPH_SETS[config.family]
-    prefix, names = made.prefix(policy, state).eval(), made.cache_names(config)
+    half = {"half": True} if made.halves and options.precision == "fp16" else {}
+    prefix, names = made.prefix(policy, state, **half).eval(), made.cache_names(config)
     with torch.no_grad():
         cache = dict(zip(names, prefix(*observed.values()), strict=False))
     stepped = {
@@ -115,7 +125,7 @@ def write_graphs(
         ("preprocess", PreprocessGraph(policy), frames, ["images"]),
         ("vision", made.vision(policy), {"images": pixels}, ["dense"]),
         ("prefix", prefix, observed, [*names, *observed_names(config)]),
-        ("denoise_step", made.step(policy, action), stepped, ["x_next", "actions"]),
+        ("denoise_step", made.step(policy, action, **half), stepped, ["x_next", "actions"]),
     ):
         began = time.monotonic()
         path = folder / f"{name}.onnx"
@@ -307,6 +317,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _load(arguments: argparse.Namespace) -> Checkpoint:
+    """The checkpoint; for fp16, weights stored in 16 bits stay so. Raises CheckpointError."""
+    folder = arguments.checkpoint
+    sixteen = arguments.precision == "fp16" and stored_in_16_bits(folder / WEIGHTS)
+    loaded = load_checkpoint(folder, identity_stats=arguments.identity_stats, bfloat16=sixteen)
+    if sixteen and isinstance(loaded.policy, Pi0):
+        loaded.policy.widen()
+    return loaded
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 the bundle is written, 1 refused or the parity gate failed (nothing is written)."""
     arguments = parse_arguments(argv)
@@ -326,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.built_for is not None and not builds:
             raise ExportError("--for: has no meaning without --engine rtx")
         rtx_for = parse_capabilities(arguments.built_for or "8.6") if builds else ()
-        checkpoint = load_checkpoint(arguments.checkpoint, identity_stats=arguments.identity_stats)
+        checkpoint = _load(arguments)
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
         if arguments.trained_with:
             checkpoint = trained_with(checkpoint, arguments.trained_with)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from grids_policy.export import graphs, pi0, xvla
 from grids_policy.model.config import PolicyConfig
-from grids_policy.model.normalize import Normalizer
 
 
 @dataclass(frozen=True)
@@ -21,15 +19,19 @@ class GraphSet:
     """vision(policy), prefix(policy, state), step(policy, action): modules.
 
     cache_names(config): the tensors between the last two, in order.
+
+    halves: both take half=True and then have float16 matrices and need no conversion, whose copies of several GB they
+    save; otherwise fp16 is made from the fp32 graph (precision.py).
     """
 
-    prefix: Callable[[Any, Normalizer], nn.Module]
-    step: Callable[[Any, Normalizer], nn.Module]
+    prefix: Callable[..., nn.Module]
+    step: Callable[..., nn.Module]
     cache_names: Callable[[PolicyConfig], list[str]]
-    vision: Callable[[Any], nn.Module] = graphs.VisionGraph
+    vision: Callable[..., nn.Module] = graphs.VisionGraph
+    halves: bool = False
 
 
-_PI0 = GraphSet(pi0.Pi0PrefixGraph, pi0.Pi0StepGraph, pi0.cache_names)
+_PI0 = GraphSet(pi0.Pi0PrefixGraph, pi0.Pi0StepGraph, pi0.cache_names, halves=True)
 GRAPH_SETS = {
     "smolvla": GraphSet(graphs.PrefixGraph, graphs.StepGraph, graphs.cache_names),
     "pi0": _PI0,

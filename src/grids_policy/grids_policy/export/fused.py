@@ -93,6 +93,21 @@ class FusedVisionBlock(nn.Module):
         return x + self.narrow(self.activation(self.widen(self.norm2(x))))
 
 
+class HalfLinear(nn.Linear):
+    """A linear layer that multiplies in the 16 bits of its weights, between inputs and outputs of 32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output (.., out_features) of x (.., in_features)."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+
+
+def halved(layer: nn.Linear) -> HalfLinear:
+    """A copy of a layer without bias, with float16 weights."""
+    made = HalfLinear(layer.in_features, layer.out_features, bias=False, device="meta")
+    made.weight = nn.Parameter(layer.weight.detach().to(torch.float16), requires_grad=False)
+    return made
+
+
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A linear layer that shares these weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from grids_policy.export.fused import grouped_attention, linear, rotate_heads
+from grids_policy.export.fused import grouped_attention, halved, linear, rotate_heads
 from grids_policy.export.masks import MASKED, positions_of
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles
@@ -38,9 +38,12 @@ def cache_names(config: PolicyConfig) -> list[str]:
 
 
 class FusedGemmaBlock(nn.Module):
-    """A language or expert layer on (T, width). keys_only: only keys and values are computed."""
+    """A language or expert layer on (T, width).
 
-    def __init__(self, block: GemmaBlock, head_dim: int, *, keys_only: bool = False) -> None:
+    keys_only: only keys and values are computed. half: matrices are float16, norms and residuals float32.
+    """
+
+    def __init__(self, block: GemmaBlock, head_dim: int, *, keys_only: bool = False, half: bool = False) -> None:
         super().__init__()
         attention = block.self_attn
         self.heads, self.head_dim = 0 if keys_only else attention.heads, head_dim
@@ -48,8 +51,12 @@ class FusedGemmaBlock(nn.Module):
         weights = [attention.k_proj.weight, attention.v_proj.weight]
         if not keys_only:
             weights = [attention.q_proj.weight * head_dim**-0.5, *weights]
-            self.out, self.mlp = attention.o_proj, block.mlp
-        self.project = linear(torch.cat(weights))
+            made = halved if half else _wide
+            self.out = made(attention.o_proj)
+            self.gate, self.up, self.down = (
+                made(getattr(block.mlp, f"{name}_proj")) for name in ("gate", "up", "down")
+            )
+        self.project = (halved if half else _wide)(linear(torch.cat(weights)))
         norms = [block.input_layernorm] + ([] if keys_only else [block.post_attention_layernorm])
         for name, norm in zip(("gain_in", "gain_mlp"), norms, strict=False):
             plain = isinstance(norm, GemmaNorm)
@@ -64,11 +71,15 @@ class FusedGemmaBlock(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor, gates: Sequence[Modulation] = ()) -> Tensor:
         """Residual of the attention output, then of the MLP; gates: of the two adaptive norms, () for plain ones."""
-        attended, mlp = self.out(attended), self.mlp
+        attended = self.out(attended)
         x = x + (attended * gates[0][2] if gates else attended)
         normed = normalise(x, self.eps, self.gain_mlp, gates[1] if gates else None)
-        hidden = mlp.down_proj(F.gelu(mlp.gate_proj(normed), approximate="tanh") * mlp.up_proj(normed))
+        hidden = self.down(F.gelu(self.gate(normed), approximate="tanh") * self.up(normed))
         return x + (hidden * gates[1][2] if gates else hidden)
+
+
+def _wide(layer: nn.Linear) -> nn.Linear:
+    return layer if layer.weight.dtype == torch.float32 else linear(layer.weight.to(torch.float32))
 
 
 def normalise(x: Tensor, eps: float, gain: Tensor | None, modulation: Modulation | None = None) -> Tensor:
@@ -80,11 +91,15 @@ def normalise(x: Tensor, eps: float, gain: Tensor | None, modulation: Modulation
 class Pi0PrefixGraph(nn.Module):
     """Sampler, sentence and language model: everything that depends on the observation but not on the noise."""
 
-    def __init__(self, policy: Pi0, state: Normalizer) -> None:
+    def __init__(self, policy: Pi0, state: Normalizer, *, half: bool = False) -> None:
         super().__init__()
-        self.policy, self.state, text = policy, state, policy.config.text
+        self.sampler, self.embed_state, self.state_tokens = policy.sampler, policy.embed_state, policy.state_tokens
+        self.config, self.state, text = policy.config, state, policy.config.text
+        kind = torch.float16 if half else torch.float32
+        self.words = nn.Embedding(0, 0)
+        self.words.weight = nn.Parameter(policy.language.embed_tokens.weight.detach().to(kind), requires_grad=False)
         self.layers = nn.ModuleList(
-            FusedGemmaBlock(layer, text.head_dim, keys_only=i == text.depth - 1)
+            FusedGemmaBlock(layer, text.head_dim, keys_only=i == text.depth - 1, half=half)
             for i, layer in enumerate(policy.language.layers)
         )
 
@@ -93,10 +108,9 @@ class Pi0PrefixGraph(nn.Module):
 
         Arguments as in `PrefixGraph.forward`.
         """
-        policy, config = self.policy, self.policy.config
-        dense = dense.unsqueeze(0)
-        sampled = policy.sampler(dense)
-        words = policy.language.embed_tokens(tokens) * math.sqrt(config.text.width)
+        config, dense = self.config, dense.unsqueeze(0)
+        sampled = self.sampler(dense)
+        words = self.words(tokens).to(torch.float32) * math.sqrt(config.text.width)
         images = sampled.tokens[0]  # (N, K, C)
         shown = present.unsqueeze(1).expand(-1, images.shape[1]).flatten()
         pad = torch.cat((shown, token_mask))
@@ -104,21 +118,21 @@ class Pi0PrefixGraph(nn.Module):
         seen = [sampled.coords[0], self._retention(dense, sampled.features)]
         if not config.early:
             seen.append(self_similarity(dense[0]))
-        count = policy.state_tokens + config.chunk_size
+        count = self.state_tokens + config.chunk_size
         angles = self._angles(pad.float().sum() + torch.arange(count))
-        if not policy.state_tokens:
+        if not self.state_tokens:
             return *ready, pad, *angles, *seen
         normalised = self.state.apply(state).to(torch.float32)
-        return *ready, pad, *angles, policy.embed_state(normalised.unsqueeze(0))[0], *seen
+        return *ready, pad, *angles, self.embed_state(normalised.unsqueeze(0))[0], *seen
 
     def _retention(self, dense: Tensor, features: Tensor) -> Tensor:
-        config = self.policy.config
+        config = self.config
         if config.sampler.kind == "dense" or config.early:  # dense: all is kept; early: no dense tokens to compare
             return torch.full((len(config.image_keys), config.dense_tokens), float(not config.early))
         return retention_map(dense, features)[0]
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.policy.config
+        config = self.config
         return rope_angles(positions, config.text.head_dim, rounded=config.conventions.rope_bfloat16)
 
     def _prefill(self, x: Tensor, pad: Tensor) -> list[Tensor]:
@@ -139,11 +153,13 @@ class Pi0PrefixGraph(nn.Module):
 class Pi0StepGraph(nn.Module):
     """One Euler step, and the chunk in the bundle's units (meaningful after the last step)."""
 
-    def __init__(self, policy: Pi0, action: Normalizer) -> None:
+    def __init__(self, policy: Pi0, action: Normalizer, *, half: bool = False) -> None:
         super().__init__()
         self.action, self.config, self.state_tokens = action, policy.config, policy.state_tokens
         config, leave = policy.config, policy.action_out_proj
-        self.layers = nn.ModuleList(FusedGemmaBlock(block, config.text.head_dim) for block in policy.expert.layers)
+        self.layers = nn.ModuleList(
+            FusedGemmaBlock(block, config.text.head_dim, half=half) for block in policy.expert.layers
+        )
         with torch.no_grad():
             self._fold_time(policy)
             self.register_buffer("leave", (policy.step_size * leave.weight).T.contiguous())  # (E, A)

@@ -23,6 +23,8 @@ def convert(path: Path, precision: str, largest: Mapping[str, float] | None = No
     if precision == "int8":
         to_dynamic(path)
         return
+    if precision == "fp16" and _has_halves(path):
+        return
     model = onnx.load(str(path))
     if precision == "int8-static":
         activations_to_int8(model, largest or {})
@@ -30,6 +32,12 @@ def convert(path: Path, precision: str, largest: Mapping[str, float] | None = No
     if precision != "fp16":
         weights_to_int8(model)
     save(model, path)
+
+
+def _has_halves(path: Path) -> bool:
+    """Whether the graph was exported with float16 weights."""
+    weights = onnx.load(str(path), load_external_data=False).graph.initializer
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in weights)
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

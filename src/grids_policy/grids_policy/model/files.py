@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -66,6 +67,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} {_damage(path)} ({error}); copy it again") from error
+
+
+def stored_in_16_bits(path: Path) -> bool:
+    """Whether most bytes of a safetensors file are bfloat16 or float16; False where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - no mapping
+            kinds = [(part.get_dtype(), math.prod(part.get_shape())) for part in slices]
+    except (SafetensorError, OSError):
+        return False
+    halved = sum(count for kind, count in kinds if kind in ("BF16", "F16"))
+    return 2 * halved > sum(count for _, count in kinds)
 
 
 def _damage(path: Path) -> str:

@@ -44,9 +44,7 @@ class OnnxRuntime(AbstractRuntime):
                 f"engine_device: only engine openvino has a choice of devices, got engine {options.engine!r}"
             )
         size = sum(file.bytes for file in self._bundle.files.values())
-        # Without kernels for 16 bits, a processor needs the weights in 32.
-        factor = 2.2 if self._bundle.precision == "fp16" else 1.2
-        require_memory(round(factor * size), f"{folder}", "close other programs, or export with --precision int8")
+        require_memory(round(1.2 * size), f"{folder}", "close other programs, or export with --precision int8")
         self._machine = this_machine()
         choice = choose(options.engine, self._machine, self._bundle.runs_on)
         threads = options.threads or default_threads(len(os.sched_getaffinity(0)))

@@ -153,6 +153,14 @@ class GemmaExpert(nn.Module):
         self.norm = (AdaptiveNorm if adaptive else GemmaNorm)(width, text.eps)
 
 
+class WideLinear(nn.Linear):
+    """A linear layer with 16-bit weights that computes in the type of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output (.., out_features) of x (.., in_features)."""
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
 class LinearConnector(nn.Module):
     """One linear layer: each patch becomes one token."""
 
@@ -185,10 +193,23 @@ class Pi0(nn.Module):
             self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
         self.action_out_proj = nn.Linear(width, config.max_action_dim)
         self.state_tokens = int(not self.adaptive)  # Z
+        self.wide = False
         self.step_size = -1.0 / config.num_steps
         times = torch.tensor([1.0 + i * self.step_size for i in range(config.num_steps)] + [0.0])
         # (num_steps + 1, E); the last row is flow time 0
         self.register_buffer("time_table", self.embed_time(times), persistent=False)
+
+    def widen(self) -> None:
+        """Compute in float32 with 16-bit weights, in place: the reference of an export, in half of the memory."""
+        for module in (*self.language.modules(), *self.expert.modules()):
+            if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
+                module.__class__ = WideLinear
+        self.wide = True
+
+    @property
+    def stream(self) -> torch.dtype:
+        """Type of the residual streams of language model and expert."""
+        return torch.float32 if self.wide else self.language.embed_tokens.weight.dtype
 
     def embed_time(self, time: Tensor) -> Tensor:
         """Embed flow times (..,), float32 in [0, 1], as (.., E)."""
@@ -214,7 +235,7 @@ class Pi0(nn.Module):
 
     def embed_words(self, tokens: Tensor) -> Tensor:
         """Word embeddings (B, L, C) of token ids (B, L)."""
-        embeddings = self.language.embed_tokens(tokens)
+        embeddings = self.language.embed_tokens(tokens).to(self.stream)
         return embeddings * torch.tensor(math.sqrt(self.config.text.width), dtype=embeddings.dtype)
 
     def embed_prefix(
@@ -261,7 +282,7 @@ class Pi0(nn.Module):
     def trace_prefix(self, prefix: Pi0Prefix, *, to_end: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Keys and values of each language layer, and the residual stream (B, P, C) before and behind each of them."""
         angles, layers = self.angles(prefix.positions), self.language.layers
-        x, keys, values = prefix.embeddings.to(self.language.embed_tokens.weight.dtype), [], []
+        x, keys, values = prefix.embeddings.to(self.stream), [], []
         trace = [x]
         for i, layer in enumerate(layers):
             normed, gate = layer.input_layernorm(x)

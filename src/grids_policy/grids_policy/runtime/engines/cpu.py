@@ -8,6 +8,8 @@ from grids_policy.runtime.engines.buffers import HostBuffers
 from grids_policy.runtime.engines.cache import Fingerprint
 from grids_policy.runtime.engines.machine import Machine
 
+_LARGE_BYTES = 2 << 30
+
 
 class CpuEngine(AbstractEngine):
     """Runs everywhere."""
@@ -34,9 +36,12 @@ class CpuEngine(AbstractEngine):
         from grids_policy.runtime.engines.ort import open_sessions, session_options
 
         settings = session_options(options)
+        # Products of 16-bit weights are computed in 32 bits. Folded, large ones would be kept in 32 bits too.
+        size = sum(file.bytes for file in bundle.files.values())
+        kept = ["ConstantFolding"] if bundle.precision == "fp16" and size > _LARGE_BYTES else []
 
         def make(path: Path) -> ort.InferenceSession:
-            return ort.InferenceSession(str(path), settings, providers=[self.provider])
+            return ort.InferenceSession(str(path), settings, providers=[self.provider], disabled_optimizers=kept)
 
         # Loading is mostly packing weights, which runs in parallel.
         return open_sessions(folder, self.provider, make, len(GRAPHS), "cpu")

@@ -1,0 +1,125 @@
+"""pi0 and pi0.5 through export, gates and the robot's runtime; the graphs against LeRobot's numbers."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from repository import ROOT
+from safetensors.torch import load_file, save_file
+
+from grids_data.units import RAD, units
+from grids_policy.export.cli import export_bundle, main
+from grids_policy.export.spec import ExportOptions
+from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
+from grids_policy.model.config import ActionExpertConfig, SamplerConfig, TextConfig, VisionConfig
+from grids_policy.model.families import build_policy
+from grids_policy.model.initialise import init_weights
+from grids_policy.model.pi0.checkpoint import pi0_config
+from grids_policy.parity.cli import compare, read_reference
+from grids_policy.parity.onnx import OnnxStages
+from grids_policy.runtime.bundle import load_bundle
+from grids_policy.runtime.inputs import prepare_inputs
+from grids_policy.runtime.language import SentenceEncoder
+
+DATA = ROOT / "tests" / "data" / "oracle"
+
+
+def small(family: str) -> Checkpoint:
+    config = pi0_config(
+        family, image_hw=((48, 64), (48, 64)), resize_hw=(56, 56), chunk_size=6, num_steps=2, tokenizer_max_length=60,
+        vision=VisionConfig(56, 14, 24, 1, 2, 40, shuffle=1), text=TextConfig(32, 2, 8, 1, 8, 48, 512, 1e-6),
+        expert=ActionExpertConfig(16, 2, 24), max_committed=2,
+        sampler=SamplerConfig("grids", 4, hidden=12, coord_hidden=6, align_corners=True, padding="border"),
+    )  # fmt: skip
+    policy = build_policy(config)
+    init_weights(policy, 0)
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(policy.action_out_proj.weight, std=0.3, generator=generator)
+    for name, weight in policy.named_parameters():
+        if "norm" in name and name.startswith("expert."):
+            torch.nn.init.normal_(weight, std=0.1, generator=generator)
+    statistics = {}
+    for feature in ("observation.state", "action"):
+        statistics |= {f"{feature}.mean": torch.zeros(6), f"{feature}.std": torch.full((6,), 0.4)}
+        statistics |= {f"{feature}.q01": torch.full((6,), -1.0), f"{feature}.q99": torch.full((6,), 1.0)}
+    mode = "QUANTILES" if family == "pi05" else "MEAN_STD"
+    raw = {"normalization_mapping": {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}}
+    return Checkpoint(policy.eval(), statistics, raw, tokenizer=DATA / "pi05_tiny" / "tokenizer.json")
+
+
+@pytest.fixture(scope="module", params=["pi0", "pi05"])
+def exported(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / request.param
+    options = ExportOptions(units=units(RAD), precision="fp16", cameras="front:front,wrist:wrist", per_camera=True)
+    return export_bundle(small(request.param), folder, options), folder
+
+
+def test_the_16_bit_graphs_pass_both_gates_and_the_bundle_says_what_it_is(exported):
+    bundle, folder = exported
+    assert bundle.parity["passed"]
+    assert bundle.parity["actions_max_std"] < 0.01
+    assert set(bundle.runs_on) == {"cpu", "gpu"}
+    assert load_bundle(folder).conventions["prompt"] == bundle.family
+    assert bundle.language.state_numbers == (6 if bundle.family == "pi05" else 0)
+    camera = bundle.cameras[0]
+    assert (camera.pad_left, camera.pad_top) == (0, 7)  # 48 x 64 becomes 42 x 56, centred
+
+
+def test_matrices_have_16_bits_and_the_time_is_a_table(exported):
+    bundle, folder = exported
+    graph = onnx.load(str(folder / "denoise_step.onnx")).graph
+    large = [t for t in graph.initializer if np.prod(t.dims) > 200 and len(t.dims) == 2 and 32 not in t.dims]
+    half = [t for t in large if t.data_type == onnx.TensorProto.FLOAT16]
+    assert len(half) >= 8  # four products per layer
+    names = {t.name for t in graph.initializer}
+    assert not any("dense" in name or "time_mlp" in name for name in names) or bundle.family == "pi0"
+
+
+def test_another_state_is_another_sentence(exported):
+    bundle, folder = exported
+    encoder = SentenceEncoder(folder, bundle.language)
+    frames = tuple(np.zeros((c.height, c.width, 3), np.uint8) for c in bundle.cameras)
+    read = [
+        prepare_inputs(
+            bundle, frames=frames, present=(True, True), position_rad=np.full(6, angle), encoder=encoder,
+            instruction="stack the cubes", noise_seed=0, committed_rad=np.zeros((0, 6)),
+        ).tokens.tolist()
+        for angle in (0.1, 0.5)
+    ]  # fmt: skip
+    assert (read[0] != read[1]) == (bundle.family == "pi05")
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_the_graphs_agree_with_lerobot_at_every_stage(family):
+    reference = read_reference(DATA / f"{family}_tiny" / "oracle.npz")
+    checkpoint = load_checkpoint(DATA / f"{family}_tiny", overrides=reference.overrides)
+    rows, _ = compare(reference, OnnxStages(checkpoint).stages(reference))
+    stages = {row.stage for row in rows}
+    assert {"cache/3/v", "denoise/v_t0.7", "out/action_chunk_unnormalised", "vis/connector2"} <= stages
+    assert max(row.error for row in rows) < 1e-3
+    assert max(row.error for row in rows if row.stage.startswith("out/")) < 1e-4
+
+
+def test_a_tokenizer_of_another_model_leaves_no_bundle(tmp_path: Path, capsys):
+    folder = tmp_path / "pi0"
+    shutil.copytree(DATA / "pi0_tiny", folder)
+    shutil.copyfile(DATA / "tiny" / "tokenizer.json", folder / "tokenizer.json")
+    cameras = "front:camera1=64x48,wrist:camera2=64x48"
+    arguments = [str(folder), str(tmp_path / "out"), "--cameras", cameras, "--units", "rad", "--identity-stats"]
+    assert main(arguments) == 1
+    assert "does not begin a sentence with <bos>" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_stored_in_16_bits_stay_so_until_they_are_written(tmp_path: Path):
+    from grids_policy.model.files import stored_in_16_bits
+
+    path = tmp_path / "model.safetensors"
+    tensors = {name: t.to(torch.bfloat16) for name, t in load_file(DATA / "pi0_tiny" / "model.safetensors").items()}
+    save_file(tensors, path)
+    assert stored_in_16_bits(path)
+    assert not stored_in_16_bits(DATA / "pi0_tiny" / "model.safetensors")
+    assert not stored_in_16_bits(tmp_path / "none")
