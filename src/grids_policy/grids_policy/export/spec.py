@@ -28,7 +28,7 @@ class ExportOptions:
 
     fps: action steps per second. name: of the bundle. per_camera: one vision call per camera, so that tokens can be
     reused. noise_scale: 0 to 1. missing_camera: how a missing camera may be replaced. provenance: added to policy.json.
-    rtx_for: compute capabilities for which engines are built and sealed into the bundle. also_on: the parity gate runs on
+    rtx_for: compute capabilities for which engines are built and sealed into it. also_on: the parity gate runs on
     this engine too.
     """
 
