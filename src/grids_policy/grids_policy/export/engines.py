@@ -124,6 +124,9 @@ def seal_engines(folder: Path, capabilities: tuple[str, ...], report: Callable[[
 
     Raises ExportError or OSError; the folder is then to be thrown away.
     """
+    written = json.loads((folder / bundles.MANIFEST).read_text(encoding="utf-8"))
+    if bundles.GPU not in written["runs_on"]:
+        raise ExportError("--engine rtx: expected graphs that GPUs take, got a bundle that runs on a processor only")
     trt = load_builder()
     logger, name, files = quiet_logger(trt), rtx.RtxEngine.name, {}
     for graph in bundles.GRAPHS:
@@ -132,7 +135,6 @@ def seal_engines(folder: Path, capabilities: tuple[str, ...], report: Callable[[
         files[graph] = file_record(target)
         report(f"{target.name} for {', '.join(capabilities)}, {files[graph].bytes / 1e6:.1f} MB")
     built = BuiltEngine(name, rtx.LIBRARY, capabilities, files)
-    written = json.loads((folder / bundles.MANIFEST).read_text(encoding="utf-8"))
     values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest")}
     bundles.seal(folder, {**values, "engines": [dataclasses.asdict(built)]})
 

@@ -100,6 +100,12 @@ def test_a_precision_for_processors_is_refused_before_the_export_begins(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bundle_whose_graphs_are_for_processors_gets_no_engines(tmp_path):
+    (tmp_path / "policy.json").write_text(json.dumps({"runs_on": ["cpu"]}))
+    with pytest.raises(ExportError, match="expected graphs that GPUs take, got a bundle that runs on a processor only"):
+        engines.seal_engines(tmp_path, ("8.6",))
+
+
 def test_a_graph_that_the_library_refuses_is_named_with_the_node(tmp_path):
     trt = pytest.importorskip("tensorrt_rtx")
     make, kinds = onnx.helper, onnx.TensorProto
