@@ -112,6 +112,7 @@ class RuntimeActor(AbstractActor):
         threshold = self._reuse_threshold
         self._reuse = FrameReuse(len(self._runtime.spec.cameras), threshold) if threshold > 0 else None
         self._refreshed: tuple[bool, ...] | None = None
+        self._runtime.begin()
 
     @property
     def reused(self) -> int:

@@ -270,7 +270,7 @@ class PolicyConfig:
 
     def _sampler_problems(self) -> list[str]:
         problems = []
-        if self.sampler.kind != "dense" and self.sampler.tokens > self.dense_tokens:
+        if REDUCERS[self.sampler.kind].counted and self.sampler.tokens > self.dense_tokens:
             problems.append(f"sampler.tokens {self.sampler.tokens} exceeds {self.dense_tokens} cells")
         rows, columns = pool_shape(self.sampler.tokens)
         if self.family == "xvla" and (self.max_committed or self.sampler.nested or self.early):

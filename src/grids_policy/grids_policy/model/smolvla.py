@@ -46,6 +46,7 @@ from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
 from grids_policy.model.reducers.pruning import AbstractPruner, Encoded, Heads, Layout, Tokens
+from grids_policy.model.reducers.vla_cache import VlaCache
 from grids_policy.model.vision import Connector, Vision, look
 
 
@@ -214,6 +215,8 @@ class SmolVLA(nn.Module):
         Stops as soon as the last keys that an expert layer reads are computed; the hidden state is then the input of
         that language layer. With `to_end` the remaining layers and the final norm run too.
         """
+        if isinstance(self.sampler, VlaCache) and len(prefix.pad) == 1 and not (self.training or to_end):
+            return self.sampler.prefill(self, prefix)
         keys, values, pads, heads = [], [], [], None
         found, last = self.first_tokens(prefix), self.config.expert_layers[-1]
         angles = self._angles(found)

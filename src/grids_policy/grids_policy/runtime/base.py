@@ -81,6 +81,9 @@ class AbstractRuntime(ABC):
     def provider(self) -> str:
         """Name of the engine in use, such as "CPUExecutionProvider", or "torch"."""
 
+    def begin(self) -> None:  # noqa: B027 - most runtimes keep nothing between observations
+        """Start a new episode: drop what was kept of earlier observations."""
+
     @abstractmethod
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
         """Fill `outputs` and return seconds per stage (STAGES). Raises RuntimeError when the engine fails."""

@@ -16,6 +16,7 @@ from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.families import Cache
 from grids_policy.model.reducers.interface import self_similarity
+from grids_policy.model.reducers.vla_cache import VlaCache
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
@@ -50,10 +51,16 @@ class TorchRuntime(AbstractRuntime):
         """Always "torch"."""
         return "torch"
 
+    def begin(self) -> None:
+        if isinstance(self._policy.sampler, VlaCache):
+            self._policy.sampler.begin()
+
     @torch.no_grad()
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
         marks = [time.perf_counter()]
         images = self._policy.preprocess([_batched(frame) for frame in inputs.frames])
+        if isinstance(self._policy.sampler, VlaCache):
+            self._policy.sampler.see(images)
         marks.append(time.perf_counter())
         self._dense = self._vision(images, inputs.refresh)
         marks.append(time.perf_counter())

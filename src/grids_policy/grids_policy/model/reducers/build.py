@@ -8,6 +8,7 @@ from torch import nn
 
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.reducers.adp import Adp
+from grids_policy.model.reducers.catalogue import REDUCERS
 from grids_policy.model.reducers.cells import CellSampler, DenseSampler
 from grids_policy.model.reducers.early import EarlySampler
 from grids_policy.model.reducers.efficientvla import EfficientVla
@@ -16,6 +17,7 @@ from grids_policy.model.reducers.fixed import FixedSampler, LearnedSampler
 from grids_policy.model.reducers.grids import CameraGrids, SharedGrids
 from grids_policy.model.reducers.lightvla import LightVla
 from grids_policy.model.reducers.sparsevlm import SparseVlm
+from grids_policy.model.reducers.vla_cache import VlaCache
 
 
 def _grids(config: PolicyConfig) -> nn.Module:
@@ -29,6 +31,8 @@ def _grids(config: PolicyConfig) -> nn.Module:
 def build_sampler(config: PolicyConfig) -> nn.Module:
     """The sampler of a configuration. Each maps dense tokens (B, N, T, C) to `Sampled`; for early.py see there."""
     width, grid, sampler = config.text.width, config.grid, config.sampler
+    if REDUCERS[sampler.kind].inside:
+        return _inside(config)
     match sampler.kind:
         case "dense":
             return DenseSampler(grid, sampler)
@@ -38,8 +42,14 @@ def build_sampler(config: PolicyConfig) -> nn.Module:
             return FixedSampler(grid, sampler)
         case "learned":
             return LearnedSampler(width, grid, sampler, len(config.image_keys))
-        case "random" | "topk":
-            return CellSampler(grid, sampler)
         case _:
-            inside = {"fastv": FastV, "sparsevlm": SparseVlm, "efficientvla": EfficientVla, "lightvla": LightVla}
-            return (inside | {"adp": Adp})[sampler.kind](grid, sampler, config.plan, math.sqrt(width))
+            return CellSampler(grid, sampler)
+
+
+def _inside(config: PolicyConfig) -> nn.Module:
+    """A reducer inside the language model."""
+    kind, grid, sampler = config.sampler.kind, config.grid, config.sampler
+    if kind == "vlacache":
+        return VlaCache(grid, sampler, config.text.depth)
+    made = {"fastv": FastV, "sparsevlm": SparseVlm, "efficientvla": EfficientVla, "lightvla": LightVla, "adp": Adp}
+    return made[kind](grid, sampler, config.plan, math.sqrt(config.text.width))

@@ -67,6 +67,15 @@ REDUCERS: dict[str, Reducer] = {
         "0.4 of the tokens for the main and 0.6 for the wrist camera; without the gate that returns to all tokens",
         inside=True,
     ),
+    "vlacache": Reducer(
+        "VLA-Cache: unchanged tokens reuse keys and values of the observation before", "arXiv 2502.02175",
+        "language model, from layers 2, 6, 9 and 11 of 32",
+        "layers and numbers of tokens by depth and grid; patches are the cells of the token grid; the words judge",
+        counted=False, inside=True,
+        no_training="it needs the observation before, and training draws single ones; train dense",
+        no_export="which tokens it computes changes from image to image; --per-camera with the policy node's "
+        "reuse_threshold reuses the vision tower of an unchanged camera exactly, which saves more",
+    ),
 }  # fmt: skip
 
 
