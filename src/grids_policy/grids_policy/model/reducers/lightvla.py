@@ -73,7 +73,7 @@ class LightVla(AbstractPruner):
         positions = found.positions.clone()
         positions[:, index] = found.positions[:, index].gather(1, best)
         x = found.x.clone()
-        x[:, index] = chosen
+        x[:, index] = chosen.to(x.dtype)  # of 16 bits under autocast
         return found._replace(x=x, positions=positions)
 
 
