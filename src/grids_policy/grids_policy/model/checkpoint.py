@@ -403,8 +403,11 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
     files.update({f"{name}.json": values for name, values in steps.items()})
     weights = {family.key(n): t.contiguous() for n, t in checkpoint.policy.state_dict().items()}
     tensors = {WEIGHTS: {**weights, **checkpoint.dead}}
-    if raw["type"] == lerobot.STOCK_TYPE and not checkpoint.dead:  # LeRobot expects the key but does not use it
-        tensors[WEIGHTS][lerobot.LM_HEAD] = torch.zeros(config.text.vocab, config.text.width)
+    if raw["type"] == family.types[0]:  # LeRobot expects tensors that it does not use; pi0 goes on without any weights
+        kind = checkpoint.policy.language.embed_tokens.weight.dtype
+        for name, shape in family.unused(config).items():
+            if name not in tensors[WEIGHTS]:
+                tensors[WEIGHTS][name] = torch.zeros(shape, dtype=kind)
     tensors |= {state: checkpoint.statistics for _, state in processors.state_files(steps)}
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

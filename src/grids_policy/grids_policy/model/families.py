@@ -45,6 +45,7 @@ class Family:
     key: LeRobot's name of a parameter.
     settle: (weights, config, whole) -> the tensors of a checkpoint under those names, without unused ones.
     dead: unused tensors that a checkpoint must have and that are kept to be saved again.
+    unused: shapes of the tensors that LeRobot's file has and a policy here has not, by LeRobot's name.
     halved: whether a parameter may have 16 bits; the network then casts what comes and goes.
     trained_with: (config, release of LeRobot) -> with that release's conventions; raises ConfigError.
     sampler_of: the sampler whose weights a checkpoint has although its files name none, as the authors'; else None.
@@ -65,9 +66,16 @@ class Family:
     normalisation: str = "MEAN_STD"
     halved: Callable[[str], bool] = lambda _: False
     dead: tuple[str, ...] = ()
+    unused: Callable[[PolicyConfig], dict[str, tuple[int, ...]]] = lambda _: {}
     trained_with: Callable[[PolicyConfig, str], PolicyConfig] = _one_release
     sampler_of: Callable[[dict[str, Tensor]], SamplerConfig | None] = lambda _: None
     doubt: Callable[[CheckpointFiles], str] = lambda _: ""
+
+
+def _unused_of_pi0(config: PolicyConfig) -> dict[str, tuple[int, ...]]:
+    lean, whole = ({pi0.lerobot_key(name): tuple(tensor.shape) for name, tensor in build_empty(config, whole=all_of_it)
+                    .state_dict().items()} for all_of_it in (False, True))  # fmt: skip
+    return {**pi0.head_shapes(config), **{name: shape for name, shape in whole.items() if name not in lean}}
 
 
 def _pi(name: str, prompt_step: str, normalisation: str) -> Family:
@@ -82,6 +90,7 @@ def _pi(name: str, prompt_step: str, normalisation: str) -> Family:
         tokenizer_name=pi0.TOKENIZER_NAME,
         prompt_step=prompt_step,
         normalisation=normalisation,
+        unused=_unused_of_pi0,
         halved=pi0.halved,
         trained_with=pi0.trained_with,
         sampler_of=pi0.sampler_of,
@@ -101,6 +110,7 @@ FAMILIES = (
         tokenizer_name=lerobot.TOKENIZER_NAME,
         prompt_step="smolvla_new_line_processor",
         dead=(lerobot.LM_HEAD,),
+        unused=lambda config: {lerobot.LM_HEAD: (config.text.vocab, config.text.width)},
     ),
     _pi("pi0", "pi0_new_line_processor", "MEAN_STD"),
     _pi("pi05", "pi05_prepare_state_tokenizer_processor_step", "QUANTILES"),

@@ -354,7 +354,7 @@ BROKEN = {
     "lora": (lora, "holds a LoRA adapter"),
     "another policy": (
         set_config(type="act"),
-        "grids_pi05; got 'act'",
+        "; got 'act'",
     ),
     "unsupported option": (set_config(adapt_to_pi_aloha=True), "adapt_to_pi_aloha=true"),
     "wrong depth": (set_config(num_vlm_layers=5), "lacks "),

@@ -204,6 +204,12 @@ def lerobot_key(name: str) -> str:
     return theirs + name.removeprefix(ours)
 
 
+def head_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
+    """Shapes of the two language heads, which nothing reads, by LeRobot's name."""
+    vocabulary = config.text.vocab
+    return {_LM_HEAD: (vocabulary, config.text.width), _EXPERT_HEAD: (vocabulary, config.expert.width)}
+
+
 def halved(name: str) -> bool:
     """Whether a parameter is bfloat16 in LeRobot's dtype="bfloat16": language model and expert without their norms."""
     return name.startswith(("language.", "expert.")) and "norm" not in name

@@ -294,3 +294,18 @@ def test_trained_with_is_refused_where_releases_are_alike(oracle, folder):
     assert not with_release(load_checkpoint(folder), "0.5").doubt
     with pytest.raises(ConfigError, match="all releases are alike for smolvla"):
         with_release(load_checkpoint(oracle / "tiny"), "0.5")
+
+
+def test_a_full_size_checkpoint_has_every_tensor_that_lerobot_reads(family):
+    """LeRobot goes on with random weights where one is missing; these are all of its 778 and 813."""
+    from grids_policy.model.families import build_empty, family_of
+
+    config = pi0_config(family)
+    found = family_of(config)
+    own = {found.key(name): tuple(tensor.shape) for name, tensor in build_empty(config).state_dict().items()}
+    unused = found.unused(config)
+    assert not set(own) & set(unused)
+    names = {**own, **unused}
+    assert len(names) == {"pi0": 778, "pi05": 813}[family]
+    total = sum(torch.Size(shape).numel() for shape in names.values())
+    assert total == {"pi0": 4_028_019_472, "pi05": 4_143_404_816}[family]
