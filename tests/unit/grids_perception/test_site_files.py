@@ -63,12 +63,12 @@ def test_each_camera_model_has_its_udev_rule(product):
     assert re.search(rf'^SUBSYSTEM=="usb".*idVendor.=="8086".*idProduct.=="{product}", GROUP="plugdev"', rules, re.M)
 
 
-@pytest.mark.parametrize("service", ["robot", "real", "teleop", "gpu"])
+@pytest.mark.parametrize("service", ["robot", "real", "teleop", "rtx", "gpu"])
 def test_every_container_sees_the_whole_site_configuration(service):
     assert "../config:/grids/config" in compose()[service]["volumes"]
 
 
-@pytest.mark.parametrize("service", ["real", "gpu"])
+@pytest.mark.parametrize("service", ["real", "rtx", "gpu"])
 def test_a_real_run_in_a_container_needs_a_policy_by_name(service, monkeypatch, tmp_path):
     monkeypatch.setattr("grids_bringup.arguments.site_root", lambda: tmp_path)
     command = compose()[service]["command"]
@@ -84,6 +84,13 @@ def test_the_gpu_image_installs_the_pinned_runtime_and_libraries_of_its_cuda():
     assert f"onnxruntime-gpu=={arguments['ONNXRUNTIME_GPU']}" in pinned
     assert arguments["TENSORRT"].startswith("10.")
     assert "tensorrt-cu13-libs" in dockerfile
+
+
+def test_the_rtx_image_adds_the_pinned_plug_in_to_the_plain_runtime():
+    stage = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8").split("FROM robot AS rtx")[1].split("FROM")[0]
+    assert "--require-hashes -r requirements/rtx.txt" in stage
+    assert "uninstall" not in stage
+    assert compose()["rtx"]["deploy"] == compose()["gpu"]["deploy"]
 
 
 def test_the_container_does_not_run_as_root_and_stops_like_ctrl_c():
