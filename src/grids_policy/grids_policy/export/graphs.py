@@ -265,6 +265,10 @@ def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
     weights = program.model.graph.initializers.values()
     large = sum(w.const_value.nbytes for w in weights if w.const_value is not None) > INLINE_BYTES
     remove_metadata(program.model)
+    for node in program.model.graph.all_nodes():
+        reduction = node.attributes.get("reduction")
+        if node.op_type.startswith("Scatter") and reduction is not None and reduction.value == "none":
+            del node.attributes["reduction"]  # the default, which TensorRT 10 refuses when it is written
     program.save(str(path), external_data=large)
 
 
