@@ -192,6 +192,9 @@ def test_two_runtimes_take_turns_and_the_best_times_decide(runtime, monkeypatch)
     monkeypatch.setattr(warmup, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
     assert warmup.faster(Timed(0.01), Timed(0.02)) == (True, "0.01 takes 10.0 ms, 0.02 20.0 ms")
     assert not warmup.faster(Timed(0.02), Timed(0.01))[0]
+    slow, slower = Timed(1.0), Timed(2.0)
+    assert warmup.faster(slow, slower)[0]
+    assert slow.calls == slower.calls == 4, "the budget ends it after two measured turns"
 
 
 def test_a_damaged_graph_whose_hash_is_right_still_gives_one_sentence(tmp_path):
