@@ -52,6 +52,4 @@ def _suffix(policy: Pi0, reference: Reference, cache: Pi0Cache, found: dict[str,
         if text == _LAYERS_AT:
             *layers, out = policy.trace_suffix(suffix, cache, cond)
             found |= {f"suffix/layer{i}_t{text}": x for i, x in enumerate(layers)}
-            found[f"suffix/out_t{text}"] = out[:, -policy.config.chunk_size :]
-            if reference[f"suffix/out_t{text}"].shape[1] == count:
-                found[f"suffix/out_t{text}"] = out
+            found[f"suffix/out_t{text}"] = out

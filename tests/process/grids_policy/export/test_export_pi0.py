@@ -1,6 +1,7 @@
 """pi0 and pi0.5 through export, gates and the robot's runtime; the graphs against LeRobot's numbers."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from grids_policy.model.initialise import init_weights
 from grids_policy.model.pi0.checkpoint import pi0_config
 from grids_policy.parity.cli import compare, read_reference
 from grids_policy.parity.onnx import OnnxStages
+from grids_policy.parity.torch import TorchStages
 from grids_policy.runtime.bundle import load_bundle
 from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
@@ -123,3 +125,22 @@ def test_weights_stored_in_16_bits_stay_so_until_they_are_written(tmp_path: Path
     assert stored_in_16_bits(path)
     assert not stored_in_16_bits(DATA / "pi0_tiny" / "model.safetensors")
     assert not stored_in_16_bits(tmp_path / "none")
+
+
+def test_an_absent_camera_is_left_out_of_the_graphs_and_changes_no_stage():
+    """As a reference with `missing` cameras: LeRobot puts absent ones behind the present ones, black and masked."""
+    whole = read_reference(DATA / "pi0_tiny" / "oracle.npz")
+    arrays = {name: array for name, array in whole.arrays.items() if name.startswith(("in/", "stats/", "pre/lang"))}
+    arrays["in/image1_uint8"] = arrays.pop("in/image2_uint8")  # only the second of the config's cameras is there
+    arrays |= {f"pre/image{n}": np.full((2, 3, 112, 112), -1, np.float32) for n in (1, 2)}
+    arrays |= {f"pre/image_mask{n}": np.full(2, n == 1) for n in (1, 2)}
+    arrays |= {"prefix/pad_masks": whole["prefix/pad_masks"], "denoise/v_t0.7": whole["denoise/v_t0.7"]}
+    cameras = tuple(f"observation.images.camera{n}" for n in (2, 1))
+    checkpoint = load_checkpoint(DATA / "pi0_tiny", whole=True)
+    reference = replace(whole, arrays=arrays, cameras=cameras, grad_norms={})
+    found = TorchStages(checkpoint).stages(reference)
+    reference = replace(reference, arrays=arrays | found)
+    rows, _ = compare(reference, OnnxStages(checkpoint).stages(reference))
+    stages = {row.stage for row in rows}
+    assert {"cache/3/k", "prefix/pad_masks", "out/actions_padded"} <= stages
+    assert max(row.error for row in rows) < 1e-3

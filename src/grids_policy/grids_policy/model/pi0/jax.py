@@ -53,7 +53,7 @@ class _Tree:
 
 
 def from_jax(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Tensors of a LeRobot checkpoint from a flattened JAX tree. Raises CheckpointError on an unknown or missing name."""
+    """Tensors of a LeRobot checkpoint from a flattened JAX tree. Raises CheckpointError on an unknown name."""
     tree, found = _Tree(arrays), {}
     found |= _vision(tree)
     words = tree.take("PaliGemma/llm/embedder/input_embedding")
