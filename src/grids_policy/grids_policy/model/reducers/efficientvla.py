@@ -12,6 +12,7 @@ from grids_policy.model.reducers.pruning import (
     Heads,
     Tokens,
     attention,
+    is_one_of,
     keep,
     of_camera,
     per_camera,
@@ -41,6 +42,7 @@ def choose(relevance: Tensor, x: Tensor, count: int) -> Tensor:
     unit = F.normalize(x.float(), dim=-1)
     keys = unit.gather(1, best[:, :key, None].expand(-1, -1, x.shape[-1]))
     distance = 1 - (unit @ keys.transpose(-1, -2)).amax(-1)  # (B, k)
-    distance = distance.scatter(1, best, -1.0)  # never chosen twice: a distance is at least 0
+    # Never chosen twice: a distance is at least 0, up to rounding.
+    distance = torch.where(is_one_of(best, distance.shape[1]), -1.0, distance)
     different = distance.topk(diverse, dim=-1).indices
     return torch.cat((best, different), -1).sort(-1).values

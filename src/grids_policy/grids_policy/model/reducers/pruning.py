@@ -114,6 +114,11 @@ def largest(score: Tensor, count: int) -> Tensor:
     return score.topk(count, dim=-1).indices.sort(-1).values
 
 
+def is_one_of(index: Tensor, count: int) -> Tensor:
+    """(B, count) bool, True at the indices (B, k). Without a scatter, which TensorRT takes in few forms."""
+    return (index.unsqueeze(-1) == torch.arange(count, device=index.device)).any(1)
+
+
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:
     """values (B, P, ..) at index (B, k) along P."""
     wide = index.reshape(*index.shape, *(1,) * (values.ndim - 2)).expand(*index.shape, *values.shape[2:])

@@ -13,6 +13,7 @@ from grids_policy.model.reducers.pruning import (
     Tokens,
     attention,
     gather_rows,
+    is_one_of,
     keep,
     largest,
     of_camera,
@@ -35,7 +36,7 @@ def raters(images: Tensor, words: Tensor, image_pad: Tensor, word_pad: Tensor) -
     weight = (share * real).sum(1) / real.sum(1).clamp(min=1)  # (B, L)
     mean = (weight * word_pad).sum(-1, keepdim=True) / word_pad.sum(-1, keepdim=True).clamp(min=1)
     above = (weight > mean) & word_pad
-    return torch.where(above.any(-1, keepdim=True), above, word_pad)  # a single word is not above its own mean
+    return above | (word_pad & ~above.any(-1, keepdim=True))  # a single word is not above its own mean
 
 
 def cluster_centres(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -50,8 +51,8 @@ def cluster_centres(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     furthest = distance.flatten(1).amax(1)[:, None, None]
     separation = torch.where(denser, distance, furthest).amin(-1)
     centres = (density * separation).topk(count, dim=-1).indices
-    member = gather_rows(distance, centres).argmin(1)  # (B, n): index into centres
-    return centres, member.scatter(1, centres, torch.arange(count, device=x.device).expand(len(x), -1))
+    itself = centres.unsqueeze(-1) == torch.arange(x.shape[1], device=x.device)  # (B, m, n)
+    return centres, torch.where(itself, -1.0, gather_rows(distance, centres)).argmin(1)
 
 
 def merge(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -97,6 +98,7 @@ def recycle(score: Tensor, x: Tensor, kept: int, new: int) -> tuple[Tensor, Tens
     if not new:
         return best, x[:, :0]
     count, _ = recycled(score.shape[1] - kept)
-    rest = score.scatter(1, best, -1.0).topk(count, dim=-1).indices  # a score is at least 0
+    left = torch.where(is_one_of(best, score.shape[1]), -1.0, score)  # a score is at least 0
+    rest = left.topk(count, dim=-1).indices
     means, centres = merge(gather_rows(x, rest), new)
     return torch.cat((best, rest.gather(1, centres)), 1), means
