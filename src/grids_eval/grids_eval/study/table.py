@@ -120,8 +120,8 @@ def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
     reference: folder of the study whose grids-16 runs the differences are taken from.
     """
     tasks = sorted({c["task"] for rs in by_variant.values() for r in rs for c in r["conditions"]})
-    compared = [([task], False) for task in tasks] + [(tasks, True)]
-    distances = [f"{name} − {REFERENCE}" for name in (*tasks, "OOD")]
+    compared = [*(([task], False) for task in tasks), (tasks, False), (tasks, True)]
+    distances = [f"{name} − {REFERENCE}" for name in (*tasks, "all tasks", "OOD")]
     head = ["variant", "seeds", *tasks, "OOD", *distances, "misplaced", "retention", "spread", "loss"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for variant, results in by_variant.items():
