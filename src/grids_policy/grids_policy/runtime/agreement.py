@@ -104,17 +104,21 @@ def refuse_stale(engine: AbstractRuntime) -> None:
     """Run two observations in turn and refuse an engine whose answer does not follow its inputs.
 
     A captured CUDA graph, or a binding whose memory moved, may give the first answer for ever: on a robot, a frozen
-    policy. The inputs of each stage are changed alone: the images (vision), the state (prefix), the noise (denoising).
-    Raises BundleError that names what had no effect. Needs no reference, so every engine can be asked.
+    policy. The inputs of each stage are changed alone: the images (vision), the state (prefix), the noise (denoising);
+    where the state is a part of the sentence, and so no input of a graph, the sentence. Raises BundleError that names
+    what had no effect. Needs no reference, so every engine can be asked.
     """
     first, second = (random_inputs(engine.spec, 4, seed) for seed in (0, 3))  # both with every camera
     known, got = PolicyOutputs.empty(engine.spec), PolicyOutputs.empty(engine.spec)
     engine.infer(first, known)
     others = {
         "images": replace(first, frames=second.frames),
-        "state": replace(first, state=second.state),
         "noise": replace(first, noise=second.noise),
     }
+    if engine.spec.language.state_numbers:
+        others["words"] = replace(first, token_mask=_other_length(first.token_mask))
+    else:
+        others["state"] = replace(first, state=second.state)
     for name, inputs in others.items():
         engine.infer(inputs, got)
         if np.array_equal(got.actions, known.actions):
@@ -125,6 +129,12 @@ def refuse_stale(engine: AbstractRuntime) -> None:
     engine.infer(first, got)
     if not disagreement(engine.spec, got, known)[0].max() <= _REPEATED_STD:
         raise BundleError(f"{engine.provider}: expected the same actions for the same inputs, got others; not used")
+
+
+def _other_length(mask: np.ndarray) -> np.ndarray:
+    """A sentence of two tokens in place of a long one, of all tokens in place of a short one."""
+    length = len(mask)
+    return np.arange(length) < (2 if mask.sum() > length // 2 else length)
 
 
 def require_agreement(engine: AbstractRuntime, reference: AbstractRuntime, precision: str, cases: int = 2) -> str:

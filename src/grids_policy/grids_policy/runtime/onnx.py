@@ -189,15 +189,16 @@ class OnnxRuntime(AbstractRuntime):
     def compare_live(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> str:
         """Compare `outputs`, which `infer` just computed of a real observation, with the reference; then free that.
 
-        Returns the errors as one sentence. Raises BundleError when they exceed the tolerance, RuntimeError when there
-        is no reference.
+        Returns the errors as one sentence. Raises BundleError when they exceed the tolerance: the reference is kept
+        then, so that nobody goes on without a comparison. Raises RuntimeError when there is no reference.
         """
         if self._reference is None:
             raise RuntimeError("compare_live: the reference was not kept")
         expected = PolicyOutputs.empty(self._bundle)
         self._reference.infer(inputs, expected)
+        agreed = require_same(self._bundle, self._bundle.precision, self.provider, (outputs, expected))
         self._free_reference()
-        return require_same(self._bundle, self._bundle.precision, self.provider, (outputs, expected))
+        return agreed
 
     def close(self) -> None:
         self._chain.close()

@@ -22,9 +22,11 @@ from grids_policy.model.pi0.checkpoint import pi0_config
 from grids_policy.parity.cli import compare, read_reference
 from grids_policy.parity.onnx import OnnxStages
 from grids_policy.parity.torch import TorchStages
+from grids_policy.runtime.agreement import refuse_stale
 from grids_policy.runtime.bundle import load_bundle
 from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
 
 DATA = ROOT / "tests" / "data" / "oracle"
 
@@ -68,6 +70,13 @@ def test_the_16_bit_graphs_pass_both_gates_and_the_bundle_says_what_it_is(export
     assert bundle.language.state_numbers == (6 if bundle.family == "pi05" else 0)
     camera = bundle.cameras[0]
     assert (camera.pad_left, camera.pad_top) == (0, 7)  # 48 x 64 becomes 42 x 56, centred
+
+
+def test_the_check_of_an_engine_changes_what_the_graphs_read(exported):
+    """pi0.5 has its state in the sentence, so that no engine follows a state alone."""
+    runtime = OnnxRuntime(exported[1], EngineOptions(engine="cpu"))
+    refuse_stale(runtime)
+    runtime.close()
 
 
 def test_matrices_have_16_bits_and_the_time_is_a_table(exported):

@@ -43,7 +43,3 @@ def unsupported(trt: ModuleType, path: Path) -> list[str]:
         taken = sum(count for supported, count in parts if supported)
         said.append(f"{path.stem}: TensorRT takes {taken} of {nodes} nodes, in {len(parts)} parts")
     return said
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
