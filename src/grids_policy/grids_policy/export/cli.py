@@ -345,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
         builds = arguments.engine in BUILDABLE
         if arguments.built_for is not None and not builds:
             raise ExportError("--for: has no meaning without --engine rtx")
-        rtx_for = parse_capabilities(arguments.built_for or "8.6") if builds else ()
+        rtx_for = parse_capabilities("8.6" if arguments.built_for is None else arguments.built_for) if builds else ()
         checkpoint = _load(arguments)
         meaning = meaning_of(checkpoint, arguments.units, arguments.calibration, arguments.fps)
         if arguments.trained_with:

@@ -50,7 +50,7 @@ def read_observations(path: Path, folder: Path, bundle: Bundle, count: int = DEF
                     committed_rad=np.empty((0, len(bundle.joints))),
                 )
             )
-    except (GridsError, OSError, LookupError) as error:
+    except (GridsError, ValueError, OSError, LookupError) as error:
         raise ExportError(f"{path}: cannot be used as recorded observations: {error}") from error
     if not found:
         raise ExportError(f"{path}: expected recorded observations, found none")
@@ -78,6 +78,8 @@ def _of_dataset(path: Path, bundle: Bundle, count: int) -> Iterator[Recorded]:
     dataset = open_dataset(path)
     try:
         states = dataset.column("observation.state")
+        if len(states):
+            _require_joints(bundle, np.size(states[0]))
         for index in _spread(len(dataset), count):
             images = {c.name: dataset.frame(c.name, int(index)) for c in bundle.cameras}
             sentence = next(iter(dataset.episode_of(int(index)).tasks), "")
@@ -86,8 +88,18 @@ def _of_dataset(path: Path, bundle: Bundle, count: int) -> Iterator[Recorded]:
         dataset.close()
 
 
+def _require_joints(bundle: Bundle, count: int) -> None:
+    if count != len(bundle.joints):
+        raise ExportError(f"expected the state of {len(bundle.joints)} joints, got {count} numbers")
+
+
 def _of_frames(path: Path, bundle: Bundle, count: int) -> Iterator[Recorded]:
     shards = open_cache([path])
+    if missing := [c.name for c in bundle.cameras if c.name not in shards[0].spec.cameras]:
+        raise ExportError(
+            f"expected the cameras of the policy, {missing[0]!r} among them, got {shards[0].spec.cameras}"
+        )
+    _require_joints(bundle, len(shards[0].spec.joints))
     units: Units = shards[0].spec.units or bundle.state_units
     places = [(shard, episode, i) for shard in shards for episode in shard.episodes for i in range(episode.images)]
     for at in _spread(len(places), count):

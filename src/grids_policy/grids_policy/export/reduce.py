@@ -20,11 +20,13 @@ _EVERY = 8  # of the recorded observations, one is held out for the parity gate
 
 
 def refuse_precision(precision: str, observations: Path | Sequence[PolicyInputs] | None) -> None:
-    """Raises ExportError for an unknown precision, and for one that needs observations and has none."""
+    """Raises ExportError for an unknown precision, one that needs observations and has none, and a path to nothing."""
     if precision not in PRECISIONS:
         raise ExportError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "int8-static" and observations is None:
         raise ExportError("int8-static needs recorded observations to scale by: give --calibrate DATASET_BAG_OR_FRAMES")
+    if isinstance(observations, Path) and not observations.exists():
+        raise ExportError(f"{observations}: expected a bag, a LeRobot dataset or training frames, found nothing")
 
 
 def reduce_graphs(

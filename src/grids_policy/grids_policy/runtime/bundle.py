@@ -289,6 +289,11 @@ def _check(bundle: Bundle) -> None:
             f"{MANIFEST}: expected dt > 0 and 1 <= n_action_steps <= chunk_size, got "
             f"{bundle.dt}, {bundle.n_action_steps}, {bundle.chunk_size}"
         )
+    if bundle.num_steps < 1 or bundle.vision_batch not in (1, len(bundle.cameras)):
+        raise BundleError(
+            f"{MANIFEST}: expected num_steps of 1 or more and vision_batch 1 or {len(bundle.cameras)}, got "
+            f"{bundle.num_steps}, {bundle.vision_batch}"
+        )
     if not 0 <= bundle.noise_scale <= 1:
         raise BundleError(f"{MANIFEST}: noise_scale: expected 0 to 1, got {bundle.noise_scale}")
     if not bundle.runs_on or not set(bundle.runs_on) <= {CPU, GPU}:
@@ -335,7 +340,7 @@ def read_manifest(folder: Path, *, gated: bool = True) -> Bundle:
         raise BundleError(
             f"{folder}: expected a policy bundle, but {MANIFEST} cannot be read: {error.strerror}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected JSON: {error}") from error
     schema = cast("dict[str, Any]", values).get("schema") if isinstance(values, dict) else type(values).__name__
     if schema not in (SCHEMA, _SCHEMA_2):

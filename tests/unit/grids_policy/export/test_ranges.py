@@ -11,6 +11,7 @@ pytest.importorskip("onnx")
 from grids_policy.export.cameras import ExportError
 from grids_policy.export.observations import read_observations
 from grids_policy.export.ranges import Range, measure_ranges, refuse_overflow, table, write_report
+from grids_policy.export.reduce import refuse_precision
 from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.bundle import read_manifest
 from grids_policy.train.cache import CacheSpec, EpisodeFrames, ShardWriter
@@ -62,15 +63,15 @@ def test_the_report_names_the_largest_first(tmp_path):
     assert (written["source"], written["observations"], len(written["ranges"])) == ("frames", 3, 2)
 
 
-def frames(folder, images: int = 6):
+def frames(folder, images: int = 6, joints: str = "abcdef", second: str = "wrist"):
     """One shard of training frames at another size than the bundle's cameras."""
-    spec = CacheSpec(30.0, 1, (24, 32), ("front", "wrist"), tuple("abcdef"), (), ())
+    spec = CacheSpec(30.0, 1, (24, 32), ("front", second), tuple(joints), (), ())
     writer, level = ShardWriter(spec), np.arange(images, dtype=np.uint8)
     shown = np.broadcast_to(level[:, None, None, None] * 40, (images, 24, 32, 3)).copy()
-    state = np.tile(level[:, None] / 10, (1, 6)).astype(np.float32)
+    state = np.tile(level[:, None] / 10, (1, len(joints))).astype(np.float32)
     writer.append(
         EpisodeFrames(
-            "stack it", "stack", 0, {"front": shown, "wrist": 255 - shown}, state, state, np.ones(images, bool),
+            "stack it", "stack", 0, {"front": shown, second: 255 - shown}, state, state, np.ones(images, bool),
             np.zeros((images, 0), np.float32), np.zeros((images, 2, 0, 2), np.float32), np.ones(images, np.float32),
         )
     )  # fmt: skip
@@ -85,6 +86,13 @@ def test_observations_of_training_frames_have_the_bundles_size_and_units(bundle,
     assert [int(inputs.frames[0].mean()) for inputs in found] == [0, 80, 200]
     np.testing.assert_allclose([inputs.state[0] for inputs in found], [0, 0.2, 0.5], atol=1e-6)
     assert not np.array_equal(found[0].noise, found[1].noise)
+
+
+def test_frames_of_other_cameras_or_joints_are_refused_in_one_sentence(bundle, tmp_path):
+    with pytest.raises(ExportError, match=r"the cameras of the policy, 'wrist' among them, got \('front', 'side'\)"):
+        read_observations(frames(tmp_path / "other", second="side"), UNTRAINED, bundle)
+    with pytest.raises(ExportError, match="expected the state of 6 joints, got 5 numbers"):
+        read_observations(frames(tmp_path / "five", joints="abcde"), UNTRAINED, bundle)
 
 
 def test_observations_of_a_bag_pair_the_cameras_and_joints_of_one_moment(bundle, tmp_path):
@@ -102,5 +110,8 @@ def test_what_is_no_recording_is_said_in_one_sentence(bundle, tmp_path, made):
     path = tmp_path / "nothing"
     if made:
         path.mkdir()
+    if not made:
+        with pytest.raises(ExportError, match="nothing: expected a bag"):  # before the graphs are written
+            refuse_precision("int8-static", path)
     with pytest.raises(ExportError, match=r"nothing: cannot be used.*a bag, a LeRobot dataset or training frames"):
         read_observations(path, UNTRAINED, bundle)

@@ -78,6 +78,8 @@ def test_a_folder_that_is_no_bundle_is_said(tmp_path):
         ({"dt": 0.0}, "expected dt > 0"),
         ({"n_action_steps": 0}, "n_action_steps <= chunk_size"),
         ({"noise_scale": 1.5}, "noise_scale: expected 0 to 1, got 1.5"),
+        ({"num_steps": 0}, "expected num_steps of 1 or more and vision_batch 1 or 2, got 0, "),
+        ({"vision_batch": 7}, "vision_batch 1 or 2, got 8, 7"),
         ({"parity": {"passed": False}}, "the parity gate did not pass"),
         ({"runs_on": []}, r"runs_on: expected cpu, gpu or both, got \[\]"),
         ({"runs_on": ["tpu"]}, r"runs_on: expected cpu, gpu or both, got \['tpu'\]"),

@@ -41,7 +41,7 @@ def find_gpu() -> Gpu | str:
         name, driver, capability = (part.strip() for part in done.stdout.splitlines()[0].split(","))
     except FileNotFoundError:
         return "no NVIDIA driver (nvidia-smi not found; with a card: sudo ubuntu-drivers install, then restart)"
-    except (subprocess.SubprocessError, IndexError, ValueError) as error:
+    except (subprocess.SubprocessError, OSError, IndexError, ValueError) as error:
         return f"nvidia-smi failed: {error}"
     return Gpu(name, driver, capability)
 
