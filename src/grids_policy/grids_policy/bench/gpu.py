@@ -31,8 +31,8 @@ from grids_policy.bench.variants import (
     small_config,
     with_sampler,
 )
+from grids_policy.export.reduce import PRECISIONS
 from grids_policy.model.smolvla import SmolVLA
-from grids_policy.runtime.bundle import BundleError
 from grids_policy.runtime.engines import table
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.engines.machine import this_machine
@@ -70,7 +70,7 @@ class Bench:
         self._arguments, self._device = arguments, device
         gpu = device.kind == "cuda"
         self._precisions = _words(arguments.precisions) or list(device.precisions)
-        self._batches = [int(word) for word in _words(arguments.batches)] or ([2**i for i in range(8)] if gpu else [1])
+        self._batches = _numbers("--batches", arguments.batches) or ([2**i for i in range(8)] if gpu else [1])
         self._batch_precision = arguments.batch_precision or ("bf16" if "bf16" in device.precisions and gpu else "fp32")
         self._bundle_precisions = _words(arguments.bundle_precisions) or (["fp16", "fp32"] if gpu else ["fp32"])
         self._samplers = [parse_sampler(word) for word in _words(arguments.samplers)]
@@ -81,6 +81,10 @@ class Bench:
             raise ValueError(
                 f"expected precisions of {', '.join(device.precisions)} on {device.name}, got {unknown[0]!r}"
             )
+        if unknown := [name for name in self._bundle_precisions if name not in PRECISIONS]:
+            raise ValueError(f"expected bundle precisions of {', '.join(PRECISIONS)}, got {unknown[0]!r}")
+        if not self._samplers or not self._engines:
+            raise ValueError(f"expected samplers and engines, got {arguments.samplers!r} and {arguments.engines!r}")
         if min(self._batches) < 1 or arguments.runs < 1:
             raise ValueError(f"expected positive numbers, got batches {self._batches} and {arguments.runs} runs")
         if arguments.threads:
@@ -161,7 +165,7 @@ class Bench:
     def _exported(self, base: SmolVLA, sampler, precision: str) -> Path | None:
         try:
             return cached_bundle(with_sampler(base, sampler), precision, self._arguments.cache, self.say)[0]
-        except (BundleError, ValueError, OSError) as error:
+        except Exception as error:  # as in `_try`
             self._leave_out(f"bundle {sampler_name(sampler)} {precision}", error)
             return None
 
@@ -193,7 +197,14 @@ class Bench:
         if not group:
             return
         timing = Timing(self._arguments.runs, self._arguments.seconds)
-        rows = measure_group(group, timing, self._device)
+        try:
+            rows = measure_group(group, timing, self._device)
+        except Exception as error:  # as in `_try`
+            self._leave_out(" and ".join(sorted({timed.row["engine"] for timed in group})), error)
+            rows = []
+        finally:
+            for timed in group:
+                timed.close()
         predictions.add_predictions(rows, self.report, self._config)
         self.report["rows"] += rows
         group.clear()
@@ -203,6 +214,13 @@ class Bench:
 
 def _words(text: str | None) -> list[str]:
     return [word for word in (text or "").split(",") if word]
+
+
+def _numbers(option: str, text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise ValueError(f"{option}: expected whole numbers as 1,2,4, got {text!r}") from None
 
 
 def _predict(arguments: argparse.Namespace) -> int:

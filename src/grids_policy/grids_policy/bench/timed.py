@@ -53,6 +53,11 @@ class Timed:
             if isinstance(second, OnnxVariant):
                 second.close()
 
+    def close(self) -> None:
+        """Free an engine, which may write what it keeps only then."""
+        if isinstance(self.variant, OnnxVariant):
+            self.variant.close()
+
     def _run(self, device: AbstractDevice) -> float:
         began = time.perf_counter()
         self.variant.run()

@@ -138,6 +138,17 @@ def test_a_variant_that_breaks_costs_one_line(toy, tmp_path, monkeypatch):
     assert report["left_out"] == [{"what": "compile fp32 dense, batch 1", "reason": "the compiler is missing"}]
 
 
+def test_engines_that_break_while_they_are_measured_cost_one_line(toy, tmp_path, monkeypatch):
+    def lost(*_):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(gpu, "measure_group", lost)
+    status, report = run(f"{SHORT} --samplers dense --engines eager --precisions fp32", tmp_path)
+    assert status == 0
+    assert report["rows"] == []
+    assert report["left_out"] == [{"what": "eager", "reason": "device lost"}]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -145,6 +156,9 @@ def test_a_variant_that_breaks_costs_one_line(toy, tmp_path, monkeypatch):
         ("--precisions fp8", "expected precisions of fp32, bf16 on .*got 'fp8'"),
         ("--samplers 16@x", "got '16@x'"),
         ("--batches 0", "expected positive numbers, got batches \\[0\\]"),
+        ("--batches two", "--batches: expected whole numbers as 1,2,4, got 'two'"),
+        ("--bundle-precisions fp8", "expected bundle precisions of fp32, .*got 'fp8'"),
+        ("--samplers ,", "expected samplers and engines, got ','"),
         ("--predict GTX", "expected cards of RTX 3090, .*got 'GTX'"),
         ("--markdown /nonexistent.json", "/nonexistent.json"),
     ],
