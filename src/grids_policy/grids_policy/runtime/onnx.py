@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,15 +118,15 @@ class OnnxRuntime(AbstractRuntime):
         try:
             refuse_stale(chain)
             agreed = require_agreement(chain, self._load_reference(), bundle.precision)
+            if fingerprint is not None and cache is not None:
+                seal_cache(cache, fingerprint)
+                self._kept = cache, fingerprint
         except BundleError:
             chain.close()
             raise
         except RuntimeError as error:
             chain.close()
             raise BundleError(str(error)) from error
-        if fingerprint is not None and cache is not None:
-            seal_cache(cache, fingerprint)
-            self._kept = cache, fingerprint
         return chain, f"{note}; {agreed}" if note else agreed
 
     def _loaded(self, engine: AbstractEngine, cache: Path | None) -> Chain:
@@ -204,5 +205,6 @@ class OnnxRuntime(AbstractRuntime):
         self._chain.close()
         self._free_reference()
         if self._kept is not None:  # some engines write what they keep when they are freed
-            seal_cache(*self._kept)
+            with suppress(BundleError):  # a full disk: the next start builds again
+                seal_cache(*self._kept)
             self._kept = None

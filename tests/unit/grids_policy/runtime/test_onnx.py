@@ -411,5 +411,21 @@ def test_what_an_engine_built_is_used_again_and_a_changed_file_is_built_again(tm
         assert built.read_bytes() == b"built"
 
 
+def test_a_disk_that_is_full_at_the_end_disturbs_nothing_and_the_next_start_builds_again(tmp_path, monkeypatch):
+    options = EngineOptions(engine="played", threads=1, cache=tmp_path)
+    with engines(Played(gpu=True)):
+        ended = OnnxRuntime(UNTRAINED, options)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full_disk)
+            ended.close()
+        assert not list(tmp_path.iterdir())
+        assert "building one" in OnnxRuntime(UNTRAINED, options).note
+        assert "played engines from" in OnnxRuntime(UNTRAINED, options).note
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
 def test_one_core_is_left_to_the_driver():
     assert [default_threads(n) for n in (1, 2, 4, 16)] == [1, 1, 3, 15]
