@@ -17,7 +17,8 @@ import torch
 from grids_policy.bench.device import AbstractDevice, CpuDevice, set_precision
 from grids_policy.bench.operators import DTYPES
 from grids_policy.bench.stages import Stage, example_inputs, policy_stages
-from grids_policy.export import fused, graphs
+from grids_policy.export import fused, graphs, quantise
+from grids_policy.export import precision as precisions
 from grids_policy.export.cli import export_bundle, reduce_bundle
 from grids_policy.export.spec import ExportOptions
 from grids_policy.export.untrained import demo_tokenizer
@@ -195,7 +196,8 @@ class OnnxVariant:
 def cached_bundle(policy: SmolVLA, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
     """The folder below `root` of `policy` as a bundle, exported once per code version, and the export's seconds."""
     reducers = sorted(Path(catalogue.__file__).parent.glob("*.py"))
-    code = "".join(path.read_text() for path in (*(Path(m.__file__) for m in (graphs, fused, bundles)), *reducers))
+    modules = (graphs, fused, precisions, quantise, bundles)
+    code = "".join(path.read_text() for path in (*(Path(m.__file__) for m in modules), *reducers))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
     key = f"{sampler_name(policy.config.sampler)}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     full, folder = root / f"{key}-fp32", root / f"{key}-{precision}"
