@@ -64,6 +64,10 @@ class AbstractDevice(ABC):
     def held_gb(self) -> float:
         """Memory in use now, GB."""
 
+    def outside_gb(self) -> float:
+        """Memory in use now that torch did not allocate, and that `memory_gb` does not count, GB."""
+        return 0.0
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Name, memory and versions, for the report."""
@@ -164,6 +168,10 @@ class CudaDevice(AbstractDevice):
 
     def held_gb(self) -> float:
         return torch.cuda.memory_allocated() / 1e9
+
+    def outside_gb(self) -> float:
+        free, total = torch.cuda.mem_get_info()
+        return (total - free - torch.cuda.memory_reserved()) / 1e9
 
     def build(self) -> tuple[int, float]:
         properties = torch.cuda.get_device_properties(0)

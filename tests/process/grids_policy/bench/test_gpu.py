@@ -101,6 +101,22 @@ def test_graphs_and_energy_of_a_card_come_into_the_rows(toy, tmp_path, monkeypat
         assert row["joules_per_chunk"] > 0
 
 
+def test_what_an_engine_allocates_beside_torch_is_counted(toy, monkeypatch):
+    class Engine:
+        def __init__(self) -> None:
+            self.precision = "fp16"
+
+        def run(self):
+            return {}
+
+    monkeypatch.setattr(timed, "OnnxVariant", Engine)
+    device = CardLike()
+    taken = iter((1.0, 3.5))
+    device.outside_gb = lambda: next(taken)
+    device.held_gb = device.memory_gb = lambda: 4.0
+    assert timed.Timed(Engine, {}, device).row["memory_gb"] == pytest.approx(2.5)
+
+
 def test_a_batch_that_does_not_fit_is_left_out_and_larger_ones_are_not_tried(toy, tmp_path):
     words = f"{SHORT} --samplers dense --engines eager --precisions fp32 --batches 2,1,17179869184,34359738368"
     status, report = run(words, tmp_path)
