@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +103,7 @@ class OpenVinoEngine(AbstractEngine):
     def open(
         self, folder: Path, bundle: Bundle, options: EngineOptions, cache: Path | None
     ) -> dict[str, AbstractGraph]:
-        from openvino import Core
-
-        core, device = Core(), options.device or "CPU"
+        core, device = _core(), options.device or "CPU"
         if device.split(".")[0] not in {found.split(".")[0] for found in core.available_devices}:
             raise BundleError(
                 f"engine_device: expected one that OpenVINO finds here ({', '.join(core.available_devices)}), got "
@@ -112,6 +111,19 @@ class OpenVinoEngine(AbstractEngine):
             )
         properties = settings(device, options.threads, os.environ.get("ONEDNN_MAX_CPU_ISA", ""))
         return {graph: _compile(core, Path(folder) / f"{graph}.onnx", device, properties) for graph in GRAPHS}
+
+
+@cache
+def _core() -> Any:
+    """The one OpenVINO core of this process, never freed.
+
+    On processors with AMX each core gives the thread that makes it a stack for signal handlers, and puts the one
+    before back when it is freed. Of two cores freed in the order of their making, the second puts back memory that is
+    gone, and the next signal, Ctrl-C for one, ends the process with a segmentation fault (seen in 2026.4).
+    """
+    from openvino import Core
+
+    return Core()
 
 
 def _compile(core: Any, path: Path, device: str, properties: dict[str, Any]) -> OpenVinoGraph:
