@@ -40,12 +40,12 @@ def open_cache(root: Path, fingerprint: Fingerprint, needed_bytes: int = 0) -> t
     record = folder / _RECORD
     name = fingerprint.engine
     note = f"no {name} engine for this device and bundle yet, building one in {folder}"
-    if record.is_file():
-        problem = _problem(folder, record, fingerprint)
-        if problem is None:
-            return folder, f"{name} engines from {folder}"
-        note = f"{name} engines in {folder} are refused ({problem}), building new ones"
     try:
+        if record.is_file():
+            problem = _problem(folder, record, fingerprint)
+            if problem is None:
+                return folder, f"{name} engines from {folder}"
+            note = f"{name} engines in {folder} are refused ({problem}), building new ones"
         _empty(folder)
         if (free := shutil.disk_usage(folder).free) < needed_bytes:
             folder.rmdir()

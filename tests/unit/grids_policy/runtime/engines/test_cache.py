@@ -73,6 +73,15 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
         open_cache(tmp_path / "file", FINGERPRINT)
 
 
+def test_a_cache_of_another_user_is_one_sentence(tmp_path, monkeypatch):
+    def forbidden(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    with pytest.raises(BundleError, match=r"built engines cannot be kept there .Permission denied.: make room or set"):
+        open_cache(tmp_path, FINGERPRINT)
+
+
 def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     folder, _ = open_cache(tmp_path, FINGERPRINT)
     (folder / "vision.engine").write_bytes(b"engine")
