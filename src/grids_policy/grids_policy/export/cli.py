@@ -263,7 +263,7 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options of `./grids export`."""
     parser = argparse.ArgumentParser(prog="grids export", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="LeRobot SmolVLA (or GridS) checkpoint folder")
+    parser.add_argument("checkpoint", type=Path, help="folder of a SmolVLA, GridS, pi0, pi0.5 or X-VLA checkpoint")
     parser.add_argument("bundle", type=Path, help="folder to write")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument(
