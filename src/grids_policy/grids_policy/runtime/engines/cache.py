@@ -82,7 +82,7 @@ def _problem(folder: Path, record: Path, fingerprint: Fingerprint) -> str | None
         if not present:
             return "it holds no engine"
         for name, digest in saved["files"].items():
-            if file_sha256(folder / name) != digest:
+            if _digest(folder / name) != digest:
                 return f"{name} changed since it was built"
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         return f"{_RECORD} cannot be read: {error!r}"
@@ -95,6 +95,11 @@ def _contents(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path.name != _RECORD)
 
 
+def _digest(path: Path) -> str:
+    """The sha256 of a file; nothing for an empty folder, which an engine makes for what it writes when it is freed."""
+    return "" if path.is_dir() and not path.is_symlink() else file_sha256(path)
+
+
 def seal_cache(folder: Path, fingerprint: Fingerprint) -> None:
     """Record fingerprint and hashes of the files there; without this record they are never used again.
 
@@ -102,7 +107,7 @@ def seal_cache(folder: Path, fingerprint: Fingerprint) -> None:
     """
     try:
         (folder / _RECORD).unlink(missing_ok=True)
-        files = {name: file_sha256(folder / name) for name in _contents(folder)}
+        files = {name: _digest(folder / name) for name in _contents(folder)}
         if not files:
             return
         text = json.dumps({"fingerprint": asdict(fingerprint), "files": files}, indent=1)

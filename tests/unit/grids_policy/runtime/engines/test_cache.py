@@ -73,6 +73,26 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
         open_cache(tmp_path / "file", FINGERPRINT)
 
 
+def test_a_folder_that_is_filled_when_the_engine_is_freed_may_be_empty_until_then(tmp_path):
+    folder, _ = open_cache(tmp_path, FINGERPRINT)
+    (folder / "vision").mkdir()
+    (folder / "vision.engine").write_bytes(b"engine")
+    seal_cache(folder, FINGERPRINT)
+    assert "rtx engines from" in open_cache(tmp_path, FINGERPRINT)[1]
+    (folder / "vision" / "kernels").write_bytes(b"compiled")
+    seal_cache(folder, FINGERPRINT)
+    assert "rtx engines from" in open_cache(tmp_path, FINGERPRINT)[1]
+    (folder / "vision" / "kernels").write_bytes(b"others")
+    assert "changed since it was built" in open_cache(tmp_path, FINGERPRINT)[1]
+
+
+def test_a_link_to_a_folder_is_not_sealed(tmp_path):
+    folder = filled(tmp_path)
+    (folder / "vision").symlink_to(tmp_path)
+    with pytest.raises(BundleError, match="Is a directory"):
+        seal_cache(folder, FINGERPRINT)
+
+
 def test_a_cache_of_another_user_is_one_sentence(tmp_path, monkeypatch):
     def forbidden(_):
         raise PermissionError(13, "Permission denied")
