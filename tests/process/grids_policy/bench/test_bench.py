@@ -112,8 +112,10 @@ def test_engines_are_measured_by_name_on_every_bundle_and_precision(toy, tmp_pat
 def test_sampler_words_are_an_inverse_pair_and_nonsense_is_refused():
     for word in ("dense", "16", "4@2"):
         assert bench_variants.sampler_name(bench_variants.parse_sampler(word)) == word
-    with pytest.raises(ValueError, match="expected dense, a number of tokens, or tokens@layer, got 'many'"):
+    with pytest.raises(ValueError, match=r"sampler.kind must be one of dense, grids, .*; got 'many'"):
         bench_variants.parse_sampler("many")
+    with pytest.raises(ValueError, match="expected dense, a number of tokens, or tokens@layer, got '4@two'"):
+        bench_variants.parse_sampler("4@two")
 
 
 def test_two_policies_made_apart_have_the_same_random_weights(toy):
@@ -132,7 +134,7 @@ def test_changing_the_sampler_shares_all_other_weights(toy):
 def test_the_denoise_floor_is_bandwidth_when_that_is_slower():
     report = {
         "size": "full",
-        "peaks": {"fp32_gflops": 100.0, "read_gb_s": 10.0},
+        "peaks": {"tflops": {"fp32": 0.1}, "read_gb_s": 10.0},
         "expert_bytes_per_step": 4e8,
         "steps": 10,
     }

@@ -28,6 +28,7 @@ from grids_policy.export.tensorrt import gate as gate_of_tensorrt  # noqa: E402
 from grids_policy.export.untrained import demo_tokenizer  # noqa: E402
 from grids_policy.model.checkpoint import Checkpoint  # noqa: E402
 from grids_policy.model.config import SamplerConfig  # noqa: E402
+from grids_policy.model.files import CheckpointError  # noqa: E402
 from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.preprocess import fit_image  # noqa: E402
 from grids_policy.model.smolvla import SmolVLA  # noqa: E402
@@ -120,7 +121,9 @@ def test_scales_need_recorded_observations(exported, tmp_path):
     with pytest.raises(ExportError, match="int8-static needs recorded observations to scale by: give --calibrate"):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ExportError, match=r"nowhere: cannot be used as recorded observations"):
+    with pytest.raises(
+        ExportError, match=r"nowhere: expected a bag, a LeRobot dataset or training frames, found nothing"
+    ):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static", observations=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
@@ -319,7 +322,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(exported, tmp_path):
 
 def test_a_checkpoint_without_tokenizer_is_refused(exported, tmp_path):
     bare = dataclasses.replace(exported[0], tokenizer=None)
-    with pytest.raises(ExportError, match=r"no tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         export_bundle(bare, tmp_path / "bundle", ExportOptions())
 
 
