@@ -122,7 +122,7 @@ def test_scales_need_recorded_observations(exported, tmp_path):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static")
     assert not list(tmp_path.iterdir())
     with pytest.raises(
-        ExportError, match=r"nowhere: expected a bag, a LeRobot dataset or training frames, found nothing"
+        ExportError, match=r"nowhere: expected a bag, .*, found nothing"
     ):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static", observations=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir()), "nothing half-written"
