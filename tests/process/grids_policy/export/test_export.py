@@ -121,9 +121,7 @@ def test_scales_need_recorded_observations(exported, tmp_path):
     with pytest.raises(ExportError, match="int8-static needs recorded observations to scale by: give --calibrate"):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(
-        ExportError, match=r"nowhere: expected a bag, .*, found nothing"
-    ):
+    with pytest.raises(ExportError, match=r"nowhere: expected a bag, .*, found nothing"):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static", observations=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
