@@ -28,6 +28,7 @@ COMMANDS = {
     "train": ("grids_eval.training", "train or fine-tune a policy"),
     "export": ("grids_policy.export.cli", "turn a checkpoint into a bundle"),
     "untrained": ("grids_policy.export.untrained", "write the small untrained bundle for tests (models/untrained)"),
+    "jax": ("grids_policy.model.pi0.jax", "turn JAX parameters of openpi into a LeRobot checkpoint's weights"),
     "parity": ("grids_policy.parity.cli", "compare model outputs with reference numbers"),
     "eval": ("grids_eval.cli", "measure a bundle's success in the twin"),
     "study": ("grids_eval.study.cli", "train and evaluate the variants of docs/study.md"),

@@ -1,6 +1,6 @@
 """Parameters of the authors' and openpi's JAX checkpoints, as npz or safetensors, under LeRobot's names.
 
-    python -m grids_policy.model.pi0.jax PARAMS.npz FOLDER/model.safetensors
+    ./grids jax PARAMS.npz FOLDER/model.safetensors
 
 The tree is flattened with "/" ("PaliGemma/llm/layers/attn/q_einsum/w"), with or without "params/" in front and "/value"
 behind. Layers are stacked in the first axis, kernels are [in, out], heads have axes of their own. GridS is
@@ -175,7 +175,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 written, 1 refused in one sentence, and nothing is written."""
-    parser = argparse.ArgumentParser(prog="python -m grids_policy.model.pi0.jax", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="grids jax", description=__doc__.splitlines()[0])
     parser.add_argument("params", type=Path, help="flattened parameter tree, npz or safetensors")
     parser.add_argument("weights", type=Path, help="model.safetensors to write")
     arguments = parser.parse_args(argv)
