@@ -3,7 +3,7 @@
 A family is added by one entry in `FAMILIES` and a folder with its network. Its policy class has the interface of
 `SmolVLA`: the attributes `config`, `vision`, `connector`, `sampler`, `time_table` and `step_size`, and the methods
 `preprocess`, `look`, `to_sampler`, `dense_tokens`, `embed_prefix`, `prefill`, `cache`, `encode`, `encode_dense`,
-`denoise_step`, `committed_mask`, `embed_time` and `sample`. Graphs of an export and stages of a comparison are chosen
+`denoise_step`, `embed_time` and `sample`. Graphs of an export and stages of a comparison are chosen
 by `config.family` in export/ and parity/.
 """
 

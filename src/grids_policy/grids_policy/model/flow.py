@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from grids_policy.model.families import Cache, Policy
+from grids_policy.model.layers import committed_mask
 from grids_policy.model.xvla.network import Xvla
 
 REDUCTIONS = ("all_dims", "action_dims")
@@ -109,7 +110,7 @@ def reduce_errors(policy: Policy, errors: Tensor, batch: TrainBatch, random: Flo
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     keep = torch.ones(errors.shape[:2], dtype=torch.bool, device=errors.device)  # (R*B, S)
     if random.n_committed is not None:
-        keep = keep & ~policy.committed_mask(random.n_committed).squeeze(-1)
+        keep = keep & ~committed_mask(random.n_committed, policy.config.chunk_size).squeeze(-1)
     if reduction == "action_dims":
         errors = errors[..., : policy.config.action_dim]
         if batch.action_is_pad is not None:

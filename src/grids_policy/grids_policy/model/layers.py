@@ -81,18 +81,27 @@ class RmsNorm(nn.Module):
         return self.weight * (wide * scale).to(x.dtype)
 
 
-class GatedMlp(nn.Module):
-    """Llama's gated MLP: down(silu(gate(x)) * up(x))."""
+def committed_mask(n_committed: Tensor, chunk_size: int) -> Tensor:
+    """True for the first n_committed (B,) of chunk_size action steps, (B, S, 1) bool."""
+    steps = torch.arange(chunk_size, device=n_committed.device)
+    return (steps < n_committed[:, None]).unsqueeze(-1)
 
-    def __init__(self, width: int, hidden: int) -> None:
+
+class GatedMlp(nn.Module):
+    """Llama's gated MLP: down(silu(gate(x)) * up(x)); gelu: Gemma's, with the tanh form of GELU instead of SiLU."""
+
+    def __init__(self, width: int, hidden: int, *, gelu: bool = False) -> None:
         super().__init__()
+        self.gelu = gelu
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (.., width), of the same shape afterwards."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        gate = F.gelu(gate, approximate="tanh") if self.gelu else F.silu(gate)
+        return self.down_proj(gate * self.up_proj(x))
 
 
 class Attention(nn.Module):

@@ -41,7 +41,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotate, split_heads, time_embedding
+from grids_policy.model.layers import (
+    Block,
+    RmsNorm,
+    attend,
+    committed_mask,
+    rope_angles,
+    rotate,
+    split_heads,
+    time_embedding,
+)
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
@@ -309,11 +318,6 @@ class SmolVLA(nn.Module):
         hidden = self.action_time_mlp_in(torch.cat((action, time_row.expand_as(action)), -1))
         return self.action_time_mlp_out(F.silu(hidden))
 
-    def committed_mask(self, n_committed: Tensor) -> Tensor:
-        """True for the first n_committed (B,) action steps, (B, S, 1) bool."""
-        steps = torch.arange(self.config.chunk_size, device=n_committed.device)
-        return (steps < n_committed[:, None]).unsqueeze(-1)
-
     def denoise_step(
         self, x_t: Tensor, time_row: Tensor, cache: PrefixCache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
@@ -324,7 +328,7 @@ class SmolVLA(nn.Module):
         velocity at those steps has no meaning.
         """
         if committed is not None:
-            fixed = self.committed_mask(n_committed)
+            fixed = committed_mask(n_committed, self.config.chunk_size)
             x_t = torch.where(fixed, committed, x_t)
             time_row = torch.where(fixed, self.time_table[-1], time_row)
         return self.velocity(self.embed_suffix(x_t, time_row), cache)
@@ -358,4 +362,6 @@ class SmolVLA(nn.Module):
         x = noise
         for i in range(self.config.num_steps):
             x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
-        return x if committed is None else torch.where(self.committed_mask(n_committed), committed, x)
+        return (
+            x if committed is None else torch.where(committed_mask(n_committed, self.config.chunk_size), committed, x)
+        )

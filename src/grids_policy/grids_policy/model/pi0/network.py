@@ -30,7 +30,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.layers import Attention, attend, rope_angles, rotate, time_embedding
+from grids_policy.model.layers import Attention, GatedMlp, attend, committed_mask, rope_angles, rotate, time_embedding
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
@@ -95,20 +95,6 @@ def unit_rms(x: Tensor, eps: float) -> Tensor:
     return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
 
 
-class GemmaMlp(nn.Module):
-    """Gemma's gated MLP: down(gelu(gate(x)) * up(x))."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (.., width), of the same shape afterwards."""
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
-
-
 class GemmaBlock(nn.Module):
     """Pre-norm layer of language model or expert. keys_only: without the parts that keys and values do not need."""
 
@@ -123,7 +109,7 @@ class GemmaBlock(nn.Module):
             del self.self_attn.q_proj, self.self_attn.o_proj
             return
         self.post_attention_layernorm = norm(width, text.eps)
-        self.mlp = GemmaMlp(width, mlp)
+        self.mlp = GatedMlp(width, mlp, gelu=True)
 
     def finish(self, x: Tensor, attended: Tensor, gate: Tensor | float, cond: Tensor | None = None) -> Tensor:
         """Add the projected attention result (B, tokens, H*D) to x (B, tokens, width), then the MLP's."""
@@ -336,18 +322,13 @@ class Pi0(nn.Module):
         hidden = self.action_time_mlp_in(torch.cat((action, time_row.expand_as(action)), -1))
         return self.action_time_mlp_out(F.silu(hidden))
 
-    def committed_mask(self, n_committed: Tensor) -> Tensor:
-        """True for the first n_committed (B,) action steps, (B, S, 1) bool."""
-        steps = torch.arange(self.config.chunk_size, device=n_committed.device)
-        return (steps < n_committed[:, None]).unsqueeze(-1)
-
     def denoise_step(
         self, x_t: Tensor, time_row: Tensor, cache: Pi0Cache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Velocity (B, S, A) at noisy actions x_t (B, S, A); arguments as in `SmolVLA.denoise_step`."""
         if committed is not None:
-            fixed = self.committed_mask(n_committed)
+            fixed = committed_mask(n_committed, self.config.chunk_size)
             x_t = torch.where(fixed, committed, x_t)
             time_row = torch.where(fixed, self.time_table[-1], time_row)
         if time_row.ndim == 1:
@@ -386,4 +367,6 @@ class Pi0(nn.Module):
         x = noise
         for i in range(self.config.num_steps):
             x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
-        return x if committed is None else torch.where(self.committed_mask(n_committed), committed, x)
+        return (
+            x if committed is None else torch.where(committed_mask(n_committed, self.config.chunk_size), committed, x)
+        )

@@ -31,7 +31,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.layers import split_heads
+from grids_policy.model.layers import committed_mask, split_heads
 from grids_policy.model.preprocess import fit_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
@@ -264,11 +264,6 @@ class Xvla(nn.Module):
             x = block(x)
         return net.action_decoder(net.norm(x[:, :steps]), domain)
 
-    def committed_mask(self, n_committed: Tensor) -> Tensor:
-        """True for the first n_committed (B,) action steps, (B, S, 1) bool."""
-        steps = torch.arange(self.config.chunk_size, device=n_committed.device)
-        return (steps < n_committed[:, None]).unsqueeze(-1)
-
     def sample(
         self, noise: Tensor, cache: XvlaCache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
@@ -282,4 +277,8 @@ class Xvla(nn.Module):
         for i in range(self.config.num_steps):
             time = 1.0 + i * self.step_size
             actions = self.predict(noise * time + actions * (1 - time), self.time_table[i], cache)
-        return actions if committed is None else torch.where(self.committed_mask(n_committed), committed, actions)
+        return (
+            actions
+            if committed is None
+            else torch.where(committed_mask(n_committed, self.config.chunk_size), committed, actions)
+        )

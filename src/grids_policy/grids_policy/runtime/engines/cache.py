@@ -6,7 +6,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grids_policy.runtime.bundle import BundleError, file_sha256
+from grids_policy.runtime.bundle import Bundle, BundleError, file_sha256
+from grids_policy.runtime.engines.machine import Gpu
 
 _RECORD = "fingerprint.json"
 
@@ -27,6 +28,15 @@ class Fingerprint:
     def key(self) -> str:
         """16 hexadecimal digits: the name of the cache folder."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+
+def gpu_fingerprint(engine: str, gpu: Gpu | str, library: str, bundle: Bundle) -> Fingerprint | None:
+    """What `engine` builds for `gpu` with `library` is valid for; None where there is no GPU."""
+    import onnxruntime as ort
+
+    if isinstance(gpu, str):
+        return None
+    return Fingerprint(engine, gpu.name, gpu.driver, gpu.compute_capability, library, ort.__version__, bundle.digest)
 
 
 def open_cache(root: Path, fingerprint: Fingerprint, needed_bytes: int = 0) -> tuple[Path, str]:

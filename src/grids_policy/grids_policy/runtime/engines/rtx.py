@@ -17,7 +17,7 @@ from pathlib import Path
 from grids_policy.runtime.bundle import GRAPHS, Bundle, BundleError, built_name, verify_built
 from grids_policy.runtime.engines.base import AbstractBuffers, AbstractEngine, AbstractGraph, EngineOptions
 from grids_policy.runtime.engines.buffers import CudaBuffers
-from grids_policy.runtime.engines.cache import Fingerprint
+from grids_policy.runtime.engines.cache import Fingerprint, gpu_fingerprint
 from grids_policy.runtime.engines.machine import Gpu, Machine, find_gpu, installed
 
 PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx-cu12"
@@ -59,15 +59,7 @@ class RtxEngine(AbstractEngine):
         return None if PLUGIN in machine.packages else f"{PLUGIN} is not installed ({INSTALL})"
 
     def fingerprint(self, bundle: Bundle, machine: Machine) -> Fingerprint | None:
-        import onnxruntime as ort
-
-        gpu = machine.gpu
-        if isinstance(gpu, str):
-            return None
-        library = f"{PLUGIN} {machine.packages.get(PLUGIN)}, {LIBRARY}"
-        return Fingerprint(
-            self.name, gpu.name, gpu.driver, gpu.compute_capability, library, ort.__version__, bundle.digest
-        )
+        return gpu_fingerprint(self.name, machine.gpu, f"{PLUGIN} {machine.packages.get(PLUGIN)}, {LIBRARY}", bundle)
 
     def buffers(self) -> AbstractBuffers:
         return CudaBuffers()

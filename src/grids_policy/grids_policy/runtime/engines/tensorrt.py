@@ -5,7 +5,7 @@ from pathlib import Path
 from grids_policy.runtime.bundle import Bundle
 from grids_policy.runtime.engines.base import AbstractBuffers, AbstractEngine, AbstractGraph, EngineOptions
 from grids_policy.runtime.engines.buffers import CudaBuffers
-from grids_policy.runtime.engines.cache import Fingerprint
+from grids_policy.runtime.engines.cache import Fingerprint, gpu_fingerprint
 from grids_policy.runtime.engines.cuda import gpu_build_missing
 from grids_policy.runtime.engines.machine import Machine
 
@@ -27,15 +27,7 @@ class TensorRtEngine(AbstractEngine):
         return None
 
     def fingerprint(self, bundle: Bundle, machine: Machine) -> Fingerprint | None:
-        import onnxruntime as ort
-
-        gpu = machine.gpu
-        if isinstance(gpu, str):
-            return None
-        library = f"tensorrt {machine.tensorrt}"
-        return Fingerprint(
-            self.name, gpu.name, gpu.driver, gpu.compute_capability, library, ort.__version__, bundle.digest
-        )
+        return gpu_fingerprint(self.name, machine.gpu, f"tensorrt {machine.tensorrt}", bundle)
 
     def buffers(self) -> AbstractBuffers:
         return CudaBuffers()
