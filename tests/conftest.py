@@ -51,6 +51,21 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Workers take whole files in order; one of them takes all tests with real nodes, the last ones, by itself.
+
+    Those tests keep time, so no two of them may run at once.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "nodes" if nodeid.startswith(("tests/ros/", "tests/e2e/")) else nodeid.split("::", 1)[0]
+
+    return ByFile(config, log)
+
+
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """A private, writable copy of the tiny checkpoint."""

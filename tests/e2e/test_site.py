@@ -31,8 +31,8 @@ def site(tmp_path):
     return change
 
 
-@pytest.mark.parametrize("section", ["driver", "/**/driver"])
-@pytest.mark.parametrize("namespace", ["", "robot1"])
+# All four combinations, for every node: tests/ros/grids_bringup/test_site_parameters.py.
+@pytest.mark.parametrize(("namespace", "section"), [("", "/**/driver"), ("robot1", "driver")])
 def test_a_run_obeys_the_velocity_limit_of_the_site(deploy, site, namespace, section):
     environment = site(section, velocity_limit=LIMIT_RAD_S, ramp_velocity=0.4)
     arguments = [f"namespace:={namespace}"] if namespace else []

@@ -13,6 +13,7 @@ import pytest
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
 
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from tf2_msgs.msg import TFMessage  # noqa: E402
@@ -33,13 +34,17 @@ def description(*words: str, log):
         process.wait()
 
 
+# As tf2_ros' listener: several robots publish on one /tf_static, and depth 1 would keep only the last one's message.
+TF_STATIC = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
 class Listener:
     """What a tf2 user hears: the newest parent of each child frame."""
 
     def __init__(self, node, moving="/tf", static="/tf_static"):
         self.parents, self.moved, self.urdf = {}, [], []
         node.create_subscription(TFMessage, moving, self._moving, qos.EVENT)
-        node.create_subscription(TFMessage, static, self._static, qos.LATCHED)
+        node.create_subscription(TFMessage, static, self._static, TF_STATIC)
         topics.subscription(node, "/robot_description", String, self.urdf.append)
 
     def _static(self, message):

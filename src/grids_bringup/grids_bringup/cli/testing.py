@@ -9,6 +9,8 @@ from pathlib import Path
 from grids_bringup.cli.gates import GateFailures, run_gates
 
 LEVELS = ("unit", "process", "ros", "e2e")
+# Two workers take unit and process tests by files, then one of them the rest: see the scheduler in tests/conftest.py.
+EVERYTHING = [*(f"tests/{level}" for level in LEVELS), "-n", "2", "--no-loadscope-reorder"]
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
         return _run_pytest(["tests/interop"], argv[1:], [])
     chosen = any(Path(word.split("::")[0]).exists() for word in argv if not word.startswith("-"))
     failures = [] if chosen else run_gates(root)
-    return _run_pytest([] if chosen else [f"tests/{level}" for level in LEVELS], argv, failures)
+    return _run_pytest([] if chosen else EVERYTHING, argv, failures)
 
 
 def _run_pytest(folders: list[str], argv: list[str], failures: list[str]) -> int:

@@ -24,7 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from grids_bringup.run import verdict
-from grids_bringup.run.manager_node import START_WAIT_S, RunManagerNode
+from grids_bringup.run.manager_node import LOST_S, START_WAIT_S, RunManagerNode
 from grids_bringup.run.record_session import RecordSession
 from grids_bringup.run.summary import driver_summary
 from grids_common.signals import STOP_SIGNALS, ignore_from_now_on
@@ -291,16 +291,17 @@ class RunManager:
 
     def _rest(self) -> None:
         """Move the arm to its rest pose at limited speed, then switch torque off. Adds a warning if that fails."""
-        response = self.node.call(Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S, self._stop_requested)
-        if response is None or not response.success:
-            self.warnings.append(
-                f"the arm did not reach its rest pose: {response.message if response else 'no response'}"
-            )
+        response = self.node.call(Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S, self._stop_requested, LOST_S)
+        if response is None:
+            self.warnings.append("the arm did not reach its rest pose: no response")
+            return
+        if not response.success and self._driver_state() != "released":  # a second request finds it at rest
+            self.warnings.append(f"the arm did not reach its rest pose: {response.message}")
             return
         deadline = time.monotonic() + REST_WAIT_S
         moving = False
         while time.monotonic() < deadline and not self._stop_requested():
-            state = self.node.driver.state if self.node.driver else ""
+            state = self._driver_state()
             moving |= state == "resting"
             if state == "released":
                 self.arm = "at rest"
@@ -310,6 +311,9 @@ class RunManager:
             time.sleep(0.05)
         reason = "interrupted" if self.stop.is_set() else self.node.driver.reason if self.node.driver else ""
         self.warnings.append(f"the arm did not reach its rest pose: {reason}")
+
+    def _driver_state(self) -> str:
+        return self.node.driver.state if self.node.driver else ""
 
     def exit_code(self) -> int:
         """0: success; 1: failure; 3: time limit reached before the task was done."""

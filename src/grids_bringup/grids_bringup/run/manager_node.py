@@ -1,5 +1,6 @@
 """The run manager's ROS node: subscriptions, and blocking service calls for the main thread."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from grids_common.params import declare, param
 from grids_common.stamps import stamp_ns
 
 START_WAIT_S = 60.0  # for processes that start on a busy computer
-POLL_S = 0.05
+POLL_S = 0.01
+LOST_S = 2.0  # without a response for so long, it is asked again
 # States in which a transition is not needed any more. Shut down by hand, a node holds nothing that could be cleaned up.
 _ENDED = {State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_FINALIZED}
 _REACHED = {
@@ -29,6 +31,20 @@ _REACHED = {
     Transition.TRANSITION_CLEANUP: _ENDED,
 }
 ERROR_LEVEL = 40  # rcl_interfaces/Log: ERROR 40, FATAL 50
+
+
+def _never() -> bool:
+    return False
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float, cancelled: Callable[[], bool]) -> bool:
+    """Wait until `condition()` is true; False after `timeout_s` (monotonic s) or once `cancelled()` is true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if cancelled() or time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,38 +143,72 @@ class RunManagerNode(Node):
             self.statistics.errors.append(f"{name}: {message.msg}")
             self.errors.append(f"{name}: {message.msg}")
 
-    def call(self, kind, name: str, request, timeout_s: float, cancelled: Callable[[], bool] = lambda: False):
-        """Call a service and wait; None if there is no response within `timeout_s` or `cancelled()` becomes true."""
-        if name not in self._clients_by_name:  # reused: discovering a service again takes a tenth of a second
-            self._clients_by_name[name] = self.create_client(kind, name)
-        client = self._clients_by_name[name]
-        deadline = time.monotonic() + min(timeout_s, START_WAIT_S)
-        while not client.service_is_ready():
-            if cancelled() or time.monotonic() > deadline:
-                return None
-            time.sleep(POLL_S)
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        deadline = time.monotonic() + timeout_s
-        while not done.wait(POLL_S):
-            if cancelled() or time.monotonic() > deadline:
-                return None
-        return future.result()
+    def call(
+        self,
+        kind,
+        name: str,
+        request,
+        timeout_s: float,
+        cancelled: Callable[[], bool] = _never,
+        repeat_s: float = math.inf,
+    ):
+        """Call a service and wait; None if there is no response within `timeout_s` or `cancelled()` becomes true.
 
-    def transition(
-        self, node: str, number: int, timeout_s: float, cancelled: Callable[[], bool] = lambda: False
-    ) -> bool:
+        repeat_s: time after which the request is sent again, for requests that may arrive twice. A response is lost if
+        the server has not discovered this client yet (rmw_fastrtps gives up after 0.1 s).
+        """
+        client = self._client(kind, name)
+        if not _wait(client.service_is_ready, min(timeout_s, START_WAIT_S), cancelled):
+            return None
+        deadline = time.monotonic() + timeout_s
+        futures = []
+        try:
+            while (left_s := deadline - time.monotonic()) > 0 and not cancelled():
+                futures.append(client.call_async(request))
+                _wait(lambda: any(future.done() for future in futures), min(left_s, repeat_s), cancelled)
+                for future in futures:
+                    if future.done():
+                        return future.result()
+            return None
+        finally:
+            for future in futures:
+                client.remove_pending_request(future)
+
+    def _client(self, kind, name: str):
+        """Reused: discovering a service again takes a tenth of a second."""
+        if name not in self._clients_by_name:
+            self._clients_by_name[name] = self.create_client(kind, name)
+        return self._clients_by_name[name]
+
+    def _state(self, node: str, timeout_s: float, cancelled: Callable[[], bool]) -> int | None:
+        request = GetState.Request()
+        response = self.call(GetState, f"{node}/get_state", request, timeout_s, cancelled, LOST_S)
+        return None if response is None else response.current_state.id
+
+    def transition(self, node: str, number: int, timeout_s: float, cancelled: Callable[[], bool] = _never) -> bool:
         """Bring `node` into the state that a transition (a lifecycle_msgs/Transition id) leads to.
 
         A node that is there already, by another client's request, is left alone. Returns whether it is there in time.
+        Where no response comes, the node is asked for its state, since the response may be lost.
         """
-        response = self.call(GetState, f"{node}/get_state", GetState.Request(), timeout_s, cancelled)
-        if response is None or response.current_state.id in _REACHED[number]:
-            return response is not None
-        request = ChangeState.Request(transition=Transition(id=number))
-        response = self.call(ChangeState, f"{node}/change_state", request, timeout_s, cancelled)
-        return bool(response is not None and response.success)
+        deadline = time.monotonic() + timeout_s
+        before = self._state(node, timeout_s, cancelled)
+        if before is None or before in _REACHED[number]:
+            return before is not None
+        client = self._client(ChangeState, f"{node}/change_state")
+        if not _wait(client.service_is_ready, deadline - time.monotonic(), cancelled):
+            return False
+        future = client.call_async(ChangeState.Request(transition=Transition(id=number)))
+        unmoved = 0  # how often the node was still where it had been: it is idle there, or has not begun
+        while unmoved < 3 and not _wait(future.done, min(LOST_S, deadline - time.monotonic()), cancelled):
+            state = self._state(node, deadline - time.monotonic(), cancelled)
+            if state is None:
+                break
+            if state in _REACHED[number]:
+                return True
+            unmoved += state == before
+        client.remove_pending_request(future)
+        return future.done() and bool(future.result().success)
 
     def silent_for(self, node: str) -> float | None:
         """Seconds since the last message of `node`; None if there was none."""

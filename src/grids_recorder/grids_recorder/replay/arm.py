@@ -97,8 +97,11 @@ class Player(Node):
             raise DataError(
                 "no driver answers: start one first, for example ./grids teleop operator:=none in another terminal"
             )
-        future = self._modes.call_async(SetMode.Request(mode=mode))
-        if not self.spin_for(DRIVER_WAIT_S, future.done):
+        for _ in range(2):  # a response is lost if the driver has not discovered this client yet
+            future = self._modes.call_async(SetMode.Request(mode=mode))
+            if self.spin_for(DRIVER_WAIT_S / 2, future.done):
+                break
+        else:
             raise DataError(f"the driver did not answer to set_mode {mode!r} within {DRIVER_WAIT_S:.0f} s")
         if not future.result().success:
             raise DataError(f"the driver refused mode {mode!r}: {future.result().message}")
