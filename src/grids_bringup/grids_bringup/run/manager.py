@@ -291,7 +291,9 @@ class RunManager:
 
     def _rest(self) -> None:
         """Move the arm to its rest pose at limited speed, then switch torque off. Adds a warning if that fails."""
-        response = self.node.call(Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S, self._stop_requested, LOST_S)
+        response = self.node.call(
+            Trigger, "driver/rest", Trigger.Request(), REST_WAIT_S, self._stop_requested, repeat_s=LOST_S
+        )
         if response is None:
             self.warnings.append("the arm did not reach its rest pose: no response")
             return

@@ -150,6 +150,7 @@ class RunManagerNode(Node):
         request,
         timeout_s: float,
         cancelled: Callable[[], bool] = _never,
+        *,
         repeat_s: float = math.inf,
     ):
         """Call a service and wait; None if there is no response within `timeout_s` or `cancelled()` becomes true.
@@ -182,7 +183,7 @@ class RunManagerNode(Node):
 
     def _state(self, node: str, timeout_s: float, cancelled: Callable[[], bool]) -> int | None:
         request = GetState.Request()
-        response = self.call(GetState, f"{node}/get_state", request, timeout_s, cancelled, LOST_S)
+        response = self.call(GetState, f"{node}/get_state", request, timeout_s, cancelled, repeat_s=LOST_S)
         return None if response is None else response.current_state.id
 
     def transition(self, node: str, number: int, timeout_s: float, cancelled: Callable[[], bool] = _never) -> bool:
