@@ -83,6 +83,7 @@ class Together:
     def end(self) -> None:
         for process in self.running.values():
             process.kill()
+            process.wait(5)
         self._claim.close()
 
 
@@ -117,6 +118,7 @@ class Commanded:
 
     def end(self) -> None:
         self._process.kill()
+        self._process.wait(5)
 
 
 @pytest.fixture
