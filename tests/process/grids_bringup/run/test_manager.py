@@ -43,7 +43,7 @@ class Node:
             time.sleep(0.01)
         return False
 
-    def call(self, *_args):
+    def call(self, *_args, **_options):
         return SimpleNamespace(success=False, message="not in this test")
 
     def silent_for(self, name):
