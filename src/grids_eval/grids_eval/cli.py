@@ -9,13 +9,14 @@ import argparse
 import math
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from grids_common.errors import GridsError
 from grids_common.progress import Progress
 from grids_common.tasks import OUTCOMES, TASKS
 from grids_data.units import SYSTEMS, parse_system
+from grids_eval import comparison
 from grids_eval.pool import evaluate
 from grids_eval.rollout import (
     CONTROLS,
@@ -74,6 +75,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--videos", type=int, default=0, metavar="N", help="write videos of the first N failures to --out"
     )
     parser.add_argument("--through-ros", action="store_true", help="run the real-time graph instead of lock-step")
+    parser.add_argument(
+        "--compare", type=Path, metavar="BUNDLE", help="a second policy, in the same scenes: difference with interval"
+    )
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     arguments = parser.parse_args(argv)
     _check_options(parser, arguments)
@@ -155,6 +159,7 @@ def _check_real_time_options(parser: argparse.ArgumentParser, arguments: argpars
          "the real-time graph uses the bundle's noise scale; export a bundle with another one"),
         ("--reuse-threshold", arguments.reuse_threshold != 0,
          "in the real-time graph it is a parameter of the policy node"),
+        ("--compare", arguments.compare is not None, "two real-time runs never see the same scene twice alike"),
         ("--videos", arguments.videos != 0, "each run through ROS already writes overlay.mp4 into its folder"),
     )  # fmt: skip
     for option, given, why in refused:
@@ -274,14 +279,22 @@ def _results(arguments: argparse.Namespace, episodes: list[EpisodeConfig]) -> li
         ]  # fmt: skip
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _episodes(arguments: argparse.Namespace) -> list[tuple[str, EpisodeConfig]]:
+    """(condition, episode) in the order of the table, for the policy of the arguments."""
     requested = conditions(arguments, _step_seconds(arguments))
     named = [(name, config) for (name, _), configs in requested.items() for config in configs]
-    episodes = [config for _, config in named]
-    check_delays(arguments.policy, episodes)
+    check_delays(arguments.policy, [config for _, config in named])
+    return named
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    named = _episodes(arguments)
+    other = argparse.Namespace(**vars(arguments) | {"policy": arguments.compare})
+    others = _episodes(other) if arguments.compare else []
     began = time.monotonic()
-    results = _results(arguments, episodes)
+    results = _results(arguments, [config for _, config in named])
     seconds = time.monotonic() - began
+    second = _results(other, [config for _, config in others]) if others else []
     lines = [(name, result) for (name, _), result in zip(named, results, strict=True)]
     measured = [(name, result) for name, result in lines if isinstance(result, EpisodeResult)]
     summaries = _summaries(measured)
@@ -290,10 +303,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _print(arguments, summaries, [result for _, result in measured], seconds)
         report = overall(arguments, summaries, [result for _, result in measured], seconds)
         report["failed_runs"] = len(failed)
+    if others:
+        report["comparison"] = _compare(arguments, lines, second)
     if arguments.out is not None:
         from grids_eval.report import write_episodes, write_report, write_videos
 
         write_episodes(arguments.out, lines)
+        if others:
+            write_episodes(arguments.out / "second", zip((name for name, _ in others), second, strict=True))
         if measured:
             write_report(arguments.out, report, summaries)
         if arguments.videos:
@@ -305,6 +322,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json and measured:
         sys.stdout.write(json_text(report) + "\n")
     return 1 if failed else 0
+
+
+def _compare(arguments: argparse.Namespace, lines: list[tuple[str, EpisodeResult]], second: list) -> dict[str, object]:
+    """Print the second policy's table and both in the same scenes; returns the comparison's part of the report."""
+    summaries = _summaries([(name, result) for (name, _), result in zip(lines, second, strict=True)])
+    found = comparison.compare([(name, one, two) for (name, one), two in zip(lines, second, strict=True)])
+    sys.stdout.write(f"\nsecond: {arguments.compare}\n{markdown(summaries)}")
+    sys.stdout.write(f"\nfirst ({arguments.policy}) and second in the same scenes, percentage points\n")
+    sys.stdout.write(comparison.markdown(found))
+    return {
+        "second": str(arguments.compare),
+        "conditions": [as_json(summary) for summary in summaries],
+        "differences": [asdict(row) for row in found],
+    }
 
 
 def _summaries(measured: list[tuple[str, EpisodeResult]]) -> list[Summary]:

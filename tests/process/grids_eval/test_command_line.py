@@ -26,6 +26,21 @@ def test_a_bundle_is_evaluated_from_the_command_line(tmp_path: Path, capsys) -> 
     assert json.loads((out / "results.json").read_text())["success_rate"] == report["success_rate"]
 
 
+def test_two_policies_are_compared_in_the_same_scenes(tmp_path: Path, capsys) -> None:
+    demo, untrained = ROOT / "models" / "demo", ROOT / "models" / "untrained"
+    out = tmp_path / "out"
+    command = [str(demo), "--compare", str(untrained), "--episodes", "2", "--out", str(out), "--json"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    report = json.loads(said.strip().splitlines()[-1])["comparison"]
+    (row,) = report["differences"]
+    assert row["both"] + row["only_first"] + row["only_second"] + row["neither"] == 2
+    assert row["only_first"] >= 1  # the untrained one does not do it
+    assert report["conditions"][0]["successes"] == 0
+    assert "| first − second |" in said
+    assert len((out / "second" / "episodes.jsonl").read_text().splitlines()) == 2
+
+
 def test_what_is_not_a_policy_is_refused_in_one_sentence(tmp_path: Path, capsys) -> None:
     with pytest.raises(ValueError, match=r"expected a bundle \(policy.json\) or a checkpoint"):
         load_actor(tmp_path)

@@ -10,7 +10,7 @@ from so100_driver.guard.torque import EDGES, Event, State, Torque
 NONE_SILENT, ALL = np.zeros(6, bool), tuple(range(6))
 GOALS = np.linspace(0.1, 0.6, 6)
 LIMP = np.full(6, np.nan)
-KEPT = {Event.REJOINED, Event.LOST, Event.BACK_HOLDING, Event.ESTOP, Event.SHUTDOWN}
+KEPT = (Event.REJOINED, Event.LOST, Event.BACK_HOLDING, Event.ESTOP, Event.SHUTDOWN)
 # Written out by hand, apart from the table in the code: what follows each event that may change anything.
 EXPECTED = {
     (State.FOUND, Event.ENGAGE): State.ENGAGING,
