@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from grids_policy.export import precision  # noqa: E402
-from grids_policy.export.quantise import even_enough, products, weights_to_int8  # noqa: E402
+from grids_policy.export.quantise import even_enough, gated, products, weights_to_int8  # noqa: E402
 
 WIDE, NARROW = 64, 6
 
@@ -96,3 +96,45 @@ def test_activations_are_symmetric_and_those_without_a_scale_stay(tmp_path):
 def test_one_scale_serves_even_values_only():
     assert even_enough(largest=8.0, rms=1.0)
     assert not even_enough(largest=48.0, rms=1.0)
+
+
+def gates() -> onnx.ModelProto:
+    """Products behind SiLU, a gated MLP, a gated MLP with GELU, a plain GELU and the gain of a norm, in this order."""
+    held = [numpy_helper.from_array(np.full((WIDE, WIDE), 0.01, np.float32), f"w{i}") for i in range(5)]
+    held.append(numpy_helper.from_array(np.ones(WIDE, np.float32), "gain"))
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Mul", ["x", "s"], ["silu"]),
+        helper.make_node("Gelu", ["x"], ["gelu"]),
+        helper.make_node("Mul", ["silu", "x"], ["gated"]),
+        helper.make_node("Mul", ["x", "gelu"], ["gated_gelu"]),
+        helper.make_node("Mul", ["x", "gain"], ["normed"]),
+        *(
+            helper.make_node("Gemm" if i % 2 else "MatMul", [name, f"w{i}"], [f"y{i}"], f"n{i}")
+            for i, name in enumerate(("silu", "gated", "gated_gelu", "gelu", "normed"))
+        ),
+    ]
+    ends = [value(f"y{i}", TensorProto.FLOAT, [4, WIDE]) for i in range(5)]
+    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, [4, WIDE])], ends, held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_what_a_gate_let_through_keeps_its_precision_in_dynamic_int8(tmp_path):
+    path = tmp_path / "prefix.onnx"
+    onnx.save(gates(), str(path))
+    assert gated(gates().graph) == {"n0", "n1", "n2"}
+    precision.convert(path, "int8")
+    kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert kinds.count("MatMulInteger") == 2
+    assert kinds.count("MatMul") + kinds.count("Gemm") == 3
+    for got, expected in zip(outputs(str(path), X), outputs(gates(), X), strict=True):
+        np.testing.assert_allclose(got, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_dynamic_int8_leaves_actions_and_coordinates_alone(tmp_path):
+    made = saved(tmp_path, "int8", {})
+    integer = {name for node in made.graph.node if node.op_type == "MatMulInteger" for name in node.input}
+    assert "wide_quantized" in integer
+    assert not {"narrow_quantized", "place_quantized"} & integer
+    assert sum(node.op_type == "MatMulInteger" for node in made.graph.node) == 2
