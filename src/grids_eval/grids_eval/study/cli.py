@@ -2,9 +2,9 @@
 
 ./grids study --base DENSE_CHECKPOINT --frames runs/frames/p runs/frames/q --out runs/study
 
-All runs have the same initial weights, frames, number of samples and scenes; only the variant's options and the seed
-differ. Vision is frozen, or with --tune-vision trained in all runs. Complete runs are not repeated, so the same command
-continues an interrupted study. `--table` only reads existing runs.
+The base says the model family: smolvla, pi0 or pi05. All runs have the same initial weights, frames, number of samples
+and scenes; only the variant's options and the seed differ. Vision is frozen, or with --tune-vision trained in all runs.
+Complete runs are not repeated, so the same command continues an interrupted study. `--table` only reads existing runs.
 """
 
 import argparse
@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import TextIO
 
 from grids_eval.study.table import REFERENCE, RESULT, read_results, table
+from grids_policy.model.config import PolicyConfig
 
+OUTSIDE = ("random", "topk", "lattice", "pool", "learned")  # reducers behind the connector, which every family has
+INSIDE_SMOLVLA = {
+    f"{kind}-16": (f"model.sampler.kind={kind}",) for kind in ("fastv", "sparsevlm", "efficientvla", "adp")
+}
+INSIDE_SMOLVLA["lightvla"] = ("model.sampler.kind=lightvla",)
 # Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "dense": ("model.sampler.kind=dense",),
@@ -26,16 +32,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grids-4": ("model.sampler.tokens=4",),
     "grids-8": ("model.sampler.tokens=8",),
     "grids-32": ("model.sampler.tokens=32",),
-    "random-16": ("model.sampler.kind=random",),
-    "topk-16": ("model.sampler.kind=topk",),
-    "lattice-16": ("model.sampler.kind=lattice",),
-    "pool-16": ("model.sampler.kind=pool",),
-    "learned-16": ("model.sampler.kind=learned",),
-    "fastv-16": ("model.sampler.kind=fastv",),
-    "sparsevlm-16": ("model.sampler.kind=sparsevlm",),
-    "efficientvla-16": ("model.sampler.kind=efficientvla",),
-    "lightvla": ("model.sampler.kind=lightvla",),
-    "adp-16": ("model.sampler.kind=adp",),
+    **{f"{kind}-16": (f"model.sampler.kind={kind}",) for kind in OUTSIDE},
+    **{f"{kind}-4": (f"model.sampler.kind={kind}", "model.sampler.tokens=4") for kind in OUTSIDE},
+    **INSIDE_SMOLVLA,
     "no-embedding": ("model.sampler.coord_embedding=false",),
     "nearest": ("model.sampler.interpolation=nearest",),
     "no-lattice": ("model.sampler.lattice_init=false",),
@@ -62,7 +61,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
     parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches of ./grids frames")
     parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all that the base's family has")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     parser.add_argument("--tune-vision", action="store_true", help="train the vision tower, too, in all runs")
     parser.add_argument(
@@ -79,6 +78,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scene-seed", type=int, default=9_000_000)
     parser.add_argument("--noise-scale", type=float, default=0.5)
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side, one thread each")
+    parser.set_defaults(model=())  # overrides that every run takes from the base, see `model_overrides`
     arguments = parser.parse_args(argv)
     if not arguments.table and (arguments.base is None or not arguments.frames):
         parser.error("expected --base and --frames, or --table")
@@ -89,8 +89,8 @@ def overrides(arguments: argparse.Namespace, variant: str, seed: int) -> list[st
     """The values that one run changes in the training configuration, as for `./grids train --set`."""
     frames = ", ".join(str(path) for path in arguments.frames)
     return [
-        f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1", "compile=false",
-        f"batch={arguments.batch}", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}",
+        *arguments.model, f"seed={seed}", f"start_from={arguments.base}", f"data.frames=[{frames}]", "processes=1",
+        "compile=false", f"batch={arguments.batch}", "optimiser.minutes=0", f"optimiser.steps={arguments.steps}",
         "optimiser.warmup_steps=50", f"optimiser.lr={arguments.lr!r}", "validate_every_s=86400",
         *(TUNED if arguments.tune_vision else FROZEN), *VARIANTS[variant], f"model.sampler.seed={seed}",
     ]  # fmt: skip
@@ -102,13 +102,33 @@ def train_command(arguments: argparse.Namespace, variant: str, seed: int, folder
     return words + [word for override in overrides(arguments, variant, seed) for word in ("--set", override)]
 
 
-def refuse_sampled_base(base: Path) -> None:
-    """Raise ValueError where the base has a sampler: a variant with the same one would keep it, others begin anew."""
+def read_base(base: Path) -> PolicyConfig:
+    """The base's configuration.
+
+    Raises ValueError where it has a sampler: a variant with the same one would keep it, others begin anew.
+    """
     from grids_policy.model.checkpoint import load_checkpoint
 
-    kind = load_checkpoint(base).config.sampler.kind
-    if kind != "dense":
+    config = load_checkpoint(base).config
+    if (kind := config.sampler.kind) != "dense":
         raise ValueError(f"--base: expected a dense checkpoint, got the sampler {kind!r} in {base}; see docs/study.md")
+    return config
+
+
+def model_overrides(base: PolicyConfig) -> tuple[str, ...]:
+    """What a run takes from the base where families differ; all other sizes are those of --config."""
+    return f"model.family={base.family}", f"model.tokenizer_max_length={base.tokenizer_max_length}"
+
+
+def choose_variants(wanted: list[str] | None, family: str) -> list[str]:
+    """The variants of a study: those wanted, by default all that the family has. Raises ValueError."""
+    lacking = () if family == "smolvla" else INSIDE_SMOLVLA
+    if refused := [name for name in wanted or () if name in lacking]:
+        raise ValueError(
+            f"--variants: {refused[0]} acts inside SmolVLA's language model, and --base is a {family}; expected some "
+            f"of {', '.join(name for name in VARIANTS if name not in lacking)}"
+        )
+    return wanted or [name for name in VARIANTS if name not in lacking]
 
 
 def build_features(arguments: argparse.Namespace) -> None:
@@ -148,7 +168,8 @@ def evaluate_command(arguments: argparse.Namespace, policy: Path, out: Path, *, 
 
 def write_settings(arguments: argparse.Namespace) -> None:
     """Write the options that all runs in --out share. Raises ValueError when existing runs have other options."""
-    each_call = ("out", "table", "reference", "variants", "seeds", "lanes")  # may differ from call to call
+    # These may differ from call to call, and the base says the model.
+    each_call = ("out", "table", "reference", "variants", "seeds", "lanes", "model")
     values = {name: value for name, value in vars(arguments).items() if name not in each_call}
     settings = json.loads(json.dumps(values, default=str))
     path = arguments.out / SETTINGS
@@ -242,7 +263,8 @@ def run_all(arguments: argparse.Namespace) -> int:
     All runs are trained and evaluated in distribution before the first one is evaluated out of distribution, so that an
     unfinished study has something to compare.
     """
-    refuse_sampled_base(arguments.base)
+    base = read_base(arguments.base)
+    arguments.variants, arguments.model = choose_variants(arguments.variants, base.family), model_overrides(base)
     write_settings(arguments)
     if not arguments.tune_vision:
         build_features(arguments)

@@ -86,6 +86,15 @@ def _losses(out: Path, variant: str) -> str:
     return f"{np.mean(found):.3f}{each}" if found else ""
 
 
+def step_seconds(out: Path, variant: str) -> list[float]:
+    """Mean wall time of a training step of each run of `variant`, s; other work on the machine is in it."""
+    found = []
+    for path in sorted(out.glob(f"{variant}-s*/train/state/progress.json")):
+        progress = json.loads(path.read_text(encoding="utf-8"))
+        found.append(progress["elapsed_s"] / progress["step"])
+    return found
+
+
 def _cell(results: list[dict], task: str, *, ood: bool) -> str:
     good, tried, shares = count(results, task, ood=ood)
     if not tried:
@@ -116,13 +125,13 @@ def _distance(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> st
 def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
     """The study as a Markdown table: success per task (Wilson 95 % over all episodes, each seed), OOD, differences.
 
-    loss: flow loss on held-out episodes after training, mean and each seed.
+    loss: flow loss on held-out episodes after training, mean and each seed. s/step: see `step_seconds`, each run.
     reference: folder of the study whose grids-16 runs the differences are taken from.
     """
     tasks = sorted({c["task"] for rs in by_variant.values() for r in rs for c in r["conditions"]})
     compared = [*(([task], False) for task in tasks), (tasks, False), (tasks, True)]
     distances = [f"{name} − {REFERENCE}" for name in (*tasks, "all tasks", "OOD")]
-    head = ["variant", "seeds", *tasks, "OOD", *distances, "misplaced", "retention", "spread", "loss"]
+    head = ["variant", "seeds", *tasks, "OOD", *distances, "misplaced", "retention", "spread", "loss", "s/step"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for variant, results in by_variant.items():
         cells = [_cell(results, task, ood=False) for task in tasks] + [_cell(results, "", ood=True)]
@@ -131,5 +140,6 @@ def table(by_variant: dict[str, list[dict]], out: Path, reference: Path) -> str:
             cells.append("" if (out, variant) == (reference, REFERENCE) else _distance(own, theirs))
         retention = "" if variant.startswith("early") else f"{_mean(results, 'retention'):.3f}"  # of dense tokens
         cells += [_misplaced(results), retention, f"{_mean(results, 'coordinate_spread'):.3f}", _losses(out, variant)]
+        cells.append(", ".join(f"{seconds:.2f}" for seconds in step_seconds(out, variant)))
         lines.append("| " + " | ".join([variant, str(len(results)), *cells]) + " |")
     return "\n".join(lines) + "\n"

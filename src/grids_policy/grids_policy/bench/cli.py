@@ -1,7 +1,8 @@
 """./grids bench policy: one chunk, stage by stage; dense against GridS, torch against ONNX Runtime.
 
-Each round runs every variant once, so that ratios are valid on a machine that other programs use. Weights are random:
-speed does not depend on them, and the parity gate of the export checks accuracy.
+Each round runs every variant once, so that ratios are valid on a machine that other programs use; the processor time
+beside the wall time is what they disturb least. Weights are random: speed does not depend on them, and the parity gate
+of the export checks accuracy.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from grids_policy.bench.variants import (
     TorchVariant,
     Variant,
     cached_bundle,
+    config_like,
     counted_flops,
     full_config,
     parse_sampler,
@@ -37,15 +40,20 @@ from grids_policy.bench.variants import (
 )
 from grids_policy.export.cli import PRECISIONS
 from grids_policy.model.config import PolicyConfig, SamplerConfig
-from grids_policy.model.smolvla import ActionExpert, SmolVLA
+from grids_policy.model.families import build_empty
+from grids_policy.model.pi0.network import Pi0
+from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.engines.table import NAMES
+
+_TRAINING_ROUNDS = 5
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options of `./grids bench policy`."""
     parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or models/untrained's")
+    parser.add_argument("--like", type=Path, metavar="CHECKPOINT", help="family and sizes of this one, not --size")
     parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
     parser.add_argument(
         "--engines", default="torch,onnx", help=f"torch; onnx: what auto takes; by name: {', '.join(NAMES)}; none"
@@ -70,7 +78,7 @@ def _samplers(text: str) -> list[SamplerConfig]:
     return [parse_sampler(word) for word in text.split(",") if word]
 
 
-def _variants_that_fit(policy: SmolVLA, batch: int, device: AbstractDevice, report) -> list[Variant]:
+def _variants_that_fit(policy: SmolVLA | Pi0, batch: int, device: AbstractDevice, report) -> list[Variant]:
     """Torch eager and, on a GPU, CUDA graphs. Variants that do not fit into memory are reported and left out."""
     found: list[Variant] = []
     for mode in ("eager", "graph") if device.kind == "cuda" else ("eager",):
@@ -123,11 +131,14 @@ def build_variants(arguments: argparse.Namespace, config: PolicyConfig, report) 
 def measure(variants: list[Variant], rounds: int, report) -> list[dict[str, Any]]:
     """Run every variant once per round, after one unmeasured run each. Returns one row of results per variant."""
     runs: list[list[dict[str, float]]] = [[] for _ in variants]
+    spent: list[list[float]] = [[] for _ in variants]
     for variant in variants:
         variant.run()
     for number in range(rounds):
-        for variant, kept in zip(variants, runs, strict=True):
+        for variant, kept, times in zip(variants, runs, spent, strict=True):
+            began = time.process_time()
             kept.append(variant.run())
+            times.append(time.process_time() - began)
         report(f"round {number + 1} of {rounds}")
     return [
         {
@@ -136,9 +147,25 @@ def measure(variants: list[Variant], rounds: int, report) -> list[dict[str, Any]
             "batch": v.batch,
             "runs": len(kept),
             "seconds": stage_percentiles(kept),
+            "processor_s": statistics.median(times),
         }
-        for v, kept in zip(variants, runs, strict=True)
+        for v, kept, times in zip(variants, runs, spent, strict=True)
     ]
+
+
+def measure_training(
+    base: SmolVLA | Pi0, arguments: argparse.Namespace, device: AbstractDevice
+) -> list[dict[str, Any]]:
+    """Wall and processor seconds of training steps without the optimiser, the variants by turns."""
+    rows = [{"sampler": sampler_name(s), "batch": arguments.train, "seconds": [], "processor_s": []}
+            for s in _samplers(arguments.tokens)]  # fmt: skip
+    for _ in range(_TRAINING_ROUNDS):
+        for row in rows:
+            policy = with_sampler(base, parse_sampler(row["sampler"]))
+            seconds, processor_s = training_step_s(policy, arguments.train, device)
+            row["seconds"].append(seconds)
+            row["processor_s"].append(processor_s)
+    return rows
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -149,7 +176,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         sys.stderr.write(f"[{time.monotonic() - began:6.1f} s] {text}\n")
 
     torch.set_num_threads(arguments.threads)
-    config = full_config() if arguments.size == "full" else small_config()
+    if arguments.like:
+        config = config_like(arguments.like)
+    else:
+        config = full_config() if arguments.size == "full" else small_config()
     variants, notes = build_variants(arguments, config, print_line)
     device = open_device("auto")
     peaks = measure_card(device)
@@ -160,12 +190,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         row["flops"] = None if id(variant) in others else stage_flops(config, parse_sampler(row["sampler"]))
     report: dict[str, Any] = {
         "bench": "policy",
-        "size": arguments.size,
+        "size": str(arguments.like or arguments.size),
+        "family": config.family,
         "threads": arguments.threads,
         "steps": config.num_steps,
         "device": device.name,
         "peaks": peaks,
-        "expert_bytes_per_step": 4 * sum(p.numel() for p in ActionExpert(config).parameters()),
+        "expert_bytes_per_step": 4 * sum(p.numel() for p in build_empty(config).expert.parameters()),
         "rss_gb": psutil.Process().memory_info().rss / 1e9,
         "bundles": notes,
         "rows": rows,
@@ -174,15 +205,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         analytic = stage_flops(config, checked.sampler)["total"]
         report["flops_by_torch_over_analytic"] = counted_flops(checked) / analytic
     if arguments.train:
-        base = random_policy(config)
-        report["train"] = [
-            {
-                "sampler": sampler_name(sampler),
-                "batch": arguments.train,
-                "seconds": training_step_s(with_sampler(base, sampler), arguments.train, 3, device),
-            }
-            for sampler in _samplers(arguments.tokens)
-        ]
+        report["train"] = measure_training(random_policy(config), arguments, device)
     return report
 
 

@@ -44,12 +44,21 @@ def stage_table(report: dict[str, Any]) -> str:
         cells = [f"{row['label']}, {row['sampler']}", str(row["batch"])]
         cells += [f"{seconds[stage]['p50'] * 1e3:.1f}" for stage in STAGES[:-1]]
         cells.append("/".join(f"{seconds['total'][q] * 1e3:.0f}" for q in ("p50", "p95", "p99")))
+        cells.append(f"{row['processor_s'] * 1e3:.1f}")
         cells.append(f"{base / (seconds['total']['p50'] / row['batch']):.2f}x")
         stages = ("vision", "prefix", "denoise") if row["flops"] else ()
         floors = [seconds[s]["p50"] / max(stage_floor_s(report, row, s), 1e-12) for s in stages]
         cells.append(" ".join(f"{floor:.2f}" for floor in floors) or "–")
         rows.append(cells)
-    head = ["variant", "batch", *(f"{s} ms" for s in STAGES[:-1]), "p50/p95/p99 ms", "speed", "x fp32 floor (v p d)"]
+    head = [
+        "variant",
+        "batch",
+        *(f"{s} ms" for s in STAGES[:-1]),
+        "p50/p95/p99 ms",
+        "processor ms",
+        "speed",
+        "x fp32 floor (v p d)",
+    ]
     peaks = report["peaks"]
     note = (
         f"{report['device']}, {report['threads']} threads: {peaks['tflops']['fp32'] * 1e3:.0f} GFLOP/s fp32, "
@@ -73,12 +82,10 @@ def table4(report: dict[str, Any]) -> str:
     found = report.get("train", [])
     if not found:
         return ""
-    times = [min(row["seconds"]) for row in found]
-    rows = [
-        [row["sampler"], str(row["batch"]), f"{t:.2f}", f"{times[0] / t:.2f}x"]
-        for row, t in zip(found, times, strict=True)
-    ]
-    return _table(["forward + backward", "batch", "s/step", "speed"], rows)
+    best = [[min(row[kind]) for row in found] for kind in ("seconds", "processor_s")]
+    times = [[f"{t:.2f}", f"{kind[0] / t:.2f}x"] for kind in best for t in kind]
+    rows = [[row["sampler"], str(row["batch"]), *times[i], *times[i + len(found)]] for i, row in enumerate(found)]
+    return _table(["forward + backward", "batch", "s/step", "speed", "processor s", "speed"], rows)
 
 
 def figure(report: dict[str, Any], path: Path) -> Path:

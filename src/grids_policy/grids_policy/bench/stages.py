@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grids_policy.model.config import PolicyConfig
+from grids_policy.model.pi0.network import Pi0
 from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime.base import STAGES
 
@@ -51,12 +52,12 @@ def example_inputs(config: PolicyConfig, batch: int, device: str, dtype: torch.d
     )
 
 
-def policy_stages(policy: SmolVLA, inputs: StageInputs) -> dict[str, Stage]:
+def policy_stages(policy: SmolVLA | Pi0, inputs: StageInputs) -> dict[str, Stage]:
     """The stages by name, in order; each takes the previous one's result, the first one's argument is ignored.
 
     They copy nothing from the host, so each can be captured as a CUDA graph.
     """
-    dtype = policy.state_proj.weight.dtype
+    dtype = policy.action_out_proj.weight.dtype
 
     def preprocess(_: Any) -> Tensor:
         return policy.preprocess(inputs.frames).to(dtype)

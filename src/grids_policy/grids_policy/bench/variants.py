@@ -21,10 +21,12 @@ from grids_policy.export import fused, graphs, quantise
 from grids_policy.export import precision as precisions
 from grids_policy.export.cli import export_bundle, reduce_bundle
 from grids_policy.export.spec import ExportOptions
-from grids_policy.export.untrained import demo_tokenizer
-from grids_policy.model.checkpoint import Checkpoint
+from grids_policy.export.untrained import SENTENCES
+from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
 from grids_policy.model.config import PolicyConfig, SamplerConfig, part_from_dict, sampler_from_text
+from grids_policy.model.families import build_policy
 from grids_policy.model.initialise import init_sampler, init_weights
+from grids_policy.model.pi0.network import Pi0
 from grids_policy.model.reducers import catalogue
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.smolvla import SmolVLA
@@ -33,6 +35,7 @@ from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.base import STAGES, PolicyOutputs
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.onnx import OnnxRuntime
+from grids_policy.train.tokenizer import fit_tokenizer
 
 _CALIBRATED_ON = 4  # random observations; the scales of random weights only have to be plausible
 
@@ -63,9 +66,17 @@ def small_config() -> PolicyConfig:
     return dataclasses.replace(demo_config(), sampler=SamplerConfig(), max_committed=0)
 
 
-def random_policy(config: PolicyConfig) -> SmolVLA:
+def config_like(folder: Path) -> PolicyConfig:
+    """Family and sizes of a checkpoint, with dense tokens. Raises ValueError where its family is not timed here."""
+    config = load_checkpoint(folder, identity_stats=True).config
+    if config.family == "xvla":
+        raise ValueError(f"--like: expected a checkpoint of smolvla, pi0 or pi05, got xvla in {folder}")
+    return dataclasses.replace(config, sampler=SamplerConfig(), max_committed=0)
+
+
+def random_policy(config: PolicyConfig) -> SmolVLA | Pi0:
     """A policy with random weights whose output depends on all inputs; only to measure speed."""
-    policy = SmolVLA(config)
+    policy = build_policy(config)
     init_weights(policy, 0)
     # Seeded, so that a bundle kept from an earlier call has the same weights.
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +106,7 @@ def sampler_name(sampler: SamplerConfig) -> str:
     return f"{sampler.tokens}" + (f"@{sampler.after_layer}" if sampler.after_layer >= 0 else "")
 
 
-def with_sampler(policy: SmolVLA, sampler: SamplerConfig) -> SmolVLA:
+def with_sampler(policy: SmolVLA | Pi0, sampler: SamplerConfig) -> SmolVLA | Pi0:
     """A policy with another sampler that shares all other weights with `policy`."""
     other = copy.copy(policy)
     other._modules = dict(policy._modules)  # noqa: SLF001 - copy.copy shares the dict of children
@@ -105,10 +116,10 @@ def with_sampler(policy: SmolVLA, sampler: SamplerConfig) -> SmolVLA:
     return other.eval().requires_grad_(False)
 
 
-def random_checkpoint(policy: SmolVLA, folder: Path) -> Checkpoint:
+def random_checkpoint(policy: SmolVLA | Pi0, folder: Path) -> Checkpoint:
     """A checkpoint of `policy` that can be exported: mean 0, std 0.5 and a small tokenizer, written to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    demo_tokenizer(320, folder / "tokenizer.json")
+    gemma = policy.config.conventions.prompt != "smolvla"
+    fit_tokenizer(SENTENCES, min(320, policy.config.text.vocab), folder / "tokenizer.json", gemma=gemma)
     stats = {}
     for feature, dim in (("observation.state", policy.config.state_dim), ("action", policy.config.action_dim)):
         stats[f"{feature}.mean"], stats[f"{feature}.std"] = torch.zeros(dim), torch.full((dim,), 0.5)
@@ -123,7 +134,7 @@ class TorchVariant:
     """
 
     def __init__(
-        self, policy: SmolVLA, batch: int, *, device: AbstractDevice | None = None, mode: str = "eager",
+        self, policy: SmolVLA | Pi0, batch: int, *, device: AbstractDevice | None = None, mode: str = "eager",
         precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.config, self.batch, self.mode = policy.config, batch, mode
@@ -138,7 +149,7 @@ class TorchVariant:
         if "graph" in mode:
             self._stages = self._captured()
 
-    def _plain(self, policy: SmolVLA) -> list[Stage]:
+    def _plain(self, policy: SmolVLA | Pi0) -> list[Stage]:
         return list(policy_stages(policy, self.inputs).values())
 
     def _compiled(self) -> list[Stage]:
@@ -193,7 +204,9 @@ class OnnxVariant:
         self._runtime.close()
 
 
-def cached_bundle(policy: SmolVLA, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
+def cached_bundle(
+    policy: SmolVLA | Pi0, precision: str, root: Path, report: Callable[[str], None]
+) -> tuple[Path, float]:
     """The folder below `root` of `policy` as a bundle, exported once per code version, and the export's seconds."""
     reducers = sorted(Path(catalogue.__file__).parent.glob("*.py"))
     modules = (graphs, fused, precisions, quantise, bundles)
@@ -228,8 +241,8 @@ def counted_flops(variant: TorchVariant) -> float:
     return float(counter.get_total_flops())
 
 
-def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: AbstractDevice) -> list[float]:
-    """Seconds of forward and backward of the whole policy on random data, per repeat; without the optimiser."""
+def training_step_s(policy: SmolVLA | Pi0, batch: int, device: AbstractDevice) -> tuple[float, float]:
+    """Wall and processor seconds of forward and backward of the whole policy on random data, without the optimiser."""
     from grids_policy.model.flow import FlowDraw, TrainBatch, draw, flow_loss
 
     policy.to(device.kind)
@@ -238,16 +251,14 @@ def training_step_s(policy: SmolVLA, batch: int, repeats: int, device: AbstractD
     actions = torch.zeros(batch, policy.config.chunk_size, policy.config.action_dim, device=device.kind)
     data = TrainBatch(images, given.mask, given.state, given.tokens, given.token_mask, actions)
     policy.train().requires_grad_(True)
-    seconds = []
-    for _ in range(repeats):
-        random = FlowDraw(*(None if t is None else t.to(device.kind) for t in draw(policy, batch)))
-        device.synchronize()
-        marks = [device.mark()]
-        flow_loss(policy, data, random).backward()
-        seconds += device.seconds([*marks, device.mark()])
-        policy.zero_grad(set_to_none=True)
+    random = FlowDraw(*(None if t is None else t.to(device.kind) for t in draw(policy, batch)))
+    device.synchronize()
+    marks, began = [device.mark()], time.process_time()
+    flow_loss(policy, data, random).backward()
+    (seconds,), processor_s = device.seconds([*marks, device.mark()]), time.process_time() - began
+    policy.zero_grad(set_to_none=True)
     policy.eval().requires_grad_(False)
-    return seconds
+    return seconds, processor_s
 
 
 def stage_percentiles(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:

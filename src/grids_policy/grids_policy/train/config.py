@@ -99,6 +99,7 @@ class TrainConfig:
     # runs on whole images is frozen and cached, up to layer m; the layers behind it and the connector are trained.
     freeze_vision: bool = False
     start_from: str = ""  # checkpoint folder to fine-tune; empty: from scratch
+    vision_from: str = ""  # from scratch, but with vision tower and connector of this checkpoint of any family
     log_every_s: float = 20.0
     save_every_s: float = 300.0
     validate_every_s: float = 300.0
@@ -118,6 +119,8 @@ class TrainConfig:
             raise ConfigError(f"precision must be auto, fp32, bf16 or fp16; got {self.precision!r}")
         if not (self.data.frames or self.data.dataset):
             raise ConfigError("data.frames or data.dataset must name at least one folder")
+        if self.start_from and self.vision_from:
+            raise ConfigError("start_from brings a vision tower of its own: expected it or vision_from, got both")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema must be in [0, 1); got {self.ema}")
 

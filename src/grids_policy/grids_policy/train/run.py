@@ -35,7 +35,7 @@ from grids_policy.train.feed import Feed, Prefetch, RawBatch, list_samples, spli
 from grids_policy.train.log import Log
 from grids_policy.train.lora import add_lora, merge_lora
 from grids_policy.train.loss import BatchMaker, Losses, PolicyLoss, encode
-from grids_policy.train.start import TOKENIZER, settle_tokenizer, started_from
+from grids_policy.train.start import TOKENIZER, settle_tokenizer, started_from, take_vision
 from grids_policy.train.state import Average, TrainProgress, learning_rate, load_state, save_state, share_done
 
 _VALIDATION_BATCHES = 8
@@ -174,6 +174,8 @@ class TrainingRun:
         else:
             policy = build_policy(self.config.model).train()
             init_weights(policy, self.config.seed)
+            if self.config.vision_from:
+                take_vision(policy, self.config.vision_from)
             if self.config.model.sampler.nested:
                 self._spread(policy)
         if self.config.lora.rank:

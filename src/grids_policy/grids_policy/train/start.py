@@ -11,7 +11,7 @@ from grids_policy.model.checkpoint import (
     with_sampler,
 )
 from grids_policy.model.config import ConfigError, PolicyConfig
-from grids_policy.model.families import family_of
+from grids_policy.model.families import Policy, family_of
 from grids_policy.model.reducers.nested import with_nested
 from grids_policy.runtime.language import copy_tokenizer
 from grids_policy.train.config import TrainConfig
@@ -80,6 +80,25 @@ def started_from(config: TrainConfig) -> tuple[Checkpoint, bool]:
         differs = [f for f in found.__slots__ if getattr(found, f) != getattr(model, f)]
         raise ConfigError(f"start_from: the checkpoint differs from the config's model in {', '.join(differs)}")
     return loaded, bool(before.nested)
+
+
+def take_vision(policy: Policy, folder: str) -> None:
+    """Copy vision tower and connector of a checkpoint of any family into a new policy, in place.
+
+    The bias of pi0's connector stays 0 where the checkpoint's has none. Raises ConfigError where they do not fit.
+    """
+    found, own = load_checkpoint(folder, identity_stats=True), policy.config
+    theirs = found.config
+    if (theirs.vision, theirs.grid, theirs.text.width) != (own.vision, own.grid, own.text.width):
+        raise ConfigError(
+            f"vision_from: expected model.vision, the token grid and model.text.width of {folder}: {theirs.vision}, "
+            f"{theirs.grid}, {theirs.text.width}; got {own.vision}, {own.grid}, {own.text.width}"
+        )
+    for name in ("vision", "connector"):
+        weights = getattr(found.policy, name).state_dict()
+        missing, extra = getattr(policy, name).load_state_dict(weights, strict=False)
+        if wrong := [*extra, *(key for key in missing if key != "proj.bias")]:
+            raise ConfigError(f"vision_from: {folder} has another kind of {name}: {wrong[0]} is in one of them only")
 
 
 def _with_cameras_of(model: PolicyConfig, found: PolicyConfig) -> PolicyConfig:

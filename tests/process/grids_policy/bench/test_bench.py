@@ -12,7 +12,16 @@ pytest.importorskip("matplotlib")
 from grids_policy.bench import cli as bench  # noqa: E402
 from grids_policy.bench import report as bench_report  # noqa: E402
 from grids_policy.bench import variants as bench_variants  # noqa: E402
-from grids_policy.model.config import ActionExpertConfig, PolicyConfig, SamplerConfig, TextConfig, VisionConfig  # noqa: E402
+from grids_policy.model.checkpoint import save_checkpoint  # noqa: E402
+from grids_policy.model.config import (  # noqa: E402
+    ActionExpertConfig,
+    PolicyConfig,
+    SamplerConfig,
+    TextConfig,
+    VisionConfig,
+    config_from_dict,
+    config_to_dict,
+)
 from grids_policy.runtime.base import STAGES  # noqa: E402
 from grids_policy.runtime.bundle import read_manifest  # noqa: E402
 
@@ -49,9 +58,30 @@ def test_every_variant_is_measured_and_reported(toy, tmp_path, capsys):
     assert flops["dense"]["prefix"] > flops["4"]["prefix"]
     assert flops["4"]["vision"] > flops["4@1"]["vision"]
     assert report["flops_by_torch_over_analytic"] == pytest.approx(1.0, abs=0.02)
+    assert all(row["processor_s"] > 0 for row in report["rows"])
     assert [row["sampler"] for row in report["train"]] == ["dense", "4", "4@1"]
+    assert {len(row[kind]) for row in report["train"] for kind in ("seconds", "processor_s")} == {5}
     assert (tmp_path / "policy.png").stat().st_size > 5000
     assert "1.00x" in text
+
+
+@pytest.mark.parametrize(("family", "exported"), [("pi0", ""), ("pi05", "4")])
+def test_a_checkpoint_of_another_family_gives_the_sizes(toy, family, exported, tmp_path):
+    """Its weights do not count, and neither does its sampler."""
+    values = config_to_dict(toy) | {"family": family, "tokenizer_max_length": 40}
+    values["vision"] |= {"shuffle": 1}
+    del values["conventions"], values["cross_attention"], values["self_attn_every"], values["language_padding"]
+    config = dataclasses.replace(config_from_dict(values), sampler=SamplerConfig("pool", 4))
+    policy = bench_variants.random_policy(config)
+    checkpoint = bench_variants.random_checkpoint(policy, tmp_path / "words")
+    save_checkpoint(tmp_path / "checkpoint", checkpoint)
+    words = ["--like", str(tmp_path / "checkpoint"), "--tokens", "dense,lattice:4", "--onnx-tokens", exported]
+    words += ["--precisions", "fp32", "--rounds", "2", "--threads", "1", "--train", "1", "--cache", str(tmp_path)]
+    report = bench.run(bench.parse_arguments(words))
+    assert report["family"] == family
+    assert [row["sampler"] for row in report["rows"]] == ["dense", "lattice:4", *exported]
+    assert report["flops_by_torch_over_analytic"] == pytest.approx(1.0, abs=0.02)
+    assert [row["sampler"] for row in report["train"]] == ["dense", "lattice:4"]
 
 
 def test_the_small_size_is_that_of_the_untrained_bundle_and_says_so(untrained, capsys):

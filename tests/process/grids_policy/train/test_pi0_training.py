@@ -9,7 +9,7 @@ import torch
 from tiny_training import SPEC, configured, episode, run_steps
 
 from grids_policy.model.checkpoint import load_checkpoint
-from grids_policy.model.config import config_from_dict, config_to_dict
+from grids_policy.model.config import ConfigError, config_from_dict, config_to_dict
 from grids_policy.train.cache import ShardWriter
 from grids_policy.train.config import LoraConfig
 
@@ -72,3 +72,26 @@ def test_lora_trains_low_rank_updates_and_merges_them(family, frames, tmp_path):
     assert not any(name.startswith("language.") and not name.endswith((".down", ".up")) for name in trained)
     run.save()
     load_checkpoint(tmp_path / "run" / "checkpoint")
+
+
+def test_vision_tower_and_connector_are_taken_from_a_policy_of_another_family(frames, tmp_path):
+    config = small("pi0", frames)
+    vision = replace(config.model.vision, depth=2)
+    smolvla = replace(configured(frames), model=replace(configured(frames).model, vision=config.model.vision))
+    trained = run_steps(smolvla, tmp_path / "smolvla", 2)
+    trained.save()
+    source = str(tmp_path / "smolvla" / "checkpoint")
+    policy = run_steps(replace(config, vision_from=source), tmp_path / "pi0", 0).module.policy
+    images = torch.rand(1, 2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(policy.look(images), trained.averaged().policy.look(images))
+    assert not policy.connector.proj.bias.any()
+    wider = replace(config, vision_from=source, model=replace(config.model, vision=vision))
+    with pytest.raises(ConfigError, match=r"vision_from: expected model.vision.*depth=1.*got .*depth=2"):
+        run_steps(wider, tmp_path / "wider", 0)
+    with pytest.raises(ConfigError, match="expected it or vision_from, got both"):
+        replace(config, vision_from=source, start_from=source)
+    run_steps(config, tmp_path / "own", 1).save()
+    biased = replace(smolvla, vision_from=str(tmp_path / "own" / "checkpoint"))
+    with pytest.raises(ConfigError, match=r"another kind of connector: proj\.bias is in one of them only"):
+        run_steps(biased, tmp_path / "biased", 0)

@@ -8,6 +8,8 @@ import pytest
 
 from grids_eval.study import cli as study
 from grids_eval.study.table import count, difference, read_results, successes
+from grids_policy.model.config import ConfigError, PolicyConfig
+from grids_policy.model.pi0.checkpoint import pi0_config
 from grids_policy.train.config import load_train_config
 
 
@@ -65,6 +67,24 @@ def settings_of(arguments, variant):
     return load_train_config(Path("config/train/demo.yaml"), overrides)
 
 
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_a_study_has_the_family_of_its_base_and_every_reducer_of_that_family(arguments, family):
+    base = pi0_config(family, tokenizer_max_length=48)
+    arguments.model = study.model_overrides(base)
+    chosen = study.choose_variants(None, family)
+    models = [settings_of(arguments, variant).model for variant in chosen]
+    assert {(m.family, m.tokenizer_max_length, m.conventions) for m in models} == {(family, 48, base.conventions)}
+    assert {m.vision for m in models} == {load_train_config(Path("config/train/demo.yaml")).model.vision}
+    for variant in set(study.VARIANTS) - set(chosen):
+        with pytest.raises(ConfigError, match="acts inside the language model"):
+            settings_of(arguments, variant)
+        with pytest.raises(
+            ValueError, match=f"--variants: {variant} acts inside SmolVLA.*expected some of dense, grids"
+        ):
+            study.choose_variants([variant], family)
+    assert study.choose_variants(None, "smolvla") == list(study.VARIANTS)
+
+
 def test_with_tune_vision_all_variants_train_the_tower_with_the_same_loss(arguments):
     arguments.tune_vision = True
     configs = [settings_of(arguments, variant) for variant in ("grids-16", "early-0", "early-1", "early-2", "dense")]
@@ -105,14 +125,16 @@ def test_an_unfinished_study_has_what_is_in_distribution_and_does_not_repeat_it(
     )
 
 
-def test_the_last_loss_on_held_out_episodes_stands_beside_the_success(tmp_path):
+def test_the_last_loss_on_held_out_episodes_and_the_time_of_a_step_stand_beside_the_success(tmp_path):
     for seed, losses in ((1, [0.5, 0.25]), (0, [0.125])):
         keep(tmp_path, result("early-1", seed, [("in_distribution", "pick_place", 80, 100)]))
         lines = [{"kind": "validation", "flow": loss} for loss in losses] + [{"kind": "train", "flow": 9.0}]
-        (tmp_path / f"early-1-s{seed}" / "train").mkdir()
+        state = tmp_path / f"early-1-s{seed}" / "train" / "state"
+        state.mkdir(parents=True)
+        (state / "progress.json").write_text(json.dumps({"step": 4, "elapsed_s": 2.0 + seed}))
         (tmp_path / f"early-1-s{seed}" / "train" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (line,) = study.table(read_results(tmp_path, tuple(study.VARIANTS)), tmp_path, tmp_path).splitlines()[2:]
-    assert line.endswith("| 0.188 (0.125, 0.250) |")
+    assert line.endswith("| 0.188 (0.125, 0.250) | 0.50, 0.75 |")
 
 
 def test_early_tokens_have_no_retention_in_the_table(tmp_path):
@@ -179,7 +201,7 @@ def started(arguments, monkeypatch):
         if words[2] == "grids_eval.training":
             (out / "state").mkdir(parents=True)
             step = 3 if out.parent.name in cut else arguments.steps
-            (out / "state" / "progress.json").write_text(json.dumps({"step": step}))
+            (out / "state" / "progress.json").write_text(json.dumps({"step": step, "elapsed_s": 9.0}))
         elif words[2] == "grids_policy.export.cli":
             out.mkdir()
         else:
@@ -188,7 +210,7 @@ def started(arguments, monkeypatch):
 
     monkeypatch.setattr(study.subprocess, "run", run)
     monkeypatch.setattr(study, "build_features", lambda _: None)
-    monkeypatch.setattr(study, "refuse_sampled_base", lambda _: None)
+    monkeypatch.setattr(study, "read_base", lambda _: PolicyConfig())
     monkeypatch.setattr(study, "parse_arguments", lambda _: arguments)
     return ran, cut
 
