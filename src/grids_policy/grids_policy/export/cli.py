@@ -32,6 +32,7 @@ from grids_policy.export.gate import run_gate
 from grids_policy.export.graphs import (
     OPSET,
     PreprocessGraph,
+    empty_outputs,
     export_onnx,
     observed_names,
 )
@@ -109,9 +110,17 @@ def write_graphs(
     }
     made = GRAPH_SETS[config.family]
     half = {"half": True} if made.halves and options.precision == "fp16" else {}
-    prefix, names = made.prefix(policy, state, **half).eval(), made.cache_names(config)
-    with torch.no_grad():
-        cache = dict(zip(names, prefix(*observed.values()), strict=False))
+    names = made.cache_names(config)
+
+    def write(name: str, module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str]) -> None:
+        began = time.monotonic()
+        export_onnx(module, inputs, outputs, folder / f"{name}.onnx")
+        report(f"{name}.onnx in {time.monotonic() - began:.1f} s")
+
+    write("preprocess", PreprocessGraph(policy), frames, ["images"])
+    write("vision", made.vision(policy), {"images": pixels}, ["dense"])
+    write("prefix", made.prefix(policy, state, **half), observed, [*names, *observed_names(config)])
+    cache = empty_outputs(folder / "prefix.onnx", names)
     stepped = {
         "x": torch.zeros(config.chunk_size, config.noise_dim),
         "step": torch.tensor(0),
@@ -121,16 +130,7 @@ def write_graphs(
     }
     if config.relative_actions:
         stepped["state"] = torch.zeros(config.state_dim)
-    for name, module, inputs, outputs in (
-        ("preprocess", PreprocessGraph(policy), frames, ["images"]),
-        ("vision", made.vision(policy), {"images": pixels}, ["dense"]),
-        ("prefix", prefix, observed, [*names, *observed_names(config)]),
-        ("denoise_step", made.step(policy, action, **half), stepped, ["x_next", "actions"]),
-    ):
-        began = time.monotonic()
-        path = folder / f"{name}.onnx"
-        export_onnx(module, inputs, outputs, path)
-        report(f"{name}.onnx in {time.monotonic() - began:.1f} s")
+    write("denoise_step", made.step(policy, action, **half), stepped, ["x_next", "actions"])
     return {name: list(tensor.shape) for name, tensor in cache.items()}
 
 

@@ -61,6 +61,11 @@ class FusedBlock(nn.Module):
         split = self.project(rms(self.norm_in, x)).unflatten(-1, (-1, self.head_dim))
         return rotate_heads(split[:, : self.rotated], cos, sin), split[:, self.rotated :]
 
+    def read(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (T, H, D), none in a layer without "q", rotated keys (T, G, D) and values (T, G, D)."""
+        both, value = self.heads_of(x, cos, sin)
+        return both[:, : -self.kv_heads], both[:, -self.kv_heads :], value
+
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual of the attention output, then of the MLP."""
         x = x + self.out(attended)

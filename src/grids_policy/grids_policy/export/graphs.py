@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -26,11 +28,13 @@ from torch import Tensor, nn
 from grids_policy.export.files import INLINE_BYTES
 from grids_policy.export.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
 from grids_policy.export.masks import MASKED, positions_of
+from grids_policy.export.prefill import run_layers
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles
 from grids_policy.model.normalize import Normalizer
+from grids_policy.model.prefill import by_slot, first_tokens
 from grids_policy.model.reducers.interface import retention_map, self_similarity
-from grids_policy.model.reducers.pruning import Heads, Tokens
+from grids_policy.model.reducers.pruning import Encoded, Tokens
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.model.smolvla import Prefix, SmolVLA
 
@@ -82,7 +86,8 @@ class PrefixGraph(nn.Module):
 
     def __init__(self, policy: SmolVLA, state: Normalizer) -> None:
         super().__init__()
-        self.policy, self.state, config = policy, state, policy.config
+        self.policy, self.state, self.config = policy, state, policy.config
+        config = policy.config
         last = config.expert_layers[-1]  # only its keys and values are read
         self.layers = nn.ModuleList(
             FusedBlock(layer, config.text.head_dim, "kv" if i == last else "qkv")
@@ -95,7 +100,7 @@ class PrefixGraph(nn.Module):
         dense: of `VisionGraph`. present: (N,) bool. state: (J,) in the bundle's units. tokens, token_mask:
         (tokenizer_max_length,).
         """
-        policy, config = self.policy, self.policy.config
+        policy, config = self.policy, self.config
         dense = dense.unsqueeze(0)
         sampled = policy.sampler(dense)
         prefix = policy.embed_prefix(
@@ -105,10 +110,10 @@ class PrefixGraph(nn.Module):
             tokens.unsqueeze(0),
             token_mask.unsqueeze(0),
         )
-        keys, values, pads, found = self._prefill(prefix)
-        ready = self._expert_cache(keys, values)
+        encoded = self._prefill(prefix)
+        ready = self._expert_cache(encoded.keys, encoded.values)
         if policy.pruner is not None:
-            sampled = policy.pruner.shown(dense, found)
+            sampled = policy.pruner.shown(dense, encoded.found)
         if config.sampler.kind == "dense" or config.early:  # dense: all is kept; early: no dense tokens to compare
             retention = torch.full((1, len(config.image_keys), config.dense_tokens), float(not config.early))
         else:
@@ -118,48 +123,19 @@ class PrefixGraph(nn.Module):
             seen.append(self_similarity(dense[0]))
         # The state token is always real, so the first action position is the number of valid tokens.
         positions = prefix.pad[0].float().sum() + torch.arange(config.chunk_size)
-        cos, sin = rope_angles(positions, config.text.head_dim)
-        slots = config.pad_slots
-        pads = [pads[config.expert_layers[slots.index(slot)]] for slot in range(max(slots) + 1)]
-        return *ready, *pads, cos, sin, *seen
+        return *ready, *by_slot(config, encoded.pads), *self._angles(positions), *seen
 
-    def _prefill(self, prefix: Prefix) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tokens]:
-        """Keys and values (P, G, D) and pad (P,) of every language layer that an expert layer may read."""
-        config, pruner = self.policy.config, self.policy.pruner
-        keys, values, pads, seen = [], [], [], None
-        found = self.policy.first_tokens(prefix._replace(positions=positions_of(prefix.pad[0]).unsqueeze(0)))
-        cos, sin, mask = self._of_length(found)
-        for i, layer in enumerate(self.layers):
-            if pruner is not None and (stage := pruner.stage_before(i)):
-                if seen is None:  # in front of layer 0: its queries and keys without rotation
-                    seen = layer.heads_of(found.x[0], torch.ones_like(cos), torch.zeros_like(sin))[0]
-                found = pruner.prune(stage, found, self._split(seen))
-                cos, sin, mask = self._of_length(found)
-            seen, value = layer.heads_of(found.x[0], cos, sin)
-            query, key = seen[:, : -config.text.kv_heads], seen[:, -config.text.kv_heads :]
-            keys.append(key)
-            values.append(value)
-            pads.append(found.pad[0])
-            if i == len(self.layers) - 1:  # not `is`: the tracer returns wrappers
-                break
-            attended = grouped_attention(query, key.transpose(0, 1), value.transpose(0, 1), mask)
-            found = found._replace(x=layer.finish(found.x[0], attended).unsqueeze(0))
-        return keys, values, pads, found
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return rope_angles(positions, self.config.text.head_dim)
 
-    def _of_length(self, found: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotation cos and sin (P, 1, D/2) and additive mask (P, P) for the tokens that are left."""
-        cos, sin = (a.unsqueeze(1) for a in rope_angles(found.positions[0], self.policy.config.text.head_dim))
-        # A padding token, whose result nothing reads, may read all: a row of masks alone is NaN if they overflow.
-        return cos, sin, torch.where(found.visible[0] | ~found.pad[0].unsqueeze(1), 0.0, MASKED)
-
-    def _split(self, seen: Tensor) -> Heads:
-        """Queries and keys (P, H + G, D) as a reducer takes them; the queries contain the scale."""
-        both, groups = seen.transpose(0, 1).unsqueeze(0), self.policy.config.text.kv_heads
-        return Heads(both[:, :-groups], both[:, -groups:], 1.0)
+    def _prefill(self, prefix: Prefix) -> Encoded:
+        """Keys and values of every language layer that an expert layer may read."""
+        found = first_tokens(self.policy, prefix._replace(positions=positions_of(prefix.pad[0]).unsqueeze(0)))
+        return run_layers(self.layers, found, self.policy.pruner, self._angles, _readable)
 
     def _expert_cache(self, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         """k_i (G, P, D) and v_i (G, P, D) of each expert layer, in that order."""
-        policy, config, ready = self.policy, self.policy.config, []
+        policy, config, ready = self.policy, self.config, []
         for block, i in zip(policy.expert.layers, config.expert_layers, strict=True):
             key, value = keys[i], values[i]
             if not config.is_self_layer(i):
@@ -168,6 +144,14 @@ class PrefixGraph(nn.Module):
                 value = block.self_attn.v_proj(value.flatten(1)).unflatten(-1, heads)
             ready += [key.transpose(0, 1), value.transpose(0, 1)]
         return ready
+
+
+def _readable(found: Tokens) -> Tensor:
+    """Additive mask (P, P) of the tokens that are left.
+
+    A padding token, whose result nothing reads, may read all: a row of masks alone is NaN if they overflow.
+    """
+    return torch.where(found.visible[0] | ~found.pad[0].unsqueeze(1), 0.0, MASKED)
 
 
 def cache_names(config: PolicyConfig) -> list[str]:
@@ -270,6 +254,18 @@ def export_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]
         if node.op_type.startswith("Scatter") and reduction is not None and reduction.value == "none":
             del node.attributes["reduction"]  # the default, which TensorRT 10 refuses when it is written
     program.save(str(path), external_data=large)
+
+
+def empty_outputs(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """Zeros of the shapes and types of a graph's outputs, by name: what the next graph is traced with."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    found = {value.name: value.type.tensor_type for value in graph.output}
+    return {name: _zeros(found[name]) for name in names}
+
+
+def _zeros(kind: onnx.TypeProto.Tensor) -> Tensor:
+    shape = [dim.dim_value for dim in kind.shape.dim]
+    return torch.from_numpy(np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)))
 
 
 def remove_metadata(model) -> None:

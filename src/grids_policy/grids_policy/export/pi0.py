@@ -19,12 +19,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.export.fused import grouped_attention, halved, linear, rotate_heads
+from grids_policy.export.graphs import pad_names
 from grids_policy.export.masks import MASKED, positions_of
+from grids_policy.export.prefill import run_layers
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles
 from grids_policy.model.normalize import Normalizer
-from grids_policy.model.pi0.network import AdaptiveNorm, GemmaBlock, GemmaNorm, Pi0
+from grids_policy.model.pi0.network import AdaptiveNorm, GemmaBlock, GemmaNorm, Pi0, Pi0Prefix
+from grids_policy.model.prefill import by_slot, first_tokens
 from grids_policy.model.reducers.interface import retention_map, self_similarity
+from grids_policy.model.reducers.pruning import Encoded, Tokens
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 
 Modulation = tuple[Tensor, Tensor, Tensor]  # 1 + scale, shift and gate, each broadcastable to (T, width)
@@ -34,7 +38,7 @@ def cache_names(config: PolicyConfig) -> list[str]:
     """Names of the tensors that prefix outputs and denoise_step reads, in order."""
     layers = [f"{kind}_{i}" for i in range(config.text.depth) for kind in ("k", "v")]
     state = [] if config.family == "pi05" else ["state_token"]
-    return [*layers, "prefix_pad", "suffix_cos", "suffix_sin", *state]
+    return [*layers, *pad_names(config), "suffix_cos", "suffix_sin", *state]
 
 
 class FusedGemmaBlock(nn.Module):
@@ -62,6 +66,10 @@ class FusedGemmaBlock(nn.Module):
             plain = isinstance(norm, GemmaNorm)
             self.register_buffer(name, (1.0 + norm.weight).detach() if plain else None)
         self.eps = block.input_layernorm.eps
+
+    def read(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `heads_of`, of the input (T, width) of a layer without adaptive norms."""
+        return self.heads_of(normalise(x, self.eps, self.gain_in), cos, sin)
 
     def heads_of(self, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (T, H, D) and keys (T, G, D), and values (T, G, D), of a normalised input (T, width)."""
@@ -93,8 +101,7 @@ class Pi0PrefixGraph(nn.Module):
 
     def __init__(self, policy: Pi0, state: Normalizer, *, half: bool = False) -> None:
         super().__init__()
-        self.sampler, self.embed_state, self.state_tokens = policy.sampler, policy.embed_state, policy.state_tokens
-        self.config, self.state, text = policy.config, state, policy.config.text
+        self.policy, self.config, self.state, text = policy, policy.config, state, policy.config.text
         kind = torch.float16 if half else torch.float32
         self.words = nn.Embedding(0, 0)
         self.words.weight = nn.Parameter(policy.language.embed_tokens.weight.detach().to(kind), requires_grad=False)
@@ -108,22 +115,26 @@ class Pi0PrefixGraph(nn.Module):
 
         Arguments as in `PrefixGraph.forward`.
         """
-        config, dense = self.config, dense.unsqueeze(0)
-        sampled = self.sampler(dense)
+        policy, config, dense = self.policy, self.config, dense.unsqueeze(0)
+        sampled = policy.sampler(dense)
         words = self.words(tokens).to(torch.float32) * math.sqrt(config.text.width)
-        images = sampled.tokens[0]  # (N, K, C)
-        shown = present.unsqueeze(1).expand(-1, images.shape[1]).flatten()
-        pad = torch.cat((shown, token_mask))
-        ready = self._prefill(torch.cat((images.flatten(0, 1), words)), pad)
+        images = sampled.tokens  # (1, N, K, C)
+        prefix = policy.join_prefix(images, present.unsqueeze(0), words.unsqueeze(0), token_mask.unsqueeze(0))
+        encoded = self._prefill(prefix)
+        if policy.pruner is not None:
+            sampled = policy.pruner.shown(dense, encoded.found)
         seen = [sampled.coords[0], self._retention(dense, sampled.features)]
         if not config.early:
             seen.append(self_similarity(dense[0]))
-        count = self.state_tokens + config.chunk_size
-        angles = self._angles(pad.float().sum() + torch.arange(count))
-        if not self.state_tokens:
-            return *ready, pad, *angles, *seen
+        count = policy.state_tokens + config.chunk_size
+        angles = self._angles(prefix.pad[0].float().sum() + torch.arange(count))
+        pairs = zip(encoded.keys, encoded.values, strict=True)
+        ready = [tensor.transpose(0, 1) for pair in pairs for tensor in pair]  # (G, P, D)
+        ready += by_slot(config, encoded.pads)
+        if not policy.state_tokens:
+            return *ready, *angles, *seen
         normalised = self.state.apply(state).to(torch.float32)
-        return *ready, pad, *angles, self.embed_state(normalised.unsqueeze(0))[0], *seen
+        return *ready, *angles, policy.embed_state(normalised.unsqueeze(0))[0], *seen
 
     def _retention(self, dense: Tensor, features: Tensor) -> Tensor:
         config = self.config
@@ -135,19 +146,15 @@ class Pi0PrefixGraph(nn.Module):
         config = self.config
         return rope_angles(positions, config.text.head_dim, rounded=config.conventions.rope_bfloat16)
 
-    def _prefill(self, x: Tensor, pad: Tensor) -> list[Tensor]:
-        """k_i (G, P, D) and v_i (G, P, D) of each language layer. Padding tokens read the valid ones too."""
-        cos, sin = (a.unsqueeze(1) for a in self._angles(positions_of(pad)))
-        mask = torch.where(pad, 0.0, MASKED).unsqueeze(0)  # (1, P)
-        ready = []
-        for i, layer in enumerate(self.layers):
-            normed = normalise(x, layer.eps, layer.gain_in)
-            query, key, value = layer.heads_of(normed, cos, sin)
-            key, value = key.transpose(0, 1), value.transpose(0, 1)
-            ready += [key, value]
-            if i < len(self.layers) - 1:
-                x = layer.finish(x, grouped_attention(query, key, value, mask))
-        return ready
+    def _prefill(self, prefix: Pi0Prefix) -> Encoded:
+        """Keys and values of each language layer. Padding tokens read the valid ones too."""
+        found = first_tokens(self.policy, prefix._replace(positions=positions_of(prefix.pad[0]).unsqueeze(0)))
+        return run_layers(self.layers, found, self.policy.pruner, self._angles, _real)
+
+
+def _real(found: Tokens) -> Tensor:
+    """Additive mask (1, P) of the tokens that are left."""
+    return torch.where(found.pad[0], 0.0, MASKED).unsqueeze(0)
 
 
 class Pi0StepGraph(nn.Module):
@@ -214,22 +221,24 @@ class Pi0StepGraph(nn.Module):
     def _expert(self, x: Tensor, now: Tensor, fixed: Tensor, cache: Sequence[Tensor]) -> Tensor:
         """(S, E) behind the expert's layers and its final norm, of noisy actions x (S, D)."""
         depth = len(self.layers)
-        pad, cos, sin = cache[2 * depth], *(a.unsqueeze(1) for a in cache[2 * depth + 1 : 2 * depth + 3])
-        across = torch.where(pad, 0.0, MASKED).unsqueeze(0)  # (1, P)
-        mask = torch.cat((across.expand(len(self.own), -1), self.own), -1)  # (Z + S, P + Z + S)
+        slots, rest = self.config.pad_slots, list(cache[2 * depth :])
+        pads = [rest.pop(0) for _ in range(max(slots) + 1)]
+        cos, sin = (a.unsqueeze(1) for a in rest[:2])
+        crossing = [torch.where(pad, 0.0, MASKED).expand(len(self.own), -1) for pad in pads]  # (Z + S, P)
+        masks = [torch.cat((across, self.own), -1) for across in crossing]  # (Z + S, P + Z + S)
         norms: list[Modulation] = []
         if self.adaptive:
             norms, x = self._modulations(now, fixed), self.enter(x)
         else:
             time = torch.where(fixed, self.table[-1:], now)
-            x = torch.cat((cache[-1], self.mix_out(F.silu(self.enter(x) + time))))
+            x = torch.cat((rest[-1], self.mix_out(F.silu(self.enter(x) + time))))
         for i, layer in enumerate(self.layers):
             gates = norms[2 * i : 2 * i + 2]
             normed = normalise(x, layer.eps, layer.gain_in, gates[0] if gates else None)
             query, key, value = layer.heads_of(normed, cos, sin)
             keys = torch.cat((cache[2 * i], key.transpose(0, 1)), 1)
             values = torch.cat((cache[2 * i + 1], value.transpose(0, 1)), 1)
-            x = layer.finish(x, grouped_attention(query, keys, values, mask), gates)
+            x = layer.finish(x, grouped_attention(query, keys, values, masks[slots[i]]), gates)
         return normalise(x, self.layers[0].eps, self.gain_out, norms[-1] if norms else None)[self.state_tokens :]
 
 

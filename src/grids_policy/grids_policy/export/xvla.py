@@ -80,7 +80,7 @@ class XvlaStepGraph(nn.Module):
         super().__init__()
         self.action, self.config, net = action, policy.config, policy.transformer
         config, size = policy.config, policy.config.max_action_dim
-        self.blocks, self.norm = net.blocks, net.norm
+        self.policy, self.norm = policy, net.norm
         with torch.no_grad():
             weight, bias = of_robot(net.action_encoder, config.xvla.domain)
             self.register_buffer("enter", weight[:size].contiguous())  # (A, H)
@@ -103,9 +103,7 @@ class XvlaStepGraph(nn.Module):
         noise = x[:, size:]
         noisy = torch.where(step == 0, noise, x[:, :size])
         tokens = noisy @ self.enter + proprio + self.table.index_select(0, step.reshape(1)) + self.where
-        sequence = torch.cat((tokens, context)).unsqueeze(0)
-        for block in self.blocks:
-            sequence = block(sequence)
+        sequence = self.policy.run_blocks(torch.cat((tokens, context)).unsqueeze(0))
         found = self.leave(self.norm(sequence[0, : config.chunk_size]))  # (S, A)
         time = self.next_time.index_select(0, step.reshape(1))
         x_next = torch.cat((noise * time + found * (1 - time), noise), 1)

@@ -277,13 +277,10 @@ class PolicyConfig:
             problems.append(
                 "xvla has neither max_committed, sampler.nested nor sampler.after_layer; expected 0, [], -1"
             )
-        if REDUCERS[self.sampler.kind].inside and self.family != "smolvla":
-            problems.append(
-                f"reducer {self.sampler.kind} acts inside the language model, which is done for SmolVLA only; "
-                f"the policy is {self.family}: choose grids, lattice, pool, learned, random or topk"
-            )
-        if self.sampler.layer >= self.text.depth or self.sampler.layer == 0:
-            problems.append(f"sampler.layer must be in 1..{self.text.depth - 1} or -1; got {self.sampler.layer}")
+        if self.family == "xvla" and (reason := REDUCERS[self.sampler.kind].no_xvla):
+            problems.append(f"reducer {self.sampler.kind} is not for X-VLA: {reason}")
+        if self.sampler.layer >= self.pruned_depth or self.sampler.layer == 0:
+            problems.append(f"sampler.layer must be in 1..{self.pruned_depth - 1} or -1; got {self.sampler.layer}")
         if self.sampler.kind == "pool" and (rows > self.grid[0] or columns > self.grid[1]):
             problems.append(
                 f"sampler.tokens: {self.sampler.tokens} rectangles of kind pool are {rows} x {columns} and do not fit "
@@ -333,12 +330,18 @@ class PolicyConfig:
         return (self.sampler.tokens, width + 2) if self.early else (self.dense_tokens, width)
 
     @property
+    def pruned_depth(self) -> int:
+        """Layers between which image tokens can be removed: the language model's, in X-VLA the action transformer's."""
+        return self.expert.depth if self.family == "xvla" else self.text.depth
+
+    @property
     def plan(self) -> tuple[Stage, ...]:
-        """Where image tokens are removed inside the language model."""
+        """Where image tokens are removed between these layers."""
         s = self.sampler
         return prune_plan(
-            s.kind, tokens=s.tokens, layer=s.layer, cells=self.dense_tokens, depth=self.text.depth, cameras=self.cameras
-        )
+            s.kind, tokens=s.tokens, layer=s.layer, cells=self.dense_tokens, depth=self.pruned_depth,
+            cameras=self.cameras,
+        )  # fmt: skip
 
     @property
     def pad_slots(self) -> tuple[int, ...]:
@@ -355,8 +358,8 @@ class PolicyConfig:
 
     @property
     def shown_tokens(self) -> int:
-        """Tokens per camera that displays show: those that reach the last layer."""
-        return max(self.plan[-1].tokens) if self.plan else self.image_tokens
+        """Tokens per camera that displays show: of the last layer; X-VLA's are chosen too late, in every step."""
+        return max(self.plan[-1].tokens) if self.plan and self.family != "xvla" else self.image_tokens
 
     def expert_index(self, layer: int) -> int | None:
         """Index of the expert layer that reads language layer `layer`, or None where no expert layer does."""

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from grids_policy.model.denoise import committed_mask
 from grids_policy.model.families import Cache, Policy
-from grids_policy.model.layers import committed_mask
 from grids_policy.model.xvla.network import Xvla
 
 REDUCTIONS = ("all_dims", "action_dims")

@@ -81,12 +81,6 @@ class RmsNorm(nn.Module):
         return self.weight * (wide * scale).to(x.dtype)
 
 
-def committed_mask(n_committed: Tensor, chunk_size: int) -> Tensor:
-    """True for the first n_committed (B,) of chunk_size action steps, (B, S, 1) bool."""
-    steps = torch.arange(chunk_size, device=n_committed.device)
-    return (steps < n_committed[:, None]).unsqueeze(-1)
-
-
 class GatedMlp(nn.Module):
     """Llama's gated MLP: down(silu(gate(x)) * up(x)); gelu: Gemma's, with the tanh form of GELU instead of SiLU."""
 
@@ -134,6 +128,10 @@ class Block(nn.Module):
         self.self_attn = Attention(width, kv_input, text)
         self.post_attention_layernorm = RmsNorm(width, text.eps)
         self.mlp = GatedMlp(width, mlp)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What keys, values and queries are projected from, of x (B, tokens, width)."""
+        return self.input_layernorm(x)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add the projected attention result (B, tokens, H*D) to x (B, tokens, width), then the MLP's."""

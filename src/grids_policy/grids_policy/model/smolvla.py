@@ -41,20 +41,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.layers import (
-    Block,
-    RmsNorm,
-    attend,
-    committed_mask,
-    rope_angles,
-    rotate,
-    split_heads,
-    time_embedding,
-)
+from grids_policy.model.denoise import committed_mask, integrate
+from grids_policy.model.layers import Block, RmsNorm, attend, rope_angles, rotate, split_heads, time_embedding
+from grids_policy.model.prefill import by_slot, first_tokens, run_layers
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
-from grids_policy.model.reducers.pruning import AbstractPruner, Encoded, Heads, Layout, Tokens
+from grids_policy.model.reducers.pruning import AbstractPruner, Encoded, Layout
 from grids_policy.model.reducers.vla_cache import VlaCache
 from grids_policy.model.vision import Connector, Vision, look
 
@@ -219,51 +212,15 @@ class SmolVLA(nn.Module):
         return self.sampler if isinstance(self.sampler, AbstractPruner) else None
 
     def prefill(self, prefix: Prefix, *, to_end: bool = False) -> Encoded:
-        """Run the language layers.
-
-        Stops as soon as the last keys that an expert layer reads are computed; the hidden state is then the input of
-        that language layer. With `to_end` the remaining layers and the final norm run too.
-        """
+        """Run the language layers as `run_layers` does; with `to_end` the final norm too."""
         if isinstance(self.sampler, VlaCache) and len(prefix.pad) == 1 and not (self.training or to_end):
             return self.sampler.prefill(self, prefix)
-        keys, values, pads, heads = [], [], [], None
-        found, last = self.first_tokens(prefix), self.config.expert_layers[-1]
-        angles = self._angles(found)
-        for i, layer in enumerate(self.language.layers):
-            if self.pruner is not None and (stage := self.pruner.stage_before(i)):
-                found = self.pruner.prune(stage, found, heads or self._first_heads(found))
-                angles = self._angles(found)
-            normed = layer.input_layernorm(found.x)
-            key, value = layer.self_attn.keys_values(normed)
-            keys.append(rotate(key, *angles))
-            values.append(value)
-            pads.append(found.pad)
-            if i == last and not to_end:
-                return Encoded(keys, values, pads, found.x, found)
-            heads = Heads(rotate(layer.self_attn.query(normed), *angles), keys[-1], self.config.text.head_dim**-0.5)
-            x = layer.finish(found.x, attend(heads.query, keys[-1], value, found.visible))
-            found = found._replace(x=x)
-        return Encoded(keys, values, pads, self.language.norm(found.x), found)
+        encoded = run_layers(self, first_tokens(self, prefix), to_end=to_end)
+        return encoded._replace(hidden=self.language.norm(encoded.hidden)) if to_end else encoded
 
-    def first_tokens(self, prefix: Prefix) -> Tokens:
-        """The prefix as a reducer inside the language model sees it, in front of layer 0."""
-        batch, device, (first, count) = len(prefix.pad), prefix.pad.device, prefix.layout.words
-        cells = tuple(torch.arange(k, device=device).expand(batch, -1) for _, k in prefix.layout.images)
-        judges = prefix.pad[:, first : first + count]
-        found = Tokens(
-            prefix.embeddings, prefix.pad, prefix.positions, prefix.visible, cells, judges, prefix.layout
-        )  # fmt: skip
-        return found if self.pruner is None else self.pruner.begin(found)
-
-    def _angles(self, found: Tokens) -> list[Tensor]:
-        return [a.unsqueeze(1) for a in rope_angles(found.positions, self.config.text.head_dim)]
-
-    def _first_heads(self, found: Tokens) -> Heads:
-        """Queries and keys of layer 0 before rotation: what a reducer in front of it may judge by."""
-        layer = self.language.layers[0]
-        normed = layer.input_layernorm(found.x)
-        key, _ = layer.self_attn.keys_values(normed)
-        return Heads(layer.self_attn.query(normed), key, self.config.text.head_dim**-0.5)
+    def angles(self, positions: Tensor) -> list[Tensor]:
+        """Cosine and sine (B, 1, tokens, D/2) of positions (B, tokens)."""
+        return [a.unsqueeze(1) for a in rope_angles(positions, self.config.text.head_dim)]
 
     def expert_cache(
         self, keys: Sequence[Tensor], values: Sequence[Tensor]
@@ -307,10 +264,9 @@ class SmolVLA(nn.Module):
         """
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
         positions = start + torch.arange(self.config.chunk_size, device=start.device)  # (B, S)
-        cos, sin = (a.unsqueeze(1) for a in rope_angles(positions, self.config.text.head_dim))
-        slots = self.config.pad_slots
-        pads = [encoded.pads[self.config.expert_layers[slots.index(slot)]] for slot in range(max(slots) + 1)]
-        return PrefixCache(*self.expert_cache(encoded.keys, encoded.values), tuple(pads), cos, sin, *seen)
+        cos, sin = self.angles(positions)
+        pads = by_slot(self.config, encoded.pads)
+        return PrefixCache(*self.expert_cache(encoded.keys, encoded.values), pads, cos, sin, *seen)
 
     def embed_suffix(self, x_t: Tensor, time_row: Tensor) -> Tensor:
         """Action tokens (B, S, E) from noisy actions (B, S, A) and a time embedding broadcastable to (B, S, E)."""
@@ -358,10 +314,5 @@ class SmolVLA(nn.Module):
         self, noise: Tensor, cache: PrefixCache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Integrate from noise (B, S, A) at flow time 1 to actions at flow time 0, in num_steps Euler steps."""
-        x = noise
-        for i in range(self.config.num_steps):
-            x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
-        return (
-            x if committed is None else torch.where(committed_mask(n_committed, self.config.chunk_size), committed, x)
-        )
+        """Actions (B, S, A) at flow time 0 from noise (B, S, A) at flow time 1."""
+        return integrate(self, noise, cache, committed, n_committed)

@@ -18,17 +18,18 @@ def forward(policy: Pi0, reference: Reference, batch: TrainBatch, found: dict[st
     dense = vision_stages(policy, reference, batch, found)
     found["lang/embs"] = policy.embed_words(batch.tokens)
     prefix = policy.embed_prefix(policy.sampler(dense).tokens, *batch[1:5])
-    keys, values, trace = policy.trace_prefix(prefix, to_end=True)
+    trace: list[Tensor] = []
+    encoded = policy.prefill(prefix, to_end=True, trace=trace)
     found |= {
         "prefix/embs": prefix.embeddings,
         "prefix/pad_masks": prefix.pad,
         "prefix/att_masks": torch.zeros_like(prefix.pad),
         "prefix/att_2d": prefix.visible,
         "prefix/position_ids": prefix.positions,
-        "prefix/out": policy.language.norm(trace[-1])[0],
-        **{f"prefix/layer{i}": x for i, x in enumerate(trace[1:])},
+        "prefix/out": encoded.hidden,
+        **{f"prefix/layer{i}": x for i, x in enumerate(trace)},
     }
-    cache_stages(keys, values, found)
+    cache_stages(encoded.keys, encoded.values, found)
     cache = policy.encode_dense(dense, *batch[1:5])
     _suffix(policy, reference, cache, found)
     return cache
@@ -40,8 +41,8 @@ def _suffix(policy: Pi0, reference: Reference, cache: Pi0Cache, found: dict[str,
     starts = torch.arange(count) <= policy.state_tokens  # blocks: the state, then all actions
     found["suffix/pad_masks"] = torch.ones(len(noise), count, dtype=torch.bool)
     found["suffix/att_masks"] = starts.expand(len(noise), -1)
-    found["suffix/att_2d"] = policy.suffix_visible(cache.pad)
-    found["suffix/position_ids"] = cache.pad.sum(1, keepdim=True) + torch.arange(count)
+    found["suffix/att_2d"] = policy.suffix_visible(cache.pads[0])
+    found["suffix/position_ids"] = cache.pads[0].sum(1, keepdim=True) + torch.arange(count)
     for text in reference.times():
         time = policy.embed_time(torch.full((len(noise),), float(text))).unsqueeze(1)
         suffix = torch.cat((cache.state, policy.embed_suffix(noise, time)), 1)

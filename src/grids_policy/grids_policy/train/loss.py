@@ -46,7 +46,7 @@ def encode(policy: Policy, batch: TrainBatch) -> tuple[Tensor, Tensor, Cache]:
         readable = readable.unsqueeze(-1) & (order < batch.kept[:, None, None])  # (B, N, K)
     prefix = policy.embed_prefix(sampled.tokens, readable, *batch[2:5])
     encoded = policy.prefill(prefix)
-    state = encoded.hidden[:, encoded.found.layout.last]
+    state = encoded.hidden[:, encoded.found.layout.seer]
     return dense, state, policy.cache(prefix, encoded, (sampled.coords, sampled.coords))  # no retention map
 
 

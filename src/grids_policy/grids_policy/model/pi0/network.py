@@ -30,11 +30,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.layers import Attention, GatedMlp, attend, committed_mask, rope_angles, rotate, time_embedding
+from grids_policy.model.denoise import committed_mask, integrate
+from grids_policy.model.layers import Attention, GatedMlp, attend, rope_angles, rotate, time_embedding
+from grids_policy.model.prefill import by_slot, first_tokens, run_layers
 from grids_policy.model.preprocess import preprocess_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
-from grids_policy.model.reducers.pruning import Encoded, Layout, Tokens
+from grids_policy.model.reducers.pruning import AbstractPruner, Encoded, Layout
+from grids_policy.model.reducers.vla_cache import VlaCache
 from grids_policy.model.vision import Vision, look
 
 
@@ -50,11 +53,11 @@ class Pi0Prefix(NamedTuple):
 
 
 class Pi0Cache(NamedTuple):
-    """One encoded observation, all that the denoising steps need of it. Only tensors, so that it can be exported."""
+    """As `PrefixCache` in smolvla.py; the state token of pi0 is part of it."""
 
     keys: tuple[Tensor, ...]  # X of (B, G, P, D) rotated
     values: tuple[Tensor, ...]  # X of (B, G, P, D)
-    pad: Tensor  # (B, P) bool
+    pads: tuple[Tensor, ...]  # (B, P) bool, one per length
     cos: Tensor  # (B, 1, Z + S, D/2) rotation of the suffix
     sin: Tensor  # (B, 1, Z + S, D/2)
     coords: Tensor  # (B, N, K, 2) sample locations (x, y) in [0, 1]
@@ -111,7 +114,11 @@ class GemmaBlock(nn.Module):
         self.post_attention_layernorm = norm(width, text.eps)
         self.mlp = GatedMlp(width, mlp, gelu=True)
 
-    def finish(self, x: Tensor, attended: Tensor, gate: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def normed(self, x: Tensor) -> Tensor:
+        """What keys, values and queries of a language layer are projected from, of x (B, tokens, width)."""
+        return self.input_layernorm(x)[0]
+
+    def finish(self, x: Tensor, attended: Tensor, gate: Tensor | float = 1.0, cond: Tensor | None = None) -> Tensor:
         """Add the projected attention result (B, tokens, H*D) to x (B, tokens, width), then the MLP's."""
         x = x + self.self_attn.o_proj(attended) * gate
         normed, gate = self.post_attention_layernorm(x, cond)
@@ -188,7 +195,7 @@ class Pi0(nn.Module):
     def widen(self) -> None:
         """Compute in float32 with 16-bit weights, in place: the reference of an export, in half of the memory."""
         for module in (*self.language.modules(), *self.expert.modules()):
-            if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
+            if type(module) is nn.Linear and module.weight.dtype in (torch.bfloat16, torch.float16):
                 module.__class__ = WideLinear
         self.wide = True
 
@@ -228,15 +235,20 @@ class Pi0(nn.Module):
         self, sampled: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor
     ) -> Pi0Prefix:
         """Image and language tokens in one sequence, with masks and positions; arguments as in `SmolVLA`."""
+        joined = self.join_prefix(sampled, image_mask, self.embed_words(tokens).to(sampled.dtype), token_mask)
+        return joined._replace(state=self.embed_state(state))
+
+    def join_prefix(self, sampled: Tensor, image_mask: Tensor, words: Tensor, token_mask: Tensor) -> Pi0Prefix:
+        """As `embed_prefix`, from word embeddings (B, L, C) and without a state."""
         if image_mask.ndim == 2:
             image_mask = image_mask.unsqueeze(-1).expand(-1, -1, sampled.shape[2])
-        embeddings = torch.cat((sampled.flatten(1, 2), self.embed_words(tokens).to(sampled.dtype)), 1)
         pad = torch.cat((image_mask.flatten(1), token_mask), 1)
         visible = pad[:, :, None] & pad[:, None, :]  # (B, P, P)
-        cameras, each, words = sampled.shape[1], sampled.shape[2], tokens.shape[1]
+        cameras, each, count = sampled.shape[1], sampled.shape[2], words.shape[1]
         images = tuple((n * each, each) for n in range(cameras))
-        layout = Layout(images, (cameras * each, words), cameras * each, cameras * each + words)
-        return Pi0Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1, self.embed_state(state), layout)
+        layout = Layout(images, (cameras * each, count), None, cameras * each + count)
+        embeddings, none = torch.cat((sampled.flatten(1, 2), words), 1), sampled.new_zeros(len(sampled), 0, 0)
+        return Pi0Prefix(embeddings, pad, visible, pad.float().cumsum(1) - 1, none, layout)
 
     def embed_state(self, state: Tensor) -> Tensor:
         """State tokens (B, Z, E) of normalised states (B, state_dim)."""
@@ -251,36 +263,18 @@ class Pi0(nn.Module):
         pair = rope_angles(positions, config.text.head_dim, rounded=config.conventions.rope_bfloat16)
         return [a.unsqueeze(1) for a in pair]
 
-    def prefill(self, prefix: Pi0Prefix, *, to_end: bool = False) -> Encoded:
-        """Run the language layers.
+    @property
+    def pruner(self) -> AbstractPruner | None:
+        """The reducer, where it acts inside the language model."""
+        return self.sampler if isinstance(self.sampler, AbstractPruner) else None
 
-        Stops as soon as the keys of the last layer are computed; the hidden state is then that layer's input. With
-        `to_end` the last layer and the final norm run too; the policy must be whole.
-        """
-        keys, values, trace = self.trace_prefix(prefix, to_end=to_end)
-        hidden = trace[-1]
-        if to_end:
-            hidden, _ = self.language.norm(hidden)
-        pad = prefix.pad
-        found = Tokens(hidden, pad, prefix.positions, prefix.visible, (), pad, prefix.layout)
-        return Encoded(keys, values, [pad] * len(keys), hidden, found)
-
-    def trace_prefix(self, prefix: Pi0Prefix, *, to_end: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Keys and values of each language layer, and the residual stream (B, P, C) before and behind each of them."""
-        angles, layers = self.angles(prefix.positions), self.language.layers
-        x, keys, values = prefix.embeddings.to(self.stream), [], []
-        trace = [x]
-        for i, layer in enumerate(layers):
-            normed, gate = layer.input_layernorm(x)
-            key, value = layer.self_attn.keys_values(normed)
-            keys.append(rotate(key, *angles))
-            values.append(value)
-            if i == len(layers) - 1 and not to_end:
-                break
-            query = rotate(layer.self_attn.query(normed), *angles)
-            x = layer.finish(x, attend(query, keys[-1], value, prefix.visible), gate)
-            trace.append(x)
-        return keys, values, trace
+    def prefill(self, prefix: Pi0Prefix, *, to_end: bool = False, trace: list[Tensor] | None = None) -> Encoded:
+        """As `SmolVLA.prefill`; to_end needs a whole policy. trace: gets the residual stream behind each layer."""
+        prefix = prefix._replace(embeddings=prefix.embeddings.to(self.stream))
+        if isinstance(self.sampler, VlaCache) and len(prefix.pad) == 1 and not (self.training or to_end):
+            return self.sampler.prefill(self, prefix)
+        encoded = run_layers(self, first_tokens(self, prefix), to_end=to_end, trace=trace)
+        return encoded._replace(hidden=self.language.norm(encoded.hidden)[0]) if to_end else encoded
 
     def encode(self, images: Tensor, image_mask: Tensor, state: Tensor, tokens: Tensor, token_mask: Tensor) -> Pi0Cache:
         """Encode one observation. images (B, N, 3, H, W) in [-1, 1]; the rest as in `embed_prefix`.
@@ -295,18 +289,22 @@ class Pi0(nn.Module):
         """As `encode`, from the result of `dense_tokens`."""
         sampled: Sampled = self.sampler(dense)
         prefix = self.embed_prefix(sampled.tokens, image_mask, state, tokens, token_mask)
+        encoded = self.prefill(prefix)
+        if self.pruner is not None and not self.training:
+            sampled = self.pruner.shown(dense, encoded.found)
         retention = retained(self.config, dense, sampled.features, training=self.training)
-        return self.cache(prefix, self.prefill(prefix), (sampled.coords, retention))
+        return self.cache(prefix, encoded, (sampled.coords, retention))
 
     def cache(self, prefix: Pi0Prefix, encoded: Encoded, seen: tuple[Tensor, Tensor]) -> Pi0Cache:
         """Assemble the cache from the result of `prefill`; seen = (coords, retention) is passed through.
 
-        The suffix takes the positions after the last valid prefix token.
+        The suffix takes the positions after the last valid prefix token, removed ones included.
         """
         start = prefix.pad.long().sum(1, keepdim=True)  # (B, 1)
         positions = start + torch.arange(self.state_tokens + self.config.chunk_size, device=start.device)
         cos, sin = self.angles(positions)
-        return Pi0Cache(tuple(encoded.keys), tuple(encoded.values), prefix.pad, cos, sin, *seen, prefix.state)
+        pads = by_slot(self.config, encoded.pads)
+        return Pi0Cache(tuple(encoded.keys), tuple(encoded.values), pads, cos, sin, *seen, prefix.state)
 
     def condition(self, time_row: Tensor) -> Tensor | None:
         """Input of the expert's adaptive norms for an embedded time (.., E); None in pi0."""
@@ -347,14 +345,15 @@ class Pi0(nn.Module):
 
     def trace_suffix(self, suffix: Tensor, cache: Pi0Cache, cond: Tensor | None) -> list[Tensor]:
         """The suffix (B, Z + S, E) behind each expert layer, and last behind the final norm."""
-        visible = self.suffix_visible(cache.pad)
+        visible = [self.suffix_visible(pad) for pad in cache.pads]
         x, trace = suffix.to(cache.keys[0].dtype), []
-        for block, keys, values in zip(self.expert.layers, cache.keys, cache.values, strict=True):
+        read = zip(self.expert.layers, cache.keys, cache.values, self.config.pad_slots, strict=True)
+        for block, keys, values, slot in read:
             normed, gate = block.input_layernorm(x, cond)
             own_keys, own_values = block.self_attn.keys_values(normed)
             query = rotate(block.self_attn.query(normed), cache.cos, cache.sin)
             all_keys = torch.cat((keys, rotate(own_keys, cache.cos, cache.sin)), 2)
-            attended = attend(query, all_keys, torch.cat((values, own_values), 2), visible)
+            attended = attend(query, all_keys, torch.cat((values, own_values), 2), visible[slot])
             x = block.finish(x, attended, gate, cond)
             trace.append(x)
         return [*trace, self.expert.norm(x, cond)[0]]
@@ -363,10 +362,5 @@ class Pi0(nn.Module):
         self, noise: Tensor, cache: Pi0Cache,
         committed: Tensor | None = None, n_committed: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Integrate from noise (B, S, A) at flow time 1 to actions at flow time 0, in num_steps Euler steps."""
-        x = noise
-        for i in range(self.config.num_steps):
-            x = x + self.step_size * self.denoise_step(x, self.time_table[i], cache, committed, n_committed)
-        return (
-            x if committed is None else torch.where(committed_mask(n_committed, self.config.chunk_size), committed, x)
-        )
+        """As `SmolVLA.sample`."""
+        return integrate(self, noise, cache, committed, n_committed)

@@ -52,4 +52,6 @@ def _inside(config: PolicyConfig) -> nn.Module:
     if kind == "vlacache":
         return VlaCache(grid, sampler, config.text.depth)
     made = {"fastv": FastV, "sparsevlm": SparseVlm, "efficientvla": EfficientVla, "lightvla": LightVla, "adp": Adp}
-    return made[kind](grid, sampler, config.plan, math.sqrt(config.text.width))
+    root = math.sqrt(config.text.width)
+    scales = {"smolvla": (root, root), "xvla": (1.0, 1.0)}.get(config.family, (1.0, root))
+    return made[kind](grid, sampler, config.plan, scales)

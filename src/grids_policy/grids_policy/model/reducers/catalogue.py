@@ -18,7 +18,8 @@ class Reducer:
     scaled: str = ""  # which numbers of the paper were adapted to this network, and why
     weights: bool = False  # has weights of its own, so that it cannot be put on a checkpoint without training
     counted: bool = True  # `tokens` is the number of tokens kept per camera
-    inside: bool = False  # acts inside the language model (pruning.py)
+    inside: bool = False  # acts inside the language model, in X-VLA inside the action transformer (pruning.py)
+    no_xvla: str = ""  # why X-VLA cannot have it
     no_training: str = ""  # why it cannot be trained with
     no_export: str = ""  # why it cannot be in a bundle
 
@@ -41,7 +42,8 @@ REDUCERS: dict[str, Reducer] = {
     ),
     "fastv": Reducer(
         "FastV: the K tokens the last token attends to", "arXiv 2403.06764", "language model, behind layer 2",
-        "the last token is the state token; K per camera; layer 2 as in the paper, not scaled to the depth",
+        "the last token is SmolVLA's state token, the last word of π0 and π0.5, X-VLA's first action token; K per "
+        "camera; layer 2 as in the paper, not scaled to the depth",
         inside=True,
     ),
     "sparsevlm": Reducer(
@@ -61,6 +63,8 @@ REDUCERS: dict[str, Reducer] = {
         "the tokens of all cameras compete, absent ones do not", counted=False, inside=True,
         no_export="how many tokens it keeps depends on the image, and a graph has a fixed number; export adp or fastv, "
         "or evaluate the checkpoint itself",
+        no_xvla="the number of tokens differs from image to image, and its layers have no mask to hide the others; "
+        "choose fastv or adp",
     ),
     "adp": Reducer(
         "ADP: the K tokens the words ask for in layer 0", "arXiv 2509.22093", "before the language model's layer 0",
@@ -75,6 +79,8 @@ REDUCERS: dict[str, Reducer] = {
         no_training="it needs the observation before, and training draws single ones; train dense",
         no_export="which tokens it computes changes from image to image; --per-camera with the policy node's "
         "reuse_threshold reuses the vision tower of an unchanged camera exactly, which saves more",
+        no_xvla="it keeps no keys and values from one observation to the next, because all tokens depend on the "
+        "noise; choose fastv or adp, or reuse the vision tower",
     ),
 }  # fmt: skip
 
@@ -87,10 +93,11 @@ def markdown() -> str:
         rows.append(
             f"| `{kind}` | {known.title} | {known.paper} | {known.place} | {'train first' if known.weights else 'yes'} "
             f"| {'no' if known.no_training else 'yes'} | {'no' if known.no_export else 'yes'} "
-            f"| {'SmolVLA' if known.inside else 'all'} |"
+            f"| {'not X-VLA' if known.no_xvla else 'all'} |"
         )
     notes = [f"* `{kind}`: {known.scaled}." for kind, known in REDUCERS.items() if known.scaled]
     for kind, known in REDUCERS.items():
         notes += [f"* `{kind}` is not exported: {known.no_export}."] if known.no_export else []
         notes += [f"* `{kind}` is not trained with: {known.no_training}."] if known.no_training else []
+        notes += [f"* `{kind}` is not for X-VLA: {known.no_xvla}."] if known.no_xvla else []
     return "\n".join([*rows, "", *notes])

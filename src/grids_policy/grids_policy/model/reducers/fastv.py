@@ -7,9 +7,9 @@ from grids_policy.model.reducers.pruning import (
     AbstractPruner,
     Heads,
     Tokens,
-    attention,
     keep,
     largest,
+    last_row,
     of_camera,
     per_camera,
 )
@@ -19,11 +19,11 @@ class FastV(AbstractPruner):
     """Keeps the K image tokens of each camera to which the last token attends most in the layer in front.
 
     The paper's text says attention from all tokens; the authors' code, and this, use the row of the last token, mean
-    over the heads. The last token here is the state token.
+    over the heads. What is last in each model: pruning.py.
     """
 
     def prune(self, stage: Stage, found: Tokens, heads: Heads) -> Tokens:
-        weights = attention(found, heads, (found.layout.last, 1))[:, 0]  # (B, P)
+        weights = last_row(found, heads)  # (B, P)
         return keep(
             found, [largest(of_camera(weights, found, n), k) for n, k in enumerate(per_camera(stage.kept, found))]
         )

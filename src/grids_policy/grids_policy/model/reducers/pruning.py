@@ -6,7 +6,8 @@ itself without rotary positions, before a later layer those of the layer in fron
 position ids, so the words and the action tokens stay where they were.
 
 In a causal language model the last token is the one that sees all others. Image and words see each other in both
-directions here, so decisions are made on the rows of the words or of the state token, which sees everything.
+directions here, so decisions are made on the rows of the words, or of the token that comes last: SmolVLA's state token,
+the last word of pi0 and pi0.5. In X-VLA, where all layers are the action transformer's, it is the first action token.
 
 Dims: B batch, P tokens of the sequence, C width, H query heads, G key heads, D head dim, N cameras, T dense tokens,
 k kept tokens of one camera.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import SamplerConfig
@@ -35,17 +37,24 @@ class Layout(NamedTuple):
 
     images: tuple[tuple[int, int], ...]  # (first, count) of every camera's tokens
     words: tuple[int, int]  # (first, count)
-    last: int  # a real token that sees all others: the state token, or where there is none the first word
+    last: int | None  # what takes the place of the last token of a causal model; None: the last real word
     length: int
+
+    @property
+    def seer(self) -> int:
+        """A real token that sees all others."""
+        return self.words[0] if self.last is None else self.last
 
     def shortened(self, counts: Sequence[int]) -> Layout:
         """The same sequence with `counts` image tokens per camera."""
-        moved, images = 0, []
-        for (first, count), kept in zip(self.images, counts, strict=True):
-            images.append((first + moved, kept))
-            moved += kept - count
-        words = (self.words[0] + moved, self.words[1])
-        return Layout(tuple(images), words, self.last + moved, self.length + moved)
+
+        def moved(place: int) -> int:
+            kept = zip(self.images, counts, strict=True)
+            return place + sum(new - count for (first, count), new in kept if first < place)
+
+        images = tuple((moved(first), new) for (first, _), new in zip(self.images, counts, strict=True))
+        words, last = (moved(self.words[0]), self.words[1]), None if self.last is None else moved(self.last)
+        return Layout(images, words, last, moved(self.length))
 
 
 class Tokens(NamedTuple):
@@ -90,6 +99,16 @@ def attention(found: Tokens, heads: Heads, rows: tuple[int, int]) -> Tensor:
     visible = found.visible[:, None, rows[0] : rows[0] + rows[1]]
     scores = torch.where(visible, products(heads, rows), MASKED)
     return scores.softmax(-1).mean(1)
+
+
+def last_row(found: Tokens, heads: Heads) -> Tensor:
+    """Attention weights (B, P) of the token that comes last (`Layout.last`), mean over the heads."""
+    if found.layout.last is not None:
+        return attention(found, heads, (found.layout.last, 1))[:, 0]
+    first, count = found.layout.words
+    real = found.pad[:, first : first + count]
+    ends = real & ~F.pad(real[:, 1:], (0, 1))  # sentences are padded on the right
+    return (attention(found, heads, found.layout.words) * ends.unsqueeze(-1)).sum(1)
 
 
 def word_mean(found: Tokens, values: Tensor) -> Tensor:
@@ -159,10 +178,13 @@ def keep(found: Tokens, chosen: Sequence[Tensor], merged: Sequence[Tensor] | Non
 class AbstractPruner(nn.Module, ABC):
     """A reducer inside the language model. It has no weights; only tensors of fixed length leave it."""
 
-    def __init__(self, grid: tuple[int, int], config: SamplerConfig, plan: tuple[Stage, ...], scale: float) -> None:
-        """scale: what this model multiplies embeddings of images and words by."""
+    def __init__(
+        self, grid: tuple[int, int], config: SamplerConfig, plan: tuple[Stage, ...],
+        scales: tuple[float, float] = (1.0, 1.0),
+    ) -> None:  # fmt: skip
+        """scales: what this model multiplies embeddings of images, and of words, by."""
         super().__init__()
-        self.config, self.plan, self.scale = config, plan, scale
+        self.config, self.plan, self.scales = config, plan, scales
         cells = cell_coords(grid, align_corners=config.align_corners)
         self.register_buffer("cells", cells, persistent=False)
 

@@ -72,10 +72,10 @@ class SparseVlm(AbstractPruner):
     def begin(self, found: Tokens) -> Tokens:
         """Choose the words that decide, once, from the embeddings as LLaVA has them: without this model's factor."""
         cameras = range(len(found.layout.images))
-        images = torch.cat([of_camera(found.x, found, n) for n in cameras], 1) / self.scale
+        images = torch.cat([of_camera(found.x, found, n) for n in cameras], 1) / self.scales[0]
         pads = torch.cat([of_camera(found.pad, found, n) for n in cameras], 1)
         first, count = found.layout.words
-        words = found.x[:, first : first + count] / self.scale
+        words = found.x[:, first : first + count] / self.scales[1]
         return found._replace(judges=raters(images, words, pads, found.judges))
 
     def prune(self, stage: Stage, found: Tokens, heads: Heads) -> Tokens:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from grids_policy.model.config import SamplerConfig
-from grids_policy.model.layers import attend, rope_angles, rotate
+from grids_policy.model.config import ConfigError, SamplerConfig
+from grids_policy.model.layers import attend, rotate
+from grids_policy.model.prefill import first_tokens
 from grids_policy.model.reducers.interface import Sampled
 from grids_policy.model.reducers.pruning import Encoded, Heads, attention, word_mean
 from grids_policy.model.reducers.reading import cell_coords
 
 if TYPE_CHECKING:
+    from grids_policy.model.pi0.network import Pi0, Pi0Prefix
     from grids_policy.model.smolvla import Prefix, SmolVLA
 
 SIMILAR = 0.996  # cosine of two patches of raw pixels from which a patch counts as unchanged
@@ -86,7 +88,10 @@ class VlaCache(nn.Module):
     """
 
     def __init__(self, grid: tuple[int, int], config: SamplerConfig, depth: int) -> None:
+        """depth: of the language layers. Raises ConfigError for fewer than 2."""
         super().__init__()
+        if depth < 2:
+            raise ConfigError(f"reducer vlacache needs at least 2 language layers; got {depth}")
         self.grid = grid
         self.layers = sorted({layer * depth // OF_DEPTH for layer in LAYERS})
         self.judge = JUDGE * depth // OF_DEPTH
@@ -120,10 +125,10 @@ class VlaCache(nn.Module):
         ]
         return torch.cat(found)
 
-    def prefill(self, policy: SmolVLA, prefix: Prefix) -> Encoded:
-        """As `SmolVLA.prefill`, for one observation. The hidden state has only the computed rows."""
-        found, last = policy.first_tokens(prefix), policy.config.expert_layers[-1]
-        angles = [a.unsqueeze(1) for a in rope_angles(prefix.positions, policy.config.text.head_dim)]
+    def prefill(self, policy: SmolVLA | Pi0, prefix: Prefix | Pi0Prefix) -> Encoded:
+        """As `run_layers`, for one observation. The hidden state has only the computed rows."""
+        found, last = first_tokens(policy, prefix), policy.config.expert_layers[-1]
+        angles = policy.angles(prefix.positions)
         reusable = self._reusable(prefix)
         rows, dropped, x = torch.arange(prefix.layout.length), 0, found.x
         keys, values, relevance, entropies, self.computed = [], [], None, [], []
@@ -135,20 +140,21 @@ class VlaCache(nn.Module):
                     rows, x, dropped = rows[left], x[:, left], count
             self.computed.append(len(rows))
             turn = [a[:, :, rows] for a in angles]
-            normed = layer.input_layernorm(x)
+            normed = layer.normed(x)
             key, value = layer.self_attn.keys_values(normed)
             keys.append(self._filled("keys", i, rotate(key, *turn), rows, prefix.layout.length))
             values.append(self._filled("values", i, value, rows, prefix.layout.length))
+            if i == last:  # only its keys and values are used
+                break
             query = rotate(layer.self_attn.query(normed), *turn)
             seen = found._replace(visible=prefix.visible[:, rows])
             weights = attention(seen, Heads(query, keys[-1], query.shape[-1] ** -0.5), (0, len(rows)))  # (1, r, P)
             entropies.append(entropy(weights))
-            if i == min(self.judge, last):
+            if i == self.judge:
                 first, words = prefix.layout.words
                 at = int((rows < first).sum())  # words are never reused
                 relevance = word_mean(found, weights[:, at : at + words])
-            if i < last:
-                x = layer.finish(x, attend(query, keys[-1], values[-1], seen.visible))
+            x = layer.finish(x, attend(query, keys[-1], values[-1], seen.visible))
         if self._patches is not None:
             shares = reuse_shares(entropies)
             self._memory = Memory(self._patches, prefix.pad, keys, values, relevance, shares)

@@ -13,8 +13,8 @@ It differs from SmolVLA and pi0 in these points:
   as they are. Padding words and absent cameras (zeros) are attended to.
 * The state is part of every action token. Input and output of the action tokens, and the soft prompts, are those of
   one robot (`domain`) of the 30 that a checkpoint knows.
-* Positions are learnt by index. With fewer image tokens all later ones move to other positions, so a reduced policy
-  must be trained.
+* Positions are learnt by index. With fewer image tokens in the context all later ones move to other positions, so a
+  policy reduced behind the connector must be trained. Reducers inside the action transformer act behind that.
 
 Dims: B batch, N cameras, T cells per camera, K sampled tokens per camera, L words, S chunk_size, A max_action_dim,
 D width of the language encoder, H width of the action transformer, M tokens of the context.
@@ -31,10 +31,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig, TextConfig
-from grids_policy.model.layers import committed_mask, split_heads
+from grids_policy.model.denoise import keep_committed
+from grids_policy.model.layers import split_heads
 from grids_policy.model.preprocess import fit_image
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.reducers.interface import Sampled, retained
+from grids_policy.model.reducers.pruning import AbstractPruner, Heads, Layout, Tokens
 from grids_policy.model.xvla.davit import Davit, FlorenceProjector
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -131,9 +133,13 @@ class SoftBlock(nn.Module):
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, mlp), "fc2": nn.Linear(mlp, width)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, tokens, H), of the same shape afterwards."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, tokens, d) of x (B, tokens, H)."""
         query, key, value = (split_heads(p, self.heads) for p in self.attn["qkv"](self.norm1(x)).chunk(3, -1))
+        return query, key, value
+
+    def finish(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The layer's result (B, tokens, H) for its input x and what `project` made of it."""
         x = x + self.attn["proj"](attend_all(query, key, value))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
 
@@ -175,9 +181,9 @@ class Xvla(nn.Module):
         self.register_buffer("std", torch.tensor(_STD).reshape(3, 1, 1), persistent=False)
 
     @property
-    def pruner(self) -> None:
-        """There is no reducer inside a language model here."""
-        return
+    def pruner(self) -> AbstractPruner | None:
+        """The reducer, where it acts inside the action transformer."""
+        return self.sampler if isinstance(self.sampler, AbstractPruner) else None
 
     def embed_time(self, time: Tensor) -> Tensor:
         """Embed flow times (..,) as (.., time_width): cosines, then sines."""
@@ -259,10 +265,39 @@ class Xvla(nn.Module):
         proprio = cache.proprio.unsqueeze(1).expand(-1, steps, -1)
         time = time_row.expand(len(x_t), steps, -1)
         own = net.action_encoder(torch.cat((x_t, proprio, time), -1), domain) + net.pos_emb[:, :steps]
-        x = torch.cat((own, cache.context), 1)
-        for block in net.blocks:
-            x = block(x)
+        x = self.run_blocks(torch.cat((own, cache.context), 1))
         return net.action_decoder(net.norm(x[:, :steps]), domain)
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """The action transformer on action tokens and context (B, S + M, H); a reducer shortens the context."""
+        pruner, found, heads = self.pruner, self.all_tokens(x), None
+        for i, block in enumerate(self.transformer.blocks):
+            if pruner is not None and (stage := pruner.stage_before(i)):
+                found = pruner.prune(stage, found, heads or Heads(*block.project(found.x)[:2], self.head_scale))
+            query, key, value = block.project(found.x)
+            heads = Heads(query, key, self.head_scale)
+            found = found._replace(x=block.finish(found.x, query, key, value))
+        return found.x
+
+    @property
+    def head_scale(self) -> float:
+        """Of the products of queries and keys of the action transformer."""
+        return (self.config.expert.width // self.config.xvla.heads) ** -0.5
+
+    def all_tokens(self, x: Tensor) -> Tokens:
+        """The sequence (B, S + M, H) as a reducer sees it: nothing is masked, absent cameras are there as zeros."""
+        config, (batch, length) = self.config, x.shape[:2]
+        first, each = config.chunk_size, config.image_tokens
+        cameras = max(config.xvla.views, len(config.image_keys))
+        words = length - first - cameras * (1 + each) - config.xvla.soft_prompts
+        starts = [first + 1] + [first + words + n * (1 + each) + 1 for n in range(1, cameras)]
+        layout = Layout(tuple((start, each) for start in starts), (first + 1 + each, words), 0, length)
+        real = torch.ones(batch, length, dtype=torch.bool, device=x.device)
+        cells = tuple(torch.arange(each, device=x.device).expand(batch, -1) for _ in starts)
+        where = torch.arange(length, dtype=torch.float32, device=x.device).expand(batch, -1)
+        judges = real[:, :words]
+        found = Tokens(x, real, where, real.unsqueeze(1).expand(-1, length, -1), cells, judges, layout)
+        return found if self.pruner is None else self.pruner.begin(found)
 
     def sample(
         self, noise: Tensor, cache: XvlaCache,
@@ -277,8 +312,4 @@ class Xvla(nn.Module):
         for i in range(self.config.num_steps):
             time = 1.0 + i * self.step_size
             actions = self.predict(noise * time + actions * (1 - time), self.time_table[i], cache)
-        return (
-            actions
-            if committed is None
-            else torch.where(committed_mask(n_committed, self.config.chunk_size), committed, actions)
-        )
+        return keep_committed(actions, committed, n_committed)

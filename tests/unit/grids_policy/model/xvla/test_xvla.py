@@ -132,9 +132,7 @@ def test_what_is_not_supported_is_named(folder, field, value, sentence):
         load_checkpoint(folder)
 
 
-def test_committed_steps_and_reducers_of_other_families_are_refused(folder):
+def test_committed_steps_are_refused(folder):
     config = load_checkpoint(folder).config
     with pytest.raises(ConfigError, match="xvla has neither max_committed"):
         dataclasses.replace(config, max_committed=2)
-    with pytest.raises(ConfigError, match="reducer fastv acts inside the language model"):
-        dataclasses.replace(config, sampler=SamplerConfig("fastv", 4))
