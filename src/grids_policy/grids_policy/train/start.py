@@ -33,9 +33,9 @@ def settle_tokenizer(config: TrainConfig, folder: Path, sentences: Iterable[str]
     named, start = config.data.tokenizer, config.start_from
     source = Path(named) if named else Path(start) / TOKENIZER
     if not named and not start:
-        gemma = config.model.conventions.prompt != "smolvla"
-        texts = [*sentences, _PROMPT] if gemma else sentences
-        fit_tokenizer(texts, config.model.text.vocab, path, gemma=gemma)
+        prompt = config.model.conventions.prompt
+        texts = sentences if prompt == "smolvla" else [*sentences, _PROMPT]
+        fit_tokenizer(texts, config.model.text.vocab, path, prompt)
     elif source.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         copy_tokenizer(source, path)
