@@ -7,6 +7,10 @@ from grids_bringup.cli.commands import is_present
 
 BENCHES = {
     "policy": ("grids_policy.bench.cli", "inference per stage: dense and GridS, torch and ONNX Runtime"),
+    "arming": (
+        "grids_policy.bench.arming",
+        "a bundle as the node loads it: memory against weights, and whether it may arm",
+    ),
     "gpu": ("grids_policy.bench.gpu", "every engine, precision, sampler and batch on one card; --predict: without it"),
     "driver": ("so100_driver_testing.bench", "loop rate, lateness, bus; --campaign: the fault campaign"),
     "graph": ("grids_perception.bench.cli", "camera to policy and camera to servo ages, CPU per process"),

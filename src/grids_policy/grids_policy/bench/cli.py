@@ -19,30 +19,27 @@ from typing import Any
 import psutil
 import torch
 
+from grids_policy.bench.arming import FAMILIES
 from grids_policy.bench.device import AbstractDevice, is_out_of_memory, measure_card, open_device
 from grids_policy.bench.flops import stage_flops
+from grids_policy.bench.random_policy import config_like, full_config, random_policy, small_config
 from grids_policy.bench.report import figure, stage_table, table1, table4
+from grids_policy.bench.stages import per_step
 from grids_policy.bench.variants import (
     OnnxVariant,
     TorchVariant,
     Variant,
     cached_bundle,
-    config_like,
     counted_flops,
-    full_config,
     parse_sampler,
-    random_policy,
     sampler_name,
-    small_config,
     stage_percentiles,
     training_step_s,
     with_sampler,
 )
 from grids_policy.export.cli import PRECISIONS
 from grids_policy.model.config import PolicyConfig, SamplerConfig
-from grids_policy.model.families import build_empty
-from grids_policy.model.pi0.network import Pi0
-from grids_policy.model.smolvla import SmolVLA
+from grids_policy.model.families import Policy, build_empty
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.engines.table import NAMES
 
@@ -52,7 +49,8 @@ _TRAINING_ROUNDS = 5
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options of `./grids bench policy`."""
     parser = argparse.ArgumentParser(prog="grids bench policy", description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("full", "small"), default="full", help="SmolVLA, or models/untrained's")
+    parser.add_argument("--family", choices=FAMILIES, default="smolvla", help="of the model (default smolvla)")
+    parser.add_argument("--size", choices=("full", "small"), default="full", help="published, or models/untrained's")
     parser.add_argument("--like", type=Path, metavar="CHECKPOINT", help="family and sizes of this one, not --size")
     parser.add_argument("--tokens", default="dense,16,8,4", help="per camera; 16@4: sampled behind vision layer 4")
     parser.add_argument(
@@ -78,7 +76,7 @@ def _samplers(text: str) -> list[SamplerConfig]:
     return [parse_sampler(word) for word in text.split(",") if word]
 
 
-def _variants_that_fit(policy: SmolVLA | Pi0, batch: int, device: AbstractDevice, report) -> list[Variant]:
+def _variants_that_fit(policy: Policy, batch: int, device: AbstractDevice, report) -> list[Variant]:
     """Torch eager and, on a GPU, CUDA graphs. Variants that do not fit into memory are reported and left out."""
     found: list[Variant] = []
     for mode in ("eager", "graph") if device.kind == "cuda" else ("eager",):
@@ -153,9 +151,7 @@ def measure(variants: list[Variant], rounds: int, report) -> list[dict[str, Any]
     ]
 
 
-def measure_training(
-    base: SmolVLA | Pi0, arguments: argparse.Namespace, device: AbstractDevice
-) -> list[dict[str, Any]]:
+def measure_training(base: Policy, arguments: argparse.Namespace, device: AbstractDevice) -> list[dict[str, Any]]:
     """Wall and processor seconds of training steps without the optimiser, the variants by turns."""
     rows = [{"sampler": sampler_name(s), "batch": arguments.train, "seconds": [], "processor_s": []}
             for s in _samplers(arguments.tokens)]  # fmt: skip
@@ -179,7 +175,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.like:
         config = config_like(arguments.like)
     else:
-        config = full_config() if arguments.size == "full" else small_config()
+        config = (full_config if arguments.size == "full" else small_config)(arguments.family)
     variants, notes = build_variants(arguments, config, print_line)
     device = open_device("auto")
     peaks = measure_card(device)
@@ -187,7 +183,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     others = {id(v) for v in variants if isinstance(v, OnnxVariant) and v.folder in arguments.bundle}
     for row, variant in zip(rows, variants, strict=True):
         # A bundle given with --bundle may have any size, so its operations are unknown.
-        row["flops"] = None if id(variant) in others else stage_flops(config, parse_sampler(row["sampler"]))
+        known = id(variant) not in others and config.family != "xvla"
+        row["flops"] = stage_flops(config, parse_sampler(row["sampler"])) if known else None
     report: dict[str, Any] = {
         "bench": "policy",
         "size": str(arguments.like or arguments.size),
@@ -196,12 +193,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "steps": config.num_steps,
         "device": device.name,
         "peaks": peaks,
-        "expert_bytes_per_step": 4 * sum(p.numel() for p in build_empty(config).expert.parameters()),
+        "expert_bytes_per_step": 4 * sum(p.numel() for p in per_step(build_empty(config)).parameters()),
         "rss_gb": psutil.Process().memory_info().rss / 1e9,
         "bundles": notes,
         "rows": rows,
     }
-    if checked := next((v for v in variants if isinstance(v, TorchVariant) and v.batch == 1), None):
+    checked = next((v for v in variants if isinstance(v, TorchVariant) and v.batch == 1), None)
+    if checked and config.family != "xvla":
         analytic = stage_flops(config, checked.sampler)["total"]
         report["flops_by_torch_over_analytic"] = counted_flops(checked) / analytic
     if arguments.train:

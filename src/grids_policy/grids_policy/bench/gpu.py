@@ -18,17 +18,15 @@ import torch
 from grids_policy.bench import gpu_report, predictions
 from grids_policy.bench.cards import CARDS
 from grids_policy.bench.device import AbstractDevice, is_out_of_memory, measure_card, open_device
+from grids_policy.bench.random_policy import full_config, random_policy, small_config
 from grids_policy.bench.timed import Timed, Timing, measure_group
 from grids_policy.bench.variants import (
     TORCH_MODES,
     OnnxVariant,
     TorchVariant,
     cached_bundle,
-    full_config,
     parse_sampler,
-    random_policy,
     sampler_name,
-    small_config,
     with_sampler,
 )
 from grids_policy.export.reduce import PRECISIONS

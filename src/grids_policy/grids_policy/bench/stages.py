@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grids_policy.model.config import PolicyConfig
-from grids_policy.model.pi0.network import Pi0
-from grids_policy.model.smolvla import SmolVLA
+from grids_policy.model.families import Policy
+from grids_policy.model.xvla.network import Xvla
 from grids_policy.runtime.base import STAGES
 
 Stage = Callable[[Any], Any]
@@ -52,17 +52,24 @@ def example_inputs(config: PolicyConfig, batch: int, device: str, dtype: torch.d
     )
 
 
-def policy_stages(policy: SmolVLA | Pi0, inputs: StageInputs) -> dict[str, Stage]:
+def per_step(policy: Policy) -> nn.Module:
+    """What every denoising step reads the weights of."""
+    return policy.transformer if isinstance(policy, Xvla) else policy.expert
+
+
+def policy_stages(policy: Policy, inputs: StageInputs) -> dict[str, Stage]:
     """The stages by name, in order; each takes the previous one's result, the first one's argument is ignored.
 
     They copy nothing from the host, so each can be captured as a CUDA graph.
     """
-    dtype = policy.action_out_proj.weight.dtype
+    dtype = policy.transformer.pos_emb.dtype if isinstance(policy, Xvla) else policy.action_out_proj.weight.dtype
 
     def preprocess(_: Any) -> Tensor:
         return policy.preprocess(inputs.frames).to(dtype)
 
     def prefix(dense: Tensor) -> Any:
+        if isinstance(policy, Xvla):
+            return policy.encode_dense(dense, inputs.mask, inputs.state, inputs.tokens, inputs.token_mask)
         sampled = policy.sampler(dense)
         embedded = policy.embed_prefix(sampled.tokens, inputs.mask, inputs.state, inputs.tokens, inputs.token_mask)
         return policy.cache(embedded, policy.prefill(embedded), (sampled.coords, dense[..., 0]))

@@ -16,26 +16,22 @@ import torch
 
 from grids_policy.bench.device import AbstractDevice, CpuDevice, set_precision
 from grids_policy.bench.operators import DTYPES
+from grids_policy.bench.random_policy import random_checkpoint
 from grids_policy.bench.stages import Stage, example_inputs, policy_stages
-from grids_policy.export import fused, graphs, quantise
+from grids_policy.export import fused, graphs, pi0, prefill, quantise, xvla
 from grids_policy.export import precision as precisions
 from grids_policy.export.cli import export_bundle, reduce_bundle
 from grids_policy.export.spec import ExportOptions
-from grids_policy.export.untrained import SENTENCES
-from grids_policy.model.checkpoint import Checkpoint, load_checkpoint
-from grids_policy.model.config import PolicyConfig, SamplerConfig, part_from_dict, sampler_from_text
-from grids_policy.model.families import build_policy
-from grids_policy.model.initialise import init_sampler, init_weights
-from grids_policy.model.pi0.network import Pi0
+from grids_policy.model.config import SamplerConfig, part_from_dict, sampler_from_text
+from grids_policy.model.families import Policy
+from grids_policy.model.initialise import init_sampler
 from grids_policy.model.reducers import catalogue
 from grids_policy.model.reducers.build import build_sampler
-from grids_policy.model.smolvla import SmolVLA
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.base import STAGES, PolicyOutputs
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.onnx import OnnxRuntime
-from grids_policy.train.tokenizer import fit_tokenizer
 
 _CALIBRATED_ON = 4  # random observations; the scales of random weights only have to be plausible
 
@@ -52,36 +48,6 @@ class Variant(Protocol):
     def run(self) -> dict[str, float]:
         """Infer one batch of chunks. Returns seconds by stage."""
         ...
-
-
-def full_config() -> PolicyConfig:
-    """SmolVLA: two cameras of 640 x 480, 48 language tokens, chunk_size 50, ten denoising steps."""
-    return PolicyConfig(language_padding="max_length")
-
-
-def small_config() -> PolicyConfig:
-    """The sizes of models/untrained with dense tokens, for a bench of seconds instead of minutes."""
-    from grids_policy.export.untrained import demo_config
-
-    return dataclasses.replace(demo_config(), sampler=SamplerConfig(), max_committed=0)
-
-
-def config_like(folder: Path) -> PolicyConfig:
-    """Family and sizes of a checkpoint, with dense tokens. Raises ValueError where its family is not timed here."""
-    config = load_checkpoint(folder, identity_stats=True).config
-    if config.family == "xvla":
-        raise ValueError(f"--like: expected a checkpoint of smolvla, pi0 or pi05, got xvla in {folder}")
-    return dataclasses.replace(config, sampler=SamplerConfig(), max_committed=0)
-
-
-def random_policy(config: PolicyConfig) -> SmolVLA | Pi0:
-    """A policy with random weights whose output depends on all inputs; only to measure speed."""
-    policy = build_policy(config)
-    init_weights(policy, 0)
-    # Seeded, so that a bundle kept from an earlier call has the same weights.
-    generator = torch.Generator().manual_seed(0)
-    torch.nn.init.normal_(policy.action_out_proj.weight, std=config.expert.width**-0.5, generator=generator)
-    return policy.eval().requires_grad_(False)
 
 
 def parse_sampler(word: str) -> SamplerConfig:
@@ -106,7 +72,7 @@ def sampler_name(sampler: SamplerConfig) -> str:
     return f"{sampler.tokens}" + (f"@{sampler.after_layer}" if sampler.after_layer >= 0 else "")
 
 
-def with_sampler(policy: SmolVLA | Pi0, sampler: SamplerConfig) -> SmolVLA | Pi0:
+def with_sampler(policy: Policy, sampler: SamplerConfig) -> Policy:
     """A policy with another sampler that shares all other weights with `policy`."""
     other = copy.copy(policy)
     other._modules = dict(policy._modules)  # noqa: SLF001 - copy.copy shares the dict of children
@@ -114,16 +80,6 @@ def with_sampler(policy: SmolVLA | Pi0, sampler: SamplerConfig) -> SmolVLA | Pi0
     other.sampler = build_sampler(other.config)
     init_sampler(other)
     return other.eval().requires_grad_(False)
-
-
-def random_checkpoint(policy: SmolVLA | Pi0, folder: Path) -> Checkpoint:
-    """A checkpoint of `policy` that can be exported: mean 0, std 0.5 and a small tokenizer, written to `folder`."""
-    gemma = policy.config.conventions.prompt != "smolvla"
-    fit_tokenizer(SENTENCES, min(320, policy.config.text.vocab), folder / "tokenizer.json", gemma=gemma)
-    stats = {}
-    for feature, dim in (("observation.state", policy.config.state_dim), ("action", policy.config.action_dim)):
-        stats[f"{feature}.mean"], stats[f"{feature}.std"] = torch.zeros(dim), torch.full((dim,), 0.5)
-    return Checkpoint(policy, stats, {}, tokenizer=folder / "tokenizer.json")
 
 
 class TorchVariant:
@@ -134,7 +90,7 @@ class TorchVariant:
     """
 
     def __init__(
-        self, policy: SmolVLA | Pi0, batch: int, *, device: AbstractDevice | None = None, mode: str = "eager",
+        self, policy: Policy, batch: int, *, device: AbstractDevice | None = None, mode: str = "eager",
         precision: str = "fp32",
     ) -> None:  # fmt: skip
         self.config, self.batch, self.mode = policy.config, batch, mode
@@ -149,7 +105,7 @@ class TorchVariant:
         if "graph" in mode:
             self._stages = self._captured()
 
-    def _plain(self, policy: SmolVLA | Pi0) -> list[Stage]:
+    def _plain(self, policy: Policy) -> list[Stage]:
         return list(policy_stages(policy, self.inputs).values())
 
     def _compiled(self) -> list[Stage]:
@@ -204,15 +160,14 @@ class OnnxVariant:
         self._runtime.close()
 
 
-def cached_bundle(
-    policy: SmolVLA | Pi0, precision: str, root: Path, report: Callable[[str], None]
-) -> tuple[Path, float]:
+def cached_bundle(policy: Policy, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
     """The folder below `root` of `policy` as a bundle, exported once per code version, and the export's seconds."""
     reducers = sorted(Path(catalogue.__file__).parent.glob("*.py"))
-    modules = (graphs, fused, precisions, quantise, bundles)
+    modules = (graphs, pi0, xvla, prefill, fused, precisions, quantise, bundles)
     code = "".join(path.read_text() for path in (*(Path(m.__file__) for m in modules), *reducers))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
-    key = f"{sampler_name(policy.config.sampler)}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(words.encode()).hexdigest()[:12]
+    key = f"{policy.config.family}-{sampler_name(policy.config.sampler)}-{digest}"
     full, folder = root / f"{key}-fp32", root / f"{key}-{precision}"
     if (folder / bundles.MANIFEST).is_file():
         return folder, 0.0
@@ -241,7 +196,7 @@ def counted_flops(variant: TorchVariant) -> float:
     return float(counter.get_total_flops())
 
 
-def training_step_s(policy: SmolVLA | Pi0, batch: int, device: AbstractDevice) -> tuple[float, float]:
+def training_step_s(policy: Policy, batch: int, device: AbstractDevice) -> tuple[float, float]:
     """Wall and processor seconds of forward and backward of the whole policy on random data, without the optimiser."""
     from grids_policy.model.flow import FlowDraw, TrainBatch, draw, flow_loss
 

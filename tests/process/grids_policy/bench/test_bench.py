@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 from grids_policy.bench import cli as bench  # noqa: E402
 from grids_policy.bench import report as bench_report  # noqa: E402
 from grids_policy.bench import variants as bench_variants  # noqa: E402
+from grids_policy.bench.random_policy import random_checkpoint, random_policy, small_config  # noqa: E402
 from grids_policy.model.checkpoint import save_checkpoint  # noqa: E402
 from grids_policy.model.config import (  # noqa: E402
     ActionExpertConfig,
@@ -33,7 +34,7 @@ def toy(monkeypatch):
         vision=VisionConfig(64, 8, 32, 2, 2, 64, shuffle=2),
         text=TextConfig(32, 2, 4, 2, 8, 64, vocab=320), expert=ActionExpertConfig(24, 2, 48),
     )  # fmt: skip
-    monkeypatch.setattr(bench, "small_config", lambda: made)
+    monkeypatch.setattr(bench, "small_config", lambda _: made)
     return made
 
 
@@ -72,8 +73,8 @@ def test_a_checkpoint_of_another_family_gives_the_sizes(toy, family, exported, t
     values["vision"] |= {"shuffle": 1}
     del values["conventions"], values["cross_attention"], values["self_attn_every"], values["language_padding"]
     config = dataclasses.replace(config_from_dict(values), sampler=SamplerConfig("pool", 4))
-    policy = bench_variants.random_policy(config)
-    checkpoint = bench_variants.random_checkpoint(policy, tmp_path / "words")
+    policy = random_policy(config)
+    checkpoint = random_checkpoint(policy, tmp_path / "words")
     save_checkpoint(tmp_path / "checkpoint", checkpoint)
     words = ["--like", str(tmp_path / "checkpoint"), "--tokens", "dense,lattice:4", "--onnx-tokens", exported]
     words += ["--precisions", "fp32", "--rounds", "2", "--threads", "1", "--train", "1", "--cache", str(tmp_path)]
@@ -85,7 +86,7 @@ def test_a_checkpoint_of_another_family_gives_the_sizes(toy, family, exported, t
 
 
 def test_the_small_size_is_that_of_the_untrained_bundle_and_says_so(untrained, capsys):
-    config, bundle = bench_variants.small_config(), read_manifest(untrained)
+    config, bundle = small_config(), read_manifest(untrained)
     assert (config.chunk_size, config.num_steps, config.grid) == (
         bundle.chunk_size, bundle.num_steps, (bundle.grid_height, bundle.grid_width),
     )  # fmt: skip
@@ -94,7 +95,7 @@ def test_the_small_size_is_that_of_the_untrained_bundle_and_says_so(untrained, c
     assert config.resize_hw != (demo.input_height, demo.input_width)
     with pytest.raises(SystemExit):
         bench.parse_arguments(["--help"])
-    assert "SmolVLA, or models/untrained's" in " ".join(capsys.readouterr().out.split())
+    assert "published, or models/untrained's" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_batch_that_does_not_fit_is_said_and_the_others_go_on(toy, monkeypatch):
@@ -149,12 +150,12 @@ def test_sampler_words_are_an_inverse_pair_and_nonsense_is_refused():
 
 
 def test_two_policies_made_apart_have_the_same_random_weights(toy):
-    first, second = (bench_variants.random_policy(toy).state_dict() for _ in range(2))
+    first, second = (random_policy(toy).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_changing_the_sampler_shares_all_other_weights(toy):
-    base = bench_variants.random_policy(toy)
+    base = random_policy(toy)
     other = bench_variants.with_sampler(base, SamplerConfig("grids", 4))
     assert other.vision is base.vision
     assert base.config.sampler.kind == "dense"

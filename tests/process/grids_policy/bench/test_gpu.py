@@ -17,7 +17,8 @@ pytest.importorskip("matplotlib")
 from grids_policy.bench import gpu, timed  # noqa: E402
 from grids_policy.bench.device import CpuDevice  # noqa: E402
 from grids_policy.bench.gpu_report import problem, read_json  # noqa: E402
-from grids_policy.bench.variants import TorchVariant, random_policy  # noqa: E402
+from grids_policy.bench.random_policy import random_policy  # noqa: E402
+from grids_policy.bench.variants import TorchVariant  # noqa: E402
 from grids_policy.model.config import ActionExpertConfig, PolicyConfig, TextConfig, VisionConfig  # noqa: E402
 
 SHORT = "--device cpu --size small --threads 1 --runs 3 --seconds 0.1"

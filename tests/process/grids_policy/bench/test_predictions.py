@@ -8,7 +8,7 @@ from pages import ROOT, block
 pytest.importorskip("torch")
 
 from grids_policy.bench.predictions import DOCUMENTED, markdown
-from grids_policy.bench.variants import full_config
+from grids_policy.bench.random_policy import full_config
 
 NUMBER = r"\d+\.?\d*"
 

@@ -14,7 +14,7 @@ from repository import ROOT
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from grids_policy.bench.variants import random_checkpoint  # noqa: E402
+from grids_policy.bench.random_policy import random_checkpoint  # noqa: E402
 from grids_policy.export import engines  # noqa: E402
 from grids_policy.export.cameras import ExportError  # noqa: E402
 from grids_policy.export.cli import export_bundle, main, reduce_bundle  # noqa: E402

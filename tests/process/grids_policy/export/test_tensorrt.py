@@ -11,7 +11,7 @@ from repository import ROOT
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from grids_policy.bench.variants import full_config, random_checkpoint, random_policy  # noqa: E402
+from grids_policy.bench.random_policy import full_config, random_checkpoint, random_policy  # noqa: E402
 from grids_policy.export import precision  # noqa: E402
 from grids_policy.export.cameras import ExportError  # noqa: E402
 from grids_policy.export.cli import write_graphs  # noqa: E402

@@ -6,7 +6,7 @@ import pytest
 
 from grids_policy.bench.device import CpuDevice
 from grids_policy.bench.gpu_report import empty_report, figure, markdown, problem, read_json, write_json
-from grids_policy.bench.variants import small_config
+from grids_policy.bench.random_policy import small_config
 from grids_policy.runtime.base import STAGES
 
 

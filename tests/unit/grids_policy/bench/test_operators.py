@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grids_policy.bench.flops import stage_flops
 from grids_policy.bench.operators import FUSIONS, fuse, policy_on_paper, trace_graphs, trace_policy
+from grids_policy.bench.random_policy import random_policy, small_config
 from grids_policy.bench.stages import example_inputs, policy_stages
-from grids_policy.bench.variants import parse_sampler, random_policy, small_config
+from grids_policy.bench.variants import parse_sampler
 
 SAMPLERS = ("dense", "16", "16@1")
 

@@ -7,8 +7,8 @@ import pytest
 from grids_policy.bench.cards import CARDS, MEMORY_EFFICIENCY, Card, card_of, find_card
 from grids_policy.bench.operators import Kernel
 from grids_policy.bench.predictions import with_tokens
+from grids_policy.bench.random_policy import small_config
 from grids_policy.bench.roofline import kernel_time, predict, stage_time, tile_share, total_s
-from grids_policy.bench.variants import small_config
 
 CARD = Card("test", {"fp16": 100.0}, 1000.0, 4000.0, 10.0, 100, 0.5, "test", 8.0, 4.0, 0.5, 2.0)
 LARGE = (1, 12800, 12800, 1024)  # 100 x 100 tiles: 100 waves without a rest
