@@ -70,12 +70,15 @@ class LoraConfig:
 
     rank: int = 0  # 0: off, all weights are trained
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")  # ends of the names of linear layers
+    # Ends of the names of linear layers; the last two are of X-VLA's action transformer.
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", ".attn.qkv", ".attn.proj")
     also_train: tuple[str, ...] = (
         "sampler.",
         "action_",
         "time_mlp_",
         "state_proj",
+        "transformer.action_",
+        "transformer.soft_prompt_hub",
     )  # beginnings of the names of full weights
 
 
