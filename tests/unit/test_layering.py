@@ -1,6 +1,7 @@
 """The house rules, checked by reading the code: who may import whom, what package.xml names, how big things are."""
 
 import ast
+import importlib.util
 import re
 import statistics
 import sys
@@ -241,3 +242,19 @@ def test_everything_public_has_a_docstring():
         if not bases - OWN and not plugin and not ast.get_docstring(node):
             missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not missing, "\n".join(missing)
+
+
+NODE_CLASSES = {"Node", "LifecycleNode", "ManagedNode"}
+
+
+def test_no_node_overwrites_what_rclpy_keeps_in_its_own():
+    """A node that assigned self._timers lost every timer that it had created before."""
+    source = Path(importlib.util.find_spec("rclpy").origin).with_name("node.py").read_text(encoding="utf-8")
+    theirs = set(re.findall(r"self\.(_[a-z]\w*)\b[^=(\n]* = ", source))
+    assert {"_timers", "_clients"} <= theirs
+    for path in sorted(SRC.glob("*/*/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ClassDef) or not NODE_CLASSES & {ast.unparse(base) for base in node.bases}:
+                continue
+            stored = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+            assert not stored & theirs, f"{path}: {node.name} stores {sorted(stored & theirs)}"

@@ -39,6 +39,8 @@ SERVICES = (
             "begins an episode"),
     Service("/recorder/stop", "grids_msgs/srv/StopEpisode",
             "ends the episode with an outcome; responds after the episode is saved and judged"),
+    Service("/run_manager/clock", "std_srvs/srv/Trigger",
+            "part:=robot: the message is when the request came and when it was answered, ns of the robot's ROS clock"),
     Service("/twin/reset", "grids_msgs/srv/TwinReset",
             "twin only: sets up a task's scene again, by seed"),
     Service("/twin/fault", "grids_msgs/srv/TwinFault",

@@ -49,6 +49,7 @@ class Reason(Enum):
     CAMERA_LOST = "a camera is lost"
     JOINT_GAP = "no joint state close enough"
     NON_FINITE = "joint state is not finite"
+    CLOCK = "the clock of the stamps is not known well enough"
 
 
 @dataclass(frozen=True, slots=True)

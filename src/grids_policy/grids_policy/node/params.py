@@ -43,6 +43,10 @@ class PolicyParams:
         lo=0.0,
         hi=255.0,
     )
+    robot_clock: bool = param(False, "images are stamped by another host (part:=policy): read its clock and use it")
+    max_clock_offset_s: float = param(
+        0.25, "robot_clock: largest difference of both hosts' clocks that is corrected", unit="s", lo=0.001, hi=0.4
+    )
     hang_timeout_s: float = param(
         0.0,
         "an inference longer than this counts as hung; 0: 20 x the measured p95, at least 5 s",

@@ -20,10 +20,12 @@ from trajectory_msgs.msg import JointTrajectory
 from grids_common.image_topics import ImageSubscription
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
+from grids_common.stamps import to_stamp
 from grids_common.topics import CAMERAS, publisher, subscription
 from grids_policy.node import messages
 from grids_policy.node.observation import SyncLimits
 from grids_policy.node.params import PolicyParams
+from grids_policy.node.robot_clock import RobotClock
 from grids_policy.node.run_task import TaskProgress, TaskServer
 from grids_policy.node.schedule import Arming, check_arming
 from grids_policy.node.worker import PolicyWorker, Result, WorkerOptions, WorkerStatus
@@ -50,9 +52,10 @@ class PolicyNode(ManagedNode):
         self._worker: PolicyWorker | None = None
         self._arming: Arming | None = None
         self._tasks: TaskServer | None = None
+        self._robot_clock = RobotClock(self, self._params.max_clock_offset_s) if self._params.robot_clock else None
         self._inputs: list = []
         self._images: list[ImageSubscription] = []
-        self._timers: list = []
+        self._own_timers: list = []
         self._instruction = ""
         self._decided_ns = 0  # wall clock; instructions published before this are ignored
         self._beats = 0
@@ -89,7 +92,7 @@ class PolicyNode(ManagedNode):
         self._worker = self._make_worker(n_action_steps, latency_s)
         self._tasks = TaskServer(self, self._begin, self._stop, self._progress, self._ready)
         self._set_state("inactive", self._arming.text)
-        self._timers = [self.create_timer(_HEARTBEAT_PERIOD_S, self._beat)]
+        self._own_timers = [self.create_timer(_HEARTBEAT_PERIOD_S, self._beat)]
 
     def _check_against_bundle(self) -> None:
         """Refuse parameters that this bundle or this robot does not support. Raises SetupError."""
@@ -136,7 +139,10 @@ class PolicyNode(ManagedNode):
             max_committed=bundle.max_committed if params.switching == "rtc" else 0,
         )
         compare = self._compare if self._runtime.to_compare else None
-        return PolicyWorker(self._runtime, encoder, options, self._publish, self._now_ns, compare=compare)
+        obstacle = self._robot_clock.problem if self._robot_clock else None
+        return PolicyWorker(
+            self._runtime, encoder, options, self._publish, self._now_ns, compare=compare, obstacle=obstacle
+        )
 
     def _compare(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> None:
         """Called once per start from the inference thread, before anything is published. Raises BundleError."""
@@ -189,9 +195,9 @@ class PolicyNode(ManagedNode):
 
     def make_safe(self) -> None:
         """Stop publishing and free everything; also called after a failed transition."""
-        for timer in self._timers:
+        for timer in self._own_timers:
             self.destroy_timer(timer)
-        self._timers = []
+        self._own_timers = []
         self._unsubscribe()
         if self._tasks is not None:
             self._tasks.close()
@@ -291,7 +297,8 @@ class PolicyNode(ManagedNode):
     # Status.
 
     def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
+        """Now on the clock of the images' stamps."""
+        return self._robot_clock.now_ns() if self._robot_clock else self.get_clock().now().nanoseconds
 
     def _set_state(self, state: str, reason: str) -> None:
         self._state, self._reason = state, reason
@@ -302,7 +309,7 @@ class PolicyNode(ManagedNode):
         if self._last_status is None or self._beats % _STATUS_EVERY == 0:
             self._report()
             return
-        self._last_status.header.stamp = self.get_clock().now().to_msg()
+        self._last_status.header.stamp = to_stamp(self._now_ns())
         self._last_status.state = self._state
         self._status.publish(self._last_status)
 
@@ -318,7 +325,10 @@ class PolicyNode(ManagedNode):
             self._reason = ""  # an error about one message is reported once
         self._last_status = status
         self._status.publish(status)
-        self._diagnostics.publish(messages.diagnostics_message(status))
+        report = messages.diagnostics_message(status)
+        if self._robot_clock:
+            report.status = [*report.status, self._robot_clock.diagnostics()]
+        self._diagnostics.publish(report)
 
     def _watch(self, worker: WorkerStatus) -> None:
         """Report a crash or hang of the engine, then end the process so that the supervisor notices it."""
@@ -330,7 +340,7 @@ class PolicyNode(ManagedNode):
         if problem:
             self._set_state("failed", problem)
             self.get_logger().fatal(problem)
-            self._timers.append(self.create_timer(_FAILURE_GRACE_S, self._give_up))
+            self._own_timers.append(self.create_timer(_FAILURE_GRACE_S, self._give_up))
 
     def _give_up(self) -> None:
         raise SystemExit(1)

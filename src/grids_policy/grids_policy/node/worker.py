@@ -15,7 +15,15 @@ import numpy as np
 
 from grids_common.chunk import Chunk, committed_actions
 from grids_policy.node.latency import Percentiles, StageLatencies
-from grids_policy.node.observation import ImageFrame, Joints, Observation, Rejection, SyncLimits, select
+from grids_policy.node.observation import (
+    ImageFrame,
+    Joints,
+    Observation,
+    Reason,
+    Rejection,
+    SyncLimits,
+    select,
+)
 from grids_policy.node.schedule import due, refuse_output
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
@@ -119,9 +127,11 @@ class PolicyWorker:
         clock_ns: Callable[[], int],
         *,
         compare: Callable[[PolicyInputs, PolicyOutputs], None] | None = None,
+        obstacle: Callable[[], str] | None = None,
     ) -> None:
         self._runtime, self._encoder, self._options = runtime, encoder, options
         self._publish, self._clock_ns, self._compare = publish, clock_ns, compare
+        self._obstacle = obstacle or str
         self._spec: PolicySpec = runtime.spec
         names = [camera.name for camera in self._spec.cameras]
         self._changed = threading.Condition()
@@ -236,7 +246,12 @@ class PolicyWorker:
                 frames = {name: tuple(kept) for name, kept in box.frames.items()}
                 joints = tuple(box.joints)
                 instruction, epoch, last = box.instruction, box.epoch, box.last
-            chosen = select(frames, joints, self._clock_ns(), self._options.limits)
+            problem = self._obstacle()
+            chosen = (
+                Rejection(Reason.CLOCK, problem)
+                if problem
+                else select(frames, joints, self._clock_ns(), self._options.limits)
+            )
             if self._accept(chosen, fresh, last):
                 return chosen, instruction, epoch, last
 
