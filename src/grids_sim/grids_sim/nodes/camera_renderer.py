@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from grids_common import params
-from grids_common.images import fill_image
+from grids_common.images import JPEG_FORMAT, fill_image, rgb_to_jpeg
 from grids_common.lifecycle import SetupError, run_node
 from grids_common.pacing import Pacer
 from grids_common.stamps import to_stamp
@@ -115,6 +115,8 @@ class TwinCameraNode(Node):
         folder = Path(self.params.link_dir) if self.params.link_dir else default_folder()
         self._state_link = folder / STATE_NAME
         self._images = {c: publisher(self, f"/{c}/color/image_raw", Image) for c in CAMERAS}
+        jpegs = CAMERAS if self.params.compressed else ()
+        self._jpegs = {c: publisher(self, f"/{c}/color/image_raw/compressed", CompressedImage) for c in jpegs}
         self._infos = {c: publisher(self, f"/{c}/color/camera_info", CameraInfo) for c in CAMERAS}
         self._reader = self._wait_for_twin()
         self._last: dict[str, np.ndarray] = {}
@@ -205,11 +207,19 @@ class TwinCameraNode(Node):
                 continue
             image = self._render(renderer, camera, code)
             self._images[camera].publish(image_message(image, camera, stamp))
+            self._publish_jpeg(camera, image, stamp)
             if camera not in self._info:
                 height, width, _ = image.shape
                 self._info[camera] = camera_info(camera, renderer.fovy_deg(camera), width, height)
             self._info[camera].header.stamp = stamp
             self._infos[camera].publish(self._info[camera])
+
+    def _publish_jpeg(self, camera: str, image: np.ndarray, stamp: Time) -> None:
+        jpegs = self._jpegs.get(camera)
+        if jpegs is not None and jpegs.get_subscription_count() > 0:
+            header = Header(stamp=stamp, frame_id=optical_frame(camera))
+            packed = rgb_to_jpeg(image, self.params.jpeg_quality)
+            jpegs.publish(CompressedImage(header=header, format=JPEG_FORMAT, data=packed))
 
     def _render(self, renderer: SnapshotRenderer, camera: str, code: int) -> np.ndarray:
         if code & BLACK:

@@ -52,5 +52,7 @@ class TwinCameraParams:
     width: int = param(320, "image width", unit="px", lo=16, hi=1920)
     height: int = param(240, "image height", unit="px", lo=16, hi=1080)
     rate_hz: float = param(30.0, "images per second and camera", unit="Hz", lo=1, hi=60)
+    compressed: bool = param(False, "also publish JPEG on color/image_raw/compressed")
+    jpeg_quality: int = param(90, "quality of that JPEG", lo=1, hi=100)
     nice: int = param(5, "nice value of the process, so that rendering never delays a servo", lo=0, hi=19)
     twin_timeout_s: float = param(60.0, "how long to wait for the twin", unit="s", lo=0, hi=600)
