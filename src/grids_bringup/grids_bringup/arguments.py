@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
+from grids_bringup import network
 from grids_common.params import RENAMED, Doc, ParameterError, build, load_file, param, unknown
 from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
@@ -17,6 +18,7 @@ from grids_perception.params import SCHEMAS, CameraParams, DescriptionParams
 
 DEFAULT_LIMIT_S = 60.0
 DEMO = "demo"
+PARTS = ("all", "robot", "policy")
 NAMESPACE_TEXT = "namespace of all nodes, topics and services, e.g. robot1; empty: none"
 _NAMESPACE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 
@@ -26,6 +28,14 @@ class DeployArguments:
     """The arguments of deploy.launch.py; every value is checked before any process starts."""
 
     hardware: str = param("twin", "where the arm and cameras are", choices=("twin", "real"))
+    part: str = param(
+        "all", "what to start here: all of it, or one part of a run on two hosts (docs/network.md)", choices=PARTS
+    )
+    peers: str = param("", "part: addresses of the other part's hosts, IP[,IP]; empty: found by multicast")
+    patience: float = param(
+        60.0, "part: how long to wait for the other part, at the start and in silence", unit="s", lo=1.0, hi=3600.0
+    )
+    jpeg_quality: int = param(90, "part:=robot: quality of the images that cross the network", lo=1, hi=100)
     task: str = param("pick_place", "scene the twin sets up and judges", choices=tuple(TASKS))
     policy: str = param(
         "",
@@ -63,14 +73,12 @@ class DeployArguments:
     @property
     def limit_s(self) -> float:
         """Longest run in s; 0 = no limit."""
-        if self.duration > 0:
-            return self.duration
-        return DEFAULT_LIMIT_S if self.hardware == "twin" else 0.0
+        return self.duration or (DEFAULT_LIMIT_S if self.must_succeed else 0.0)
 
     @property
     def must_succeed(self) -> bool:
-        """Whether an undone task is an error: on the twin, if no duration is given."""
-        return self.hardware == "twin" and self.duration == 0.0
+        """Whether an undone task is an error: on the twin, if no duration is given. The policy part does not judge."""
+        return self.hardware == "twin" and self.duration == 0.0 and self.part != "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,16 +229,36 @@ def check_deploy(arguments: DeployArguments) -> None:
         raise ParameterError(
             "publish_trajectory: expected a bundle as policy, got expert, which publishes policy/action_chunk only"
         )
-    if not arguments.chosen:
+    check_part(arguments)
+    if not arguments.chosen and arguments.part != "robot":
         raise ParameterError(
             "policy: expected policy:=BUNDLE, trained on this arm, with hardware:=real, got none "
             "(the demo policy was trained on the twin only)"
         )
-    if not arguments.expert:
+    if not arguments.expert and arguments.chosen:
         resolve_policy(arguments.chosen)
     check_namespace(arguments.namespace)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
+
+
+def check_part(arguments: DeployArguments) -> None:
+    """Check the arguments of a run on two hosts. Raises ParameterError."""
+    if arguments.part == "all":
+        if arguments.peers:
+            raise ParameterError("peers: expected part:=robot or part:=policy with peers:=…, got a run on this host")
+        return
+    if arguments.expert:
+        raise ParameterError(
+            f"policy: expected a bundle with part:={arguments.part}, got expert, which runs beside the twin only"
+        )
+    if arguments.part == "policy" and arguments.serial_port:
+        raise ParameterError("serial_port: expected it where the arm is, with part:=robot, got part:=policy")
+    if arguments.cameras != "ours":
+        raise ParameterError(
+            f"cameras: expected ours with part:={arguments.part}, whose nodes publish JPEG, got {arguments.cameras}"
+        )
+    network.refuse_unreachable(network.addresses(arguments.peers))
 
 
 def camera_sites() -> dict[str, CameraParams]:

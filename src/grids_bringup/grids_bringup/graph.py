@@ -67,9 +67,10 @@ def link_folder() -> Path:
     return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}"
 
 
-def claim_domain():
+def claim_domain(part: str = ""):
     """Lock the ROS domain for this run: two runs of a user in one domain would command each other's arm.
 
+    part: "policy" for a run without an arm, which may share host and domain with the run that has it.
     Returns the lock file, to be kept open. The lock is an flock, so a killed run does not block the next one.
     Raises ParameterError if another run holds the lock.
     """
@@ -77,7 +78,8 @@ def claim_domain():
     if not (domain.isascii() and domain.isdigit() and int(domain) <= MAX_DOMAIN):
         raise ParameterError(f"ROS_DOMAIN_ID: expected a number from 0 to {MAX_DOMAIN}, got {domain!r}")
     # Always the same folder: a login shell and a cron job must see each other's lock.
-    path = Path("/tmp") / f"grids-run-{os.getuid()}-{domain}.lock"
+    share = "policy" if part == "policy" else "run"
+    path = Path("/tmp") / f"grids-{share}-{os.getuid()}-{domain}.lock"
     try:
         handle = path.open("a+", encoding="utf-8")
     except OSError as error:
@@ -112,6 +114,8 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
     if arguments.expert:
         return NodeSpec("policy", "grids_sim", "expert_policy", {"task": arguments.task})
     parameters: dict = {"bundle": resolve_policy(arguments.chosen), "seed": arguments.seed}
+    if arguments.part == "policy":
+        parameters |= {"robot_clock": True} | _FROM_JPEG
     if arguments.time_scale != 1.0:
         parameters["time_scale"] = arguments.time_scale
     if arguments.publish_trajectory:
@@ -128,7 +132,7 @@ def _image_size(arguments: DeployArguments) -> dict:
 
     Raises ParameterError if it is not: the policy would refuse every image, and the arm would never move.
     """
-    if arguments.expert:
+    if arguments.expert or not arguments.chosen:
         return {}
     try:
         bundle = read_manifest(Path(resolve_policy(arguments.chosen)))
@@ -150,6 +154,17 @@ def _image_size(arguments: DeployArguments) -> dict:
     return {}
 
 
+# The images of a run on two hosts cross the network as JPEG.
+_FROM_JPEG = {"image_transport": "compressed"}
+
+
+def _jpeg(arguments: DeployArguments) -> dict:
+    """Parameters of cameras whose policy is on another host: they also publish JPEG."""
+    if arguments.part != "robot":
+        return {}
+    return {"compressed": True, "jpeg_quality": arguments.jpeg_quality}
+
+
 def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
     """The driver or the leader node on `port`; empty: the twin's serial link, or the device in config/arm.yaml."""
     link = {"driver": "follower", "leader": "leader"}[name]
@@ -161,15 +176,17 @@ def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
     return NodeSpec(name, "so100_driver", name, parameters | place | serial, "arm.yaml", managed=True)
 
 
-def _cameras(arguments) -> list[NodeSpec]:
+def _cameras(arguments, jpeg: dict | None = None) -> list[NodeSpec]:
     """The real cameras: grids_perception's nodes, or realsense2_camera's under the same topic names. Twin: none."""
     if arguments.hardware == "twin":
         return []
     sites = camera_sites()
     if arguments.cameras == "ours":
-        frames = camera_frames()
+        frames, jpeg = camera_frames(), jpeg or {}
         return [
-            NodeSpec(name, "grids_perception", "camera", {"frame_id": frames[name]}, "perception.yaml", managed=True)
+            NodeSpec(
+                name, "grids_perception", "camera", {"frame_id": frames[name]} | jpeg, "perception.yaml", managed=True
+            )
             for name in sites
         ]
     pairs = zip(CAMERAS, sites.values(), strict=True)
@@ -197,22 +214,28 @@ def _realsense_ros(camera: str, site, namespace: str) -> NodeSpec:
     return NodeSpec(camera, "realsense2_camera", "realsense2_camera_node", parameters, remappings=remappings)
 
 
-def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str) -> list[NodeSpec]:
-    """`sources` and the nodes that every run has: overlay, robot description, and the run manager as the last one."""
+def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str, part: str = "all") -> list[NodeSpec]:
+    """`sources` and the nodes that every run has: overlay, robot description, and the run manager as the last one.
+
+    On two hosts the overlay is beside the policy, the description beside the arm.
+    """
     video = {"video": str(folder / "overlay.mp4"), "task": arguments.task}
+    video |= _FROM_JPEG if part == "policy" else {}
     # Where the cameras are: at this site, or where the twin has them, which are the defaults.
     place = "perception.yaml" if arguments.hardware == "real" else ""
-    nodes = [
-        *sources,
-        NodeSpec("overlay", "grids_perception", "overlay", video, "perception.yaml", required=False, nice=5),
-        NodeSpec("description", "grids_perception", "description", config=place, required=False),
-    ]
+    nodes = list(sources)
+    if part != "robot":
+        nodes.append(
+            NodeSpec("overlay", "grids_perception", "overlay", video, "perception.yaml", required=False, nice=5)
+        )
+    if part != "policy":
+        nodes.append(NodeSpec("description", "grids_perception", "description", config=place, required=False))
     parameters = {
         "run_dir": str(folder),
         "managed": [node.name for node in nodes if node.managed],
         "limit_s": arguments.limit_s,
         "must_succeed": arguments.must_succeed,
-        "twin": arguments.hardware == "twin",
+        "twin": arguments.hardware == "twin" and part != "policy",
         "task": arguments.task,
         "seed": arguments.seed,
         "policy": policy,
@@ -227,12 +250,25 @@ _HOLD = {"on_shutdown": "hold"}
 
 def deploy_nodes(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
     """The nodes of a deploy run, in start order; `folder`: the run's folder."""
-    size = _image_size(arguments)
+    sources = [] if arguments.part == "policy" else _robot(arguments, folder)
+    if arguments.part != "robot":
+        sources.append(_policy(arguments))
+    nodes = _run(arguments, folder, sources, arguments.chosen, arguments.part)
+    nodes[-1].parameters.update(
+        part=arguments.part, peers=arguments.peers, patience_s=arguments.patience, hardware=arguments.hardware
+    )
+    return nodes
+
+
+def _robot(arguments: DeployArguments, folder: Path) -> list[NodeSpec]:
+    """The arm and the cameras."""
+    jpeg = _jpeg(arguments)
+    size = _image_size(arguments) | jpeg
     twin = _twin(arguments, folder, size=size) if arguments.hardware == "twin" else []
     # The chunks of a slow policy are older when they arrive, but still valid.
     slow = {"chunk_max_age": min(10.0, 2.0 * arguments.time_scale)} if arguments.time_scale != 1.0 else {}
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "policy"} | slow | _HOLD)
-    return _run(arguments, folder, [*twin, driver, *_cameras(arguments), _policy(arguments)], arguments.chosen)
+    return [*twin, driver, *_cameras(arguments, jpeg)]
 
 
 def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
@@ -244,7 +280,10 @@ def teleop_nodes(arguments: TeleopArguments, folder: Path) -> list[NodeSpec]:
     leader = _arm("leader", arguments, arguments.leader_port, {})
     recorder = [_recorder(arguments)] if arguments.record else []
     nodes = _run(
-        arguments, folder, [*twin, driver, leader, *_cameras(arguments), *recorder], f"teleop ({arguments.operator})"
+        arguments,
+        folder,
+        [*twin, driver, leader, *_cameras(arguments), *recorder],
+        f"teleop ({arguments.operator})",
     )
     nodes[-1].parameters["record"] = arguments.record
     return nodes

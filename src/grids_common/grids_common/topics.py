@@ -68,6 +68,8 @@ _FIXED = (
           "true latches the emergency stop"),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "EVENT", "EVENT", True,
           "health of servos, cameras and policy"),
+    Topic("/run/state", "std_msgs/msg/String", "STATE", "STATE", False,
+          "a run on two hosts: what each part is and whether it goes on, as JSON, twice a second"),
     Topic("/recorder/status", "grids_msgs/msg/EpisodeStatus", "STATE", "STATE", False,
           "episode being recorded"),
     Topic("/robot_description", "std_msgs/msg/String", "LATCHED", "LATCHED", True,

@@ -30,7 +30,7 @@ def test_there_is_no_launch_file_that_is_not_tested_here():
 
 def test_a_recording_run_is_teleoperation_with_the_recorder_and_leaves_no_choice_about_it(tmp_path, monkeypatch):
     for step in ("check_config", "claim_domain"):
-        monkeypatch.setattr(command, step, lambda: None)
+        monkeypatch.setattr(command, step, lambda *_: None)
     arguments = parse(["episodes:=3", f"output:={tmp_path}/run"], TeleopArguments)
 
     def names(kind):

@@ -1,11 +1,13 @@
 """Runs as commands: parse and check the `name:=value` arguments, start the supervisor, return the exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from grids_bringup import network
 from grids_bringup.arguments import (
     DeployArguments,
     RestArguments,
@@ -64,8 +66,11 @@ def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
     arguments = replace(arguments, **kind.fixed)
     kind.check(arguments)
     check_config()
-    claim = claim_domain()
+    part = arguments.part if isinstance(arguments, DeployArguments) else "all"
+    claim = claim_domain(part)
     folder = run_folder(arguments.output)
+    if part != "all":
+        os.environ.update(network.environment(arguments.peers, folder))  # every process of the run inherits it
     return kind.nodes(arguments, folder), folder, claim
 
 

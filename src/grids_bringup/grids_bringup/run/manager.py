@@ -25,6 +25,7 @@ from std_srvs.srv import Trigger
 
 from grids_bringup.run import verdict
 from grids_bringup.run.manager_node import LOST_S, START_WAIT_S, RunManagerNode
+from grids_bringup.run.meeting import Meeting
 from grids_bringup.run.record_session import RecordSession
 from grids_bringup.run.summary import driver_summary
 from grids_common.signals import STOP_SIGNALS, ignore_from_now_on
@@ -64,6 +65,7 @@ class RunManager:
         self.exited: set[str] = set()
         self.arm = "not touched"
         self.verdict = ""
+        self._meeting = Meeting(node, self.print_line)
         self._hold_asked = False
         self._exits_read = 0
         self._exits: list[dict] = []  # read, but not yet judged
@@ -80,26 +82,50 @@ class RunManager:
         """
         if self.params.twin:
             self._wait_for("twin", lambda: self.node.task is not None, START_WAIT_S)
+        if self.params.part == "robot":  # torque comes on once there is a policy, and every node could be configured
+            if not all(self._configure(name) for name in self.params.managed):
+                return
+            self._meet()
         for name in self.params.managed:
-            self.print_line(f"{name}: configure")
-            steps = (
-                ("configure", Transition.TRANSITION_CONFIGURE, CONFIGURE_WAIT_S),
-                ("activate", Transition.TRANSITION_ACTIVATE, TRANSITION_WAIT_S),
-            )
-            for verb, number, timeout_s in steps:
-                if self._stop_requested():
-                    return
-                if verb == "activate":
-                    self.activated.append(name)  # before the call: if it is interrupted, the node may be active
-                    self.arm = "held" if name == "driver" else self.arm
-                done = self.node.transition(name, number, timeout_s, self._stop_requested)
-                if self._stop_requested():
-                    return
-                if not done:
-                    self.activated = [other for other in self.activated if other != name]
-                    raise RunError(self._reason(name, f"{name} did not {verb}"))
+            if not (self._configure(name) and self._activate(name)):
+                return
         if self.params.policy == "expert":  # not a lifecycle node: wait for its first message
             self._wait_for("policy", lambda: self.node.policy is not None, START_WAIT_S)
+
+    def _configure(self, name: str) -> bool:
+        """Bring a node into the state inactive; False if a stop was requested. Raises RunError."""
+        self.print_line(f"{name}: configure")
+        if self._stop_requested():
+            return False
+        done = self.node.transition(name, Transition.TRANSITION_CONFIGURE, CONFIGURE_WAIT_S, self._stop_requested)
+        if not self._stop_requested() and not done:
+            raise RunError(self._reason(name, f"{name} did not configure"))
+        return not self._stop_requested()
+
+    def _activate(self, name: str) -> bool:
+        """Activate a configured node; False if a stop was requested. Raises RunError."""
+        if name == "policy" and self.params.part == "policy":
+            self._meet()
+        if self._stop_requested():
+            return False
+        self.activated.append(name)  # before the call: if it is interrupted, the node may be active
+        self.arm = "held" if name == "driver" else self.arm
+        done = self.node.transition(name, Transition.TRANSITION_ACTIVATE, TRANSITION_WAIT_S, self._stop_requested)
+        if not self._stop_requested() and not done:
+            self.activated = [other for other in self.activated if other != name]
+            raise RunError(self._reason(name, f"{name} did not activate"))
+        return not self._stop_requested()
+
+    def _meet(self) -> None:
+        """Wait for the other part of this run. Raises RunError if it does not come or other runs are in the way."""
+        self.node.announce("ready")
+        self._refuse(self._meeting.wait(self._stop_requested))
+
+    def _refuse(self, problem: str) -> None:
+        """Raise RunError if there is a problem, after the arm holds."""
+        if problem:
+            self._hold()
+            raise RunError(problem)
 
     def _stop_requested(self) -> bool:
         """Whether a stop signal was received. Raises RunError if a required process has exited."""
@@ -127,6 +153,7 @@ class RunManager:
         Sets `ended_by`; raises RunError on a failure.
         """
         self.watch_began = self._last_check = self._awake_since = time.monotonic()
+        self.node.announce("running")
         with self.node.lock:
             self._driver_before = self.node.driver
             self.node.statistics.watching = True
@@ -142,6 +169,7 @@ class RunManager:
         while not self._stop_requested():
             self._check_heartbeats()
             self._check_driver()
+            self._refuse(self._meeting.conflict())
             elapsed = time.monotonic() - self.watch_began
             with self.node.lock:
                 success = bool(self.node.task and self.node.task.success)
@@ -153,6 +181,9 @@ class RunManager:
                 return
             if self.params.limit_s and elapsed >= self.params.limit_s:
                 self.ended_by = "time limit"
+                return
+            if self._meeting.ended():
+                self.ended_by = self._meeting.ended()
                 return
             if os.getppid() != self._parent:
                 raise RunError("the process that started this run has exited")
@@ -238,7 +269,7 @@ class RunManager:
         if now - self._last_check > OWN_STALL_S:  # this process did not run either, and could not receive messages
             self._awake_since = now
         self._last_check = now
-        for name, timeout_s in HEARTBEAT_S.items():
+        for name, timeout_s in (HEARTBEAT_S | self._meeting.heartbeats).items():
             silence_s = self.node.silent_for(name)
             if silence_s is not None and min(silence_s, now - self._awake_since) > timeout_s:
                 self._hold()
@@ -257,6 +288,7 @@ class RunManager:
         After a failure or a stop signal the arm holds with torque on. The other nodes then get a stop signal as well,
         on which they release everything by themselves.
         """
+        self.node.announce("ended", self.failure or self.verdict or self.ended_by)
         for name in reversed(self.activated):
             if self._abrupt:
                 break

@@ -1,10 +1,12 @@
 """The run manager's ROS node: subscriptions, and blocking service calls for the main thread."""
 
 import math
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grids_msgs.msg import ActionChunk, DriverStatus, PolicyStatus, TaskState
@@ -13,14 +15,18 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
+from grids_bringup.run.presence import Announcement, Presence
 from grids_bringup.run.summary import RunStatistics, StreamStatistics
-from grids_common import topics
+from grids_common import services, topics
 from grids_common.params import declare, param
 from grids_common.stamps import stamp_ns
 
 START_WAIT_S = 60.0  # for processes that start on a busy computer
 POLL_S = 0.01
+ANNOUNCE_S = 0.5
 LOST_S = 2.0  # without a response for so long, it is asked again
 # States in which a transition is not needed any more. Shut down by hand, a node holds nothing that could be cleaned up.
 _ENDED = {State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_FINALIZED}
@@ -59,12 +65,16 @@ class ManagerParams:
     task: str = param("", "task name")
     seed: int = param(0, "scene seed")
     policy: str = param("", "policy as given by the user")
+    part: str = param("all", "which part of a run on two hosts this is")
+    hardware: str = param("twin", "where the arm is, in every part")
+    peers: str = param("", "addresses of the other part's hosts")
+    patience_s: float = param(60.0, "how long to wait for the other part", unit="s", lo=1.0)
     record: bool = param(False, "record episodes: read keys from the terminal; the run ends with the session")
 
     @property
     def with_policy(self) -> bool:
         """Whether a policy moves the arm in this run, rather than a leader arm or nobody."""
-        return self.policy == "expert" or "policy" in self.managed
+        return self.policy == "expert" or "policy" in self.managed or self.part == "robot"
 
 
 class RunManagerNode(Node):
@@ -81,6 +91,10 @@ class RunManagerNode(Node):
         self.task: TaskState | None = None
         self.errors: list[str] = []
         self._last_heard: dict[str, float] = {}
+        own = Announcement(
+            self.params.part, uuid.uuid4().hex, socket.gethostname(), self.params.hardware, self.params.task
+        )
+        self.presence = Presence(own)
         self._clients_by_name: dict = {}
         self._subscribe()
 
@@ -97,6 +111,36 @@ class RunManagerNode(Node):
             name = f"/{camera}/color/camera_info"
             subscribe(self, name, CameraInfo, lambda m, camera=camera: self._on_camera(camera, m))
         self.create_subscription(Log, "/rosout", self._on_log, 100)
+        if self.params.part != "all":
+            self._meet()
+
+    def _meet(self) -> None:
+        """Find the other part of this run, and tell it the time where the arm is."""
+        subscribe, publish = topics.subscription, topics.publisher
+        subscribe(self, "/run/state", String, lambda message: self._on_run(message.data))
+        self._announcing = publish(self, "/run/state", String)
+        self.create_timer(ANNOUNCE_S, self.announce)
+        if self.params.part == "robot":
+            services.serve(self, "/run_manager/clock", Trigger, self._tell_time)
+
+    def _tell_time(self, _request, response):
+        received_ns = self._now_ns()
+        response.success, response.message = True, f"{received_ns} {self._now_ns()}"
+        return response
+
+    def announce(self, state: str = "", reason: str = "") -> None:
+        """Publish what this run is, with a new state if one is given. Without parts, nobody listens."""
+        if self.params.part == "all":
+            return
+        with self.lock:
+            if state:
+                self.presence.own = replace(self.presence.own, state=state, reason=reason)
+            text = self.presence.own.text()
+        self._announcing.publish(String(data=text))
+
+    def _on_run(self, text: str) -> None:
+        with self.lock:
+            self.presence.hear(text, time.monotonic())
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds

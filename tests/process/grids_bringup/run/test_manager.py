@@ -15,6 +15,7 @@ from lifecycle_msgs.msg import Transition
 from grids_bringup.graph import NodeSpec, record_exit
 from grids_bringup.run.manager import CUT_OFF, RunError, RunManager, execute
 from grids_bringup.run.manager_node import ManagerParams
+from grids_bringup.run.presence import Announcement, Presence
 from grids_bringup.run.summary import RunStatistics
 
 PATIENCE_S = 20.0  # what a test would lose if a wait were not given up
@@ -32,6 +33,11 @@ class Node:
         self.asked: list[tuple[str, int]] = []
         self.silent: dict[str, float] = {}
         self.during_hang = lambda: None
+        self.presence = Presence(Announcement("all", "1", "here", "twin", ""))
+        self.announced: list[str] = []
+
+    def announce(self, state, reason="") -> None:
+        self.announced.append(f"{state} {reason}".strip())
 
     def transition(self, node, number, timeout_s, cancelled=lambda: False) -> bool:
         self.asked.append((node, number))
