@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,10 +55,10 @@ def launch(tmp_path):
     """Starts commands; whatever is still alive at the end is killed."""
     started: list[Command] = []
 
-    def start(name: str, *arguments: str, environment: dict | None = None) -> Command:
+    def start(name: str, *arguments: str, environment: dict | None = None, within: Sequence[str] = ()) -> Command:
         domain = next(_next_domain)
         folder = tmp_path / f"run{len(started)}"
-        words = [sys.executable, "-m", "grids_bringup.cli", name, f"output:={folder}", *arguments]
+        words = [*within, sys.executable, "-m", "grids_bringup.cli", name, f"output:={folder}", *arguments]
         process = subprocess.Popen(
             words,
             stdout=subprocess.PIPE,
