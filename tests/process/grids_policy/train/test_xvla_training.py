@@ -1,4 +1,4 @@
-"""The trainer with X-VLA: LoRA on encoder and action transformer, with a reducer inside; the checkpoint has it merged."""
+"""The trainer with X-VLA: LoRA on encoder and action transformer, a reducer inside; the checkpoint has it merged."""
 
 from dataclasses import replace
 from pathlib import Path
