@@ -194,11 +194,15 @@ def _equal(first: Tensor, second: Tensor) -> bool:
 
 
 def _statistics(folder: Path, steps: Processors) -> dict[str, Tensor]:
-    """Statistics of all files that the processors name. Raises CheckpointError."""
+    """Statistics of all files that the processors name. Raises CheckpointError.
+
+    Those of images are not used and not compared: LeRobot 0.6 stores their count in two shapes.
+    """
     found: dict[str, Tensor] = {}
     for name, state in processors.state_files(steps):
         for key, tensor in read_tensors(folder / state).items():
-            if key in found and not _equal(found[key], tensor):
+            used = key.startswith((f"{lerobot.STATE}.", f"{lerobot.ACTION}."))
+            if used and key in found and not _equal(found[key], tensor):
                 raise CheckpointError(f"{folder / state}: {key} of {name} differs from the pre-processor's")
             found[key] = tensor
     return found

@@ -410,6 +410,13 @@ def test_another_kind_of_policy_is_named(tiny, kind):
         load_checkpoint(tiny)
 
 
+def test_the_count_of_images_may_have_two_shapes(tiny):
+    """As LeRobot 0.6.1 trains: (1,) behind the network and (1, 1, 1) before it."""
+    for path, shape in zip(sorted(tiny.glob("policy_*.safetensors")), ((1,), (1, 1, 1)), strict=True):
+        save_file({**load_file(path), f"{CAMERAS[0]}.count": torch.full(shape, 200.0)}, path)
+    load_checkpoint(tiny)
+
+
 def test_statistics_for_another_number_of_joints_are_refused(tiny):
     for path in tiny.glob("policy_*.safetensors"):
         save_file({key: tensor[:5].clone() for key, tensor in load_file(path).items()}, path)
