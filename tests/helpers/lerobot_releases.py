@@ -26,7 +26,7 @@ def _python() -> str:
 
 def _packages(release: str) -> list[str]:
     if release == "newest":
-        return ["lerobot[dataset,smolvla,feetech]"]
+        return ["lerobot[dataset,smolvla,feetech,peft]"]
     return [f"lerobot[smolvla,feetech]=={release}"]
 
 
@@ -42,15 +42,15 @@ class Peer:
     """One LeRobot release, run as a program of its own until `close`."""
 
     def __init__(self, folder: Path, version: str) -> None:
-        self.version, self._log = version, folder.parent / f"{folder.name}.log"
+        self.version, self._folder, self._log = version, folder, folder.parent / f"{folder.name}.log"
         self._numbers = itertools.count()
         hidden = ("PYTHONPATH", "LD_LIBRARY_PATH", "AMENT_PREFIX_PATH")
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self._environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        self._environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [folder / "bin" / "python", _PEER],
-                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
 
     @property
@@ -73,6 +73,19 @@ class Peer:
             found = json.loads(line)
         assert "traceback" not in found, found["traceback"]
         return found
+
+    def install(self, package: Path) -> None:
+        """Install a package of this repository, built anew. Raises RuntimeError."""
+        fresh = ("--no-deps", "--reinstall-package", package.name, "--refresh-package", package.name)
+        _must(_uv("pip", "install", "-q", *fresh, str(package), folder=self._folder), package.name)
+
+    def command(self, name: str, *words: object) -> None:
+        """Run one of LeRobot's commands to its end. Raises AssertionError with what it printed where it fails."""
+        done = subprocess.run(
+            [self._folder / "bin" / name, *map(str, words)], env=self._environment, capture_output=True, text=True,
+            timeout=60 * _MINUTES, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name}: {(done.stdout + done.stderr)[-4000:]}"
 
     def close(self) -> None:
         """End the program."""

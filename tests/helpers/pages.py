@@ -34,7 +34,12 @@ MADE = ("runs/", "recordings/", "datasets/", "/", "~", "PATH/")
 
 def pages() -> list[Path]:
     """Every page for readers, sorted."""
-    fixed = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *SRC.glob("*/README.md")]
+    fixed = [
+        ROOT / "README.md",
+        ROOT / "lerobot_policy_grids" / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *SRC.glob("*/README.md"),
+    ]
     return sorted([*fixed, *(ROOT / "config").rglob("*.md"), *(ROOT / "models").rglob("*.md")])
 
 

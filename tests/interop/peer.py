@@ -10,6 +10,8 @@ the same number:
     merge TARGET FOLDER ...                    merge datasets
     delete-first FOLDER TARGET                 a dataset without its first episode
     arm PORT FOLDER NAME CHANGE ...            drive an arm with the calibration FOLDER/NAME.json
+    vlm SOURCE FOLDER                          a small language model for --policy.vlm_model_name
+    plugin-act, plugin-open, plugin-adapt      as peer_plugin.py says, with the plug-in lerobot_policy_grids
 
 The sizes of the vision-language model come from vlm.json in FOLDER and its tokenizer from tokenizer.json, because
 LeRobot would fetch those of the published model. Nothing that computes is replaced but one fault of transformers, see
@@ -26,6 +28,7 @@ from types import SimpleNamespace
 import numpy as np
 import peer_arm
 import peer_datasets
+import peer_plugin
 import torch
 
 
@@ -98,6 +101,12 @@ COMMANDS = {
     "merge": lambda target, *folders: peer_datasets.merge(Path(target), [Path(folder) for folder in folders]),
     "delete-first": lambda folder, target: peer_datasets.delete_first(Path(folder), Path(target)),
     "arm": lambda port, folder, name, *change: peer_arm.drive(port, Path(folder), name, [float(v) for v in change]),
+    "vlm": lambda source, folder: peer_plugin.write_vlm(Path(source), Path(folder)),
+    "plugin-act": lambda folder, case, out, *cameras: peer_plugin.act(
+        Path(folder), Path(case), Path(out), list(cameras)
+    ),
+    "plugin-open": lambda folder, *changes: peer_plugin.refused(Path(folder), *changes),
+    "plugin-adapt": lambda folder: peer_plugin.adapted(Path(folder)),
 }
 
 

@@ -6,55 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from repository import ROOT
+from same_actions import TINY, case, own_actions, written
 
 from grids_policy.model.cameras import without_cameras
-from grids_policy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_sampler
+from grids_policy.model.checkpoint import load_checkpoint, with_sampler
 from grids_policy.model.config import SamplerConfig
-from grids_policy.model.relative import from_relative, relative_mask
-from grids_policy.runtime.language import SentenceEncoder, policy_language
 
-TINY = ROOT / "tests" / "data" / "oracle" / "tiny"
-SIZES = json.loads((TINY / "oracle_config.json").read_text())["vlm"]
 TOLERANCE = 2e-4  # in the data's units, whose standard deviations are 7 to 30; measured: about 3e-5
-
-
-def written(checkpoint: Checkpoint, folder):
-    """The checkpoint as we save it, with the sizes of the language model for the peer."""
-    save_checkpoint(folder, checkpoint)
-    (folder / "vlm.json").write_text(json.dumps(SIZES))
-    return folder
-
-
-def case(config, path) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    values = {
-        name: random.integers(0, 256, (*hw, 3), dtype=np.uint8)
-        for name, hw in zip(config.cameras, config.image_hw, strict=True)
-    }
-    values["state"] = random.normal(0, 20, config.state_dim).astype(np.float32)
-    values["noise"] = random.standard_normal((config.chunk_size, config.max_action_dim)).astype(np.float32)
-    np.savez(path, **values)
-    return values
-
-
-@torch.no_grad()
-def own_actions(checkpoint: Checkpoint, given: dict[str, np.ndarray]) -> np.ndarray:
-    """(S, J) in the data's units."""
-    policy, config = checkpoint.policy, checkpoint.config
-    images = policy.preprocess([torch.from_numpy(given[name])[None] for name in config.cameras])
-    language = policy_language(config, None)
-    tokens, mask = SentenceEncoder(checkpoint.tokenizer.parent, language).encode("pick up the red cube")
-    raw = torch.from_numpy(given["state"])[None]
-    present = torch.ones(1, len(config.cameras), dtype=torch.bool)
-    words = torch.from_numpy(tokens)[None], torch.from_numpy(mask)[None]
-    state = checkpoint.normalizer("observation.state").apply(raw)
-    cache = policy.encode(images, present, state, *words)
-    chunk = policy.sample(torch.from_numpy(given["noise"])[None], cache)[..., : config.action_dim]
-    relative = relative_mask(config.relative_actions, config.action_dim)
-    mask = None if relative is None else torch.tensor(relative)
-    return from_relative(checkpoint.normalizer("action").invert(chunk), raw, mask)[0].numpy()
 
 
 def compare(peer, checkpoint, folder, cameras=None) -> float:

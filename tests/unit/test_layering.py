@@ -5,6 +5,7 @@ import importlib.util
 import re
 import statistics
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from repository import ROOT
 
 SRC = ROOT / "src"
+# No ROS package and outside the levels: built by pip, imported by LeRobot only.
+PLUGIN = ROOT / "lerobot_policy_grids"
 
 # A package may import packages of lower levels only.
 LEVELS = {
@@ -77,7 +80,8 @@ MAX_MODULES, MAX_LINES, MAX_FUNCTION, MAX_MEDIAN = 20, 500, 60, 10
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((SRC / package / package).rglob("*.py"))
+    home = PLUGIN if package == PLUGIN.name else SRC / package
+    return sorted((home / package).rglob("*.py"))
 
 
 def packages() -> list[str]:
@@ -174,6 +178,23 @@ def test_no_module_imports_itself_through_others():
         visit(name, ())
 
 
+def test_the_plugins_wheel_carries_exactly_what_it_imports():
+    graph, places = module_graph(), {module_name(path): path for package in LEVELS for path in modules(package)}
+    needed: set[str] = set()
+    following = [name for path in modules(PLUGIN.name) for name in mentioned(path) if name in graph]
+    assert following
+    while following:
+        name = following.pop()
+        if name not in needed:
+            needed.add(name)
+            following += [other for other in (*graph[name], name.rpartition(".")[0]) if other]
+    built = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    paths = {
+        f"../{places[name].relative_to(ROOT)}": "/".join(places[name].relative_to(SRC).parts[1:]) for name in needed
+    }
+    assert built["targets"]["wheel"]["force-include"] == paths
+
+
 @pytest.mark.parametrize("package", [name for name in LEVELS if name != "grids_msgs"])
 def test_package_xml_names_what_the_code_imports(package: str):
     named = {row.text for row in ElementTree.parse(SRC / package / "package.xml").getroot().findall("exec_depend")}
@@ -188,7 +209,7 @@ def test_package_xml_names_what_the_code_imports(package: str):
 def test_folders_files_and_functions_stay_small():
     folders: dict[Path, int] = {}
     problems, lengths = [], []
-    for package in LEVELS:
+    for package in (*LEVELS, PLUGIN.name):
         for path in modules(package):
             folders[path.parent] = folders.get(path.parent, 0) + 1
             lines = len(path.read_text(encoding="utf-8").splitlines())
@@ -215,7 +236,7 @@ def public_definitions() -> Iterator[tuple[Path, ast.ClassDef | None, ast.ClassD
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 yield from within(path, node.body, node)
 
-    for package in LEVELS:
+    for package in (*LEVELS, PLUGIN.name):
         for path in modules(package):
             yield from within(path, tree(path).body, None)
 
@@ -224,7 +245,7 @@ def test_no_two_classes_share_a_name():
     places: dict[str, list[str]] = {}
     for path, _, node in public_definitions():
         if isinstance(node, ast.ClassDef):
-            places.setdefault(node.name, []).append(str(path.relative_to(SRC)))
+            places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     twice = {name: found for name, found in places.items() if len(found) > 1}
     assert not twice
 

@@ -6,7 +6,7 @@ authors' code (`model.token_sampler.`, `model.active_token_sampler.`).
 
 Written: the layout of LeRobot >= 0.4; also grids_config.json where the policy has properties that LeRobot's config.json
 has no fields for, and grids_dataset.json where units and rate of the training data are known. LeRobot can load a dense
-policy; one that it would run wrongly has the type "grids_smolvla", which LeRobot refuses until a plug-in registers it.
+policy; one that it would run wrongly has the type "grids_smolvla", which needs the plug-in lerobot_policy_grids.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from grids_policy.model.config import ConfigError, PolicyConfig, SamplerConfig
 from grids_policy.model.families import Policy, build_empty, family_of, family_of_type
 from grids_policy.model.files import CheckpointError, optional_json, read_json, read_tensors
 from grids_policy.model.initialise import init_sampler
-from grids_policy.model.lerobot import CheckpointFiles
+from grids_policy.model.lerobot import GRIDS_CONFIG, CheckpointFiles
 from grids_policy.model.normalize import NormalizationError, Normalizer, build_normalizer
 from grids_policy.model.processors import Processors
 from grids_policy.model.reducers.build import build_sampler
 from grids_policy.model.trained_on import TrainedOn
 from grids_policy.runtime.language import copy_tokenizer, load_tokenizer
 
-WEIGHTS, GRIDS_CONFIG = "model.safetensors", "grids_config.json"
+WEIGHTS = "model.safetensors"
 TRAIN_CONFIG = "train_config.json"
 # Names of the sampler in the authors' code besides model.token_sampler.
 _SAMPLER_NAMES = ("model.active_token_sampler.", "model.action_active_sampler.")
@@ -391,9 +391,11 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{folder} holds something that is not a checkpoint and would be lost; name a new folder")
     config = checkpoint.config
     family = family_of(config)
-    raw, grids = family.write_config(config, checkpoint.lerobot)
+    earlier = {name: value for name, value in checkpoint.lerobot.items() if name not in lerobot.OWN_FIELDS}
+    raw, grids = family.write_config(config, earlier)
     if any(stored.ndim > 1 for name, stored in checkpoint.statistics.items() if name.startswith(lerobot.ACTION)):
-        raw["type"] = family.types[-1]  # LeRobot would apply the statistics of all action steps to every single one
+        # LeRobot would apply the statistics of all action steps to every single one.
+        raw |= {"type": family.types[-1], lerobot.ONLY_HERE: "its statistics differ from action step to action step"}
         grids = grids or lerobot.all_parts(config)
     files = {"config.json": raw}
     if grids is not None:

@@ -22,8 +22,13 @@ from grids_policy.model.config import (
     part_from_dict,
 )
 
-# A policy that LeRobot would open and run wrongly has a type of its own, which LeRobot refuses to open.
+# A policy that LeRobot would open and run wrongly has a type of its own, which LeRobot refuses to open without the
+# plug-in lerobot_policy_grids. config.json then has its sampler, and why not even the plug-in can run it.
 STOCK_TYPE, OWN_TYPE = "smolvla", "grids_smolvla"
+SAMPLER, ONLY_HERE = "sampler", "only_in_grids"
+_FORK = ("use_grid_token_sampler", "grid_token_sampler_num_tokens")  # of the authors' fork
+OWN_FIELDS = (*_FORK, SAMPLER, ONLY_HERE)  # LeRobot knows none of them
+GRIDS_CONFIG = "grids_config.json"
 STATE, ACTION = "observation.state", "action"
 EMPTY_CAMERA = "observation.images.empty_camera_"
 SCHEMA = 1
@@ -185,10 +190,11 @@ def _derived_parts(config: dict[str, Any], oracle: dict[str, Any] | None) -> dic
 
 
 def _sampler(config: dict[str, Any]) -> SamplerConfig:
-    """The sampler from the two fields that the authors' fork adds to config.json."""
-    if not config.get("use_grid_token_sampler", False):
-        return SamplerConfig()
-    return dataclasses.replace(FORK_SAMPLER, tokens=config.get("grid_token_sampler_num_tokens", 16))
+    """The sampler from the field of the plug-in, or the two that the authors' fork adds to config.json."""
+    if SAMPLER in config:
+        return part_from_dict(SamplerConfig, config[SAMPLER], f"config.json: {SAMPLER}")
+    used, tokens = _FORK
+    return dataclasses.replace(FORK_SAMPLER, tokens=config.get(tokens, 16)) if config.get(used) else SamplerConfig()
 
 
 def _refuse_unsupported(config: dict[str, Any]) -> None:
@@ -216,8 +222,10 @@ def two_numbers(name: str, value: Any) -> tuple[int, int]:
 
 def read_config(files: CheckpointFiles) -> PolicyConfig:
     """PolicyConfig of a SmolVLA checkpoint. Raises ConfigError."""
-    if files.config.get("type") == OWN_TYPE and files.grids is None:
-        raise ConfigError(f"grids_config.json is missing; a {OWN_TYPE} checkpoint needs it")
+    if files.config.get("type") == OWN_TYPE and files.grids is None and SAMPLER not in files.config:
+        raise ConfigError(
+            f"grids_config.json is missing; a {OWN_TYPE} checkpoint needs it or '{SAMPLER}' in config.json"
+        )
     return policy_config(files.config, files.grids, files.oracle)
 
 
@@ -233,6 +241,10 @@ def policy_config(config: dict[str, Any], grids: dict[str, Any] | None, oracle: 
     """
     _refuse_unsupported(config)
     parts = _derived_parts(config, oracle) if grids is None else grids_parts(grids)
+    if SAMPLER in config and parts.get(SAMPLER) != _sampler(config):
+        raise ConfigError(
+            f"{SAMPLER} of config.json and of {GRIDS_CONFIG} differ; copy both files from the same checkpoint"
+        )
     cameras = image_features(config)
     resize = config.get("resize_imgs_with_padding")
     if resize is None:
@@ -281,9 +293,10 @@ def grids_parts(grids: dict[str, Any]) -> dict[str, Any]:
 def grids_config(config: PolicyConfig) -> dict[str, Any] | None:
     """Content of grids_config.json, or None where LeRobot's files suffice."""
     found = all_parts(config)
-    derived = _derived_parts(lerobot_config(config, {}), None)
-    parts = {name: dataclasses.asdict(part) for name, part in derived.items()}
-    return None if found == {"schema": SCHEMA, **parts, "max_committed": 0} else found
+    raw = lerobot_config(config, {})
+    parts = {name: dataclasses.asdict(part) for name, part in _derived_parts(raw, None).items()}
+    stock = raw["type"] == STOCK_TYPE and found == {"schema": SCHEMA, **parts, "max_committed": 0}
+    return None if stock else found
 
 
 def all_parts(config: PolicyConfig) -> dict[str, Any]:
@@ -309,7 +322,7 @@ def features_of(config: PolicyConfig) -> dict[str, dict[str, Any]]:
 
 
 def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
-    """Content of config.json: the fields of `raw` (an earlier config.json, or {}), those of `config` replaced."""
+    """Content of config.json: LeRobot's fields of `raw` (an earlier config.json, or {}), those of `config` replaced."""
     values = {
         "n_obs_steps": 1,
         **features_of(config),
@@ -339,20 +352,26 @@ def lerobot_config(config: PolicyConfig, raw: dict[str, Any]) -> dict[str, Any]:
         "min_period": config.min_period,
         "max_period": config.max_period,
     }
-    fork = ("use_grid_token_sampler", "grid_token_sampler_num_tokens")
-    values = {key: value for key, value in values.items() if key not in fork}
     if config.sampler == dataclasses.replace(FORK_SAMPLER, tokens=config.sampler.tokens):
-        values.update(zip(fork, (True, config.sampler.tokens), strict=True))  # LeRobot refuses these fields
-    elif not _lerobot_computes_the_same(config):
-        values["type"] = OWN_TYPE
+        values.update(zip(_FORK, (True, config.sampler.tokens), strict=True))
+    elif config.sampler.kind != "dense" or not _is_smolvlm(config):
+        values.update({"type": OWN_TYPE, SAMPLER: dataclasses.asdict(config.sampler)})
+        values[ONLY_HERE] = beyond_plugin(config.sampler) if _is_smolvlm(config) else "its networks are no SmolVLM"
     return values
 
 
-def _lerobot_computes_the_same(config: PolicyConfig) -> bool:
-    """Whether LeRobot, given SmolVLM's configuration in these sizes, would run the weights as this package does."""
+def beyond_plugin(sampler: SamplerConfig) -> str:
+    """Why the LeRobot plug-in cannot run or train a policy with this sampler, "" where it can."""
+    usual = (("kind", "grids"), ("shared", True), ("after_layer", -1), ("nested", ()))
+    wrong = ((name, getattr(sampler, name), want) for name, want in usual if getattr(sampler, name) != want)
+    return ", ".join(f"sampler.{name} is {got!r}, not {want!r}" for name, got, want in wrong)
+
+
+def _is_smolvlm(config: PolicyConfig) -> bool:
+    """Whether LeRobot, given SmolVLM's configuration in these sizes, would compute its networks as we do."""
     vision, text = config.vision, config.text
     published, language = VisionConfig(), TextConfig(depth=text.depth)
-    same = config.sampler.kind == "dense" and (vision.stem, vision.activation) == (published.stem, published.activation)
+    same = (vision.stem, vision.activation) == (published.stem, published.activation)
     if (vision.width, text.width) == (published.width, language.width):  # sizes that cost no error when loading
         return same and (vision, text) == (published, language)
     return same and (vision.eps, text.eps) == (published.eps, language.eps)

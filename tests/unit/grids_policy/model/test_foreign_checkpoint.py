@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -281,11 +281,49 @@ def test_per_step_statistics_and_another_activation_have_that_type_too(small_con
     dense = replace(small_config, sampler=SamplerConfig(), vision=replace(small_config.vision, stem=(), patch=8))
     smol = replace(dense, vision=replace(dense.vision, activation="gelu_tanh"))
     assert written_type(small(dense), tmp_path / "relu") == "grids_smolvla"
+    assert "no SmolVLM" in json.loads((tmp_path / "relu" / "config.json").read_text())["only_in_grids"]
     made = small(smol)
     assert written_type(made, tmp_path / "dense") == "smolvla"
     for name in ("action.mean", "action.std"):
         made.statistics[name] = made.statistics[name].repeat(smol.chunk_size, 1)
     assert written_type(made, tmp_path / "steps") == "grids_smolvla"
+    again = load_checkpoint(tmp_path / "steps")
+    assert "action step" in again.lerobot["only_in_grids"]
+    again.statistics.update({name: again.statistics[name][0] for name in ("action.mean", "action.std")})
+    assert written_type(again, tmp_path / "mean") == "smolvla"
+    assert "only_in_grids" not in json.loads((tmp_path / "mean" / "config.json").read_text())
+
+
+def test_the_plugin_may_run_what_its_config_describes(tiny, tmp_path):
+    from grids_policy.model.checkpoint import with_sampler
+
+    sampler = SamplerConfig("grids", 5, lattice_init=True)
+    assert written_type(with_sampler(load_checkpoint(tiny), sampler), tmp_path / "c") == "grids_smolvla"
+    written = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert (written["sampler"], written["only_in_grids"]) == ({**asdict(sampler), "nested": []}, "")
+    edit(tmp_path / "c", "config.json", lambda v: v["sampler"].update(margin=0.1))
+    with pytest.raises(CheckpointError, match=r"sampler of config.json and of grids_config.json differ"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_a_full_size_checkpoint_of_the_plugin_needs_no_file_of_ours():
+    config = PolicyConfig(sampler=SamplerConfig("grids", 5, margin=0.1))
+    raw = lerobot.lerobot_config(config, {})
+    assert lerobot.policy_config(raw, None, None) == config
+    assert lerobot.grids_config(config) is not None  # the language head is not in our files
+
+
+@pytest.mark.parametrize(
+    ("sampler", "reason"),
+    [
+        ({"kind": "topk"}, "sampler.kind is 'topk', not 'grids'"),
+        ({"kind": "grids", "after_layer": 1}, "sampler.after_layer is 1, not -1"),
+        ({"kind": "grids", "shared": False}, "sampler.shared is False, not True"),
+        ({"kind": "grids", "nested": (4, 16)}, "sampler.nested is (4, 16), not ()"),
+    ],
+)
+def test_what_the_plugin_cannot_run_says_why(sampler, reason):
+    assert lerobot.lerobot_config(PolicyConfig(sampler=SamplerConfig(**sampler)), {})["only_in_grids"] == reason
 
 
 def test_the_old_spelling_of_a_grids_checkpoint_is_read(small_config, tmp_path):

@@ -1,0 +1,79 @@
+"""SmolVLA with GridS: LeRobot's policy, and behind its connector the sampler of grids_policy.
+
+Nothing of LeRobot is copied or replaced. A forward hook on the connector turns the dense tokens of one camera (B, T, C)
+into K tokens sampled at predicted points, and LeRobot's code reads as many tokens as it gets.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import draccus
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from grids_policy.model.config import ConfigError, PolicyConfig
+from grids_policy.model.lerobot import GRIDS_CONFIG, all_parts, policy_config
+from grids_policy.model.reducers.grids import GridSampler
+from lerobot_policy_grids.configuration_grids import GridsSmolVLAConfig
+
+SAMPLER = "token_sampler"  # the authors' name of the module in a checkpoint
+
+
+class GridsSmolVLAPolicy(SmolVLAPolicy):
+    """LeRobot's SmolVLA whose language model reads K sampled tokens of each camera."""
+
+    config_class = GridsSmolVLAConfig
+    name = "grids_smolvla"
+
+    def __init__(self, config: GridsSmolVLAConfig, **kwargs: Any) -> None:
+        """Raises ConfigError on a configuration that ./grids export would refuse."""
+        super().__init__(config, **kwargs)
+        vlm = self.model.vlm_with_expert
+        self.described = describe(config, vlm.config.to_dict(), vlm.processor.tokenizer)
+        sampler = GridSampler(self.described.text.width, self.described.grid, config.sampler)
+        if config.sampler.lattice_init:
+            sampler.start_on_lattice()
+        self.model.add_module(SAMPLER, sampler)
+        vlm.get_vlm_model().connector.register_forward_hook(self._sample)
+
+    def _sample(self, _connector: nn.Module, _inputs: object, dense: Tensor) -> Tensor:
+        """Tokens (B, K, C) of dense tokens (B, T, C), in the sampler's own precision."""
+        sampler = self.model.get_submodule(SAMPLER)  # looked up here, because PEFT puts a copy in its place
+        tokens, _, _ = sampler(dense.to(next(sampler.parameters()).dtype))
+        return tokens.to(dense.dtype)
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """LeRobot's own, and the sampler trained in full: it starts from nothing."""
+        return {**super()._get_default_peft_targets(), "modules_to_save": [SAMPLER]}
+
+    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
+        """LeRobot's files, and what ./grids export needs besides: the sizes of all networks and the tokenizer."""
+        super()._save_pretrained(save_directory, **kwargs)
+        (save_directory / GRIDS_CONFIG).write_text(json.dumps(all_parts(self.described), indent=4) + "\n")
+        words = self.model.vlm_with_expert.processor.tokenizer.backend_tokenizer
+        words.save(str(save_directory / "tokenizer.json"))
+
+    @classmethod
+    def _load_as_safetensor(cls, model: GridsSmolVLAPolicy, model_file: str, *options: Any) -> GridsSmolVLAPolicy:
+        """Weights of a grids_smolvla or, for a new sampler, of a dense smolvla checkpoint. Raises ConfigError."""
+        with safe_open(model_file, "pt") as stored:
+            found = {name for name in stored.keys() if f".{SAMPLER}." in name}  # noqa: SIM118 - not iterable
+        wanted = {name for name in model.state_dict() if f".{SAMPLER}." in name}
+        if found and found != wanted:
+            raise ConfigError(
+                f"{model_file}: expected a sampler with the weights {sorted(wanted)}, got {sorted(found)}; give "
+                "--policy.sampler.* the values that it was trained with"
+            )
+        return super()._load_as_safetensor(model, model_file, *options)
+
+
+def describe(config: GridsSmolVLAConfig, vlm: dict[str, Any], tokenizer: Any) -> PolicyConfig:
+    """The whole policy as ./grids describes it. vlm: its sizes as transformers writes them. Raises ConfigError."""
+    raw = {**draccus.encode(config, PreTrainedConfig), "use_peft": False}  # the policy is the same without adapters
+    ids = {name: getattr(tokenizer, name) for name in ("fake_image_token_id", "global_image_token_id")}
+    return policy_config(raw, None, {"vlm": vlm, "ids": ids})
