@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from grids_common.host.folders import replace_folder
 from grids_common.host.memory import require_memory
 from grids_data.errors import DataError
 from grids_policy.model import lerobot, processors, trained_on
@@ -424,5 +425,4 @@ def save_checkpoint(folder: Path | str, checkpoint: Checkpoint) -> None:
         save_file(values, partial / name, metadata={"format": "pt"})
     if checkpoint.tokenizer is not None:
         copy_tokenizer(checkpoint.tokenizer, partial / "tokenizer.json")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    replace_folder(partial, folder)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from grids_common.errors import GridsError
+from grids_common.host.folders import replace_folder
 from grids_policy.train.config import OptimiserConfig
 
 
@@ -113,12 +114,7 @@ def save_state(
     if scaler.is_enabled():
         (part / "scaler.json").write_text(json.dumps(scaler.state_dict()), encoding="utf-8")
     (part / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(part, folder)
 
 
 def load_state(
