@@ -33,7 +33,9 @@ from grids_policy.runtime.base import STAGES, PolicyOutputs
 from grids_policy.runtime.engines.base import EngineOptions
 from grids_policy.runtime.onnx import OnnxRuntime
 
-_CALIBRATED_ON = 4  # random observations; the scales of random weights only have to be plausible
+_CALIBRATED_ON = (
+    5  # random observations, one of them for the gate; the scales of random weights only have to be plausible
+)
 
 TORCH_MODES = ("eager", "compile", "graph", "compile+graph")
 

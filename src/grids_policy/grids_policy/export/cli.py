@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from grids_common.errors import GridsError
+from grids_common.host.folders import replace_folder
 from grids_data.units import SYSTEMS, parse_system
 from grids_policy.export.cameras import ExportError, choose_cameras, parse_cameras, refuse_unknown_cameras
 from grids_policy.export.engines import BUILDABLE, drop_engines, load_builder, parse_capabilities, seal_engines
@@ -36,7 +37,8 @@ from grids_policy.export.graphs import (
     export_onnx,
     observed_names,
 )
-from grids_policy.export.reduce import PRECISIONS, reduce_graphs, refuse_precision
+from grids_policy.export.observations import Observations, take_observations
+from grids_policy.export.reduce import reduce_graphs, refuse_precision
 from grids_policy.export.spec import ExportOptions, policy_spec
 from grids_policy.export.tensorrt.gate import kinds_of_engines
 from grids_policy.model.checkpoint import (
@@ -56,7 +58,7 @@ from grids_policy.model.reducers.nested import with_tokens
 from grids_policy.model.trained_on import USUAL_FPS
 from grids_policy.runtime import bundle as bundles
 from grids_policy.runtime.base import PolicyInputs
-from grids_policy.runtime.bundle import Bundle, StoredUnits
+from grids_policy.runtime.bundle import PRECISIONS, Bundle, StoredUnits
 from grids_policy.runtime.engines.machine import this_machine
 from grids_policy.runtime.engines.openvino import OpenVinoEngine
 from grids_policy.runtime.engines.table import choose
@@ -154,6 +156,12 @@ def export_bundle(
     if options.also_on:
         choose(options.also_on, this_machine(), (bundles.CPU,))
     options = dataclasses.replace(options, name=options.name or folder.name)
+    observations = take_observations(
+        options.observations,
+        policy_spec(checkpoint, options),
+        checkpoint.tokenizer.parent,
+        hold_out=options.precision == "int8-static",
+    )
     with _replace_when_complete(folder) as partial:
         copy_tokenizer(checkpoint.tokenizer, partial / bundles.TOKENIZER)
         # The converter warns about its own internals on every call.
@@ -161,10 +169,10 @@ def export_bundle(
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             values = manifest(checkpoint, options, write_graphs(checkpoint, options, partial, report))
-        held_out, changed = reduce_graphs(
-            partial, values, report, precision=options.precision, observations=options.observations, beside=folder
+        values |= reduce_graphs(
+            partial, values, report, precision=options.precision, observations=observations, beside=folder
         )
-        _pass_gate(checkpoint, partial, values | changed, report, held_out, also_on=options.also_on)
+        _pass_gate(checkpoint, partial, values, report, observations, also_on=options.also_on)
         if options.rtx_for:
             seal_engines(partial, options.rtx_for, report)
     return bundles.read_manifest(folder)
@@ -179,15 +187,13 @@ def reduce_bundle(
     Raises ExportError, and leaves no files, when the gate fails; BundleError when `source` cannot be loaded.
     """
     refuse_precision(precision, observations)
-    bundles.load_bundle(source)
+    taken = take_observations(observations, bundles.load_bundle(source), source, hold_out=precision == "int8-static")
     with _replace_when_complete(Path(folder)) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True)
         written = drop_engines(partial, json.loads((partial / bundles.MANIFEST).read_text(encoding="utf-8")))
         values = {key: value for key, value in written.items() if key not in ("schema", "files", "digest", "parity")}
-        held_out, changed = reduce_graphs(
-            partial, values, report, precision=precision, observations=observations, beside=Path(folder)
-        )
-        _pass_gate(checkpoint, partial, values | changed, report, held_out)
+        values |= reduce_graphs(partial, values, report, precision=precision, observations=taken, beside=Path(folder))
+        _pass_gate(checkpoint, partial, values, report, taken)
     return bundles.read_manifest(folder)
 
 
@@ -211,8 +217,7 @@ def _replace_when_complete(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -222,7 +227,7 @@ def _pass_gate(
     partial: Path,
     values: dict[str, Any],
     report: Callable[[str], None],
-    recorded: list[PolicyInputs],
+    observations: Observations | None,
     *,
     also_on: str = "",
 ) -> None:
@@ -232,6 +237,7 @@ def _pass_gate(
     """
     values = {**values, "runs_on": kinds_of_engines(partial, values["precision"], report)}
     bundles.seal(partial, {**values, "parity": {"passed": False}}, gated=False)
+    recorded = () if observations is None else observations.held_out
     parity = run_gate(checkpoint, partial, values["precision"], recorded)
     report(f"parity: {parity}")
     if not parity["passed"]:

@@ -22,15 +22,14 @@ def run_gate(
 ) -> dict[str, Any]:
     """Largest errors over some observations and whether they are within tolerance.
 
-    The observations are random, one with a masked camera. Scales that were measured on recorded ones hold for nothing
-    else: int8-static is judged on `recorded`, others of the same source. Another engine than the reference may compute
-    in reduced precision (OpenVINO in bfloat16), so it gets at least the tolerance of fp16.
+    recorded: observations to judge on, where scales were measured on others of the same source and hold for nothing
+    else. Empty: random ones, one with a masked camera. Another engine than the reference may compute in reduced
+    precision (OpenVINO in bfloat16), so it gets at least the tolerance of fp16.
     """
     runtime = OnnxRuntime(folder, EngineOptions(engine=engine, threads=torch.get_num_threads()), gated=False)
     reference = TorchRuntime(checkpoint, runtime.spec)
-    observations = list(recorded) if precision == "int8-static" else []
-    source = "recorded" if observations else "random"
-    observations = observations or [
+    source = "recorded" if recorded else "random"
+    observations = recorded or [
         random_inputs(runtime.spec, checkpoint.config.text.vocab, seed) for seed in range(_CASES)
     ]
     errors, allowed = compare_on(runtime, reference, observations), TOLERANCES[precision]

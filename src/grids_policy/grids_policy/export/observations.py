@@ -6,7 +6,8 @@ on what was recorded, not on noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +20,74 @@ from grids_data.dataset.reader import open_dataset
 from grids_data.units import Units
 from grids_policy.export.cameras import ExportError
 from grids_policy.runtime.base import PolicyInputs
-from grids_policy.runtime.bundle import Bundle
+from grids_policy.runtime.bundle import PolicySpec
 from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.train.cache import SHARD_FILE, open_cache
 
 Recorded = tuple[dict[str, np.ndarray], np.ndarray, str]  # camera -> (h, w, 3) uint8; (J,) rad; the sentence, or ""
 DEFAULT_COUNT = 32
+_EVERY, _LEAST = 8, 4  # where some are held out: one of so many, and how many there must be in all
 
 
-def read_observations(path: Path, folder: Path, bundle: Bundle, count: int = DEFAULT_COUNT) -> list[PolicyInputs]:
-    """`count` observations spread evenly over what is recorded at `path`, as inputs of the bundle in `folder`.
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Those to measure on, and those held out for the parity gate. source: the name of what they are from."""
 
-    Images are resized to the bundle's. Raises ExportError that names what was expected there.
+    source: str
+    measured: tuple[PolicyInputs, ...]
+    held_out: tuple[PolicyInputs, ...] = ()
+
+
+def take_observations(
+    given: Path | Sequence[PolicyInputs] | None, spec: PolicySpec, tokenizer: Path, *, hold_out: bool
+) -> Observations | None:
+    """The observations `given`, or recorded there; None for None.
+
+    tokenizer: folder of tokenizer.json. hold_out: what is measured will be judged, so never on the same ones. Raises
+    ExportError that names what was expected.
     """
-    encoder = SentenceEncoder(folder, bundle.language)
+    if given is None:
+        return None
+    recorded = isinstance(given, Path)
+    source = given.name if recorded else "given to the exporter"
+    found = read_observations(given, tokenizer, spec) if recorded else list(given)
+    if not hold_out:
+        return Observations(source, tuple(found))
+    if len(found) < _LEAST:
+        raise ExportError(
+            f"{source}: expected at least {_LEAST} recorded observations, one of them for the parity gate, got "
+            f"{len(found)}: record more"
+        )
+    last = {*range(_EVERY - 1, len(found), _EVERY)} or {len(found) - 1}
+    return Observations(
+        source,
+        tuple(inputs for i, inputs in enumerate(found) if i not in last),
+        tuple(inputs for i, inputs in enumerate(found) if i in last),
+    )
+
+
+def read_observations(path: Path, folder: Path, spec: PolicySpec, count: int = DEFAULT_COUNT) -> list[PolicyInputs]:
+    """`count` observations spread evenly over what is recorded at `path`, as inputs of the policy `spec`.
+
+    folder: of its tokenizer.json. Images are resized to the policy's. Raises ExportError that names what was expected
+    there.
+    """
+    encoder = SentenceEncoder(folder, spec.language)
     found: list[PolicyInputs] = []
     try:
-        for images, position_rad, sentence in _recorded(Path(path), bundle, count):
-            frames = tuple(resized(images[c.name], (c.height, c.width)) for c in bundle.cameras)
+        for images, position_rad, sentence in _recorded(Path(path), spec, count):
+            frames = tuple(resized(images[c.name], (c.height, c.width)) for c in spec.cameras)
             found.append(
                 prepare_inputs(
-                    bundle,
+                    spec,
                     frames=tuple(map(np.ascontiguousarray, frames)),
                     present=(True,) * len(frames),
                     position_rad=position_rad,
                     encoder=encoder,
-                    instruction=sentence or bundle.language.instruction or "go",
+                    instruction=sentence or spec.language.instruction or "go",
                     noise_seed=len(found),
-                    committed_rad=np.empty((0, len(bundle.joints))),
+                    committed_rad=np.empty((0, len(spec.joints))),
                 )
             )
     except (GridsError, ValueError, OSError, LookupError) as error:
@@ -57,15 +97,15 @@ def read_observations(path: Path, folder: Path, bundle: Bundle, count: int = DEF
     return found
 
 
-def _recorded(path: Path, bundle: Bundle, count: int) -> Iterator[Recorded]:
+def _recorded(path: Path, spec: PolicySpec, count: int) -> Iterator[Recorded]:
     if not path.exists():
         raise ExportError("expected a bag, a LeRobot dataset or training frames, found nothing")
     if (path / "meta" / "info.json").is_file():
-        return _of_dataset(path, bundle, count)
+        return _of_dataset(path, spec, count)
     if next(path.rglob(SHARD_FILE), None) is not None:
-        return _of_frames(path, bundle, count)
+        return _of_frames(path, spec, count)
     if bags := bags_in(path):
-        return _of_bags(bags, bundle, count)
+        return _of_bags(bags, spec, count)
     raise ExportError("expected a bag, a LeRobot dataset or training frames, found none of them")
 
 
@@ -74,46 +114,46 @@ def _spread(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)) if total else np.empty(0, int)
 
 
-def _of_dataset(path: Path, bundle: Bundle, count: int) -> Iterator[Recorded]:
+def _of_dataset(path: Path, spec: PolicySpec, count: int) -> Iterator[Recorded]:
     dataset = open_dataset(path)
     try:
         states = dataset.column("observation.state")
         if len(states):
-            _require_joints(bundle, np.size(states[0]))
+            _require_joints(spec, np.size(states[0]))
         for index in _spread(len(dataset), count):
-            images = {c.name: dataset.frame(c.name, int(index)) for c in bundle.cameras}
+            images = {c.name: dataset.frame(c.name, int(index)) for c in spec.cameras}
             sentence = next(iter(dataset.episode_of(int(index)).tasks), "")
-            yield images, bundle.state_units.to_rad(states[index]), sentence
+            yield images, spec.state_units.to_rad(states[index]), sentence
     finally:
         dataset.close()
 
 
-def _require_joints(bundle: Bundle, count: int) -> None:
-    if count != len(bundle.joints):
-        raise ExportError(f"expected the state of {len(bundle.joints)} joints, got {count} numbers")
+def _require_joints(spec: PolicySpec, count: int) -> None:
+    if count != len(spec.joints):
+        raise ExportError(f"expected the state of {len(spec.joints)} joints, got {count} numbers")
 
 
-def _of_frames(path: Path, bundle: Bundle, count: int) -> Iterator[Recorded]:
+def _of_frames(path: Path, spec: PolicySpec, count: int) -> Iterator[Recorded]:
     shards = open_cache([path])
-    if missing := [c.name for c in bundle.cameras if c.name not in shards[0].spec.cameras]:
+    if missing := [c.name for c in spec.cameras if c.name not in shards[0].spec.cameras]:
         raise ExportError(
             f"expected the cameras of the policy, {missing[0]!r} among them, got {shards[0].spec.cameras}"
         )
-    _require_joints(bundle, len(shards[0].spec.joints))
-    units: Units = shards[0].spec.units or bundle.state_units
+    _require_joints(spec, len(shards[0].spec.joints))
+    units: Units = shards[0].spec.units or spec.state_units
     places = [(shard, episode, i) for shard in shards for episode in shard.episodes for i in range(episode.images)]
     for at in _spread(len(places), count):
         shard, episode, i = places[at]
-        images = {c.name: np.asarray(shard.images[c.name][episode.image_start + i]) for c in bundle.cameras}
+        images = {c.name: np.asarray(shard.images[c.name][episode.image_start + i]) for c in spec.cameras}
         state = np.asarray(shard.state[episode.tick_start + i * shard.spec.image_every])
         yield images, units.to_rad(state), episode.instruction
 
 
-def _of_bags(bags: list[Path], bundle: Bundle, count: int) -> Iterator[Recorded]:
+def _of_bags(bags: list[Path], spec: PolicySpec, count: int) -> Iterator[Recorded]:
     share = -(-count // len(bags))
     for folder in bags:
         with Bag(folder) as bag:
-            streams = {c.name: _images_of(bag, c.name) for c in bundle.cameras}
+            streams = {c.name: _images_of(bag, c.name) for c in spec.cameras}
             joints = [(bag.stamp_ns(one), ordered(bag.decode(one))) for one in bag.messages([JOINTS])]
             if not joints:
                 raise ExportError(f"expected joint states on {JOINTS} in {folder}, found none")

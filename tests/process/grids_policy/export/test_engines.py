@@ -150,19 +150,26 @@ def test_a_wheel_of_another_version_is_refused(monkeypatch):
         engines.load_builder()
 
 
-def test_a_full_disk_ends_the_export_before_anything_is_sealed(built, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device", "vision.rtx.onnx")
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from grids_policy.export.engines import seal_engines
+folder = Path(sys.argv[1])
+half = (folder / "vision.rtx.onnx").stat().st_size // 2
+resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
+seal_engines(folder, ("8.6",))
+"""
 
-    monkeypatch.setattr(engines, "write_context_model", full)
 
-    def no_gate(*_):
-        raise AssertionError("a bundle without its engines must not be sealed as if it had them")
-
+def test_a_full_disk_ends_the_export_before_anything_is_sealed(built, tmp_path):
+    """A bundle without its engines must not be sealed as if it had them."""
     folder = shutil.copytree(built[1], tmp_path / "bundle")
-    monkeypatch.setattr(engines.bundles, "seal", no_gate)
-    with pytest.raises(OSError, match="No space left on device"):
-        engines.seal_engines(folder, ("8.6",))
+    before = (folder / "policy.json").read_bytes()
+    words = [sys.executable, "-c", FULL_DISK, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "OSError: [Errno 27] File too large" in done.stderr.splitlines()[-1]
+    assert (folder / "policy.json").read_bytes() == before
 
 
 SMI = """#!/bin/sh

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from repository import ROOT
+from training_frames import frames
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -124,6 +125,22 @@ def test_scales_need_recorded_observations(exported, tmp_path):
     with pytest.raises(ExportError, match=r"nowhere: expected a bag, .*, found nothing"):
         export.reduce_bundle(made, source, tmp_path / "bundle", "int8-static", observations=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+@pytest.mark.parametrize("precision", ["int8-static", "fp16"])
+def test_recordings_of_other_cameras_are_refused_before_anything_is_written(
+    exported, tmp_path, monkeypatch, precision
+):  # fmt: skip
+    frames(tmp_path / "frames", second="side")
+    made, source = exported
+    monkeypatch.setattr(export, "write_graphs", lambda *_: pytest.fail("the long part began"))
+    before = sorted(tmp_path.iterdir())
+    options = ExportOptions(precision=precision, observations=tmp_path / "frames", cameras="front=80x60,wrist=64x48")
+    with pytest.raises(ExportError, match=r"frames: cannot be used .* 'wrist' among them, got \('front', 'side'\)"):
+        export_bundle(made, tmp_path / "bundle", options)
+    with pytest.raises(ExportError, match=r"frames: cannot be used"):
+        export.reduce_bundle(made, source, tmp_path / "bundle", precision, observations=tmp_path / "frames")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_precision_for_gpus_that_breaks_a_rule_is_not_written_and_fp32_is_for_cpus(exported, tmp_path, monkeypatch):

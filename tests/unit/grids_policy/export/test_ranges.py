@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 from repository import ROOT
+from training_frames import frames
 
 pytest.importorskip("onnx")
 
 from grids_policy.export.cameras import ExportError
-from grids_policy.export.observations import read_observations
+from grids_policy.export.observations import read_observations, take_observations
 from grids_policy.export.ranges import Range, measure_ranges, refuse_overflow, table, write_report
 from grids_policy.export.reduce import refuse_precision
 from grids_policy.runtime.agreement import random_inputs
 from grids_policy.runtime.bundle import read_manifest
-from grids_policy.train.cache import CacheSpec, EpisodeFrames, ShardWriter
 
 UNTRAINED = ROOT / "models" / "untrained"
 
@@ -63,22 +63,6 @@ def test_the_report_names_the_largest_first(tmp_path):
     assert (written["source"], written["observations"], len(written["ranges"])) == ("frames", 3, 2)
 
 
-def frames(folder, images: int = 6, joints: str = "abcdef", second: str = "wrist"):
-    """One shard of training frames at another size than the bundle's cameras."""
-    spec = CacheSpec(30.0, 1, (24, 32), ("front", second), tuple(joints), (), ())
-    writer, level = ShardWriter(spec), np.arange(images, dtype=np.uint8)
-    shown = np.broadcast_to(level[:, None, None, None] * 40, (images, 24, 32, 3)).copy()
-    state = np.tile(level[:, None] / 10, (1, len(joints))).astype(np.float32)
-    writer.append(
-        EpisodeFrames(
-            "stack it", "stack", 0, {"front": shown, second: 255 - shown}, state, state, np.ones(images, bool),
-            np.zeros((images, 0), np.float32), np.zeros((images, 2, 0, 2), np.float32), np.ones(images, np.float32),
-        )
-    )  # fmt: skip
-    writer.write(folder)
-    return folder
-
-
 def test_observations_of_training_frames_have_the_bundles_size_and_units(bundle, tmp_path):
     found = read_observations(frames(tmp_path / "frames"), UNTRAINED, bundle, 3)
     assert len(found) == 3
@@ -93,6 +77,22 @@ def test_frames_of_other_cameras_or_joints_are_refused_in_one_sentence(bundle, t
         read_observations(frames(tmp_path / "other", second="side"), UNTRAINED, bundle)
     with pytest.raises(ExportError, match="expected the state of 6 joints, got 5 numbers"):
         read_observations(frames(tmp_path / "five", joints="abcde"), UNTRAINED, bundle)
+
+
+@pytest.mark.parametrize(("count", "held"), [(4, [3]), (7, [6]), (8, [7]), (32, [7, 15, 23, 31])])
+def test_what_is_judged_was_not_measured_on(bundle, count, held):
+    given = [random_inputs(bundle, 300, seed) for seed in range(count)]
+    taken = take_observations(given, bundle, UNTRAINED, hold_out=True)
+    assert [next(i for i, one in enumerate(given) if one is inputs) for inputs in taken.held_out] == held
+    assert len(taken.measured) + len(held) == count
+    assert not {id(one) for one in taken.measured} & {id(one) for one in taken.held_out}
+    assert len(take_observations(given, bundle, UNTRAINED, hold_out=False).measured) == count
+
+
+def test_too_few_observations_to_hold_one_out_are_refused(bundle, tmp_path):
+    path = frames(tmp_path / "frames", images=3)
+    with pytest.raises(ExportError, match=r"frames: expected at least 4 recorded observations, one of them .*, got 3"):
+        take_observations(path, bundle, UNTRAINED, hold_out=True)
 
 
 def test_observations_of_a_bag_pair_the_cameras_and_joints_of_one_moment(bundle, tmp_path):
