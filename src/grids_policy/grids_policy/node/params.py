@@ -14,7 +14,10 @@ class PolicyParams:
     bundle: str = param("", "folder of the policy bundle")
     instruction: str = param("", "sentence to follow; empty: the bundle's own", live=True)
     engine: str = param("auto", "what computes the graphs; auto: the best that runs here", choices=CHOICES)
-    engine_device: str = param("", "device of engine openvino, as it names them: CPU, GPU, GPU.1, NPU; empty: CPU")
+    engine_device: str = param(
+        "",
+        "asks for engine openvino on this device: CPU, GPU, GPU.1, NPU …; empty: none is asked for",
+    )
     threads: int = param(0, "CPU threads of one inference; 0: all cores but one", lo=0, hi=256)
     nice: int = param(5, "added to the process's niceness, so that the driver goes first", lo=0, hi=19)
     engine_cache: str = param("~/.cache/grids/engines", "folder of what engines build and keep between starts")

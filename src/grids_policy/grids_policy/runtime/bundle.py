@@ -28,7 +28,8 @@ import numpy as np
 from grids_common.errors import GridsError
 from grids_common.letterbox import Letterbox
 from grids_data.units import SYSTEMS, Units, parse_system
-from grids_policy.model.config import ConventionsConfig
+from grids_policy.model.config import PROMPTS, ConventionsConfig
+from grids_policy.model.normalize import MODES
 
 SCHEMA = "grids-policy-bundle/3"
 _SCHEMA_2 = "grids-policy-bundle/2"
@@ -36,6 +37,7 @@ MANIFEST = "policy.json"
 CARD = "README.md"  # description for people; not covered by the digest
 TOKENIZER = "tokenizer.json"
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-weights", "int8-static")
 CPU, GPU = "cpu", "gpu"  # kinds of engines: with the kernels of a processor, with those of an NVIDIA card
 _DIGEST_KEY = '"digest": "'
 _BLOCK_BYTES = 1 << 22
@@ -269,6 +271,22 @@ def _manifest_digest(text: str) -> tuple[str, str]:
     return text[start : start + 64], hashlib.sha256(zeroed.encode()).hexdigest()
 
 
+def _check_words(bundle: Bundle) -> None:
+    """Fields with a few known values: a later version may have others, which this one would misread."""
+    for name, value, known in (
+        ("precision", bundle.precision, PRECISIONS),
+        ("convention", bundle.convention, ("align_corners_false", "align_corners_true")),
+        ("language.truncation", bundle.language.truncation, ("left", "right")),
+        ("language.prompt", bundle.language.prompt, PROMPTS),
+        ("language.state_mode", bundle.language.state_mode, MODES),
+        *(("missing_camera", mode, ("mask", "black")) for mode in bundle.missing_camera),
+    ):
+        if value not in known:
+            raise BundleError(
+                f"{MANIFEST}: {name}: expected {', '.join(known)}, got {value!r}; export the bundle again"
+            )
+
+
 def _check(bundle: Bundle) -> None:
     """Cross-checks between fields."""
     joints = len(bundle.joints)
@@ -296,6 +314,7 @@ def _check(bundle: Bundle) -> None:
         )
     if not 0 <= bundle.noise_scale <= 1:
         raise BundleError(f"{MANIFEST}: noise_scale: expected 0 to 1, got {bundle.noise_scale}")
+    _check_words(bundle)
     if not bundle.runs_on or not set(bundle.runs_on) <= {CPU, GPU}:
         raise BundleError(f"{MANIFEST}: runs_on: expected {CPU}, {GPU} or both, got {list(bundle.runs_on)}")
     needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}

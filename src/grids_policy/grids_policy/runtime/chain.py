@@ -1,4 +1,4 @@
-"""The four graphs of a bundle on one engine, chained through fixed tensors; nothing is allocated per call."""
+"""The four graphs of a bundle on one engine, chained through tensors that are allocated once."""
 
 import time
 from collections.abc import Callable

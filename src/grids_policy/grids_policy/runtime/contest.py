@@ -10,8 +10,6 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-import psutil
-
 from grids_policy.runtime.base import AbstractRuntime, PolicyOutputs, blank_inputs
 from grids_policy.runtime.bundle import Bundle
 from grids_policy.runtime.engines.base import AbstractEngine, EngineOptions
@@ -20,14 +18,13 @@ from grids_policy.runtime.engines.machine import Machine
 ENOUGH_S = 0.03  # one step of a policy at 30 Hz: no chunk comes earlier because inference takes less
 _RECORD = "choices.json"
 _KEPT = 64  # newest results in the record
-_COPIES = 4  # both engines in memory, in sizes of the bundle: measured 1.1 for ONNX Runtime, 1.9 for OpenVINO
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """faster: the engine is taken. said: the times, as one sentence."""
+    """faster: the engine is taken; None: not measured, but it loads. said: the times, or why not, as one sentence."""
 
-    faster: bool
+    faster: bool | None
     said: str
 
 
@@ -36,7 +33,6 @@ class Contest:
 
     def __init__(self, engine: AbstractEngine, bundle: Bundle, machine: Machine, options: EngineOptions) -> None:
         self._path = options.cache.expanduser() / _RECORD
-        self._bytes = sum(file.bytes for file in bundle.files.values())
         conditions = {
             "engine": engine.name,
             "device": options.device,
@@ -53,16 +49,10 @@ class Contest:
         """The result of an earlier start under the same conditions."""
         found = self._read().get(self._key)
         try:
-            return Verdict(bool(found["faster"]), str(found["said"])) if isinstance(found, dict) else None
-        except KeyError:
+            faster, said = found["faster"], found["said"]
+        except (KeyError, TypeError):
             return None
-
-    def no_memory(self) -> str | None:
-        """Why the two cannot be in memory together, or None."""
-        needed, free = _COPIES * self._bytes, psutil.virtual_memory().available
-        if free >= needed:
-            return None
-        return f"not compared, which needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        return Verdict(faster, said) if isinstance(faster, bool | None) and isinstance(said, str) else None
 
     def keep(self, result: Verdict) -> None:
         """Remember `result`. A folder that cannot be written only means that the next start measures again."""

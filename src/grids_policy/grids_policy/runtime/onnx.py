@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from grids_common.host.memory import require_memory
+from grids_common.host.memory import TooLittleMemory, require_memory
 from grids_policy.runtime.agreement import DisagreementError, refuse_stale, require_agreement, require_same
 from grids_policy.runtime.base import AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import Bundle, BundleError, load_bundle
@@ -17,6 +17,7 @@ from grids_policy.runtime.engines.cache import Fingerprint, open_cache, seal_cac
 from grids_policy.runtime.engines.machine import this_machine
 from grids_policy.runtime.engines.openvino import OpenVinoEngine
 from grids_policy.runtime.engines.table import choose, engine_named
+from grids_policy.runtime.rehearsal import CrashError, rehearse
 from grids_policy.runtime.warmup import faster
 
 DEFAULT = EngineOptions()
@@ -44,10 +45,11 @@ class OnnxRuntime(AbstractRuntime):
             raise BundleError(
                 f"engine_device: only engine openvino has a choice of devices, got engine {options.engine!r}"
             )
-        size = sum(file.bytes for file in self._bundle.files.values())
-        require_memory(round(1.2 * size), f"{folder}", "close other programs, or export with --precision int8")
+        self._bytes = sum(file.bytes for file in self._bundle.files.values())
         self._machine = this_machine()
-        choice = choose(options.engine, self._machine, self._bundle.runs_on)
+        # A device that is asked for is used or refused, never passed over: only one engine has devices.
+        requested = OpenVinoEngine.name if options.device else options.engine
+        choice = choose(requested, self._machine, self._bundle.runs_on)
         threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
         said: list[str] = []
         self._options = replace(options, threads=threads, say=said.append)
@@ -72,17 +74,17 @@ class OnnxRuntime(AbstractRuntime):
             if reason := contest and self._not_tried(contest):
                 raise BundleError(reason)
             chain, said = self._start(engine)
-        except BundleError as error:
+        except (BundleError, TooLittleMemory) as error:
             # Missing libraries show only now.
             if not others:
                 raise
-            if contest and isinstance(error, DisagreementError):
+            if contest and isinstance(error, DisagreementError | CrashError):
                 contest.keep(Verdict(False, str(error)))
             reasons.append(f"{engine.name}: {error}")
             return self._first_that_starts(tuple(others), reasons)
         if contest is None:
             return chain, said
-        if known := contest.known():
+        if (known := contest.known()) and known.faster:
             return chain, f"{said}; {known.said}"
         other, other_said = self._first_that_starts(tuple(others), reasons)
         verdict = Verdict(*faster(chain, other))
@@ -96,24 +98,29 @@ class OnnxRuntime(AbstractRuntime):
 
     def _not_tried(self, contest: Contest) -> str | None:
         """Why an engine that has to be measured is not even loaded, or None."""
-        if known := contest.known():
-            return None if known.faster else f"{known.said} at an earlier start"
-        return fast_enough(self._load_reference(), self._options.threads) or contest.no_memory()
+        known = contest.known()
+        if known is None or known.faster is None:
+            return fast_enough(self._load_reference(), self._options.threads)
+        return None if known.faster else f"{known.said} at an earlier start"
 
     def _start(self, engine: AbstractEngine) -> tuple[Chain, str]:
         """`engine` loaded and compared, with one sentence on its cache and its errors."""
         bundle = self._bundle
         if engine.name == REFERENCE:
             return self._take_reference(), ""
+        beside = 0.0 if self._reference else engine_named(REFERENCE).copies
+        self._require_memory(engine.copies + beside, f"engine {engine.name} with engine {REFERENCE} beside it")
+        if engine.rehearsed:
+            self._rehearse(engine)
         fingerprint, cache, note = engine.fingerprint(bundle, self._machine), None, ""
         if fingerprint is not None:
-            size = sum(file.bytes for file in bundle.files.values())
-            cache, note = open_cache(self._options.cache, fingerprint, 2 * size)
-        # Both are loaded at the same time; building engines leaves cores and disk idle.
+            cache, note = open_cache(self._options.cache, fingerprint, 2 * self._bytes)
+        # Both are loaded at the same time; building engines leaves cores and disk idle. The reference in this thread:
+        # its sessions set how threads started from here treat denormals.
         with ThreadPoolExecutor(1) as pool:
-            reference = pool.submit(self._load_reference)
-            chain = self._loaded(engine, cache)
-            reference.result()
+            loading = pool.submit(self._loaded, engine, cache)
+            self._load_reference()
+            chain = loading.result()
         # The first run may still build engines; only after it can they be compared and their files recorded.
         try:
             refuse_stale(chain)
@@ -129,6 +136,19 @@ class OnnxRuntime(AbstractRuntime):
             raise BundleError(str(error)) from error
         return chain, f"{note}; {agreed}" if note else agreed
 
+    def _require_memory(self, copies: float, what: str) -> None:
+        """Raises TooLittleMemory where that many sizes of the bundle are not free."""
+        advice = "close other programs, or export with --precision int8"
+        require_memory(round(copies * self._bytes), f"{self._folder} ({what})", advice)
+
+    def _rehearse(self, engine: AbstractEngine) -> None:
+        """Try an engine that may end its process in another one, once for each bundle. Raises CrashError."""
+        record = Contest(engine, self._bundle, self._machine, self._options)
+        if (known := record.known()) is None or known.faster is False:
+            rehearse(engine.name, self._folder, self._options)
+            if known is None:
+                record.keep(Verdict(None, "loaded before"))
+
     def _loaded(self, engine: AbstractEngine, cache: Path | None) -> Chain:
         try:
             return Chain(self._folder, self._bundle, engine, self._options, cache)
@@ -140,7 +160,9 @@ class OnnxRuntime(AbstractRuntime):
     def _load_reference(self) -> Chain:
         """The chain on the engine that passed the parity gate; a GPU has kernels of its own."""
         if self._reference is None:
-            self._reference = Chain(self._folder, self._bundle, engine_named(REFERENCE), self._options)
+            engine = engine_named(REFERENCE)
+            self._require_memory(engine.copies, f"engine {REFERENCE}")
+            self._reference = Chain(self._folder, self._bundle, engine, self._options)
         return self._reference
 
     def _take_reference(self) -> Chain:

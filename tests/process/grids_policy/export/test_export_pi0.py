@@ -1,6 +1,9 @@
 """pi0 and pi0.5 through export, gates and the robot's runtime; the graphs against LeRobot's numbers."""
 
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +25,13 @@ from grids_policy.model.pi0.checkpoint import pi0_config
 from grids_policy.parity.cli import compare, read_reference
 from grids_policy.parity.onnx import OnnxStages
 from grids_policy.parity.torch import TorchStages
+from grids_policy.runtime import contest
 from grids_policy.runtime.agreement import refuse_stale
 from grids_policy.runtime.bundle import load_bundle
 from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
+from grids_policy.runtime.rehearsal import CrashError
 
 DATA = ROOT / "tests" / "data" / "oracle"
 
@@ -77,6 +82,34 @@ def test_the_check_of_an_engine_changes_what_the_graphs_read(exported):
     runtime = OnnxRuntime(exported[1], EngineOptions(engine="cpu"))
     refuse_stale(runtime)
     runtime.close()
+
+
+COMPILE = """
+import sys
+from pathlib import Path
+from grids_policy.runtime.bundle import read_manifest
+from grids_policy.runtime.engines.base import EngineOptions
+from grids_policy.runtime.engines.openvino import OpenVinoEngine
+folder = Path(sys.argv[1])
+OpenVinoEngine().open(folder, read_manifest(folder), EngineOptions(threads=1), None)
+"""
+
+
+def test_a_library_that_crashes_with_this_bundle_does_not_end_the_policy(exported, tmp_path, monkeypatch):
+    """OpenVINO 2026.4.1 does with pi0.5's denoise_step at these widths."""
+    pytest.importorskip("openvino")
+    _bundle, folder = exported
+    crashes = subprocess.run([sys.executable, "-c", COMPILE, str(folder)], capture_output=True, check=False).returncode
+    monkeypatch.setattr(contest, "ENOUGH_S", 0.0)
+    runtime = OnnxRuntime(folder, EngineOptions("auto", threads=1, cache=tmp_path))
+    again = OnnxRuntime(folder, EngineOptions("auto", threads=1, cache=tmp_path))
+    said = "openvino: its library crashed (SIGSEGV) with this bundle in a trial; not used"
+    assert (said in runtime.note) == (crashes == -signal.SIGSEGV)
+    assert (f"{said} at an earlier start" in again.note) == (crashes == -signal.SIGSEGV)
+    if crashes:
+        assert runtime.provider == again.provider == "CPUExecutionProvider"
+        with pytest.raises(CrashError, match="crashed"):
+            OnnxRuntime(folder, EngineOptions("openvino", threads=1, cache=tmp_path))
 
 
 def test_matrices_have_16_bits_and_the_time_is_a_table(exported):

@@ -29,8 +29,13 @@ def infer(runtime, seed):
 
 
 @pytest.fixture(scope="module")
-def runtime():
-    runtime = OnnxRuntime(DEMO, EngineOptions(engine="openvino", threads=1))
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def runtime(cache):
+    runtime = OnnxRuntime(DEMO, EngineOptions(engine="openvino", threads=1, cache=cache))
     yield runtime
     runtime.close()
 
@@ -52,8 +57,8 @@ def test_reduced_precision_is_named(runtime):
     assert expected in runtime.note
 
 
-def test_two_runtimes_of_one_process_do_not_disturb_each_other(runtime):
-    alone, other = infer(runtime, 0), OnnxRuntime(DEMO, EngineOptions(engine="openvino", threads=1))
+def test_two_runtimes_of_one_process_do_not_disturb_each_other(runtime, cache):
+    alone, other = infer(runtime, 0), OnnxRuntime(DEMO, EngineOptions(engine="openvino", threads=1, cache=cache))
     found: list[PolicyOutputs] = []
     beside = threading.Thread(target=lambda: found.extend(infer(other, 5) for _ in range(20)))
     beside.start()
@@ -93,9 +98,18 @@ def test_inputs_and_outputs_have_the_declared_names_and_shapes(folder):
         assert found[graph].outputs == declared.outputs, graph
 
 
-def test_a_device_that_is_not_there_is_refused_with_those_that_are():
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_a_device_that_is_asked_for_is_used_or_refused(tmp_path, engine):
+    """Also where another engine would be fast enough."""
+    options = EngineOptions(engine=engine, threads=1, device="NPU9", cache=tmp_path)
     with pytest.raises(BundleError, match=r"engine_device: expected one that OpenVINO finds here \(CPU.*got 'NPU9'"):
-        OnnxRuntime(DEMO, EngineOptions(engine="openvino", threads=1, device="NPU9"))
+        OnnxRuntime(UNTRAINED, options)
+    started = OnnxRuntime(UNTRAINED, EngineOptions(engine=engine, threads=1, device="CPU", cache=tmp_path))
+    assert started.provider == "OpenVINO"
+    started.close()
+
+
+def test_only_one_engine_has_devices():
     with pytest.raises(BundleError, match=r"engine_device: only engine openvino has .*, got engine 'cpu'"):
         OnnxRuntime(DEMO, EngineOptions(engine="cpu", threads=1, device="GPU"))
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from repository import ROOT
 
-from grids_policy.runtime.bundle import BundleError, StoredUnits, load_bundle, read_manifest, seal
+from grids_policy.runtime.agreement import TOLERANCES
+from grids_policy.runtime.bundle import PRECISIONS, BundleError, StoredUnits, load_bundle, read_manifest, seal
 from grids_policy.runtime.language import SentenceEncoder
 
 UNTRAINED = ROOT / "models" / "untrained"
@@ -116,6 +117,29 @@ def test_a_missing_field_is_named(folder):
     del values["cameras"]
     with pytest.raises(BundleError, match=r"missing \['cameras'\]"):
         seal(folder, values)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"precision": "fp8"}, r"precision: expected fp32, .*, got 'fp8'"),
+        ({"convention": "corners"}, r"convention: expected align_corners_false, .*, got 'corners'"),
+        ({"missing_camera": ["guess"]}, r"missing_camera: expected mask, black, got 'guess'"),
+        ({"language": {"truncation": "middle"}}, r"language\.truncation: expected left, right, got 'middle'"),
+        ({"language": {"prompt": "chat"}}, r"language\.prompt: expected .*smolvla.*, got 'chat'"),
+        ({"language": {"state_mode": "MAX"}}, r"language\.state_mode: expected IDENTITY, .*, got 'MAX'"),
+    ],
+)
+def test_an_unknown_word_is_refused_with_the_known_ones(folder, change, said):
+    values = manifest_without_seal(folder)
+    if "language" in change:
+        change = {"language": {**values["language"], **change["language"]}}
+    with pytest.raises(BundleError, match=said):
+        seal(folder, values | change)
+
+
+def test_every_precision_has_a_tolerance():
+    assert tuple(TOLERANCES) == PRECISIONS
 
 
 def test_a_bundle_from_before_runs_on_is_for_what_its_precision_was(folder):

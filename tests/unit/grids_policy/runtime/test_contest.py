@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
-import psutil
 import pytest
 from repository import ROOT
 
+from grids_common.host.memory import TooLittleMemory, require_memory
 from grids_policy.runtime import contest, onnx
 from grids_policy.runtime.bundle import load_bundle
 from grids_policy.runtime.contest import Contest, Verdict
@@ -129,15 +129,30 @@ def test_where_the_reference_is_fast_nothing_is_loaded(rival, monkeypatch):
     assert "rival: not tried, CPUExecutionProvider takes" in runtime.note
 
 
-def test_two_engines_that_do_not_fit_into_memory_are_not_compared(rival, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+def test_an_engine_that_does_not_fit_beside_the_reference_is_not_loaded(rival, monkeypatch, tmp_path):
+    """Named, it is refused with the numbers; auto goes on with the reference alone."""
+    size = sum(file.bytes for file in load_bundle(UNTRAINED).files.values())
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable: {int(1.3 * size) // 1024} kB\n")
+    monkeypatch.setattr(onnx, "require_memory", partial(require_memory, meminfo=meminfo))
     engine = Rival()
-    runtime = rival(engine, faster=True)
+    with pytest.raises(TooLittleMemory, match=r"\(engine rival with engine cpu beside it\) needs .* are free"):
+        rival(engine, engine="rival")
     assert engine.opened == 0
-    assert "not compared, which needs" in runtime.note
+    engine.copies = 2.0
+    runtime = rival(engine, faster=True)
+    assert runtime.provider == "CPUExecutionProvider"
+    assert "rival: " in runtime.note
+    assert "needs about" in runtime.note
+    meminfo.write_text("MemAvailable: 1 kB\n")
+    with pytest.raises(TooLittleMemory, match=r"\(engine cpu\) needs about"):
+        rival(engine, engine="cpu")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"KEY": 3}', '{"KEY": {"faster": true}}', "{", "\udcff"])
+WRONG = '{"KEY": {"faster": 1, "said": ""}}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"KEY": 3}', WRONG, '{"KEY": {"faster": true}}', "{", "\udcff"])
 def test_a_damaged_record_is_measured_again(tmp_path, text):
     found = Contest(Rival(), load_bundle(UNTRAINED), MACHINE, EngineOptions(threads=1, cache=tmp_path))
     (tmp_path / "choices.json").write_bytes(text.replace("KEY", found._key).encode("utf-8", "surrogateescape"))

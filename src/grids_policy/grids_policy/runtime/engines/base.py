@@ -31,7 +31,7 @@ class EngineOptions:
     cache: Path = Path("~/.cache/grids/engines")
     spin: bool = False  # threads wait in a busy loop; only for benchmarks
     say: Callable[[str], None] = ignore  # called by an engine with what its user should know
-    device: str = ""  # of engine openvino: CPU, GPU, GPU.1, NPU …; empty: CPU
+    device: str = ""  # given, auto means engine openvino on it: CPU, GPU, GPU.1, NPU …; empty: its CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,8 @@ class AbstractEngine(ABC):
     summary: ClassVar[str]  # one line for the documentation
     memory: ClassVar[str]  # "host" or "cuda": where its tensors lie
     measured: ClassVar[bool] = False  # auto takes it only if it is faster here than the engine after it
+    copies: ClassVar[float] = 1.2  # memory of the host that loading takes, in sizes of the bundle
+    rehearsed: ClassVar[bool] = False  # loaded in a child process first, which it may end
 
     @abstractmethod
     def missing(self, machine: Machine) -> str | None:

@@ -102,7 +102,8 @@ def open_sessions(
             _refuse_parts(graph, provider, session)
         return session
 
-    # The first session of a process sets how its thread treats denormals, so it is made here, where inference runs.
+    # The first session of a process makes denormals 0 for the thread that makes it and for threads that this one starts
+    # later (measured): the caller's, which starts the one that infers. A thread of the pool ends here.
     sessions = {GRAPHS[0]: load(GRAPHS[0])}
     with ThreadPoolExecutor(workers) as pool:
         sessions |= dict(zip(GRAPHS[1:], pool.map(load, GRAPHS[1:]), strict=True))
