@@ -20,11 +20,7 @@ from typing import TextIO
 from grids_eval.study.table import REFERENCE, RESULT, read_results, table
 from grids_policy.model.config import PolicyConfig
 
-OUTSIDE = ("random", "topk", "lattice", "pool", "learned")  # reducers behind the connector, which every family has
-INSIDE_SMOLVLA = {
-    f"{kind}-16": (f"model.sampler.kind={kind}",) for kind in ("fastv", "sparsevlm", "efficientvla", "adp")
-}
-INSIDE_SMOLVLA["lightvla"] = ("model.sampler.kind=lightvla",)
+OUTSIDE, INSIDE = ("random", "topk", "lattice", "pool", "learned"), ("fastv", "sparsevlm", "efficientvla", "adp")
 # Overrides of config/train/demo.yaml, whose sampler is GridS with 16 tokens, lattice, embedding, bilinear.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "dense": ("model.sampler.kind=dense",),
@@ -32,9 +28,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grids-4": ("model.sampler.tokens=4",),
     "grids-8": ("model.sampler.tokens=8",),
     "grids-32": ("model.sampler.tokens=32",),
-    **{f"{kind}-16": (f"model.sampler.kind={kind}",) for kind in OUTSIDE},
+    **{f"{kind}-16": (f"model.sampler.kind={kind}",) for kind in (*OUTSIDE, *INSIDE)},
     **{f"{kind}-4": (f"model.sampler.kind={kind}", "model.sampler.tokens=4") for kind in OUTSIDE},
-    **INSIDE_SMOLVLA,
+    "lightvla": ("model.sampler.kind=lightvla",),
     "no-embedding": ("model.sampler.coord_embedding=false",),
     "nearest": ("model.sampler.interpolation=nearest",),
     "no-lattice": ("model.sampler.lattice_init=false",),
@@ -61,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, help="dense checkpoint that every run starts from")
     parser.add_argument("--frames", type=Path, nargs="+", default=[], help="frame caches of ./grids frames")
     parser.add_argument("--config", type=Path, default=Path("config/train/demo.yaml"))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all that the base's family has")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     parser.add_argument("--tune-vision", action="store_true", help="train the vision tower, too, in all runs")
     parser.add_argument(
@@ -118,17 +114,6 @@ def read_base(base: Path) -> PolicyConfig:
 def model_overrides(base: PolicyConfig) -> tuple[str, ...]:
     """What a run takes from the base where families differ; all other sizes are those of --config."""
     return f"model.family={base.family}", f"model.tokenizer_max_length={base.tokenizer_max_length}"
-
-
-def choose_variants(wanted: list[str] | None, family: str) -> list[str]:
-    """The variants of a study: those wanted, by default all that the family has. Raises ValueError."""
-    lacking = () if family == "smolvla" else INSIDE_SMOLVLA
-    if refused := [name for name in wanted or () if name in lacking]:
-        raise ValueError(
-            f"--variants: {refused[0]} acts inside SmolVLA's language model, and --base is a {family}; expected some "
-            f"of {', '.join(name for name in VARIANTS if name not in lacking)}"
-        )
-    return wanted or [name for name in VARIANTS if name not in lacking]
 
 
 def build_features(arguments: argparse.Namespace) -> None:
@@ -263,8 +248,7 @@ def run_all(arguments: argparse.Namespace) -> int:
     All runs are trained and evaluated in distribution before the first one is evaluated out of distribution, so that an
     unfinished study has something to compare.
     """
-    base = read_base(arguments.base)
-    arguments.variants, arguments.model = choose_variants(arguments.variants, base.family), model_overrides(base)
+    arguments.model = model_overrides(read_base(arguments.base))
     write_settings(arguments)
     if not arguments.tune_vision:
         build_features(arguments)
