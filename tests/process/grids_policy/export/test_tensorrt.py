@@ -16,7 +16,7 @@ from grids_policy.export import precision  # noqa: E402
 from grids_policy.export.cameras import ExportError  # noqa: E402
 from grids_policy.export.cli import write_graphs  # noqa: E402
 from grids_policy.export.engines import build, quiet_logger  # noqa: E402
-from grids_policy.export.quantise import even_enough  # noqa: E402
+from grids_policy.export.quantise import even_enough, products  # noqa: E402
 from grids_policy.export.ranges import measure_ranges  # noqa: E402
 from grids_policy.export.spec import ExportOptions  # noqa: E402
 from grids_policy.export.tensorrt.gate import broken_rules_of  # noqa: E402
@@ -89,13 +89,20 @@ def full_width(tmp_path_factory):
     return folder / "graphs"
 
 
-@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8-weights"])
+@pytest.mark.parametrize("kind", FOR_GPUS)
 def test_the_full_width_builds(full_width, tmp_path, kind):
-    paths = reduced(full_width, tmp_path / "bundle", kind, {name: {} for name in GRAPHS})
+    """Scales of int8-static decide no operator, type or shape, so any will do."""
+    scales = {}
+    for name in GRAPHS:
+        graph = onnx.load(str(full_width / f"{name}.onnx"), load_external_data=False).graph
+        scales[name] = {node.input[0]: 4.0 for node in products(graph)}
+    paths = reduced(full_width, tmp_path / "bundle", kind, scales)
     assert broken_rules_of(tmp_path / "bundle") == []
     for path in paths:
         assert unsupported(TRT, path) == []
         assert kind == "int8-weights" or len(engine(path)) > 100_000
+    if kind == "int8-static":
+        assert all("QuantizeLinear" in operators(path) for path in paths[1:])
 
 
 def test_what_tensorrt_refuses_is_said_with_its_reason(shipped, tmp_path):
