@@ -25,8 +25,9 @@ def _profile(depth: int, *, reliable: bool, latched: bool = False) -> QoSProfile
 
 
 IMAGE = _profile(1, reliable=False)
-# Compressed images of a publisher that offers it: small enough to be sent again.
-IMAGE_RELIABLE = _profile(1, reliable=True)
+# Compressed images are small enough to be sent again. Depth 1 would drop an image as soon as the next one begins to
+# arrive: of 30 images a second with 1 % of the packets lost, 70 % came through (`./grids bench network`).
+IMAGE_RELIABLE = _profile(8, reliable=True)
 IMAGE_OFFERED = _profile(4, reliable=True)
 STATE = _profile(10, reliable=True)
 STATE_LATEST = _profile(1, reliable=False)

@@ -30,7 +30,7 @@ def _camera_topics(camera: str) -> tuple[Topic, ...]:
     return (
         Topic(f"/{camera}/color/image_raw", "sensor_msgs/msg/Image", "IMAGE_OFFERED", "IMAGE", True,
               f"{camera} camera, rgb8, stamp = capture time"),
-        Topic(f"/{camera}/color/image_raw/compressed", "sensor_msgs/msg/CompressedImage", "IMAGE_OFFERED", "IMAGE",
+        Topic(f"/{camera}/color/image_raw/compressed", "sensor_msgs/msg/CompressedImage", "IMAGE_RELIABLE", "IMAGE",
               False, f"{camera} camera as JPEG (compressed:=true)"),
         Topic(f"/{camera}/color/camera_info", "sensor_msgs/msg/CameraInfo", "IMAGE_OFFERED", "STATE", True,
               f"{camera} camera intrinsics"),

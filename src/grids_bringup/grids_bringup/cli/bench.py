@@ -15,6 +15,7 @@ BENCHES = {
     "driver": ("so100_driver_testing.bench", "loop rate, lateness, bus; --campaign: the fault campaign"),
     "graph": ("grids_perception.bench.cli", "camera to policy and camera to servo ages, CPU per process"),
     "record": ("grids_recorder.bench.cli", "messages lost, CPU, write latency, crash recovery"),
+    "network": ("grids_bringup.cli.bench_network", "images over a network that loses and delays; needs root"),
     "view": ("grids_rqt.bench", "drawing sample locations, and a frame of the panel"),
 }
 

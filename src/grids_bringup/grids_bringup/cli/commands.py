@@ -33,7 +33,7 @@ COMMANDS = {
     "eval": ("grids_eval.cli", "measure a bundle's success in the twin"),
     "study": ("grids_eval.study.cli", "train and evaluate the variants of docs/study.md"),
     "card": ("grids_eval.model_card", "write a bundle's README.md from its training run and its evaluations"),
-    "bench": ("grids_bringup.cli.bench", "measure: policy, arming, gpu, driver, graph, record, view"),
+    "bench": ("grids_bringup.cli.bench", "measure: policy, arming, gpu, driver, graph, record, network, view"),
     "calibrate": ("so100_driver.setup.calibrate", "calibrate an arm"),
     "doctor": ("so100_driver.setup.doctor", "check the arms, cameras and settings of this computer"),
     "view": ("grids_rqt.cli", "show cameras, sample locations, chunks, servo health"),
