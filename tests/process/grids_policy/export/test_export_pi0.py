@@ -26,8 +26,10 @@ from grids_policy.parity.cli import compare, read_reference
 from grids_policy.parity.onnx import OnnxStages
 from grids_policy.parity.torch import TorchStages
 from grids_policy.runtime import contest
-from grids_policy.runtime.agreement import refuse_stale
+from grids_policy.runtime.agreement import refuse_stale, require_agreement
 from grids_policy.runtime.bundle import load_bundle
+from grids_policy.runtime.engines import cpu
+from grids_policy.runtime.engines.ort import session_options
 from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime
@@ -120,6 +122,30 @@ def test_matrices_have_16_bits_and_the_time_is_a_table(exported):
     assert len(half) >= 8  # four products per layer
     names = {t.name for t in graph.initializer}
     assert not any("dense" in name or "time_mlp" in name for name in names) or bundle.family == "pi0"
+
+
+def test_large_16_bit_weights_are_not_kept_in_32_bits_too(exported, tmp_path):
+    def wide(narrow: bool) -> tuple[int, int]:
+        """How many matrices the processor's session keeps in 16 and in 32 bits."""
+        settings = session_options(EngineOptions(threads=1))
+        settings.optimized_model_filepath = str(tmp_path / f"{narrow}.onnx")
+        cpu.open_session(exported[1] / "denoise_step.onnx", settings, narrow=narrow)
+        tensors = onnx.load(settings.optimized_model_filepath).graph.initializer
+        kinds = [t.data_type for t in tensors if len(t.dims) == 2 and np.prod(t.dims) > 200]
+        return kinds.count(onnx.TensorProto.FLOAT16), kinds.count(onnx.TensorProto.FLOAT)
+
+    assert wide(False)[0] == 0
+    assert wide(True)[0] >= 8
+    assert wide(True)[1] < wide(False)[1]
+
+
+def test_the_weights_of_a_large_bundle_give_the_same_actions(exported, monkeypatch):
+    usual = OnnxRuntime(exported[1], EngineOptions(engine="cpu"))
+    monkeypatch.setattr(cpu, "_LARGE_BYTES", 0)
+    narrow = OnnxRuntime(exported[1], EngineOptions(engine="cpu"))
+    assert "off the CPU engine" in require_agreement(narrow, usual, "fp32")  # raises beyond the tolerance
+    usual.close()
+    narrow.close()
 
 
 def test_another_state_is_another_sentence(exported):
