@@ -48,14 +48,17 @@ def test_a_call_ends_as_soon_as_it_is_given_up(manager, present):
 
 @pytest.fixture
 def spun(manager):
-    """Spins nodes beside the manager's, as a process of their own would."""
+    """Spins nodes beside the manager's, as a process of their own would; destroys them when nothing spins any more."""
     executor = SingleThreadedExecutor()
     executor.add_node(manager)
     thread = threading.Thread(target=executor.spin, daemon=True)
     thread.start()
     yield executor
+    nodes = [node for node in executor.get_nodes() if node is not manager]
     executor.shutdown()
     thread.join(5)
+    for node in nodes:
+        node.destroy_node()
 
 
 @pytest.mark.parametrize("by_hand", [[], [4], [4, 2], [7]], ids=["active", "deactivated", "cleaned up", "shut down"])
@@ -67,12 +70,8 @@ def test_a_node_that_another_client_has_stopped_is_no_failure_at_the_end_of_a_ru
     for number in by_hand:
         calls[number]()
     spun.add_node(node)
-    try:
-        assert manager.transition("hand", Transition.TRANSITION_DEACTIVATE, PATIENCE_S)
-        assert manager.transition("hand", Transition.TRANSITION_CLEANUP, PATIENCE_S)
-    finally:
-        spun.remove_node(node)
-        node.destroy_node()
+    assert manager.transition("hand", Transition.TRANSITION_DEACTIVATE, PATIENCE_S)
+    assert manager.transition("hand", Transition.TRANSITION_CLEANUP, PATIENCE_S)
 
 
 class Unheard(LifecycleNode):
@@ -98,11 +97,7 @@ class Unheard(LifecycleNode):
 def test_a_transition_whose_response_is_lost_is_judged_by_the_nodes_state(manager, spun, configures):
     node = Unheard(configures)
     spun.add_node(node)
-    try:
-        began = time.monotonic()
-        assert manager.transition("unheard", Transition.TRANSITION_CONFIGURE, PATIENCE_S) == configures
-        assert time.monotonic() - began < PATIENCE_S
-        assert node.configured == 1
-    finally:
-        spun.remove_node(node)
-        node.destroy_node()
+    began = time.monotonic()
+    assert manager.transition("unheard", Transition.TRANSITION_CONFIGURE, PATIENCE_S) == configures
+    assert time.monotonic() - began < PATIENCE_S
+    assert node.configured == 1
