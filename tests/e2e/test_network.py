@@ -72,7 +72,7 @@ def moves(run) -> list[float]:
 
 
 def test_the_arm_holds_while_the_cable_is_out_and_when_the_policys_host_dies(parts, cable):
-    robot, policy = parts(["duration:=90", "patience:=6"], [])
+    robot, policy = parts(["duration:=150", "patience:=15"], [])
     wait_for(lambda: len(moves(robot)) > 50, "motion", robot, policy)
     pulled = time.monotonic()
     cable.plugged = False
@@ -86,7 +86,7 @@ def test_the_arm_holds_while_the_cable_is_out_and_when_the_policys_host_dies(par
         process.kill()
     killed = time.monotonic()
     policy.wait(10)
-    assert robot.wait(40) == 1
+    assert robot.wait(60) == 1
     assert moves(robot)[-1] < killed + HOLD_S
     summary = robot.summary()
     assert summary["failure"].startswith("policy has been silent for")
@@ -99,7 +99,7 @@ def test_a_clock_200_ms_ahead_and_a_lossy_cable_do_no_harm_and_a_clock_one_secon
 ):
     cable.quality = Quality(delay_s=0.002, jitter_s=0.001, loss=0.01)
     clock = ShiftedClock(tmp_path, 0.2)
-    robot, policy = parts(["duration:=60"], ["duration:=60"], clock.environment)
+    robot, policy = parts(["duration:=120"], ["duration:=120"], clock.environment)
     wait_for(lambda: len(moves(robot)) > 200, "motion", robot, policy)
     clock.step(1.0)
     wait_for(lambda: held(robot), "a hold", robot, policy)
