@@ -29,7 +29,7 @@ def test_a_bundle_may_arm_when_half_its_chunk_lasts_longer_than_an_inference(dt,
     assert (found["latency_s"] < found["limit_s"]) is allowed
     assert found["bundle_id"] in text
     assert ("times too slow" in text) is not allowed
-    assert 0 < found["loaded_bytes"] <= found["peak_bytes"]
+    assert 0 <= found["loaded_bytes"] <= found["peak_bytes"]  # 0 where this process has freed enough before
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path, capsys):
