@@ -50,6 +50,7 @@ def _node(name: str):
 def send(seconds: float, octets: int) -> None:
     """Publish both cameras' images for `seconds`, once somebody subscribes."""
     import rclpy
+    from rclpy.duration import Duration
     from sensor_msgs.msg import CompressedImage
 
     from grids_common import topics
@@ -67,7 +68,8 @@ def send(seconds: float, octets: int) -> None:
         message.header.stamp = node.get_clock().now().to_msg()
         for publisher in out:
             publisher.publish(message)
-    time.sleep(2.0)  # what was lost is sent again
+    for publisher in out:
+        publisher.wait_for_all_acked(Duration(seconds=2.0))  # what was lost is sent again
 
 
 def receive(seconds: float) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,19 +19,20 @@ UNTRAINED = ROOT / "models" / "untrained"
 
 
 @pytest.mark.parametrize(("dt", "allowed"), [(1 / 30, True), (1e-6, False)])
-def test_a_bundle_may_arm_when_half_its_chunk_lasts_longer_than_an_inference(dt, allowed, tmp_path, capsys):
+def test_a_bundle_may_arm_when_half_its_chunk_lasts_longer_than_an_inference(dt, allowed, tmp_path):
     folder = shutil.copytree(UNTRAINED, tmp_path / "bundle")
     manifest = json.loads((folder / "policy.json").read_text())
     seal(folder, {k: v for k, v in manifest.items() if k not in ("schema", "files", "digest")} | {"dt": dt})
-    assert main(["--bundle", str(folder), "--engine", "cpu"]) == 0
-    text, line = capsys.readouterr().out.strip().rsplit("\n", 1)
+    # In a process of its own: this one may have freed more memory before than a small bundle needs.
+    command = [sys.executable, "-m", "grids_policy.bench.arming", "--bundle", str(folder), "--engine", "cpu"]
+    text, line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().rsplit("\n", 1)
     found = json.loads(line)
     assert found["allowed"] is allowed
     assert found["limit_s"] == pytest.approx(manifest["n_action_steps"] * dt / 2)
     assert (found["latency_s"] < found["limit_s"]) is allowed
     assert found["bundle_id"] in text
     assert ("times too slow" in text) is not allowed
-    assert 0 <= found["loaded_bytes"] <= found["peak_bytes"]  # 0 where this process has freed enough before
+    assert 0 < found["loaded_bytes"] <= found["peak_bytes"]
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path, capsys):
