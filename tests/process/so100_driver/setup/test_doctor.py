@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 
@@ -116,24 +116,43 @@ def test_a_missing_servo_is_a_failure_with_the_cable_to_check(twin):
     assert "elbow_flex (id 3)" in lines[0].fix
 
 
-def at_speed(path, ids, code, now):
-    """Give some servos the speed of this register code; they answer at `now` bit/s at present."""
-    bus = ServoBus(path, SERVO_IDS, baud=now, reply_timeout_s=0.05)
+def at_speed(path, ids, code, now, then):
+    """Give some servos the speed of this register code: they answer at `now` bit/s at present, `then` afterwards.
+
+    The order is not confirmed (a servo that took it answers at the other speed already), and a busy twin may read it
+    only after the line has another speed: it is given until the servos answer at the new one.
+    """
+    end = monotonic() + 20.0
+    while monotonic() < end:
+        with speaking(path, now) as bus:
+            for servo_id in filter(bus.ping, ids):
+                bus.write(servo_id, reg.LOCK, 0)
+                bus.sync_write(reg.BAUD_RATE, {servo_id: code})
+        with speaking(path, then) as bus:
+            if all(map(bus.ping, ids)):
+                return
+    raise AssertionError(f"expected servos {ids} at {then} bit/s within 20 s, they do not answer there")
+
+
+@contextmanager
+def speaking(path, baud):
+    """An open bus at this speed."""
+    bus = ServoBus(path, SERVO_IDS, baud=baud, reply_timeout_s=0.05)
     bus.open()
-    for servo_id in ids:
-        bus.write(servo_id, reg.LOCK, 0)
-        bus.sync_write(reg.BAUD_RATE, {servo_id: code})  # not confirmed: it answers at the other speed already
-    bus.close()
+    try:
+        yield bus
+    finally:
+        bus.close()
 
 
 @pytest.mark.parametrize(("ids", "code", "baud"), [((6,), 1, 500_000), ((3,), 4, 115_200), ((2, 5), 3, 128_000)])
 def test_a_servo_at_another_speed_beside_good_ones_is_found(twin, ids, code, baud):
     path = twin.paths["follower"]
-    at_speed(path, ids, code, 1_000_000)
+    at_speed(path, ids, code, 1_000_000, baud)
     try:
         lines = list(doctor.arm("follower", path))
     finally:
-        at_speed(path, ids, 0, baud)
+        at_speed(path, ids, 0, baud, 1_000_000)
     assert lines[0].level == "FAIL"
     for servo_id in ids:
         assert f"(id {servo_id}) answers at {baud} bit/s" in lines[0].found
