@@ -49,7 +49,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--precisions", help="of torch at batch 1: fp32 (without TF32), tf32, bf16, fp16 (default all the device has)")
     add("--batches", help="of torch; default 1 to 128, doubling, on a GPU, and 1 on a CPU")
     add("--batch-precision", help="of torch above batch 1 and compiled (default bf16 on a GPU, fp32 on a CPU)")
-    add("--bundle-precisions", help="of exported bundles (default fp16,fp32 on a GPU, fp32 on a CPU)")
+    add("--bundle-precisions", help="of exported bundles (default fp16,bf16,fp32 on a GPU, fp32 on a CPU)")
     add("--bundle", type=Path, action="append", default=[], help="also measure this bundle, e.g. models/demo")
     add("--runs", type=int, default=100, help="measured runs of each variant, at most (default 100)")
     add("--seconds", type=float, default=5.0, help="end a variant's runs after this time, but not before 3 (default 5)")
@@ -70,7 +70,8 @@ class Bench:
         self._precisions = _words(arguments.precisions) or list(device.precisions)
         self._batches = _numbers("--batches", arguments.batches) or ([2**i for i in range(8)] if gpu else [1])
         self._batch_precision = arguments.batch_precision or ("bf16" if "bf16" in device.precisions and gpu else "fp32")
-        self._bundle_precisions = _words(arguments.bundle_precisions) or (["fp16", "fp32"] if gpu else ["fp32"])
+        reduced = [name for name in ("fp16", "bf16") if gpu and name in device.precisions]
+        self._bundle_precisions = _words(arguments.bundle_precisions) or [*reduced, "fp32"]
         self._samplers = [parse_sampler(word) for word in _words(arguments.samplers)]
         self._engines = _words(arguments.engines)
         if unknown := [name for name in self._engines if name not in ENGINES]:

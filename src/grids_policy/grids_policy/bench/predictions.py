@@ -12,7 +12,7 @@ from grids_policy.bench.variants import parse_sampler
 from grids_policy.model.config import PolicyConfig
 
 SAMPLERS = ("dense", "16", "4", "16@2")
-# Engines and precisions of the tables; bundles for GPUs are fp16.
+# Engines and precisions of the tables; a bf16 bundle has the rates and weights of an fp16 one.
 ENGINES = (("eager", "bf16"), ("compile", "bf16"), ("compile+graph", "bf16"), ("cuda", "fp16"), ("tensorrt", "fp16"))
 BATCHES = (1, 8, 32, 128)
 DOCUMENTED = ("RTX 3090", "RTX 4090", "AGX Orin", "Orin NX", "H200")  # of docs/measurements.md

@@ -18,7 +18,7 @@ from grids_policy.bench.device import AbstractDevice, CpuDevice, set_precision
 from grids_policy.bench.operators import DTYPES
 from grids_policy.bench.random_policy import random_checkpoint
 from grids_policy.bench.stages import Stage, example_inputs, policy_stages
-from grids_policy.export import fused, graphs, pi0, prefill, quantise, xvla
+from grids_policy.export import bfloat16, fused, graphs, pi0, prefill, quantise, xvla
 from grids_policy.export import precision as precisions
 from grids_policy.export.cli import export_bundle, reduce_bundle
 from grids_policy.export.spec import ExportOptions
@@ -165,7 +165,7 @@ class OnnxVariant:
 def cached_bundle(policy: Policy, precision: str, root: Path, report: Callable[[str], None]) -> tuple[Path, float]:
     """The folder below `root` of `policy` as a bundle, exported once per code version, and the export's seconds."""
     reducers = sorted(Path(catalogue.__file__).parent.glob("*.py"))
-    modules = (graphs, pi0, xvla, prefill, fused, precisions, quantise, bundles)
+    modules = (graphs, pi0, xvla, prefill, fused, precisions, bfloat16, quantise, bundles)
     code = "".join(path.read_text() for path in (*(Path(m.__file__) for m in modules), *reducers))
     words = json.dumps([dataclasses.asdict(policy.config), torch.__version__, code])
     digest = hashlib.sha256(words.encode()).hexdigest()[:12]

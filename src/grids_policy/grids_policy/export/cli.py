@@ -29,6 +29,7 @@ from grids_data.units import SYSTEMS, parse_system
 from grids_policy.export.cameras import ExportError, choose_cameras, parse_cameras, refuse_unknown_cameras
 from grids_policy.export.engines import BUILDABLE, drop_engines, load_builder, parse_capabilities, seal_engines
 from grids_policy.export.families import GRAPH_SETS
+from grids_policy.export.fused import HALVES
 from grids_policy.export.gate import run_gate
 from grids_policy.export.graphs import (
     OPSET,
@@ -111,7 +112,7 @@ def write_graphs(
         "token_mask": torch.ones(config.tokenizer_max_length, dtype=torch.bool),
     }
     made = GRAPH_SETS[config.family]
-    half = {"half": True} if made.halves and options.precision == "fp16" else {}
+    half = {"half": HALVES[options.precision]} if made.halves and options.precision in HALVES else {}
     names = made.cache_names(config)
 
     def write(name: str, module: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str]) -> None:
@@ -286,7 +287,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     measured.add_argument(
         "--ranges", type=Path, dest="observations", metavar="RECORDED",
-        help="measure the values inside the graphs on these; refuses fp16 where one comes within 8 times of 65504",
+        help="measure the values inside the graphs on these; refuses fp16 (not bf16) where one comes within 8 times of "
+        "65504",
     )  # fmt: skip
     parser.add_argument(
         "--ignore-rename-map", action="store_true",
@@ -324,9 +326,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _load(arguments: argparse.Namespace) -> Checkpoint:
-    """The checkpoint; for fp16, weights stored in 16 bits stay so. Raises CheckpointError."""
+    """The checkpoint; for fp16 and bf16, weights stored in 16 bits stay so. Raises CheckpointError."""
     folder = arguments.checkpoint
-    sixteen = arguments.precision == "fp16" and stored_in_16_bits(folder / WEIGHTS)
+    sixteen = arguments.precision in HALVES and stored_in_16_bits(folder / WEIGHTS)
     loaded = load_checkpoint(folder, identity_stats=arguments.identity_stats, bfloat16=sixteen)
     if sixteen and isinstance(loaded.policy, Pi0):
         loaded.policy.widen()

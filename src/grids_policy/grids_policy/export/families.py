@@ -20,8 +20,8 @@ class GraphSet:
 
     cache_names(config): the tensors between the last two, in order.
 
-    halves: both take half=True and then have float16 matrices and need no conversion, whose copies of several GB they
-    save; otherwise fp16 is made from the fp32 graph (precision.py).
+    halves: both take half= a type of `fused.HALVES`, then have matrices of that type and need no conversion, whose
+    copies of several GB they save; otherwise 16 bits are made from the fp32 graph (precision.py).
     """
 
     prefix: Callable[..., nn.Module]

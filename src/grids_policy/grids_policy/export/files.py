@@ -9,8 +9,8 @@ import onnx
 INLINE_BYTES = 1 << 28  # a protobuf may not exceed 2 GB
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Save as one file, or with the weights in a second one when they exceed the size limit of a protobuf.
+def save(model: onnx.ModelProto, path: Path, *, apart: bool = False) -> None:
+    """Save as one file, or with the weights in a second one when they exceed the size limit of a protobuf, or `apart`.
 
     Nodes are put in order, each behind those it reads, as ONNX demands: passes add nodes at the end. ONNX Runtime takes
     any order, OpenVINO does not.
@@ -18,8 +18,10 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     _sort(model.graph)
     data = Path(f"{path}.data")
     data.unlink(missing_ok=True)
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > INLINE_BYTES
+    large = apart or sum(len(tensor.raw_data) for tensor in model.graph.initializer) > INLINE_BYTES
     onnx.save(model, str(path), save_as_external_data=large, location=data.name, size_threshold=1024)
+    if data.exists():
+        data.chmod(path.stat().st_mode)  # else only its owner could read it
 
 
 def _sort(graph: onnx.GraphProto) -> None:

@@ -15,6 +15,16 @@ from grids_policy.model.config import VisionConfig
 from grids_policy.model.layers import Block, RmsNorm
 from grids_policy.model.vision import VisionBlock
 
+# Added to the scores of tokens that may not be read: exp() of it is 0, and with any score it is finite in fp16.
+MASKED = -30000.0
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}  # by the name of the bundle's precision
+
+
+def positions_of(pad: Tensor) -> Tensor:
+    """Positions (P,) of tokens, counting real ones; pad (P,) bool. Without CumSum, which TensorRT 10 runs as a loop."""
+    until = torch.ones(len(pad), len(pad)).tril()
+    return (until * pad.float()).sum(-1) - 1
+
 
 def rms(norm: RmsNorm, x: Tensor) -> Tensor:
     """RMS normalisation of x (..., W), written with a division."""
@@ -106,10 +116,10 @@ class HalfLinear(nn.Linear):
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
-def halved(layer: nn.Linear) -> HalfLinear:
-    """A copy of a layer without bias, with float16 weights."""
+def halved(layer: nn.Linear, kind: torch.dtype) -> HalfLinear:
+    """A copy of a layer without bias, with weights of a 16-bit type."""
     made = HalfLinear(layer.in_features, layer.out_features, bias=False, device="meta")
-    made.weight = nn.Parameter(layer.weight.detach().to(torch.float16), requires_grad=False)
+    made.weight = nn.Parameter(layer.weight.detach().to(kind), requires_grad=False)
     return made
 
 

@@ -26,8 +26,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from grids_policy.export.files import INLINE_BYTES
-from grids_policy.export.fused import FusedBlock, FusedVisionBlock, grouped_attention, rms
-from grids_policy.export.masks import MASKED, positions_of
+from grids_policy.export.fused import MASKED, FusedBlock, FusedVisionBlock, grouped_attention, positions_of, rms
 from grids_policy.export.prefill import run_layers
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles

@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from grids_policy.export.fused import grouped_attention, halved, linear, rotate_heads
+from grids_policy.export.fused import MASKED, grouped_attention, halved, linear, positions_of, rotate_heads
 from grids_policy.export.graphs import pad_names
-from grids_policy.export.masks import MASKED, positions_of
 from grids_policy.export.prefill import run_layers
 from grids_policy.model.config import PolicyConfig
 from grids_policy.model.layers import rope_angles
@@ -44,10 +43,12 @@ def cache_names(config: PolicyConfig) -> list[str]:
 class FusedGemmaBlock(nn.Module):
     """A language or expert layer on (T, width).
 
-    keys_only: only keys and values are computed. half: matrices are float16, norms and residuals float32.
+    keys_only: only keys and values are computed. half: 16-bit type of the matrices; norms and residuals stay float32.
     """
 
-    def __init__(self, block: GemmaBlock, head_dim: int, *, keys_only: bool = False, half: bool = False) -> None:
+    def __init__(
+        self, block: GemmaBlock, head_dim: int, *, keys_only: bool = False, half: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         attention = block.self_attn
         self.heads, self.head_dim = 0 if keys_only else attention.heads, head_dim
@@ -55,12 +56,11 @@ class FusedGemmaBlock(nn.Module):
         weights = [attention.k_proj.weight, attention.v_proj.weight]
         if not keys_only:
             weights = [attention.q_proj.weight * head_dim**-0.5, *weights]
-            made = halved if half else _wide
-            self.out = made(attention.o_proj)
+            self.out = _typed(attention.o_proj, half)
             self.gate, self.up, self.down = (
-                made(getattr(block.mlp, f"{name}_proj")) for name in ("gate", "up", "down")
+                _typed(getattr(block.mlp, f"{name}_proj"), half) for name in ("gate", "up", "down")
             )
-        self.project = (halved if half else _wide)(linear(torch.cat(weights)))
+        self.project = _typed(linear(torch.cat(weights)), half)
         norms = [block.input_layernorm] + ([] if keys_only else [block.post_attention_layernorm])
         for name, norm in zip(("gain_in", "gain_mlp"), norms, strict=False):
             plain = isinstance(norm, GemmaNorm)
@@ -86,7 +86,9 @@ class FusedGemmaBlock(nn.Module):
         return x + (hidden * gates[1][2] if gates else hidden)
 
 
-def _wide(layer: nn.Linear) -> nn.Linear:
+def _typed(layer: nn.Linear, half: torch.dtype | None) -> nn.Linear:
+    if half is not None:
+        return halved(layer, half)
     return layer if layer.weight.dtype == torch.float32 else linear(layer.weight.to(torch.float32))
 
 
@@ -99,12 +101,13 @@ def normalise(x: Tensor, eps: float, gain: Tensor | None, modulation: Modulation
 class Pi0PrefixGraph(nn.Module):
     """Sampler, sentence and language model: everything that depends on the observation but not on the noise."""
 
-    def __init__(self, policy: Pi0, state: Normalizer, *, half: bool = False) -> None:
+    def __init__(self, policy: Pi0, state: Normalizer, *, half: torch.dtype | None = None) -> None:
         super().__init__()
         self.policy, self.config, self.state, text = policy, policy.config, state, policy.config.text
-        kind = torch.float16 if half else torch.float32
         self.words = nn.Embedding(0, 0)
-        self.words.weight = nn.Parameter(policy.language.embed_tokens.weight.detach().to(kind), requires_grad=False)
+        self.words.weight = nn.Parameter(
+            policy.language.embed_tokens.weight.detach().to(half or torch.float32), requires_grad=False
+        )
         self.layers = nn.ModuleList(
             FusedGemmaBlock(layer, text.head_dim, keys_only=i == text.depth - 1, half=half)
             for i, layer in enumerate(policy.language.layers)
@@ -160,7 +163,7 @@ def _real(found: Tokens) -> Tensor:
 class Pi0StepGraph(nn.Module):
     """One Euler step, and the chunk in the bundle's units (meaningful after the last step)."""
 
-    def __init__(self, policy: Pi0, action: Normalizer, *, half: bool = False) -> None:
+    def __init__(self, policy: Pi0, action: Normalizer, *, half: torch.dtype | None = None) -> None:
         super().__init__()
         self.action, self.config, self.state_tokens = action, policy.config, policy.state_tokens
         config, leave = policy.config, policy.action_out_proj

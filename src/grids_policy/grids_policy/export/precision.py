@@ -1,4 +1,4 @@
-"""Reduces the precision of an exported graph: fp16 and int8 with fp16 for GPUs, int8 matrix products for CPUs."""
+"""Reduces the precision of an exported graph: fp16, bf16 and int8 with fp16 for GPUs, int8 products for CPUs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from grids_policy.export.bfloat16 import to_bfloat16, write_twin
 from grids_policy.export.files import save
 from grids_policy.export.quantise import activations_to_int8, to_dynamic, weights_to_int8
 
@@ -23,7 +24,10 @@ def convert(path: Path, precision: str, largest: Mapping[str, float] | None = No
     if precision == "int8":
         to_dynamic(path)
         return
-    if precision == "fp16" and _has_halves(path):
+    if precision == "fp16" and _holds(path, onnx.TensorProto.FLOAT16):
+        return
+    if precision == "bf16":
+        _to_bf16(path)
         return
     model = onnx.load(str(path))
     if precision == "int8-static":
@@ -34,10 +38,20 @@ def convert(path: Path, precision: str, largest: Mapping[str, float] | None = No
     save(model, path)
 
 
-def _has_halves(path: Path) -> bool:
-    """Whether the graph was exported with float16 weights."""
+def _holds(path: Path, kind: int) -> bool:
+    """Whether the graph was exported with weights of this type."""
     weights = onnx.load(str(path), load_external_data=False).graph.initializer
-    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in weights)
+    return any(tensor.data_type == kind for tensor in weights)
+
+
+def _to_bf16(path: Path) -> None:
+    """The graph with bfloat16 products, its weights in a file of their own, and its twin, which reads them too."""
+    if not path.with_name(f"{path.name}.data").exists() or not _holds(path, onnx.TensorProto.BFLOAT16):
+        model = onnx.load(str(path))
+        if not _holds(path, onnx.TensorProto.BFLOAT16):
+            to_bfloat16(model)
+        save(model, path, apart=True)
+    write_twin(path)
 
 
 def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

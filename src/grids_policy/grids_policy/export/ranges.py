@@ -154,7 +154,7 @@ def refuse_overflow(ranges: list[Range], precision: str) -> None:
         raise ExportError(
             f"{precision}: expected values below {LARGEST_HALF / MARGIN:.0f} over the recorded observations, got "
             f"{largest.largest:.0f} from {largest.operator} {largest.tensor} of {largest.graph}; fp16 ends at 65504: "
-            "export fp32"
+            "export bf16, which has no such limit (GPUs of compute capability 8.0 or newer), or fp32"
         )
 
 

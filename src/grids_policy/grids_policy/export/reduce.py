@@ -48,7 +48,7 @@ def reduce_graphs(
         report(f"{len(ranges)} tensors over {count} observations, all of them in {path}")
         refuse_overflow(ranges, precision)
         provenance["measured_on"] = {"source": observations.source, "observations": count}
-    elif precision not in ("fp32", "int8"):
+    elif precision not in ("fp32", "bf16", "int8"):
         report(f"{precision} without --ranges: whether values overflow fp16 was not measured on recorded observations")
     for name in bundles.GRAPHS:
         even = [found for found in ranges if found.graph == name and even_enough(found.largest, found.rms)]

@@ -7,6 +7,7 @@
     prefix.onnx                dense tokens, state, sentence -> sampled tokens and the cache of one observation
     denoise_step.onnx          one Euler step, called `num_steps` times
     *.onnx.data                weights of the graph of the same name
+    <graph>.cpu.onnx           of a bf16 bundle: the graph as processors compute it, from the same weights
     <graph>.<engine>.onnx      the graph as an engine built it ahead of time; optional
 
 policy.json carries a digest of its own bytes (computed with the digest's value replaced by zeros). Everything is
@@ -37,7 +38,7 @@ MANIFEST = "policy.json"
 CARD = "README.md"  # description for people; not covered by the digest
 TOKENIZER = "tokenizer.json"
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
-PRECISIONS = ("fp32", "fp16", "int8", "int8-weights", "int8-static")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int8-static")
 CPU, GPU = "cpu", "gpu"  # kinds of engines: with the kernels of a processor, with those of an NVIDIA card
 _DIGEST_KEY = '"digest": "'
 _BLOCK_BYTES = 1 << 22
@@ -198,6 +199,11 @@ def built_name(graph: str, engine: str) -> str:
     return f"{graph}.{engine}.onnx"
 
 
+def twin_name(graph: str) -> str:
+    """File name of a bfloat16 graph as processors compute it: with fp32 products, rounded as bfloat16."""
+    return f"{graph}.cpu.onnx"
+
+
 def _parse(kind: Any, value: Any, where: str) -> Any:
     """`value` from JSON as `kind`. Raises BundleError that names the unknown, missing or mistyped field."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -317,7 +323,8 @@ def _check(bundle: Bundle) -> None:
     _check_words(bundle)
     if not bundle.runs_on or not set(bundle.runs_on) <= {CPU, GPU}:
         raise BundleError(f"{MANIFEST}: runs_on: expected {CPU}, {GPU} or both, got {list(bundle.runs_on)}")
-    needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)}
+    twins = [twin_name(graph) for graph in GRAPHS[1:]] if bundle.precision == "bf16" else []
+    needed = {TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), *twins}
     if missing := sorted(needed - set(bundle.files)):
         raise BundleError(f"{MANIFEST}: files: expected {sorted(needed)}, missing {missing}")
     for built in bundle.engines:

@@ -49,7 +49,7 @@ class OnnxRuntime(AbstractRuntime):
         self._machine = this_machine()
         # A device that is asked for is used or refused, never passed over: only one engine has devices.
         requested = OpenVinoEngine.name if options.device else options.engine
-        choice = choose(requested, self._machine, self._bundle.runs_on)
+        choice = choose(requested, self._machine, self._bundle.runs_on, self._bundle.precision)
         threads = options.threads or default_threads(len(os.sched_getaffinity(0)))
         said: list[str] = []
         self._options = replace(options, threads=threads, say=said.append)

@@ -34,6 +34,7 @@ from grids_policy.model.initialise import init_weights  # noqa: E402
 from grids_policy.model.preprocess import fit_image  # noqa: E402
 from grids_policy.model.smolvla import SmolVLA  # noqa: E402
 from grids_policy.runtime.bundle import BundleError, load_bundle, seal  # noqa: E402
+from grids_policy.runtime.onnx import EngineOptions, OnnxRuntime  # noqa: E402
 
 GRAPHS = ("preprocess", "vision", "prefix", "denoise_step")
 
@@ -166,6 +167,22 @@ def test_reduced_precisions_stay_within_their_gates(exported, tmp_path, reduced)
     parity = run_gate(made, folder, reduced)
     assert parity["passed"], parity
     assert parity["actions_max_std"] > 1e-6, "the precision was reduced"
+
+
+def test_a_bf16_bundle_runs_on_the_processor_through_its_twins_and_says_so(exported, tmp_path):
+    made, source = exported
+    folder, said = tmp_path / "bundle", []
+    reduced = export.reduce_bundle(made, source, folder, "bf16", said.append)
+    assert reduced.runs_on == ("cpu", "gpu")
+    assert 1e-5 < reduced.parity["actions_max_std"] < reduced.parity["actions_tolerance_std"]
+    assert not any("overflow" in line for line in said)
+    runtime = OnnxRuntime(folder, EngineOptions(engine="cpu", threads=1))
+    assert "bf16 computed in fp32 with bf16's roundings" in runtime.note
+    runtime.close()
+    values = json.loads((folder / "policy.json").read_text())
+    (folder / "prefix.cpu.onnx").unlink()
+    with pytest.raises(BundleError, match=r"files: expected .*, missing \['prefix\.cpu\.onnx'\]"):
+        seal(folder, {k: v for k, v in values.items() if k not in ("schema", "files", "digest")})
 
 
 def test_the_demo_policy_passes_its_gate_in_int8(tmp_path):

@@ -26,7 +26,7 @@ from grids_policy.runtime.bundle import GRAPHS, read_manifest  # noqa: E402
 
 TRT = load_tensorrt()
 pytestmark = pytest.mark.skipif(TRT is None, reason="TensorRT-RTX is not installed: requirements/engines.txt")
-FOR_GPUS = ("fp32", "fp16", "int8-weights", "int8-static")
+FOR_GPUS = ("fp32", "fp16", "bf16", "int8-weights", "int8-static")
 
 
 def reduced(source: Path, folder: Path, kind: str, scales: dict[str, dict[str, float]]) -> list[Path]:

@@ -44,7 +44,8 @@ def test_angles_keep_every_bit_while_products_are_halved(halved):
     assert 1e-5 < np.abs(got[2] - expected[2]).max() < 0.1
 
 
-def test_an_output_that_is_a_constant_is_kept(tmp_path):
+@pytest.mark.parametrize("reduced", ["fp16", "bf16"])
+def test_an_output_that_is_a_constant_is_kept(tmp_path, reduced):
     """As the coordinates of plain SmolVLA's tokens, which depend on nothing."""
     value = onnx.helper.make_tensor_value_info
     nodes = [onnx.helper.make_node("Mul", ["x", "fixed"], ["y"], "mul")]
@@ -53,7 +54,7 @@ def test_an_output_that_is_a_constant_is_kept(tmp_path):
     graph = onnx.helper.make_graph(nodes, "g", [value("x", onnx.TensorProto.FLOAT, [1, 2])], ends, [fixed])
     path = tmp_path / "prefix.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), str(path))
-    precision.convert(path, "fp16")
+    precision.convert(path, reduced)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     got, product = session.run(None, {"x": np.float32([[2, 3]])})
     np.testing.assert_allclose(got, [[0.1, 0.2]], rtol=1e-3)
@@ -74,7 +75,7 @@ def test_a_square_reaches_its_root_without_passing_through_a_half(halved):
         assert chain[-1].attribute[0].i == onnx.TensorProto.FLOAT
 
 
-@pytest.mark.parametrize("reduced", ["fp16", "int8", "int8-weights", "int8-static"])
+@pytest.mark.parametrize("reduced", ["fp16", "bf16", "int8", "int8-weights", "int8-static"])
 @pytest.mark.parametrize("graph", ["vision", "prefix", "denoise_step"])
 def test_every_node_stands_behind_those_it_reads(tmp_path, graph, reduced):
     path = tmp_path / f"{graph}.onnx"

@@ -48,8 +48,9 @@ def test_half_precision_is_refused_within_eight_times_of_its_end():
     far, near = Range("prefix", "Add", "add_1", 8187.0, 1.0), Range("prefix", "Add", "add_2", 8189.0, 1.0)
     refuse_overflow([far], "fp16")
     refuse_overflow([near], "fp32")
+    refuse_overflow([near], "bf16")
     for kind in ("fp16", "int8-weights", "int8-static"):
-        with pytest.raises(ExportError, match=r"below 8188.*got 8189 from Add add_2 of prefix.*export fp32"):
+        with pytest.raises(ExportError, match=r"below 8188.*got 8189 from Add add_2 of prefix.*export bf16.* or fp32"):
             refuse_overflow([near, far], kind)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, defs
 
 from grids_policy.export.tensorrt.graph import TypedGraph, attribute, type_name
 
@@ -61,6 +61,24 @@ def consistent_types(graph: TypedGraph) -> Iterator[str]:
     """ONNX's own type and shape inference succeeds; without it the other rules see only a part."""
     if graph.error:
         yield graph.error
+
+
+def declared_types(graph: TypedGraph) -> Iterator[str]:
+    """Every operator reads types that ONNX declares for it in the graph's opset.
+
+    TensorRT takes a little more, such as GridSample in bfloat16; ONNX Runtime refuses the file.
+    """
+    newest = next((opset.version for opset in graph.model.opset_import if opset.domain in ("", "ai.onnx")), 0)
+    for node in graph.nodes:
+        if node.domain not in ("", "ai.onnx") or not defs.has(node.op_type, newest):
+            continue
+        schema = defs.get_schema(node.op_type, newest)
+        named = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
+        for i in range(len(node.input)):
+            formal, kind = schema.inputs[min(i, len(schema.inputs) - 1)], graph.input_type(node, i)
+            allowed = named.get(formal.type_str, [formal.type_str])
+            if kind is not None and f"tensor({type_name(kind).lower()})" not in allowed:
+                yield f"{_at(node)}: reads {node.input[i]} as {type_name(kind)}, which ONNX does not declare for it"
 
 
 def static_dims(graph: TypedGraph) -> Iterator[str]:
@@ -160,11 +178,11 @@ def plain_resize(graph: TypedGraph) -> Iterator[str]:
 
 
 def squares_in_single(graph: TypedGraph) -> Iterator[str]:
-    """Squares, whose result overflows fp16 from 256 on, and their sums are computed in fp32."""
+    """Squares, whose result overflows fp16 from 256 on and loses digits in bf16, and their sums are fp32."""
     for node in graph.of_type("Pow", "ReduceL2", "ReduceSumSquare", "RMSNormalization", "Mul"):
         squares = node.op_type != "Mul" or node.input[0] == node.input[1]
-        if squares and graph.input_type(node, 0) == _HALF:
-            yield f"{_at(node)}: squares fp16 values; expected fp32"
+        if squares and (kind := graph.input_type(node, 0)) in (_HALF, TensorProto.BFLOAT16):
+            yield f"{_at(node)}: squares {'fp16' if kind == _HALF else 'bf16'} values; expected fp32"
 
 
 def finite_constants(graph: TypedGraph) -> Iterator[str]:
@@ -189,6 +207,7 @@ def finite_masks(graph: TypedGraph) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     known_operators,
     consistent_types,
+    declared_types,
     static_dims,
     uint8_into_cast,
     no_double,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grids_policy.runtime.bundle import GRAPHS, Bundle
+from grids_policy.runtime.bundle import GRAPHS, Bundle, twin_name
 from grids_policy.runtime.engines.base import AbstractBuffers, AbstractEngine, AbstractGraph, EngineOptions
 from grids_policy.runtime.engines.buffers import HostBuffers
 from grids_policy.runtime.engines.cache import Fingerprint
@@ -24,7 +23,9 @@ class CpuEngine(AbstractEngine):
     """Runs everywhere."""
 
     name, provider, memory = "cpu", "CPUExecutionProvider", "host"
-    summary = "ONNX Runtime on the processor; runs every bundle, and every other engine is compared with it"
+    summary = (
+        "ONNX Runtime on the processor; runs every bundle (bf16 in fp32), and every other engine is compared with it"
+    )
 
     def missing(self, machine: Machine) -> str | None:
         """None."""
@@ -42,11 +43,19 @@ class CpuEngine(AbstractEngine):
     ) -> dict[str, AbstractGraph]:
         from grids_policy.runtime.engines.ort import open_sessions, session_options
 
-        large = bundle.precision == "fp16" and sum(file.bytes for file in bundle.files.values()) > _LARGE_BYTES
+        sixteen = bundle.precision in ("fp16", "bf16")
+        large = sixteen and sum(file.bytes for file in bundle.files.values()) > _LARGE_BYTES
         settings = session_options(options)
-        # Loading is mostly packing weights, which runs in parallel.
-        make = partial(open_session, settings=settings, narrow=large)
-        return open_sessions(folder, self.provider, make, len(GRAPHS), "cpu")
+
+        def make(path: Path) -> ort.InferenceSession:
+            twin = path.with_name(twin_name(path.stem))
+            # Loading is mostly packing weights, which runs in parallel.
+            return open_session(twin if twin.name in bundle.files else path, settings, narrow=large)
+
+        graphs = open_sessions(folder, self.provider, make, len(GRAPHS), "cpu")
+        for graph in graphs.values() if bundle.precision == "bf16" else ():
+            graph.precision = "fp32 with bf16's roundings"  # no kernel here multiplies bfloat16
+        return graphs
 
 
 def open_session(path: Path, settings: ort.SessionOptions, *, narrow: bool) -> ort.InferenceSession:

@@ -127,6 +127,14 @@ CASES = {
         [binary("Add", T.FLOAT, T.FLOAT)],
         [(unary("Gelu", domain="com.microsoft"), "com.microsoft")],
     ),
+    rules.declared_types: (
+        [binary("MatMul", T.BFLOAT16, T.BFLOAT16), binary("GridSample", T.FLOAT16, T.FLOAT16, shape=(1, 2, 2, 2))],
+        [
+            (binary("GridSample", T.FLOAT, T.BFLOAT16, shape=(1, 2, 2, 2)), "reads b as BFLOAT16"),
+            (binary("Conv", T.BFLOAT16, T.BFLOAT16, shape=(1, 1, 2, 2)), "Conv y: reads a as BFLOAT16"),
+            (unary("Sin", T.INT64), "reads x as INT64, which ONNX does not declare"),
+        ],
+    ),
     rules.static_dims: ([unary("Relu")], [(unary("Relu", shape=("batch", 3)), r"x: expected a static shape.*'\?', 3")]),
     rules.uint8_into_cast: (
         [unary("Cast", T.UINT8, T.FLOAT, to=T.FLOAT)],
@@ -168,6 +176,7 @@ CASES = {
         [squared(T.FLOAT), binary("Mul", T.FLOAT16, T.FLOAT16)],
         [
             (squared(T.FLOAT16), "squares fp16"),
+            (squared(T.BFLOAT16), "squares bf16"),
             (model([node("Mul", "x x")], {"x": (T.FLOAT16, (2,))}, {"y": (T.FLOAT16, (2,))}), "Mul"),
             (unary("ReduceL2", T.FLOAT16, shape=(1, 1)), "ReduceL2"),
         ],

@@ -45,6 +45,17 @@ def test_a_bundle_stays_where_its_policy_json_says_that_it_runs():
         choose("cpu", whole, (GPU,))
 
 
+@pytest.mark.parametrize(("name", "capability", "runs"), [("V100", "7.0", False), ("A100", "8.0", True)])
+def test_bf16_needs_a_card_that_multiplies_it(name, capability, runs):
+    machine = Machine(Gpu(name, "580.65", capability), PROVIDERS, "101601", {})
+    assert choose("auto", machine, BOTH, "fp16").engines[0].name == "tensorrt"
+    assert choose("auto", machine, BOTH, "bf16").engines[0].name == ("tensorrt" if runs else "cpu")
+    if not runs:
+        said = r"cannot run here: bf16 needs compute capability 8\.0 or newer .*, and V100 has 7\.0: export it in fp16"
+        with pytest.raises(BundleError, match=said):
+            choose("cuda", machine, BOTH, "bf16")
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(BundleError, match=r"engine: expected one of auto, .*cpu, got 'quantum'"):
         choose("quantum", NONE, BOTH)
