@@ -1,4 +1,4 @@
-"""The site's files on the twin: their limits hold with and without a namespace, and their clock is the computer's."""
+"""The site's files on the twin: their limits hold with and without a robot's name; their clock is the computer's."""
 
 import shutil
 
@@ -32,17 +32,17 @@ def site(tmp_path):
 
 
 # All four combinations, for every node: tests/ros/grids_bringup/test_site_parameters.py.
-@pytest.mark.parametrize(("namespace", "section"), [("", "/**/driver"), ("robot1", "driver")])
-def test_a_run_obeys_the_velocity_limit_of_the_site(deploy, site, namespace, section):
+@pytest.mark.parametrize(("robot", "section"), [("", "/**/driver"), ("left", "driver")])
+def test_a_run_obeys_the_velocity_limit_of_the_site(deploy, site, robot, section):
     environment = site(section, velocity_limit=LIMIT_RAD_S, ramp_velocity=0.4)
-    arguments = [f"namespace:={namespace}"] if namespace else []
+    arguments = [f"robot:={robot}"] if robot else []
     run = deploy("policy:=expert", "seed:=1", "duration:=12", *arguments, environment=environment)
     assert run.wait(120) == 0, run.output[-3000:]
     summary = run.summary()
     assert summary["driver"]["chunks_accepted"] > 5
     assert all(camera["frames"] > 0 for camera in summary["cameras"].values())
     fastest = bus_log.fastest_goal_rad_s(bus_log.load(run.folder / "bus.jsonl"), window_s=WINDOW_S)
-    print(f"{namespace or 'no namespace'}, {section}: {fastest:.3f} rad/s")
+    print(f"{robot or 'no name'}, {section}: {fastest:.3f} rad/s")
     assert 0.8 * LIMIT_RAD_S < fastest < 1.2 * LIMIT_RAD_S
 
 

@@ -28,6 +28,9 @@ class Node:
     def __init__(self) -> None:
         self.sent: list = []
 
+    def resolve_service_name(self, name: str) -> str:
+        return f"/left/{name}"
+
     def create_subscription(self, *_args, **_options) -> None:
         return
 

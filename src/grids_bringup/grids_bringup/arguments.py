@@ -1,7 +1,6 @@
 """The arguments of a run (`name:=value`), for `./grids NAME` and for `ros2 launch grids_bringup NAME.launch.py`."""
 
 import os
-import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -19,8 +18,7 @@ from grids_perception.params import SCHEMAS, CameraParams, DescriptionParams
 DEFAULT_LIMIT_S = 60.0
 DEMO = "demo"
 PARTS = ("all", "robot", "policy")
-NAMESPACE_TEXT = "namespace of all nodes, topics and services, e.g. robot1; empty: none"
-_NAMESPACE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
+ROBOT_TEXT = "this robot's name, e.g. left: the namespace of its nodes and the prefix of its frames; empty: none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,8 @@ class DeployArguments:
     publish_trajectory: bool = param(False, "also publish policy/joint_trajectory, for any trajectory controller")
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
-    namespace: str = param("", NAMESPACE_TEXT)
-    output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
+    robot: str = param("", ROBOT_TEXT)
+    output: str = param("", "folder for summary, video and logs; empty: runs/<time>, with robot:= runs/NAME/<time>")
 
     @property
     def chosen(self) -> str:
@@ -103,10 +101,10 @@ class TeleopArguments:
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     leader_port: str = param("", "leader's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
-    namespace: str = param("", NAMESPACE_TEXT)
-    output: str = param("", "folder for summary, video and logs; empty: runs/<time>")
+    robot: str = param("", ROBOT_TEXT)
+    output: str = param("", "folder for summary, video and logs; empty: runs/<time>, with robot:= runs/NAME/<time>")
     record: bool = param(False, "record episodes")
-    recordings: str = param("recordings", "folder that receives the episodes")
+    recordings: str = param("", "folder that receives the episodes; empty: recordings, with robot:= recordings/NAME")
     episodes: int = param(0, "number of episodes to record, 0: until stopped", lo=0, hi=100_000)
     episode_s: float = param(0.0, "longest episode; 0: 30 s on the twin, else until stopped", unit="s", lo=0.0, hi=3600)
     reset_s: float = param(-1.0, "time between episodes; below 0: 2 s on the twin, else as in record.yaml", unit="s")
@@ -140,7 +138,8 @@ class RestArguments:
 
     hardware: str = param("real", "where the arm is; twin: the one of `./grids twin`", choices=("twin", "real"))
     serial_port: str = param("", "follower's serial device; empty: the one in config/arm.yaml")
-    output: str = param("", "folder for summary and logs; empty: runs/<time>")
+    robot: str = param("", ROBOT_TEXT)
+    output: str = param("", "folder for summary and logs; empty: runs/<time>, with robot:= runs/NAME/<time>")
 
 
 def site_root() -> Path:
@@ -208,15 +207,6 @@ def check_port(name: str, port: str) -> None:
         raise ParameterError(f"{name}: expected an existing device, got {port!r}; present: {found or 'none'}")
 
 
-def check_namespace(namespace: str) -> None:
-    """Check a ROS namespace without its leading slash. Raises ParameterError."""
-    if namespace and ("__" in namespace or not _NAMESPACE.fullmatch(namespace)):
-        raise ParameterError(
-            "namespace: expected words of letters, digits and single underscores, each beginning with a letter, with / "
-            f"between them, such as robot1 or lab/robot1, got {namespace!r}"
-        )
-
-
 def check_deploy(arguments: DeployArguments) -> None:
     """Check everything that can be checked before a process starts. Raises ParameterError."""
     if arguments.expert and arguments.hardware != "twin":
@@ -237,7 +227,6 @@ def check_deploy(arguments: DeployArguments) -> None:
         )
     if not arguments.expert and arguments.chosen:
         resolve_policy(arguments.chosen)
-    check_namespace(arguments.namespace)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
 
@@ -261,22 +250,32 @@ def check_part(arguments: DeployArguments) -> None:
     network.refuse_unreachable(network.addresses(arguments.peers))
 
 
-def camera_sites() -> dict[str, CameraParams]:
-    """The parameters of each camera node in perception.yaml, by node name."""
-    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS)
+def camera_sites(namespace: str = "") -> dict[str, CameraParams]:
+    """The parameters of each camera node in perception.yaml, by node name, for the robot of that namespace."""
+    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS, namespace)
     return {name: site.get(name) or CameraParams() for name in (f"{camera}_camera" for camera in CAMERAS)}
 
 
-def camera_frames() -> dict[str, str]:
+def frame_prefix(namespace: str, cameras: str = "ours") -> str:
+    """What stands before every frame of a robot: the description's frame_prefix in perception.yaml, else its namespace.
+
+    The frames of realsense2_camera's images have no prefix, so those of the arm have none beside it.
+    """
+    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS, namespace)
+    description: DescriptionParams = site.get("description") or DescriptionParams()
+    return description.frame_prefix or (f"{namespace}/" if namespace and cameras == "ours" else "")
+
+
+def camera_frames(namespace: str = "", cameras: str = "ours") -> dict[str, str]:
     """The optical frame that the images of each camera node name: the one that the description broadcasts.
 
     Raises ParameterError if perception.yaml gives a camera another one.
     """
-    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS)
+    site = load_file(site_root() / "config" / "perception.yaml", SCHEMAS, namespace)
     description: DescriptionParams = site.get("description") or DescriptionParams()
-    frames = {}
-    for camera, (node, params) in zip(CAMERAS, camera_sites().items(), strict=True):
-        frames[node] = description.frame_prefix + getattr(description, f"{camera}_frame")
+    frames, prefix = {}, frame_prefix(namespace, cameras)
+    for camera, (node, params) in zip(CAMERAS, camera_sites(namespace).items(), strict=True):
+        frames[node] = prefix + getattr(description, f"{camera}_frame")
         if params.frame_id not in ("", frames[node]):
             raise ParameterError(
                 f"perception.yaml: {node}: expected frame_id to be {frames[node]!r}, which description broadcasts as "
@@ -289,19 +288,19 @@ def check_cameras(arguments: DeployArguments | TeleopArguments) -> None:
     """Check the frames of real cameras, and `cameras:=realsense_ros`, which needs RealSense. Raises ParameterError."""
     if arguments.cameras == "ours":
         if arguments.hardware == "real":
-            camera_frames()
+            camera_frames(arguments.robot)
         return
     if arguments.hardware != "real":
         raise ParameterError(
             "cameras: expected hardware:=real with cameras:=realsense_ros; the twin has its own cameras"
         )
     wanted = [f"{camera}_color_optical_frame" for camera in CAMERAS]
-    if (broadcast := list(camera_frames().values())) != wanted:
+    if (broadcast := list(camera_frames(arguments.robot, arguments.cameras).values())) != wanted:
         raise ParameterError(
             f"cameras: expected the frames {wanted} in perception.yaml (description: frame_prefix, front_frame, "
             f"wrist_frame), which realsense2_camera's images name, got {broadcast}"
         )
-    sites = camera_sites()
+    sites = camera_sites(arguments.robot)
     for name, site in sites.items():
         if site.source != "realsense":
             raise ParameterError(
@@ -323,21 +322,20 @@ def check_rest(arguments: RestArguments) -> None:
 
 def check_teleop(arguments: TeleopArguments) -> None:
     """Check everything that can be checked before a process starts. Raises ParameterError."""
-    check_namespace(arguments.namespace)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
     check_port("leader_port", arguments.leader_port)
 
 
-def run_folder(output: str) -> Path:
-    """Create and return the folder of a run (`output`, or runs/<time>).
+def run_folder(output: str, robot: str = "") -> Path:
+    """Create and return the folder of a run (`output`, or runs/<time>, of a robot with a name runs/<robot>/<time>).
 
     Raises ParameterError if the folder contains an earlier run or is not writable.
     """
     if output:
         folder = Path(output).expanduser().resolve()
     else:
-        folder = Path.cwd() / "runs" / time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder = Path.cwd() / "runs" / robot / time.strftime("%Y-%m-%d_%H-%M-%S")
         number = 1
         while folder.exists():
             number += 1

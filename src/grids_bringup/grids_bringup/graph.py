@@ -13,6 +13,7 @@ from grids_bringup.arguments import (
     TeleopArguments,
     camera_frames,
     camera_sites,
+    frame_prefix,
     resolve_policy,
     site_root,
 )
@@ -59,16 +60,24 @@ def schemas() -> dict[str, dict[str, type]]:
     }
 
 
-def link_folder() -> Path:
-    """The folder with the links to the twin's serial ports: one per user and ROS domain, so runs do not collide."""
+def link_folder(namespace: str = "") -> Path:
+    """The folder with the links to the twin's serial ports: one per user, ROS domain and robot, so runs do not collide.
+
+    namespace: the robot's, without the leading slash.
+    """
     # After su, sudo -E and in WSL the variable may point to another user's folder.
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     base = Path(runtime if runtime and os.access(runtime, os.W_OK) else "/tmp")
-    return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}"
+    return base / f"grids-twin-{os.getuid()}-{os.environ.get('ROS_DOMAIN_ID', '0')}{_suffix(namespace)}"
 
 
-def claim_domain(part: str = ""):
-    """Lock the ROS domain for this run: two runs of a user in one domain would command each other's arm.
+def _suffix(namespace: str) -> str:
+    """What a robot's name adds to the names of its files in shared folders."""
+    return f"-{namespace.replace('/', '-')}" if namespace else ""
+
+
+def claim_domain(part: str = "", namespace: str = ""):
+    """Lock the robot's namespace in the ROS domain: two runs of a user in it would command each other's arm.
 
     part: "policy" for a run without an arm, which may share host and domain with the run that has it.
     Returns the lock file, to be kept open. The lock is an flock, so a killed run does not block the next one.
@@ -79,7 +88,7 @@ def claim_domain(part: str = ""):
         raise ParameterError(f"ROS_DOMAIN_ID: expected a number from 0 to {MAX_DOMAIN}, got {domain!r}")
     # Always the same folder: a login shell and a cron job must see each other's lock.
     share = "policy" if part == "policy" else "run"
-    path = Path("/tmp") / f"grids-{share}-{os.getuid()}-{domain}.lock"
+    path = Path("/tmp") / f"grids-{share}-{os.getuid()}-{domain}{_suffix(namespace)}.lock"
     try:
         handle = path.open("a+", encoding="utf-8")
     except OSError as error:
@@ -90,8 +99,10 @@ def claim_domain(part: str = ""):
         handle.seek(0)
         owner = handle.read().strip() or "unknown"
         handle.close()
+        robot = f" of robot {namespace!r}" if namespace else ""
+        remedy = "choose another robot:=" if namespace else "name this robot with robot:=, or set another ROS_DOMAIN_ID"
         raise ParameterError(
-            f"another run (process {owner}) is active in ROS domain {domain}: stop it, or set another ROS_DOMAIN_ID"
+            f"another run (process {owner}){robot} is active in ROS domain {domain}: stop it, or {remedy}"
         ) from error
     handle.truncate(0)
     handle.write(str(os.getpid()))
@@ -101,7 +112,9 @@ def claim_domain(part: str = ""):
 
 def _twin(arguments, folder: Path, operator: str = "", size: dict | None = None) -> list[NodeSpec]:
     """The twin and its camera renderer. `operator`: what moves the leader arm, empty: no leader. `size`: image size."""
-    shared = {"link_dir": str(link_folder())}
+    shared: dict = {"link_dir": str(link_folder(arguments.robot))}
+    if prefix := frame_prefix(arguments.robot):
+        shared["frame_prefix"] = prefix
     scene = {"task": arguments.task, "seed": arguments.seed, "bus_log": str(folder / "bus.jsonl")}
     leader = {"leader": bool(operator)} | ({"operator": operator} if operator else {})
     return [
@@ -143,7 +156,7 @@ def _image_size(arguments: DeployArguments) -> dict:
         if len(set(expected.values())) > 1:
             raise ParameterError(f"policy: expected one image size for all cameras on the twin, got {expected}")
         return dict(zip(("width", "height"), next(iter(expected.values())), strict=True))
-    site = load_file(site_root() / "config" / "perception.yaml", schemas()["perception.yaml"])
+    site = _site("perception.yaml", arguments.robot)
     for camera, size in expected.items():
         found = site[f"{camera}_camera"]
         if (found.width, found.height) != size:
@@ -169,7 +182,7 @@ def _arm(name: str, arguments, port: str, parameters: dict) -> NodeSpec:
     """The driver or the leader node on `port`; empty: the twin's serial link, or the device in config/arm.yaml."""
     link = {"driver": "follower", "leader": "leader"}[name]
     if not port and arguments.hardware == "twin":
-        port = str(link_folder() / link)
+        port = str(link_folder(arguments.robot) / link)
     # A kernel worker without real-time priority moves the bytes of a pseudo-terminal; on a busy computer it is slow.
     place = {"require_calibration": True} if arguments.hardware == "real" else {"reply_timeout_ms": 20.0}
     serial = {"serial_port": port} if port else {}
@@ -180,9 +193,9 @@ def _cameras(arguments, jpeg: dict | None = None) -> list[NodeSpec]:
     """The real cameras: grids_perception's nodes, or realsense2_camera's under the same topic names. Twin: none."""
     if arguments.hardware == "twin":
         return []
-    sites = camera_sites()
+    sites = camera_sites(arguments.robot)
     if arguments.cameras == "ours":
-        frames, jpeg = camera_frames(), jpeg or {}
+        frames, jpeg = camera_frames(arguments.robot), jpeg or {}
         return [
             NodeSpec(
                 name, "grids_perception", "camera", {"frame_id": frames[name]} | jpeg, "perception.yaml", managed=True
@@ -190,7 +203,7 @@ def _cameras(arguments, jpeg: dict | None = None) -> list[NodeSpec]:
             for name in sites
         ]
     pairs = zip(CAMERAS, sites.values(), strict=True)
-    return [_realsense_ros(camera, site, arguments.namespace) for camera, site in pairs]
+    return [_realsense_ros(camera, site, arguments.robot) for camera, site in pairs]
 
 
 def _realsense_ros(camera: str, site, namespace: str) -> NodeSpec:
@@ -229,7 +242,9 @@ def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str, part: st
             NodeSpec("overlay", "grids_perception", "overlay", video, "perception.yaml", required=False, nice=5)
         )
     if part != "policy":
-        nodes.append(NodeSpec("description", "grids_perception", "description", config=place, required=False))
+        prefix = frame_prefix(arguments.robot, arguments.cameras)
+        frames = {"frame_prefix": prefix} if prefix else {}
+        nodes.append(NodeSpec("description", "grids_perception", "description", frames, place, required=False))
     parameters = {
         "run_dir": str(folder),
         "managed": [node.name for node in nodes if node.managed],
@@ -241,7 +256,12 @@ def _run(arguments, folder: Path, sources: list[NodeSpec], policy: str, part: st
         "policy": policy,
     }
     nodes.append(NodeSpec("run_manager", "grids_bringup", "run_manager", parameters))
-    return [replace(node, namespace=arguments.namespace) for node in nodes]
+    return _named(nodes, arguments)
+
+
+def _named(nodes: list[NodeSpec], arguments) -> list[NodeSpec]:
+    """The nodes in the robot's namespace."""
+    return [replace(node, namespace=arguments.robot) for node in nodes]
 
 
 # The arm holds after an interrupted or failed run. After a normal end the run manager moves it to the rest pose.
@@ -293,7 +313,7 @@ def _leader_calibration(arguments: TeleopArguments) -> dict:
     """The calibration of the leader node, which the driver needs to map the leader's gripper."""
     if arguments.hardware == "twin":
         return {}
-    site = load_file(site_root() / "config" / "arm.yaml", schemas()["arm.yaml"])
+    site = _site("arm.yaml", arguments.robot)
     chosen = site["driver"].leader_calibration or site["leader"].calibration
     return {"leader_calibration": chosen} if chosen else {}
 
@@ -303,13 +323,13 @@ def rest_nodes(arguments: RestArguments, folder: Path) -> list[NodeSpec]:
     driver = _arm("driver", arguments, arguments.serial_port, {"mode": "idle"} | _HOLD)
     parameters = {"run_dir": str(folder), "managed": ["driver"], "limit_s": 0.1, "must_succeed": False}
     quiet = {"twin": False, "policy": "rest"}
-    return [driver, NodeSpec("run_manager", "grids_bringup", "run_manager", parameters | quiet)]
+    return _named([driver, NodeSpec("run_manager", "grids_bringup", "run_manager", parameters | quiet)], arguments)
 
 
 def _recorder(arguments: TeleopArguments) -> NodeSpec:
     twin = arguments.hardware == "twin"
     parameters = {
-        "folder": str(Path(arguments.recordings).expanduser().resolve()),
+        "folder": str(_recordings(arguments)),
         "episodes": arguments.episodes,
         "episode_s": arguments.episode_s or (30.0 if arguments.scripted else 0.0),
         "task": arguments.episode_text,
@@ -319,18 +339,28 @@ def _recorder(arguments: TeleopArguments) -> NodeSpec:
     }
     if arguments.reset_s >= 0 or twin:
         parameters["reset_s"] = arguments.reset_s if arguments.reset_s >= 0 else 2.0
-    calibration = "" if twin else _follower_calibration()
+    calibration = "" if twin else _follower_calibration(arguments.robot)
     if calibration:
         parameters["calibration"] = calibration
     return NodeSpec("recorder", "grids_recorder", "recorder", parameters, "record.yaml")
 
 
-def _follower_calibration() -> str:
+def _recordings(arguments: TeleopArguments) -> Path:
+    """The folder of the episodes; two robots that record at once need one each."""
+    return Path(arguments.recordings or Path("recordings") / arguments.robot).expanduser().resolve()
+
+
+def _follower_calibration(namespace: str) -> str:
     """The driver's calibration file, which is stored with every episode; "" if config/arm.yaml names none."""
     from grids_data.calibration import locate
 
-    chosen = load_file(site_root() / "config" / "arm.yaml", schemas()["arm.yaml"])["driver"].calibration
+    chosen = _site("arm.yaml", namespace)["driver"].calibration
     return str(locate("follower", chosen)) if chosen else ""
+
+
+def _site(file: str, namespace: str) -> dict:
+    """The parameters of a file under config/, by node, for one robot."""
+    return load_file(site_root() / "config" / file, schemas()[file], namespace)
 
 
 def check_config() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
+from launch.events import Shutdown, matches_action
+from launch.events.process import ShutdownProcess
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -35,7 +36,7 @@ def _action(node: NodeSpec, folder: Path) -> Node:
     return Node(
         name=node.name,
         exec_name=node.name,
-        namespace=node.namespace or None,
+        namespace=f"/{node.namespace}",  # the whole one: it holds a PushRosNamespace around us already
         package=node.package,
         executable=node.executable,
         parameters=[*([str(config_path(node))] if node.config else []), _typed(node.parameters)],
@@ -46,15 +47,41 @@ def _action(node: NodeSpec, folder: Path) -> Node:
     )
 
 
-def _on_exit(node: NodeSpec, folder):
-    def handle(event, _context):
-        if node.name != "run_manager":
-            record_exit(folder, node, event.returncode)
-            return []
-        # ros2 launch exits with 0 even if a process failed, unless an event handler raises.
-        if event.returncode:
-            raise RuntimeError(f"the run ended with code {event.returncode}; see {folder}/summary.json")
+class _Runs:
+    """The runs of one `ros2 launch`: a launch file may include ours several times, with different robots.
+
+    The end of one stops its own nodes; the end of the last one ends the launch.
+    """
+
+    def __init__(self) -> None:
+        self.active: set[Path] = set()
+        self.failures: list[str] = []
+        self.claims: list = []  # keeps the lock files open until launch exits
+
+    def ended(self, folder: Path, code: int, actions: list[Node]) -> list[EmitEvent]:
+        """What follows the end of a run manager. RuntimeError if it was the last one and a run has failed.
+
+        ros2 launch exits with 0 even if a process failed, unless an event handler raises.
+        """
+        self.active.discard(folder)
+        if code:
+            self.failures.append(f"the run ended with code {code}; see {folder}/summary.json")
+        if self.active:
+            return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action))) for action in actions]
+        if self.failures:
+            raise RuntimeError("; ".join(self.failures))
         return [EmitEvent(event=Shutdown(reason="the run has ended"))]
+
+
+_RUNS = _Runs()
+
+
+def _on_exit(node: NodeSpec, folder: Path, actions: list[Node]):
+    def handle(event, _context):
+        if node.name == "run_manager":
+            return _RUNS.ended(folder, event.returncode, actions)
+        record_exit(folder, node, event.returncode)
+        return []
 
     return handle
 
@@ -79,14 +106,16 @@ def describe(kind: RunKind) -> LaunchDescription:
             name: convert(LaunchConfiguration(name).perform(context), hints[name])
             for name, _, _ in kind.documentation()
         }
-        nodes, folder, claim = prepare(kind, build(kind.schema, values, where="arguments"))
-        context.extend_globals({"grids_domain_lock": claim})  # keeps the file open until launch exits
-        actions = []
-        for node in nodes:
-            action = _action(node, folder)
-            handler = OnProcessExit(target_action=action, on_exit=_on_exit(node, folder))
-            actions += [RegisterEventHandler(handler), action]
-        return actions
+        outer = context.launch_configurations.get("ros_namespace", "").strip("/")  # of a PushRosNamespace around us
+        nodes, folder, claim = prepare(kind, build(kind.schema, values, where="arguments"), outer)
+        _RUNS.claims.append(claim)
+        _RUNS.active.add(folder)
+        processes = [_action(node, folder) for node in nodes]
+        handlers = [
+            RegisterEventHandler(OnProcessExit(target_action=process, on_exit=_on_exit(node, folder, processes)))
+            for node, process in zip(nodes, processes, strict=True)
+        ]
+        return [*handlers, *processes]
 
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=text)

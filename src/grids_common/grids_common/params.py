@@ -10,6 +10,7 @@ against the same schemas, so that a misspelt key is an error; rclpy ignores keys
 
 import dataclasses
 import math
+import re
 import sys
 import types
 import typing
@@ -18,10 +19,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grids_common.site_files import ParameterError, kind_of, parameter_files, read_sections, values_for
+from grids_common.site_files import ParameterError, kind_of, parameter_files, reaches, read_sections, values_for
 
-# Old names of parameters: the present name and the node that has it.
-RENAMED = {"execute_rows": ("n_action_steps", "policy")}
+# Old names of parameters: the present name and the node that has it; no node: an argument of a run.
+RENAMED = {"execute_rows": ("n_action_steps", "policy"), "namespace": ("robot", "")}
+_ROBOTS = re.compile(r"(/\*\*)?(/[A-Za-z]\w*)+/\w+")  # a section of one robot: /left/driver, /**/left/driver
 NO_CLOCK = (
     "'use_sim_time': expected not to be set, since no node of a run publishes /clock (the twin runs in real time too): "
     "take it out; a node started by hand takes -p use_sim_time:=true once a simulator publishes /clock"
@@ -90,7 +92,7 @@ def unknown(name: str, known: Collection[str]) -> str:
     if name not in RENAMED:
         return f"unknown parameter {name!r}; known: {', '.join(sorted(known))}"
     new, node = RENAMED[name]
-    place = "" if new in known else f", a parameter of the node {node} (config/{node}.yaml)"
+    place = "" if new in known or not node else f", a parameter of the node {node} (config/{node}.yaml)"
     return f"unknown parameter {name!r}: it is now called {new!r}{place}; set that instead"
 
 
@@ -213,18 +215,25 @@ def _watch_changes(node, filled, apply: Callable[[Any], object] | None) -> None:
     node.add_post_set_parameters_callback(keep)
 
 
-def load_file(path: Path, schemas: dict[str, type]) -> dict[str, object]:
+def load_file(path: Path, schemas: dict[str, type], namespace: str = "") -> dict[str, object]:
     """Read a ROS parameter file and check every key; returns a filled schema per node.
 
-    A section is named `driver`, `/driver` or `/**/driver`. Raises ParameterError for an unreadable file, an unknown
-    node or key, two sections for one node, or a value out of range.
+    A section is named `driver`, `/driver` or `/**/driver`. One that names a robot, such as `/left/driver`, holds for
+    that robot only, on top of the other: `namespace` says whose values are wanted ("" for a robot without a name).
+    Raises ParameterError for an unreadable file, an unknown node or key, two sections for one node, a robot's section
+    above the one for all, or a value out of range.
     """
-    filled: dict[str, object] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, values in read_sections(path).items():
-        node = kind_of(name)
-        if node not in schemas or name not in (node, f"/{node}", f"/**/{node}"):
+        node, common = kind_of(name), not _ROBOTS.fullmatch(name)
+        if node not in schemas or (common and name not in (node, f"/{node}", f"/**/{node}")):
             raise ParameterError(f"{path}: expected node names {sorted(schemas)}, got {name!r}")
-        if node in filled:
-            raise ParameterError(f"{path}: expected one section for {node}, got a second one, {name!r}")
-        filled[node] = build(schemas[node], values, where=f"{path}: {node}")
-    return filled
+        if common and node in found:
+            raise ParameterError(
+                f"{path}: expected one section for {node}, above those of single robots, got another one, {name!r}"
+            )
+        build(schemas[node], values, where=f"{path}: {node if common else name}")  # of every robot: a typo is an error
+        mine = found.setdefault(node, {})
+        if common or reaches(name, f"/{namespace}/{node}" if namespace else f"/{node}", (node,)):
+            mine |= values
+    return {node: build(schemas[node], values, where=f"{path}: {node}") for node, values in found.items()}

@@ -114,9 +114,14 @@ def publisher(node: Any, name: str, message_type: type, *, shared: bool = False)
     return node.create_publisher(message_type, place, qos.PROFILES[topic(name).offered])
 
 
-def subscription(node: Any, name: str, message_type: type, callback: Callable[[Any], None], **options: Any) -> Any:
-    """Create a subscription with the table's requested QoS; options go to create_subscription (raw=…)."""
+def subscription(
+    node: Any, name: str, message_type: type, callback: Callable[[Any], None], *, shared: bool = False, **options: Any
+) -> Any:
+    """Create a subscription with the table's requested QoS; options go to create_subscription (raw=…).
+
+    shared: to the absolute name, which all namespaces share.
+    """
     from grids_common import qos
 
-    profile = qos.PROFILES[topic(name).requested]
-    return node.create_subscription(message_type, relative(name), callback, profile, **options)
+    place, profile = topic(name).name if shared else relative(name), qos.PROFILES[topic(name).requested]
+    return node.create_subscription(message_type, place, callback, profile, **options)

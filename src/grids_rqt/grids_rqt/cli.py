@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from grids_common.host import robots
 from grids_common.signals import StopRequest
 from grids_common.topics import CAMERAS, TRANSPORT_TEXT, TRANSPORTS
 
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="longest wait for data (%(default)s s)")
     parser.add_argument("--size", type=_size, default=(1280, 800), help="size of window or image (default: 1280x800)")
     parser.add_argument("--image-transport", choices=TRANSPORTS, default="auto", help=f"live: {TRANSPORT_TEXT}")
+    parser.add_argument("--robot", type=robots.option, default="", help=f"live: {robots.OPTION_TEXT}")
     parser.add_argument("--retention", action="store_true", help="tint the cameras by retention")
     return parser
 
@@ -111,7 +113,8 @@ def _wait_for_data(model, feed, options, demo, stop) -> None:
             found = [n for n, c in state.cameras.items() if c.image is not None]
             raise RuntimeError(
                 f"expected images and joint states within {options.wait:g} s, got images of {found or 'no camera'} and "
-                f"{len(state.joints_ns)} joint states: is the stack running in this ROS_DOMAIN_ID? (or use --demo)"
+                f"{len(state.joints_ns)} joint states: is the stack running in this ROS_DOMAIN_ID, "
+                "and does --robot name it? (or use --demo)"
             )
         time.sleep(0.05)
 
@@ -148,7 +151,7 @@ def _live(options) -> int:
         if demo is not None:
             started.callback(demo.close)
         model = Model(CAMERAS)
-        feed = RosFeed(model, image_transport=options.image_transport)
+        feed = RosFeed(model, image_transport=options.image_transport, robot=options.robot)
         started.callback(feed.close)
         panel = _panel(model, feed.now_ns, options, RosControls(feed))
         if options.snapshot is not None:

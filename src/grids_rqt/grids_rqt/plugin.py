@@ -1,5 +1,6 @@
 """The rqt plugin: the panel inside rqt, with its settings."""
 
+import argparse
 import json
 import os
 
@@ -17,6 +18,7 @@ except ImportError as error:
         "folder once (`./grids view` does it too), then start rqt again"
     ) from error
 
+from grids_common.host import robots
 from grids_common.topics import CAMERAS
 from grids_rqt.feeds.ros import RosControls, RosFeed
 from grids_rqt.view_model import Model
@@ -31,7 +33,10 @@ class GridsPlugin(Plugin):
         self.setObjectName("GridsPlugin")
         model = Model(CAMERAS)
         serial = context.serial_number()  # 0 with --standalone; unique node names are needed for rosout
-        self._feed = RosFeed(model, f"grids_rqt_{serial}" if serial else "grids_rqt")
+        words = argparse.ArgumentParser(prog="grids_rqt")
+        words.add_argument("--robot", type=robots.option, default="", help=robots.OPTION_TEXT)
+        robot = words.parse_known_args(context.argv())[0].robot  # rqt --standalone grids_rqt --args --robot left
+        self._feed = RosFeed(model, f"grids_rqt_{serial}" if serial else "grids_rqt", robot=robot)
         self._panel = Panel(model, self._feed.now_ns, CAMERAS, RosControls(self._feed))
         if serial > 1:
             self._panel.setWindowTitle(f"GridS ({serial})")

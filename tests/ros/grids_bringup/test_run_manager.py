@@ -7,21 +7,24 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from grids_msgs.msg import DriverStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from grids_bringup.run.manager import RunError, RunManager  # noqa: E402
 from grids_bringup.run.manager_node import RunManagerNode  # noqa: E402
+from grids_common import topics  # noqa: E402
 
 pytestmark = pytest.mark.ros
 PATIENCE_S = 50.0
 
 
 @pytest.fixture
-def manager():
-    rclpy.init()
+def manager(request):
+    rclpy.init(args=getattr(request, "param", None))
     node = RunManagerNode()
     yield node
     node.destroy_node()
@@ -101,3 +104,33 @@ def test_a_transition_whose_response_is_lost_is_judged_by_the_nodes_state(manage
     assert manager.transition("unheard", Transition.TRANSITION_CONFIGURE, PATIENCE_S) == configures
     assert time.monotonic() - began < PATIENCE_S
     assert node.configured == 1
+
+
+LEFT = ["--ros-args", "-r", "__ns:=/left", "-p", 'managed:=["driver"]', "-p", "twin:=false"]
+
+
+@pytest.mark.parametrize("manager", [LEFT], indirect=True)
+def test_errors_of_other_robots_are_not_this_runs(manager, spun):
+    from rcl_interfaces.msg import Log
+
+    for name in ("driver", "right.driver", "left.driver", "lab.left.driver"):
+        manager._on_log(Log(level=40, name=name, msg=f"of {name}"))
+    assert manager.errors == ["driver: of left.driver"]
+
+
+@pytest.mark.parametrize("manager", [LEFT], indirect=True)
+def test_a_name_that_is_taken_is_one_sentence_before_any_transition(manager, spun):
+    """Another host's driver of that name is heard while ours is unconfigured and silent."""
+    other = rclpy.create_node("driver", namespace="/left")
+    statuses = topics.publisher(other, "/follower/status", DriverStatus)
+    other.create_timer(0.05, lambda: statuses.publish(DriverStatus()))
+    spun.add_node(other)
+    run = RunManager(manager, threading.Event())
+    deadline = time.monotonic() + PATIENCE_S
+    while manager.driver is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(
+        RunError, match=r"robot: the name 'left' is taken: another /left/driver is active in ROS domain"
+    ):
+        run.bring_up()
+    assert run.activated == []

@@ -102,3 +102,31 @@ def test_limits_of_another_robot_only_are_an_error(start, tmp_path):
     path.write_text("/robot2/driver:\n  ros__parameters: {velocity_limit: 1.11}\n")
     with pytest.raises(ParameterError, match=r"expected values for node /robot1/driver, got sections"):
         start("driver", "-r", "__ns:=/robot1", "--params-file", str(path))
+
+
+ROBOTS = """
+/**/driver:
+  ros__parameters: {velocity_limit: 1.11, ramp_velocity: 0.4}
+/left/driver:
+  ros__parameters: {velocity_limit: 1.22}
+"""
+
+
+@pytest.mark.parametrize(
+    ("namespace", "words", "expected"),
+    [("/left", [], 1.22), ("/right", [], 1.11), ("/", [], 1.11), ("/left", ["-p", "velocity_limit:=0.7"], 0.7)],
+)
+def test_a_robots_own_section_holds_for_it_alone_and_the_command_line_wins(start, tmp_path, namespace, words, expected):
+    path = tmp_path / "arm.yaml"
+    path.write_text(ROBOTS)
+    node = start("driver", "-r", f"__ns:={namespace}", "--params-file", str(path), *words)
+    assert node.get_parameter("velocity_limit").value == node.params.velocity_limit == expected
+    assert node.params.ramp_velocity == 0.4
+
+
+def test_a_robots_driver_hears_its_own_emergency_stop_and_the_one_for_all(start):
+    node = start("driver", "-r", "__ns:=/left")
+    assert {topic for topic in (s.topic_name for s in node.subscriptions) if "estop" in topic} == {
+        "/estop",
+        "/left/estop",
+    }

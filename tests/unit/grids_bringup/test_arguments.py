@@ -1,12 +1,15 @@
 """Arguments of a run: checked before any process starts, one sentence per refusal."""
 
+import os
+import shutil
+
 import pytest
 
 from grids_bringup import arguments as module
 from grids_bringup import graph
-from grids_bringup.arguments import DeployArguments, TeleopArguments, check_names, parse, run_folder
+from grids_bringup.arguments import DeployArguments, RestArguments, TeleopArguments, check_names, parse, run_folder
 from grids_bringup.arguments import check_deploy as check
-from grids_bringup.graph import claim_domain, deploy_nodes, ros_arguments, teleop_nodes
+from grids_bringup.graph import claim_domain, deploy_nodes, rest_nodes, ros_arguments, teleop_nodes
 from grids_common.params import ParameterError
 
 
@@ -143,16 +146,59 @@ def test_an_unknown_argument_of_ros2_launch_is_refused_with_those_that_exist():
         check_names(["use_sim_time"], ["task", "seed"])
 
 
-@pytest.mark.parametrize("namespace", ["robot1", "lab/robot_2"])
-@pytest.mark.parametrize("schema", [DeployArguments, TeleopArguments])
-def test_every_node_of_a_run_is_in_its_namespace(schema, namespace, tmp_path):
-    arguments = parse([f"namespace:={namespace}"], schema)
-    nodes = deploy_nodes(arguments, tmp_path) if schema is DeployArguments else teleop_nodes(arguments, tmp_path)
-    assert all(f"__ns:=/{namespace}" in ros_arguments(node) for node in nodes)
-    assert len({node.name for node in nodes}) == len(nodes) > 4
+def test_the_old_name_of_the_argument_is_answered_with_the_new_one():
+    with pytest.raises(ParameterError, match="'namespace': it is now called 'robot'; set that instead"):
+        parse(["namespace:=left"])
 
 
-@pytest.mark.parametrize("namespace", ["/robot1", "robot1/", "1st", "robot 1", "a__b", "~"])
-def test_a_namespace_that_ros_would_refuse_is_refused_before_the_start(namespace):
-    with pytest.raises(ParameterError, match="namespace: expected words of letters"):
-        check(parse([f"namespace:={namespace}"]))
+def nodes_of(arguments, tmp_path):
+    kinds = {DeployArguments: deploy_nodes, TeleopArguments: teleop_nodes, RestArguments: rest_nodes}
+    return kinds[type(arguments)](arguments, tmp_path)
+
+
+@pytest.mark.parametrize("schema", [DeployArguments, TeleopArguments, RestArguments])
+def test_every_node_of_a_run_is_in_its_robots_namespace(schema, tmp_path):
+    nodes = nodes_of(parse(["robot:=left"], schema), tmp_path)
+    assert all("__ns:=/left" in ros_arguments(node) for node in nodes)
+    assert len({node.name for node in nodes}) == len(nodes) > 1
+
+
+def test_two_robots_share_no_file_and_no_frame(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(103 + os.getpid() % 100))
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for robot in ("left", "right", ""):
+        arguments = TeleopArguments(robot=robot, record=True)
+        nodes = {node.name: node.parameters for node in teleop_nodes(arguments, run_folder("", robot))}
+        frame = nodes["description"].get("frame_prefix", "")
+        assert frame == nodes["twin"].get("frame_prefix", "") == nodes["twin_cameras"].get("frame_prefix", "")
+        ports = nodes["driver"]["serial_port"], nodes["leader"]["serial_port"]
+        places = nodes["twin"]["link_dir"], nodes["run_manager"]["run_dir"], nodes["recorder"]["folder"]
+        found.append({frame, *ports, *places})
+        assert all(port.startswith(nodes["twin"]["link_dir"] + "/") for port in ports)
+    assert len(set.union(*found)) == sum(map(len, found)) == 18
+    with claim_domain("", "left"), claim_domain("", "right"), claim_domain():
+        for robot, remedy in (("left", "choose another robot:="), ("", "name this robot with robot:=, or set another")):
+            with pytest.raises(ParameterError, match=rf"is active in ROS domain \d+: stop it, or {remedy}"):
+                claim_domain("", robot)
+
+
+def test_a_robot_has_the_ports_and_calibrations_of_its_own_sections(tmp_path, monkeypatch):
+    shutil.copytree(module.site_root() / "config", tmp_path / "config")
+    with (tmp_path / "config" / "arm.yaml").open("a") as file:
+        file.write("/left/leader:\n  ros__parameters: {calibration: left_leader}\n")
+    with (tmp_path / "config" / "perception.yaml").open("a") as file:
+        file.write("/left/front_camera:\n  ros__parameters: {serial: '0123', model: D455}\n")
+    for place in (module, graph):
+        monkeypatch.setattr(place, "site_root", lambda: tmp_path)
+    for robot, model, calibration in (("left", "D455", "left_leader"), ("right", "D435", None), ("", "D435", None)):
+        driver = teleop_nodes(TeleopArguments(hardware="real", robot=robot), tmp_path)[0]
+        assert driver.parameters.get("leader_calibration") == calibration
+        assert module.camera_sites(robot)["front_camera"].model == model
+
+
+def test_the_frames_of_realsense2_cameras_nodes_have_no_prefix(tmp_path):
+    ours, theirs = (TeleopArguments(hardware="real", robot="left", cameras=c) for c in ("ours", "realsense_ros"))
+    for arguments, prefix in ((ours, "left/"), (theirs, "")):
+        nodes = {node.name: node.parameters for node in teleop_nodes(arguments, tmp_path)}
+        assert nodes["description"].get("frame_prefix", "") == prefix

@@ -92,3 +92,30 @@ def test_a_key_without_a_value_or_a_bare_number_for_text_says_what_to_write(tmp_
     path.write_text(f"driver:\n  ros__parameters:\n    {line}\n")
     with pytest.raises(ParameterError, match=f"arm.yaml: {sentence}"):
         load_file(path, {"driver": DriverParams})
+
+
+def test_a_robots_section_holds_for_that_robot_on_top_of_the_common_one(tmp_path):
+    path = tmp_path / "arm.yaml"
+    path.write_text(
+        "/**/driver:\n  ros__parameters: {rate_hz: 50.0}\n/left/driver:\n  ros__parameters: {rate_hz: 60.0}\n"
+        "/**/right/driver:\n  ros__parameters: {rate_hz: 70.0}\n"
+    )
+    found = {name: load_file(path, {"driver": ArmParams}, name)["driver"].rate_hz for name in ("", "left", "lab/right")}
+    assert found == {"": 50.0, "left": 60.0, "lab/right": 70.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("/left/driver:\n  ros__parameters: {rate: 3}\n", "arm.yaml: /left/driver: unknown parameter 'rate'"),
+        ("/left/drivr:\n  ros__parameters: {}\n", "expected node names"),
+        ("/left/driver:\n  ros__parameters: {}\ndriver:\n  ros__parameters: {}\n", "above those of single robots"),
+        ("/driver:\n  ros__parameters: {}\ndriver:\n  ros__parameters: {}\n", "expected one section for driver"),
+    ],
+    ids=["unknown key", "unknown node", "common section below", "two common sections"],
+)
+def test_the_sections_of_every_robot_are_checked(tmp_path, text, message):
+    path = tmp_path / "arm.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=message):
+        load_file(path, {"driver": ArmParams})

@@ -21,6 +21,7 @@ from grids_bringup.arguments import (
 )
 from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes, rest_nodes, teleop_nodes
 from grids_bringup.supervisor import Supervisor
+from grids_common.host import robots
 from grids_common.host.middleware import refuse_missing_rmw
 from grids_common.params import ParameterError
 
@@ -57,18 +58,21 @@ RECORD = RunKind(
 )
 
 
-def prepare(kind: RunKind, arguments) -> tuple[list[NodeSpec], Path, object]:
-    """Check arguments and site files, lock the ROS domain, create the run's folder.
+def prepare(kind: RunKind, arguments, outer: str = "") -> tuple[list[NodeSpec], Path, object]:
+    """Check arguments and site files, lock the robot's namespace in the ROS domain, create the run's folder.
 
+    outer: a namespace around the robot's, from a launch file that includes ours, without the leading slash.
     Returns (nodes, folder, lock file to keep open). Raises ParameterError.
     """
     refuse_missing_rmw()
-    arguments = replace(arguments, **kind.fixed)
+    robots.check(arguments.robot)
+    namespace = "/".join(word for word in (outer, arguments.robot) if word)
+    arguments = replace(arguments, **kind.fixed, robot=namespace)  # from here on the whole namespace
     kind.check(arguments)
     check_config()
     part = arguments.part if isinstance(arguments, DeployArguments) else "all"
-    claim = claim_domain(part)
-    folder = run_folder(arguments.output)
+    claim = claim_domain(part, namespace)
+    folder = run_folder(arguments.output, namespace)
     if part != "all":
         os.environ.update(network.environment(arguments.peers, folder))  # every process of the run inherits it
     return kind.nodes(arguments, folder), folder, claim

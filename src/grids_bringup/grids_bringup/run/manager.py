@@ -82,6 +82,7 @@ class RunManager:
         """
         if self.params.twin:
             self._wait_for("twin", lambda: self.node.task is not None, START_WAIT_S)
+        self._refuse(self._meeting.namesake(self.stop))
         if self.params.part == "robot":  # torque comes on once there is a policy, and every node could be configured
             if not all(self._configure(name) for name in self.params.managed):
                 return

@@ -180,9 +180,10 @@ class RunManagerNode(Node):
             self.statistics.cameras[camera].add(captured_ns, self._now_ns())
 
     def _on_log(self, message: Log) -> None:
-        if message.level < ERROR_LEVEL:
+        # /rosout is one for all robots. A logger's name begins with the namespace: left.driver.
+        place, _, name = message.name.rpartition(".")
+        if message.level < ERROR_LEVEL or f"/{place.replace('.', '/')}" != self.get_namespace():
             return
-        name = message.name.rpartition(".")[2]  # a logger's name begins with the namespace: robot1.driver
         with self.lock:
             self.statistics.errors.append(f"{name}: {message.msg}")
             self.errors.append(f"{name}: {message.msg}")

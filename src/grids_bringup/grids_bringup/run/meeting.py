@@ -1,15 +1,21 @@
 """How the two parts of a run on two hosts find each other, and what each does about the other one."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 
 from grids_bringup.run.manager_node import RunManagerNode
 from grids_bringup.run.presence import COUNTERPART
 
+NAMESAKE_S = 1.0  # after which a driver of this name has been heard
 MEETING_S = 2.0  # after which every other run in the domain has been heard
 POLL_S = 0.05
 FAR_NODE = {"robot": "policy", "policy": "driver"}  # the node of the other part whose silence is watched
+
+
+def _domain() -> str:
+    return os.environ.get("ROS_DOMAIN_ID") or "0"
 
 
 class Meeting:
@@ -50,7 +56,26 @@ class Meeting:
 
     def _place(self) -> str:
         where = f"at {self._params.peers}" if self._params.peers else "by multicast"
-        return f"{where} in ROS domain {os.environ.get('ROS_DOMAIN_ID') or '0'}"
+        return f"{where} in ROS domain {_domain()}"
+
+    def namesake(self, stop: threading.Event) -> str:
+        """Why this run cannot begin: the driver or policy of another one is heard under our names; "" if none is.
+
+        Ours are still unconfigured, and silent. Both runs would answer every request and command both arms.
+        """
+        stop.wait(NAMESAKE_S)
+        with self._node.lock:
+            heard = {"driver": self._node.driver, "policy": self._node.policy}
+        expected = FAR_NODE.get(self._params.part)
+        taken = [n for n, m in heard.items() if m is not None and n in self._params.managed and n != expected]
+        if not taken:
+            return ""
+        place = self._node.get_namespace().rstrip("/")
+        robot = f"the name {place[1:]!r} is taken: " if place else ""
+        return (
+            f"robot: {robot}another {place}/{taken[0]} is active in ROS domain {_domain()}, perhaps on another host: "
+            "stop that run, or choose another robot:= or ROS_DOMAIN_ID"
+        )
 
     def conflict(self) -> str:
         """Why this run cannot go on beside the others that were heard, "" if it can."""

@@ -74,7 +74,7 @@ class Presence:
             if other.part != COUNTERPART.get(self.own.part):
                 return (
                     f"part:={other.part} of another run is active on {other.host} in this ROS domain: stop it, "
-                    "or give each pair of parts a ROS_DOMAIN_ID of its own"
+                    "or give each pair of parts a robot:= or a ROS_DOMAIN_ID of its own"
                 )
             for name in ("hardware", "task"):
                 ours, theirs = getattr(self.own, name), getattr(other, name)

@@ -23,7 +23,7 @@ HELP = (
     "keys: e EMERGENCY STOP · enter or space start/stop an episode · s success · f fail · d discard · r redo · q quit"
 )
 ESTOP_SENT = "emergency stop sent; if the arm still moves, use the power switch"
-STOPPED = "ARM STOPPED; to continue: ros2 service call /driver/estop_reset std_srvs/srv/Trigger"
+STOPPED = "ARM STOPPED; to continue: ros2 service call {} std_srvs/srv/Trigger"
 _BELL = "\a"
 
 
@@ -42,6 +42,7 @@ class RecordSession:
         self._start = services.client(node, "/recorder/start", StartEpisode)
         self._stop = services.client(node, "/recorder/stop", StopEpisode)
         self._estop = topics.publisher(node, "/estop", Bool)
+        self._stopped = STOPPED.format(node.resolve_service_name(services.relative("/driver/estop_reset")))
         self._terminal: list | None = None
         self._closed = False
         if sys.stdin is not None and sys.stdin.isatty():
@@ -127,7 +128,7 @@ class RecordSession:
             return "waiting for the recorder"
         of = f"/{status.total}" if status.total else ""
         left = f", {status.remaining:.0f} s left" if status.remaining >= 0 else ""
-        parts = [STOPPED] if self._mode == "estop" else []
+        parts = [self._stopped] if self._mode == "estop" else []
         parts.append(f"{status.state} {status.index}{of} {status.elapsed:.0f} s{left}")
         if status.state == "recording":
             parts.append(f"{status.messages} messages, {status.bytes / 1e6:.1f} MB, {status.lost} lost")

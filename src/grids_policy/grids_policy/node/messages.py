@@ -33,7 +33,7 @@ def frame_from(msg: Image | CompressedImage, name: str, width: int, height: int)
                 f"camera {name}: the bundle expects {width}x{height}, got {found_width}x{found_height}; "
                 f"set the camera to that size or export with --cameras {name}={found_width}x{found_height}"
             )
-        return ImageFrame(stamp_ns(msg.header.stamp), to_rgb(msg))
+        return ImageFrame(stamp_ns(msg.header.stamp), to_rgb(msg), msg.header.frame_id)
     except ValueError as error:
         return f"camera {name} (/{name}/color/image_raw): {error}"
 
@@ -101,7 +101,7 @@ def sample_messages(result: Result, bundle: Bundle, *, retention: bool, similari
             continue
         msg = SampledTokens(camera=camera.name, convention=bundle.convention)
         msg.header.stamp = to_stamp(frame.stamp_ns)
-        msg.header.frame_id = f"{camera.name}_color_optical_frame"
+        msg.header.frame_id = frame.frame_id or f"{camera.name}_color_optical_frame"
         msg.grid_height, msg.grid_width = bundle.grid_height, bundle.grid_width
         msg.tokens = bundle.tokens
         msg.coordinates = _floats("f", result.outputs.coordinates[i])

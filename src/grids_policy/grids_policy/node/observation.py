@@ -13,10 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class ImageFrame:
-    """One rgb8 image. stamp_ns: capture time."""
+    """One rgb8 image. stamp_ns: capture time; frame_id: the camera's optical frame, as its message names it."""
 
     stamp_ns: int
     image: np.ndarray  # (height, width, 3) uint8
+    frame_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ def window(steps: np.ndarray, at_s: float, speed: float) -> np.ndarray:
 class Player(Node):
     """The ROS client that sends the chunks. Single-threaded: it spins itself between two chunks."""
 
-    def __init__(self) -> None:
-        super().__init__("replay")
+    def __init__(self, robot: str = "") -> None:
+        super().__init__("replay", namespace=robot)
         self.status: DriverStatus | None = None
         self.measured: list[tuple[float, np.ndarray]] = []
         self._acceptance = ChunkAcceptance(0.0, 0, 0)
@@ -95,7 +95,8 @@ class Player(Node):
         """Switch the driver to this mode; DataError if it does not answer or refuses."""
         if not self._modes.wait_for_service(timeout_sec=DRIVER_WAIT_S):
             raise DataError(
-                "no driver answers: start one first, for example ./grids teleop operator:=none in another terminal"
+                f"no driver offers {self._modes.srv_name}: start one first, for example ./grids teleop operator:=none "
+                "in another terminal"
             )
         for _ in range(2):  # a response is lost if the driver has not discovered this client yet
             future = self._modes.call_async(SetMode.Request(mode=mode))
@@ -170,12 +171,15 @@ def tracking(player: Player, start: float, speed: float, times: np.ndarray, join
     return np.abs(now - then).mean(axis=0)
 
 
-def replay_arm(folder: Path, speed: float) -> int:
-    """Replay the commands of the bag in `folder`; returns the exit code. DataError if it cannot begin."""
+def replay_arm(folder: Path, speed: float, robot: str = "") -> int:
+    """Replay the commands of the bag in `folder`; returns the exit code. DataError if it cannot begin.
+
+    robot: its namespace, "" for one without a name. ValueError if it is no namespace.
+    """
     with Bag(folder) as bag:
         steps, times, joints = recorded_commands(bag)
     rclpy.init()
-    player = Player()
+    player = Player(robot)
     try:
         player.set_mode("policy")
         sys.stdout.write(f"playing {len(steps) * DT_S / speed:.1f} s, once the arm has come to the first pose\n")

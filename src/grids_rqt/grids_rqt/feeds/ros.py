@@ -39,13 +39,17 @@ TYPES = {
 class RosFeed:
     """Subscribes to the view model's topics. `close` may be called more than once."""
 
-    def __init__(self, model: Model, name: str = "grids_view", *, image_transport: str = "auto") -> None:
-        """Initialises rclpy if it is not initialised, and then also shuts it down. Installs no signal handlers."""
+    def __init__(
+        self, model: Model, name: str = "grids_view", *, image_transport: str = "auto", robot: str = ""
+    ) -> None:
+        """robot: the namespace of the robot to show, "" for one without a name. ValueError if it is no namespace.
+
+        Initialises rclpy if it is not initialised, and then also shuts it down. Installs no signal handlers."""
         keep_freed_memory()
         self._owns_rclpy = not rclpy.ok()
         if self._owns_rclpy:
             rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(name)
+        self.node = rclpy.create_node(name, namespace=robot)
         self._clock = self.node.get_clock()  # also works after the node is destroyed, during a refresh
         self._images: list[ImageSubscription] = []
         for topic in model.topics:

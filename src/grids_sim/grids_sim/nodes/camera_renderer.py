@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -44,11 +43,11 @@ def intrinsics(fovy_deg: float, width: int, height: int) -> tuple[float, float, 
     return focal, (width - 1) / 2, (height - 1) / 2
 
 
-def camera_info(camera: str, fovy_deg: float, width: int, height: int) -> CameraInfo:
+def camera_info(frame_id: str, fovy_deg: float, width: int, height: int) -> CameraInfo:
     """CameraInfo of an ideal pinhole camera without distortion; the caller sets the stamp."""
     focal, cx, cy = intrinsics(fovy_deg, width, height)
     return CameraInfo(
-        header=Header(frame_id=optical_frame(camera)),
+        header=Header(frame_id=frame_id),
         width=width,
         height=height,
         distortion_model="plumb_bob",
@@ -59,10 +58,10 @@ def camera_info(camera: str, fovy_deg: float, width: int, height: int) -> Camera
     )
 
 
-def image_message(pixels: np.ndarray, camera: str, stamp: Time) -> Image:
+def image_message(pixels: np.ndarray, header: Header) -> Image:
     """rgb8 message of (height, width, 3) uint8 pixels."""
     message = Image()
-    fill_image(message, pixels, Header(stamp=stamp, frame_id=optical_frame(camera)))
+    fill_image(message, pixels, header)
     return message
 
 
@@ -206,18 +205,18 @@ class TwinCameraNode(Node):
             if code & UNPLUGGED:
                 continue
             image = self._render(renderer, camera, code)
-            self._images[camera].publish(image_message(image, camera, stamp))
-            self._publish_jpeg(camera, image, stamp)
+            header = Header(stamp=stamp, frame_id=self.params.frame_prefix + optical_frame(camera))
+            self._images[camera].publish(image_message(image, header))
+            self._publish_jpeg(camera, image, header)
             if camera not in self._info:
                 height, width, _ = image.shape
-                self._info[camera] = camera_info(camera, renderer.fovy_deg(camera), width, height)
+                self._info[camera] = camera_info(header.frame_id, renderer.fovy_deg(camera), width, height)
             self._info[camera].header.stamp = stamp
             self._infos[camera].publish(self._info[camera])
 
-    def _publish_jpeg(self, camera: str, image: np.ndarray, stamp: Time) -> None:
+    def _publish_jpeg(self, camera: str, image: np.ndarray, header: Header) -> None:
         jpegs = self._jpegs.get(camera)
         if jpegs is not None and jpegs.get_subscription_count() > 0:
-            header = Header(stamp=stamp, frame_id=optical_frame(camera))
             packed = rgb_to_jpeg(image, self.params.jpeg_quality)
             jpegs.publish(CompressedImage(header=header, format=JPEG_FORMAT, data=packed))
 

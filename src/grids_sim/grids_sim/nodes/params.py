@@ -23,6 +23,7 @@ class TwinParams:
         choices=("none", "wave", "expert", "topic"),
     )
     link_dir: str = param("", "folder for the serial links; empty: one per user and ROS domain")
+    frame_prefix: str = param("", "put before the frame of the objects, e.g. left/")
     bus_log: str = param("", "file that receives every goal and torque write as JSON lines; empty: none")
     step_batch: int = param(1, "physics steps per wake-up of the physics thread", lo=1, hi=10)
     horn_ticks: tuple[int, ...] = param(
@@ -52,6 +53,7 @@ class TwinCameraParams:
     width: int = param(320, "image width", unit="px", lo=16, hi=1920)
     height: int = param(240, "image height", unit="px", lo=16, hi=1080)
     rate_hz: float = param(30.0, "images per second and camera", unit="Hz", lo=1, hi=60)
+    frame_prefix: str = param("", "put before both optical frames, e.g. left/")
     compressed: bool = param(False, "also publish JPEG on color/image_raw/compressed")
     jpeg_quality: int = param(90, "quality of that JPEG", lo=1, hi=100)
     nice: int = param(5, "nice value of the process, so that rendering never delays a servo", lo=0, hi=19)

@@ -71,7 +71,7 @@ class TwinNode(Node):
         self._published_state, self._published_s = state, now_s
         self._task.publish(
             TaskState(
-                header=Header(stamp=stamp, frame_id=BASE_FRAME),
+                header=Header(stamp=stamp, frame_id=self.params.frame_prefix + BASE_FRAME),
                 task=truth.task,
                 instruction=truth.instruction,
                 seed=truth.seed,
@@ -107,7 +107,7 @@ class TwinNode(Node):
             side = height if config.kind == "cube" else 2 * radius
             depth = height if solid else 2 * radius
             marker = Marker(
-                header=Header(frame_id=BASE_FRAME),
+                header=Header(frame_id=self.params.frame_prefix + BASE_FRAME),
                 ns=name,
                 id=0,
                 type=Marker.CUBE if solid else Marker.CYLINDER,

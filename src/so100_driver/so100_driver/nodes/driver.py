@@ -57,6 +57,8 @@ class DriverNode(ManagedNode):
         topics.subscription(self, "/leader/joint_states", JointState, self._on_leader)
         stops = MutuallyExclusiveCallbackGroup()
         topics.subscription(self, "/estop", Bool, self._on_estop, callback_group=stops)
+        if self.get_namespace() != "/":  # whoever publishes /estop means every arm that hears it
+            topics.subscription(self, "/estop", Bool, self._on_estop, shared=True, callback_group=stops)
         services.serve(self, "/driver/estop", Trigger, self._trigger(self._estop), callback_group=stops)
         services.serve(self, "/driver/set_mode", SetMode, self._set_mode)
         self._counting = self.create_timer(1.0, self._count_sources)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from grids_common.errors import GridsError
+from grids_common.host import robots
 from grids_common.params import ParameterError
 from grids_common.so100 import JOINT_NAMES, SERVO_IDS
 from grids_data import calibration as cal
@@ -265,8 +266,11 @@ def _parser() -> argparse.ArgumentParser:
         "--serial-port", default="", help="default: serial_port in config/arm.yaml, else the only device"
     )
     parser.add_argument(
-        "--name", default="", help="LeRobot name of the arm; default: `calibration` in config/arm.yaml, else my_<arm>"
+        "--name",
+        default="",
+        help="LeRobot name of the arm; default: `calibration` in config/arm.yaml, else my_<arm>, or <robot>_<arm>",
     )
+    parser.add_argument("--robot", type=robots.option, default="", help=robots.OPTION_TEXT)
     parser.add_argument("--file", default="", help="calibration file; default: that of the name, in LeRobot's folders")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--write", action="store_true", help="write the file's values to the servos")
@@ -278,7 +282,11 @@ def _parser() -> argparse.ArgumentParser:
 def _port(chosen: argparse.Namespace) -> str:
     """The device of the command line, else of config/arm.yaml, else the only one. DriverError without one."""
     found = candidates()
-    port = chosen.serial_port or site.serial_ports().get(chosen.arm) or (found[0] if len(found) == 1 else "")
+    port = (
+        chosen.serial_port
+        or site.serial_ports(robot=chosen.robot).get(chosen.arm)
+        or (found[0] if len(found) == 1 else "")
+    )
     if not port:
         raise DriverError(f"expected --serial-port, devices that exist: {', '.join(found) or 'none'}")
     return port
@@ -304,7 +312,8 @@ def _file(chosen: argparse.Namespace) -> Path:
     """The calibration file: the command line's, else where the driver looks, else a new one in LeRobot's folder."""
     if chosen.file:
         return Path(chosen.file).expanduser()
-    name = chosen.name or site.calibrations().get(chosen.arm) or f"my_{chosen.arm}"
+    own = f"{chosen.robot.replace('/', '_') or 'my'}_{chosen.arm}"
+    name = chosen.name or site.calibrations(robot=chosen.robot).get(chosen.arm) or own
     try:
         return cal.locate(chosen.arm, name)
     except cal.CalibrationError:

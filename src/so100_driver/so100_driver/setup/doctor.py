@@ -19,6 +19,7 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 
 from grids_common.errors import GridsError
+from grids_common.host import robots
 from grids_common.host.middleware import installed_rmws, refuse_missing_rmw
 from grids_common.params import NO_CLOCK, ParameterError
 from grids_common.site_files import asks_for_sim_time
@@ -349,7 +350,7 @@ def examine(arms: dict[str, str], calibrations: dict[str, str] | None = None) ->
 def choose(chosen: argparse.Namespace) -> dict[str, str]:
     """Serial device by arm: command line, else config/arm.yaml, else the only device as the follower."""
     given = {"follower": chosen.follower, "leader": chosen.leader}
-    arms = site.serial_ports(chosen.config) | {arm: port for arm, port in given.items() if port}
+    arms = site.serial_ports(chosen.config, chosen.robot) | {arm: port for arm, port in given.items() if port}
     there = candidates()
     return arms or ({"follower": there[0]} if len(there) == 1 else {})
 
@@ -362,6 +363,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--leader", default="", help="serial device of the leader; default: config/arm.yaml")
     parser.add_argument("--config", default="", help="file with both serial ports; default: config/arm.yaml")
+    parser.add_argument("--robot", type=robots.option, default="", help=robots.OPTION_TEXT)
     parser.add_argument("--json", action="store_true", help="one JSON list instead of text")
     chosen = parser.parse_args(argv)
     lines: list[CheckResult] = []
@@ -373,7 +375,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
 
     try:
-        arms, calibrations = choose(chosen), site.calibrations(chosen.config)
+        arms, calibrations = choose(chosen), site.calibrations(chosen.config, chosen.robot)
     except ParameterError as error:
         say(CheckResult("FAIL", "arm.yaml", str(error), "correct it, or name the devices with --follower and --leader"))
         arms, calibrations = {}, {}

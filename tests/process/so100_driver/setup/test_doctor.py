@@ -251,7 +251,7 @@ def test_the_devices_of_the_sites_file_are_examined_and_the_command_line_wins(tm
 
 def test_without_a_choice_the_only_device_is_the_follower_and_two_are_a_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("GRIDS_ROOT", str(tmp_path))
-    parsed = doctor.argparse.Namespace(follower="", leader="", config="")
+    parsed = doctor.argparse.Namespace(follower="", leader="", config="", robot="")
     monkeypatch.setattr(doctor, "candidates", lambda: ["/dev/a"])
     assert doctor.choose(parsed) == {"follower": "/dev/a"}
     monkeypatch.setattr(doctor, "candidates", lambda: ["/dev/a", "/dev/b"])

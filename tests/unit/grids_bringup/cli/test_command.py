@@ -61,6 +61,29 @@ def test_a_second_run_in_the_domain_is_refused_while_the_first_lives(site, capsy
     graph.claim_domain().close()
 
 
+@pytest.mark.parametrize("name", ["1arm", "a/b", "left arm"])
+def test_a_name_that_is_no_robots_is_one_sentence(site, capsys, name):
+    said = refused(capsys, "policy:=expert", f"robot:={name}")
+    assert "robot: expected one word" in said
+    assert f"got {name!r}" in said
+
+
+def test_robots_of_other_names_may_share_the_domain(site, capsys, monkeypatch):
+    started = []
+    monkeypatch.setattr(command, "Supervisor", lambda nodes, _: started.append(nodes) or Ended())
+    with graph.claim_domain("", "left"):
+        assert "another run" in refused(capsys, "policy:=expert", "robot:=left")
+        assert command.main(command.DEPLOY, ["policy:=expert", "robot:=right"]) == 0
+    assert [node.namespace for node in started[0]] == ["right"] * len(started[0])
+
+
+class Ended:
+    """A supervisor whose run has ended."""
+
+    def run(self) -> int:
+        return 0
+
+
 def test_a_bundle_that_is_not_there_is_named_with_those_there_are(site, capsys):
     said = refused(capsys, "policy:=demo")
     assert "expected 'expert', a folder with a policy.json, or one of [], got 'demo'" in said

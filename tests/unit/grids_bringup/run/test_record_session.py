@@ -8,7 +8,7 @@ from grids_msgs.msg import DriverStatus, EpisodeStatus
 from grids_msgs.srv import StartEpisode
 from session_node import opened
 
-from grids_bringup.run.record_session import ESTOP_SENT, HELP, STOPPED
+from grids_bringup.run.record_session import ESTOP_SENT, HELP
 
 
 @pytest.mark.parametrize("state", ["idle", "recording", "saving"])
@@ -24,9 +24,10 @@ def test_e_is_the_emergency_stop_whatever_goes_on(state, key):
 def test_the_line_says_when_the_arm_has_stopped_and_how_to_go_on():
     session, _ = opened()
     session._on_driver(DriverStatus(mode="estop"))
-    assert session.line().startswith(STOPPED)
+    stopped = "ARM STOPPED; to continue: ros2 service call /left/driver/estop_reset std_srvs/srv/Trigger"
+    assert session.line().startswith(stopped)
     session._on_driver(DriverStatus(mode="teleop"))
-    assert STOPPED not in session.line()
+    assert stopped not in session.line()
 
 
 def test_space_means_enter_and_the_help_says_so():

@@ -1,0 +1,82 @@
+"""Two robots in one ROS domain: two twins with two policies side by side, and neither hears the other."""
+
+import signal
+import time
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from grids_sim.servo import bus_log  # noqa: E402
+
+pytestmark = pytest.mark.e2e
+
+SHARED = {"/tf", "/tf_static", "/rosout", "/parameter_events"}  # by design: frames and loggers carry the robot's name
+STOPS = {"/estop"}  # every driver hears it, none of our nodes sends it
+
+
+@pytest.fixture
+def listener():
+    """listener(domain) -> a node that looks at the graph of that domain."""
+    found = []
+
+    def open_in(domain: int):
+        context = rclpy.Context()
+        context.init(domain_id=domain)
+        found.append((context, rclpy.create_node("listener", context=context)))
+        return found[-1][1]
+
+    yield open_in
+    for context, node in found:
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def endpoints(node) -> dict[str, set[str]]:
+    """The namespaces of the nodes at each topic, by topic."""
+    found = {}
+    for name, _ in node.get_topic_names_and_types():
+        both = [*node.get_publishers_info_by_topic(name), *node.get_subscriptions_info_by_topic(name)]
+        found[name] = {info.node_namespace for info in both if info.node_name != "listener"}
+    return found
+
+
+def goals_after(run, since_s: float) -> int:
+    return sum(goal.kind == "goal" and goal.t_s > since_s for goal in bus_log.load(run.folder / "bus.jsonl"))
+
+
+def test_two_robots_side_by_side_do_not_hear_each_other_and_one_outlives_the_other(launch, listener):
+    left = launch("deploy", "robot:=left", "policy:=untrained", "duration:=10", "seed:=11")
+    domain = {"ROS_DOMAIN_ID": str(left.domain)}
+    right = launch("deploy", "robot:=right", "policy:=expert", "duration:=90", "seed:=22", environment=domain)
+    node = listener(left.domain)
+    deadline = time.monotonic() + 60
+    while not all((run.folder / "bus.jsonl").exists() and goals_after(run, 0) > 200 for run in (left, right)):
+        assert time.monotonic() < deadline, "no motion"
+        time.sleep(0.2)
+    places = endpoints(node)
+    third = launch("deploy", "robot:=right", "policy:=expert", environment=domain)
+    assert third.wait(60) == 2
+    assert "of robot 'right' is active in ROS domain" in third.output
+    assert left.wait(60) == 0, left.output[-3000:]
+    ended = time.monotonic()
+    while goals_after(right, ended + 0.5) < 100:
+        assert right.process.poll() is None, right.process.communicate()[0][-3000:]
+        assert time.monotonic() < ended + 30, "the other robot's end stopped this one"
+        time.sleep(0.2)
+    right.process.send_signal(signal.SIGINT)
+    assert right.wait(40) == 0, right.output[-3000:]
+    for run, seed, task in ((left, 11, "untrained"), (right, 22, "expert")):
+        summary = run.summary()
+        assert (summary["seed"], summary["policy"], summary["failure"]) == (seed, task, "")
+        heard = summary["driver"]["chunks_accepted"] + summary["driver"]["chunks_refused"]
+        assert 0 < heard <= 1.5 * summary["chunks"] + 2, "a driver heard the other robot's policy"
+    assert left.summary()["bundle_id"] != right.summary()["bundle_id"]
+    for name, namespaces in places.items():
+        robot = f"/{name.split('/')[1]}"
+        expected = {"/left", "/right"} if name in SHARED | STOPS else {robot}
+        assert namespaces <= expected, f"{name}: {namespaces}"
+    for robot in ("left", "right"):
+        mine = [name for name in places if name.startswith(f"/{robot}/") and places[name]]
+        assert len(mine) > 15, f"{robot}: {mine}"
+    assert places["/tf"] == {"/left", "/right"}
