@@ -52,7 +52,7 @@ from grids_policy.model.checkpoint import (
 )
 from grids_policy.model.files import stored_in_16_bits
 from grids_policy.model.pi0.network import Pi0
-from grids_policy.model.reducers.catalogue import REDUCERS
+from grids_policy.model.reducers.catalogue import no_export
 from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
 from grids_policy.model.reducers.choice import with_reducer
 from grids_policy.model.reducers.nested import with_tokens
@@ -142,9 +142,10 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle into `folder`. Raises ExportError, and leaves no bundle, when a gate fails."""
     folder = Path(folder)
-    reducer = checkpoint.config.sampler.kind
-    if reason := REDUCERS[reducer].no_export:
-        raise ExportError(f"reducer {reducer} cannot be in a bundle: {reason}")
+    sampler = checkpoint.config.sampler
+    if reason := no_export(sampler.kind, sampler.gate):
+        gated = " with a gate" if sampler.gate else ""
+        raise ExportError(f"reducer {sampler.kind}{gated} cannot be in a bundle: {reason}")
     check_tokenizer(checkpoint)
     refuse_precision(options.precision, options.observations)
     if options.rtx_for:

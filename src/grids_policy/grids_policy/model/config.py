@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, get_args, get_origin, get_type_hints
 
 from grids_common.errors import GridsError
-from grids_policy.model.reducers.catalogue import REDUCERS
+from grids_policy.model.reducers.catalogue import REDUCERS, wrong_memory
 from grids_policy.model.reducers.plan import Stage, pool_shape, prune_plan
 from grids_policy.model.xvla.config import XvlaConfig
 
@@ -61,9 +61,11 @@ class SamplerConfig:
     layer: int = -1  # fastv, efficientvla: remove tokens before this language layer; -1: where the paper does
     kernel: str = "matmul"  # matmul | grid_sample: the same numbers by other operators
     seed: int = 0  # chooses the cells that kind=random keeps at inference
-    # grids only: numbers of tokens per camera that the policy is trained for, always the first ones (nested dropout,
-    # Rippel et al. 2014; Matryoshka query transformers, Hu et al. 2024). `./grids export --tokens` takes one of them.
+    # grids only: numbers of tokens per camera that it is trained for (nested dropout), see reducers/nested.py.
     nested: tuple[int, ...] = ()
+    gate: str = ""  # adp only: extrema | average, back to all tokens in fine motion (reducers/gate.py)
+    hysteresis: float = 0.0  # of adp's gate, rad; of vlacache, cosine asked beyond 0.996 of a token that was computed
+    in_a_row: int = 0  # adp's gate, vlacache: observations with fewer tokens after which one has all; 0: no limit
 
     def __post_init__(self) -> None:
         if self.nested and (
@@ -76,6 +78,8 @@ class SamplerConfig:
                 f"{self.after_layer}"
             )
         _one_of("sampler.kind", self.kind, SAMPLER_KINDS)
+        if wrong := wrong_memory(self.kind, self.gate, self.hysteresis, self.in_a_row):
+            raise ConfigError(wrong)
         if self.layer != -1 and self.kind not in ("fastv", "efficientvla"):
             raise ConfigError(f"sampler.layer is for kinds fastv and efficientvla; got {self.layer} with {self.kind!r}")
         _one_of("sampler.pooling", self.pooling, ("mean", "max", "conv"))
@@ -359,7 +363,8 @@ class PolicyConfig:
     @property
     def shown_tokens(self) -> int:
         """Tokens per camera that displays show: of the last layer; X-VLA's are chosen too late, in every step."""
-        return max(self.plan[-1].tokens) if self.plan and self.family != "xvla" else self.image_tokens
+        fixed = self.plan if self.family != "xvla" and not self.sampler.gate else ()
+        return max(fixed[-1].tokens) if fixed else self.image_tokens
 
     def expert_index(self, layer: int) -> int | None:
         """Index of the expert layer that reads language layer `layer`, or None where no expert layer does."""
@@ -379,25 +384,20 @@ class PolicyConfig:
 
 # Fields in which the published models of a family differ from the defaults, which are SmolVLA's.
 _PI: dict[str, Any] = {
-    "resize_hw": (224, 224),
-    "language_padding": "max_length",
-    "cross_attention": False,
-    "self_attn_every": 1,
+    "resize_hw": (224, 224), "language_padding": "max_length", "cross_attention": False, "self_attn_every": 1,
     "vision": VisionConfig(224, 14, 1152, 27, 16, 4304, shuffle=1),  # SigLIP-So400m/14
     "text": TextConfig(2048, 18, 8, 1, 256, 16384, vocab=257152, eps=1e-6),  # Gemma 2B
     "expert": ActionExpertConfig(1024, 18, 4096),
-}
+}  # fmt: skip
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "smolvla": {},
     "pi0": {**_PI, "family": "pi0", "conventions": ConventionsConfig("pi0", "none", "centre")},
     "pi05": {
-        **_PI,
-        "family": "pi05",
-        "tokenizer_max_length": 200,
+        **_PI, "family": "pi05", "tokenizer_max_length": 200,
         "conventions": ConventionsConfig("pi05", "unpadded", "centre"),
     },
     "xvla": {"family": "xvla", "conventions": ConventionsConfig("xvla"), "self_attn_every": 1},
-}
+}  # fmt: skip
 
 PARTS = {
     "vision": VisionConfig, "text": TextConfig, "expert": ActionExpertConfig, "sampler": SamplerConfig,

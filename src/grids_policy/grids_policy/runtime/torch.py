@@ -12,14 +12,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from grids_common.so100 import JOINT_NAMES
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.families import Cache
+from grids_policy.model.reducers.adp import Adp
 from grids_policy.model.reducers.interface import self_similarity
 from grids_policy.model.reducers.vla_cache import VlaCache
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
+
+_GRIPPER = JOINT_NAMES.index("gripper")
 
 
 def _batched(values: np.ndarray) -> Tensor:
@@ -54,6 +58,8 @@ class TorchRuntime(AbstractRuntime):
     def begin(self) -> None:
         if isinstance(self._policy.sampler, VlaCache):
             self._policy.sampler.begin()
+        elif isinstance(self._policy.sampler, Adp):
+            self._policy.sampler.begin_episode()
 
     @torch.no_grad()
     def infer(self, inputs: PolicyInputs, outputs: PolicyOutputs) -> dict[str, float]:
@@ -61,6 +67,9 @@ class TorchRuntime(AbstractRuntime):
         images = self._policy.preprocess([_batched(frame) for frame in inputs.frames])
         if isinstance(self._policy.sampler, VlaCache):
             self._policy.sampler.see(images)
+        elif isinstance(self._policy.sampler, Adp):
+            position = self._spec.state_units.to_rad(inputs.state.astype(float))
+            self._policy.sampler.see(np.delete(position, _GRIPPER).tolist())
         marks.append(time.perf_counter())
         self._dense = self._vision(images, inputs.refresh)
         marks.append(time.perf_counter())

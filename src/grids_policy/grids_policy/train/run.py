@@ -21,7 +21,7 @@ from grids_policy.model.config import ConfigError
 from grids_policy.model.families import Policy, build_policy, family_of
 from grids_policy.model.initialise import init_weights
 from grids_policy.model.normalize import Normalizer, build_normalizer
-from grids_policy.model.reducers.catalogue import REDUCERS
+from grids_policy.model.reducers.catalogue import no_training
 from grids_policy.model.reducers.lightvla import LightVla
 from grids_policy.model.reducers.nested import spread_tokens
 from grids_policy.model.trained_on import TrainedOn, refuse_impossible_statistics
@@ -114,9 +114,9 @@ class TrainingRun:
                 f"closed_loop_every_s: expected 0 without an evaluator, got {config.closed_loop_every_s:g}: "
                 "start the training with ./grids train"
             )
-        kind = config.model.sampler.kind
-        if reason := REDUCERS[kind].no_training:
-            raise ConfigError(f"model.sampler: {kind} cannot be trained with: {reason}")
+        sampler = config.model.sampler
+        if reason := no_training(sampler.kind, sampler.gate):
+            raise ConfigError(f"model.sampler: {sampler.kind} cannot be trained with: {reason}")
         self.config, self.folder, self.process, self.evaluate = config, folder, process, evaluate
         self.stopping = False  # set by a signal handler; `train` then finishes the current step, saves and returns
         if config.threads:

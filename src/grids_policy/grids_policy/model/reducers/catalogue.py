@@ -24,6 +24,13 @@ class Reducer:
     no_export: str = ""  # why it cannot be in a bundle
 
 
+_NO_EXPORT_GATED = (
+    "how many tokens it keeps changes with the motion, and a graph has a fixed number; export adp without gate, or "
+    "evaluate the checkpoint itself"
+)
+_NO_TRAINING_GATED = "the gate needs the observations before, and training draws single ones; train adp without gate"
+GATES = ("extrema", "average")  # of adp, see gate.py
+_MOST_HYSTERESIS = 0.004  # of vlacache: a cosine ends there
 _BEHIND = "behind the connector"
 _TABLE_10 = "baseline of GridS, arXiv 2605.11817, table 10"
 
@@ -68,13 +75,17 @@ REDUCERS: dict[str, Reducer] = {
     ),
     "adp": Reducer(
         "ADP: the K tokens the words ask for in layer 0", "arXiv 2509.22093", "before the language model's layer 0",
-        "0.4 of the tokens for the main and 0.6 for the wrist camera; without the gate that returns to all tokens",
+        "0.4 of the tokens for the main and 0.6 for the wrist camera; `adp:16,gate=extrema` (or `average`) returns to "
+        "all tokens in fine motion: the travel of the joints takes the place of the end effector's; `in_a_row=3`, the "
+        "authors' limit of reduced observations in a row, and `hysteresis` in rad are further options",
         inside=True,
     ),
     "vlacache": Reducer(
         "VLA-Cache: unchanged tokens reuse keys and values of the observation before", "arXiv 2502.02175",
         "language model, from layers 2, 6, 9 and 11 of 32",
-        "layers and numbers of tokens by depth and grid; patches are the cells of the token grid; the words judge",
+        "layers and numbers of tokens by depth and grid; patches are the cells of the token grid; the words judge; not "
+        "the paper's: `vlacache,hysteresis=0.002` asks more likeness of a token that was just computed than of one "
+        "that was reused, `in_a_row=10` computes all tokens after so many observations with reuse",
         counted=False, inside=True,
         no_training="it needs the observation before, and training draws single ones; train dense",
         no_export="which tokens it computes changes from image to image; --per-camera with the policy node's "
@@ -83,6 +94,35 @@ REDUCERS: dict[str, Reducer] = {
         "noise; choose fastv or adp, or reuse the vision tower",
     ),
 }  # fmt: skip
+
+
+def no_export(kind: str, gate: str) -> str:
+    """Why the reducer cannot be in a bundle; empty if it can. gate: `SamplerConfig.gate`."""
+    return _NO_EXPORT_GATED if gate else REDUCERS[kind].no_export
+
+
+def no_training(kind: str, gate: str) -> str:
+    """Why the reducer cannot be trained with; empty if it can. gate: `SamplerConfig.gate`."""
+    return _NO_TRAINING_GATED if gate else REDUCERS[kind].no_training
+
+
+def wrong_memory(kind: str, gate: str, hysteresis: float, in_a_row: int) -> str:
+    """What is wrong with the options of reducers that remember earlier observations; empty if nothing."""
+    if gate and gate not in GATES:
+        return f"sampler.gate must be one of {', '.join(GATES)}; got {gate!r}"
+    if gate and kind != "adp":
+        return f"sampler.gate is for kind adp; got {gate!r} with {kind!r}"
+    if (hysteresis or in_a_row) and not (gate or kind == "vlacache"):
+        return (
+            f"sampler.hysteresis and in_a_row are for kind vlacache and for adp with a gate; got {hysteresis} and "
+            f"{in_a_row} with {kind!r}"
+        )
+    if hysteresis < 0 or in_a_row < 0 or (kind == "vlacache" and hysteresis >= _MOST_HYSTERESIS):
+        return (
+            "sampler: expected in_a_row of 0 or more and hysteresis of 0 or more (vlacache: below "
+            f"{_MOST_HYSTERESIS}, where a cosine ends); got {in_a_row} and {hysteresis}"
+        )
+    return ""
 
 
 def markdown() -> str:

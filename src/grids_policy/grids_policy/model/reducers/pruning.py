@@ -209,7 +209,9 @@ class AbstractPruner(nn.Module, ABC):
 
         Of an absent camera, of whose tokens nothing can be said, the first cells.
         """
-        most, shown = max(index.shape[1] for index in found.cells), []
+        # With a gate the number changes, and displays have room for all.
+        most = len(self.cells) if self.config.gate else max(index.shape[1] for index in found.cells)
+        shown = []
         for camera, cells in enumerate(found.cells):
             real = of_camera(found.pad, found, camera).any(-1, keepdim=True)
             first = torch.arange(cells.shape[1], device=cells.device)

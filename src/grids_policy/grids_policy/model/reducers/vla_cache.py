@@ -40,6 +40,7 @@ class Memory(NamedTuple):
     values: list[Tensor]
     relevance: Tensor  # (1, P) attention of the words
     reuse: list[float]  # per language layer, the share of the reusable tokens
+    computed: Tensor  # (P,) bool, False for the tokens that were reused
 
 
 def patches_of(images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -50,16 +51,16 @@ def patches_of(images: Tensor, grid: tuple[int, int]) -> Tensor:
     return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def reusable_cells(similarity: Tensor, relevance: Tensor) -> Tensor:
-    """Cells, ascending, of one camera: unchanged ones without those that matter. Both (T,).
+def reusable_cells(similarity: Tensor, relevance: Tensor, required: Tensor | float = SIMILAR) -> Tensor:
+    """Cells, ascending, of one camera: unchanged ones without those that matter. All (T,).
 
-    similarity: cosines to the patches before. relevance: attention of the words.
+    similarity: cosines to the patches before. relevance: attention of the words. required: of each one's similarity.
     """
     count = len(similarity)
     most, matter = (max(1, round(n * count / OF_TOKENS)) for n in (UNCHANGED, RELEVANT))
     similar = torch.zeros(count, dtype=torch.bool)
     similar[similarity.topk(most).indices] = True
-    similar &= similarity >= SIMILAR
+    similar &= similarity >= required
     similar[relevance.topk(matter).indices] = False
     return similar.nonzero().flatten()
 
@@ -85,6 +86,10 @@ class VlaCache(nn.Module):
 
     `begin` forgets it, at the start of an episode; `see` gets the images of the next one. Without images (in training,
     or for more than one observation at once) everything is computed.
+
+    Not of the paper: with `hysteresis` a token that was computed is reused only if it is that much more alike than one
+    that was reused already must be, so that sensor noise does not switch it to and fro; after `in_a_row` observations
+    with reuse everything is computed, which bounds how far what is kept can drift.
     """
 
     def __init__(self, grid: tuple[int, int], config: SamplerConfig, depth: int) -> None:
@@ -95,6 +100,7 @@ class VlaCache(nn.Module):
         self.grid = grid
         self.layers = sorted({layer * depth // OF_DEPTH for layer in LAYERS})
         self.judge = JUDGE * depth // OF_DEPTH
+        self.config = config
         self.register_buffer("cells", cell_coords(grid, align_corners=config.align_corners), persistent=False)
         self.begin()
 
@@ -102,6 +108,7 @@ class VlaCache(nn.Module):
         """Forget the observation before."""
         self._memory: Memory | None = None
         self._patches: Tensor | None = None
+        self._since = 0  # observations since one was computed whole
         self.computed: list[int] = []  # tokens per layer of the last prefill
 
     def see(self, images: Tensor) -> None:
@@ -116,12 +123,15 @@ class VlaCache(nn.Module):
         """Positions in the prefix, ascending, of tokens that may be reused."""
         memory, patches = self._memory, self._patches
         same = memory is not None and patches is not None and memory.patches.shape == patches.shape
-        if memory is None or patches is None or not same or not torch.equal(memory.pad, prefix.pad):
+        due = 0 < self.config.in_a_row <= self._since
+        if memory is None or patches is None or due or not same or not torch.equal(memory.pad, prefix.pad):
             return torch.zeros(0, dtype=torch.long)
+        required = SIMILAR + self.config.hysteresis * memory.computed  # (P,)
         alike = torch.cosine_similarity(memory.patches, patches, dim=-1)  # (N, T)
         found = [
-            first + reusable_cells(alike[n], memory.relevance[0, first : first + count])
+            first + reusable_cells(alike[n], memory.relevance[0, part], required[part])
             for n, (first, count) in enumerate(prefix.layout.images)
+            for part in (slice(first, first + count),)
         ]
         return torch.cat(found)
 
@@ -157,7 +167,9 @@ class VlaCache(nn.Module):
             x = layer.finish(x, attend(query, keys[-1], values[-1], seen.visible))
         if self._patches is not None:
             shares = reuse_shares(entropies)
-            self._memory = Memory(self._patches, prefix.pad, keys, values, relevance, shares)
+            computed = torch.isin(torch.arange(prefix.layout.length), rows)
+            self._memory = Memory(self._patches, prefix.pad, keys, values, relevance, shares, computed)
+            self._since = self._since + 1 if dropped else 0
             self._patches = None
         return Encoded(keys, values, [prefix.pad] * len(keys), x, found)
 

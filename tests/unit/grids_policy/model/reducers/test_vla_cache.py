@@ -20,6 +20,14 @@ def test_unchanged_cells_are_reused_unless_the_words_attend_to_them():
     assert reusable_cells(similarity - 0.002, relevance).tolist() == [0, 2]
 
 
+def test_a_cell_that_was_computed_must_be_more_alike_than_one_that_was_reused():
+    similarity = torch.tensor([0.997, 0.997, 0.9985, 0.9955, 0.5, 0.5, 0.5, 0.5])
+    relevance = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+    required = 0.996 + 0.002 * torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0])  # 0 and 3 were reused before
+    assert reusable_cells(similarity, relevance, required).tolist() == [0, 2]
+    assert reusable_cells(similarity, relevance).tolist() == [0, 1, 2]
+
+
 def test_increases_of_the_reused_share_are_damped():
     # Entropies 2, 0, 1, 2 want the shares 0, 1, 0.5, 0: up by 0.55 of the way, down at once.
     assert reuse_shares([2.0, 0.0, 1.0, 2.0]) == pytest.approx([0.0, 0.55, 0.5, 0.0])
@@ -82,3 +90,39 @@ def test_a_change_is_seen_and_a_new_episode_or_sentence_starts_afresh(policies):
     cached.sampler.begin()
     act(cached, shorter, noise)
     assert set(cached.sampler.computed) == {134}
+
+
+def with_options(policy, **options):
+    made = SmolVLA(dataclasses.replace(policy.config, sampler=SamplerConfig("vlacache", **options)))
+    made.load_state_dict(policy.state_dict())
+    return made.eval().requires_grad_(False)
+
+
+def test_everything_is_computed_after_so_many_observations_with_reuse(policies):
+    limited, given, noise = with_options(policies[0], in_a_row=2), observation(), torch.zeros(1, 6, 32)
+    whole = []
+    for _ in range(7):
+        act(limited, given, noise)
+        whole.append(limited.sampler.computed[-1] == 134)
+    assert whole == [True, False, False, True, False, False, True]
+
+
+def test_noise_on_a_reused_image_is_tolerated_and_on_a_computed_one_it_is_not(policies):
+    """An image whose cells are 0.9975 alike from one observation to the next: less than 0.996 + 0.003."""
+    images, *rest = observation()
+    noise = torch.zeros(1, 6, 32)
+    pixels = (images + 1) * 127.5
+    other = pixels + 0.0707 * pixels.mean() * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(5))
+    other = other / 127.5 - 1
+    alike = torch.cosine_similarity(patches_of(images[0], (8, 8)), patches_of(other[0], (8, 8)), dim=-1)
+    assert 0.9962 < alike.min() < alike.max() < 0.9988
+    plain, careful = with_options(policies[0]), with_options(policies[0], hysteresis=0.003)
+    counts = {}
+    for policy, name in ((plain, "plain"), (careful, "careful")):
+        for seen in (images, other, images, images, other):
+            act(policy, (seen, *rest), noise)
+            counts.setdefault(name, []).append(policy.sampler.computed[-1])
+    assert counts["plain"][1] < 134
+    assert counts["careful"][:3] == [134, 134, 134], "computed cells are not alike enough"
+    assert counts["careful"][3] < 134, "the same image again is"
+    assert counts["careful"][4] < 134, "those that were reused stay so"
