@@ -151,6 +151,17 @@ def test_each_step_of_the_walks_names_a_function_that_exists():
     assert not missing
 
 
+def test_the_readme_and_help_say_what_works_with_which_reducer(capsys):
+    from grids_policy.export.cli import parse_arguments
+    from grids_policy.model.reducers.catalogue import REDUCERS, overview, overview_text
+
+    assert overview() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(kind in overview() and kind in overview_text() for kind in REDUCERS)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    assert overview_text() in capsys.readouterr().out
+
+
 def test_the_table_of_reducers_is_the_catalogue():
     from grids_policy.model.reducers.catalogue import markdown
 

@@ -28,6 +28,7 @@ from grids_eval.rollout import (
 )
 from grids_eval.statistics import Summary, as_json, json_text, markdown, summarise
 from grids_eval.through_ros import FailedRun, evaluate_through_ros
+from grids_policy.model.reducers.catalogue import overview_text
 
 # Controls that show whether the policy uses both cameras and the measured joints instead of a memorised path.
 CONTROL_SET = ("none", "grey_front", "grey_wrist", "mask_front", "mask_wrist", "other_episode", "frozen_state")
@@ -37,7 +38,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check the options. Exits with status 2 and one sentence when they contradict each other."""
     from grids_sim.tasks.perturb import ALL_FAMILIES
 
-    parser = argparse.ArgumentParser(prog="grids eval", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="grids eval", description=__doc__.splitlines()[0], epilog=overview_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("policy", type=Path, metavar="BUNDLE", help="bundle or checkpoint folder")
     parser.add_argument("--task", nargs="+", default=["pick_place"], choices=(*TASKS, "all"), help="default pick_place")
     parser.add_argument("--episodes", type=int, default=50, help="per task and condition (default 50)")

@@ -52,7 +52,7 @@ from grids_policy.model.checkpoint import (
 )
 from grids_policy.model.files import stored_in_16_bits
 from grids_policy.model.pi0.network import Pi0
-from grids_policy.model.reducers.catalogue import no_export
+from grids_policy.model.reducers.catalogue import no_export, overview_text
 from grids_policy.model.reducers.choice import HELP as REDUCER_HELP
 from grids_policy.model.reducers.choice import with_reducer
 from grids_policy.model.reducers.nested import with_tokens
@@ -270,7 +270,10 @@ def _add_meaning(parser: argparse.ArgumentParser) -> None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options of `./grids export`."""
-    parser = argparse.ArgumentParser(prog="grids export", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="grids export", description=__doc__.splitlines()[0], epilog=overview_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("checkpoint", type=Path, help="folder of a SmolVLA, GridS, pi0, pi0.5 or X-VLA checkpoint")
     parser.add_argument("bundle", type=Path, help="folder to write")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")

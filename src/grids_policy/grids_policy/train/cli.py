@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grids_common.errors import GridsError
+from grids_policy.model.reducers.catalogue import overview_text
 from grids_policy.train.config import TrainConfig, load_train_config
 
 _REFUSALS = (GridsError, ValueError, OSError)
@@ -23,7 +24,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Arguments of the command line, or of `argv`."""
-    parser = argparse.ArgumentParser(prog="grids train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="grids train", description=__doc__.splitlines()[0], epilog=overview_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see config/train")
     parser.add_argument("--out", type=Path, required=True, help="folder RUN of the run; an existing run is continued")
     parser.add_argument(

@@ -125,6 +125,37 @@ def wrong_memory(kind: str, gate: str, hysteresis: float, in_a_row: int) -> str:
     return ""
 
 
+def _works(known: Reducer, *, xvla: bool) -> str:
+    if xvla and known.no_xvla:
+        return "no"
+    exported, trained = not known.no_export, not known.no_training
+    return ", ".join(["train"] * trained + ["export", "node"] * exported) or "evaluate"
+
+
+def _groups() -> dict[tuple[str, str], list[str]]:
+    """Reducers with which the same works: (with SmolVLA, pi0 and pi0.5, with X-VLA) -> their names."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for kind, known in REDUCERS.items():
+        found.setdefault((_works(known, xvla=False), _works(known, xvla=True)), []).append(kind)
+    return found
+
+
+def overview() -> str:
+    """The small table of the README: what works with which model and reducer."""
+    groups = _groups()
+    head = ["", *(", ".join(kinds) for kinds in groups.values())]
+    rows = [head, ["---"] * len(head), ["SmolVLA, π0, π0.5", *(most for most, _ in groups)]]
+    rows.append(["X-VLA", *(xvla for _, xvla in groups)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def overview_text() -> str:
+    """The same for `--help`."""
+    lines = ["what works with which token reducer (smolvla, pi0, pi05 / xvla), and in ./grids eval:"]
+    lines += [f"  {' '.join(kinds)}: {most} / {xvla}" for (most, xvla), kinds in _groups().items()]
+    return "\n".join([*lines, "rules and options of each: docs/models.md"])
+
+
 def markdown() -> str:
     """The table of docs/models.md."""
     head = ("kind", "what", "paper", "where", "on any checkpoint", "train", "export, node", "models")
