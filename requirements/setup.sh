@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
 # Called by ./grids. Completed steps are skipped; interrupted ones are repeated.
-#   setup.sh runtime|view|data|hardware|openvino|dev
+#   setup.sh runtime|view|data|hardware|openvino|suites|dev
 set -euo pipefail
 levels=("${@:-runtime}")
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -64,6 +64,8 @@ check_machine() {
     || die "expected Linux x86_64, for which ROS wheels exist, got $machine: source /opt/ros/jazzy/setup.bash first, or use the container in docker/"
 }
 
+# dev has everything but the simulators, which are not installed into .venv.
+wants_suites() { [[ " ${levels[*]} " == *" suites "* ]]; }
 wants() { [[ " ${levels[*]} " == *" $1 "* || " ${levels[*]} " == *" dev "* ]]; }
 libraries=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null || true)
 has_library() { [[ $libraries == *"$1"* ]]; }
@@ -109,6 +111,12 @@ forget_half_installed() {  # uv counts a half-linked package as installed; the f
 }
 
 install_locked() { forget_half_installed; VIRTUAL_ENV=$VENV "$VENV/bin/uv" pip install -q --require-hashes --no-deps "${@/#/-r}"; }
+
+install_suites() {  # simulators need another MuJoCo than the twin, so they have an environment of their own
+  rm -rf "$STATE/suites"
+  "$VENV/bin/uv" venv -q --python "$VENV/bin/python" "$STATE/suites"
+  VIRTUAL_ENV=$STATE/suites "$VENV/bin/uv" pip install -q --require-hashes --no-deps -r requirements/suites.txt
+}
 
 rtx_card() {  # whether the first GPU and its driver can run engine rtx: the table DRIVERS of runtime/engines/rtx.py
   local driver capability oldest
@@ -216,6 +224,7 @@ fi
 if wants hardware; then once hardware "camera drivers" install_locked requirements/hardware.txt; fi
 if wants data; then once data "dataset tools" install_locked requirements/data.txt; fi
 if wants openvino; then once openvino "OpenVINO" install_locked requirements/openvino.txt; fi
+if wants_suites; then once suites "simulators" install_suites; fi
 if wants view; then once view "viewer" install_locked requirements/view.txt; fi
 if wants dev; then
   once dev "test and export tools" install_locked requirements/dev.txt
@@ -225,6 +234,7 @@ fi
 step "build" build
 write_environment
 echo "$ROOT $ros" >"$STATE/built"
+if wants_suites; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/suites.done"; fi
 for level in runtime hardware data view openvino dev; do
   if [ "$level" = runtime ] || wants "$level"; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"; fi
 done

@@ -11,7 +11,7 @@ as `Units.as_json`); a bundle keeps scale and offset in policy.json.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from grids_data.errors import DataError
 
 RAD, DEGREES, NORMALISED = "rad", "degrees", "normalised"
 SYSTEMS = (RAD, DEGREES, NORMALISED)
+NATIVE = "native"  # of another robot: its own numbers, which are passed on unchanged
 _OTHER_SPELLINGS = {"radians": RAD, "normalized": NORMALISED}  # read everywhere, written nowhere
 _LEROBOT_TICKS_PER_TURN = TICKS_PER_TURN - 1
 _GRIPPER = JOINT_NAMES.index("gripper")
@@ -35,7 +36,7 @@ class UnitsError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """An affine map per joint: dataset value = scale * rad + offset. Six numbers each, in the order of JOINT_NAMES.
+    """An affine map per joint: dataset value = scale * rad + offset. One number each, in the order of `joints`.
 
     `calibration` is the source of the map; None where only the map is known (a bundle's) or none is needed (rad).
     It is ignored by ==.
@@ -45,6 +46,7 @@ class Units:
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     calibration: Mapping[str, JointCalibration] | None = field(default=None, compare=False, repr=False)
+    joints: tuple[str, ...] = JOINT_NAMES  # another robot's only with the system NATIVE
 
     def from_rad(self, rad: np.ndarray) -> np.ndarray:
         """(..., J) rad to dataset units, float32. Not clamped: values outside the range are kept."""
@@ -56,19 +58,19 @@ class Units:
 
     def same_map(self, other: "Units") -> bool:
         """Whether the same angle gives the same number in both, within 1e-6 (relative and absolute)."""
-        if (self.system, len(self.scale)) != (other.system, len(other.scale)):
+        if (self.system, self.joints) != (other.system, other.joints):
             return False
         return np.allclose((self.scale, self.offset), (other.scale, other.offset), rtol=1e-6, atol=1e-6)
 
     def as_json(self) -> dict[str, Any]:
         """The units as stored in meta/info.json of a dataset; `units_from_json` reads them back."""
-        joints = {DEGREES: "deg", NORMALISED: "percent of half range", RAD: "rad"}[self.system]
-        gripper = "rad" if self.system == RAD else "percent of range"
+        joints = {DEGREES: "deg", NORMALISED: "percent of half range", RAD: "rad", NATIVE: NATIVE}[self.system]
+        gripper = joints if self.system in (RAD, NATIVE) else "percent of range"
         calibration = self.calibration
         return {
             "system": self.system,
-            "joint_names": list(JOINT_NAMES),
-            "unit": [gripper if name == "gripper" else joints for name in JOINT_NAMES],
+            "joint_names": list(self.joints),
+            "unit": [gripper if name == "gripper" else joints for name in self.joints],
             "scale_per_rad": list(self.scale),
             "offset": list(self.offset),
             "calibration": calibration and {name: asdict(joint) for name, joint in calibration.items()},
@@ -84,7 +86,8 @@ def unit_name(known: Units | None) -> str:
     """How to call numbers of these units in a log line; None: units that a dataset does not state."""
     if known is None:
         return "of the dataset's own units"
-    return {RAD: "rad", DEGREES: "degrees (gripper: %)", NORMALISED: "% of half range (gripper: %)"}[known.system]
+    names = {RAD: "rad", DEGREES: "degrees (gripper: %)", NORMALISED: "% of half range (gripper: %)"}
+    return names.get(known.system, "of the robot's own units")
 
 
 def _system(text: object) -> str:
@@ -114,6 +117,11 @@ def units(system: str = DEGREES, calibration: Calibration | None = None) -> Unit
     return Units(system, tuple((gain * sign / RAD_PER_TICK).tolist()), tuple(offset.tolist()), calibration)
 
 
+def native_units(joints: Sequence[str]) -> Units:
+    """The units of another robot, named by its joints (or axes): numbers that nothing here converts."""
+    return Units(NATIVE, (1.0,) * len(joints), (0.0,) * len(joints), joints=tuple(joints))
+
+
 def units_of_file(system: str, calibration: Path | None) -> Units:
     """The map for command-line arguments: a system and a LeRobot calibration file, which is optional only for rad.
 
@@ -140,7 +148,12 @@ def units_from_json(tree: object) -> Units:
     if not isinstance(tree, dict):
         raise UnitsError(f"units: expected an object, got {tree!r}")
     fields = cast("dict[str, Any]", tree)
-    names = fields.get("joint_names", list(JOINT_NAMES))
+    names: Any = fields.get("joint_names", list(JOINT_NAMES))
+    if fields.get("system") == NATIVE:
+        given = cast("list[Any]", names) if isinstance(names, list) else []
+        if not given or not all(isinstance(name, str) for name in given):
+            raise UnitsError(f"units: expected joint_names to be a list of texts, got {names!r}")
+        return native_units(given)
     if names != list(JOINT_NAMES):
         raise UnitsError(f"units: expected the joints {', '.join(JOINT_NAMES)} in this order, got {names}")
     scale, offset = (_numbers(fields.get(name), name) for name in ("scale_per_rad", "offset"))

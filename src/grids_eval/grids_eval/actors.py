@@ -3,13 +3,20 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grids_common.so100 import JOINT_NAMES
+from grids_data.units import native_units
 from grids_policy.runtime.base import AbstractRuntime, PolicyOutputs
 from grids_policy.runtime.inputs import prepare_inputs
 from grids_policy.runtime.language import SentenceEncoder
 from grids_policy.runtime.reuse import FrameReuse
+
+if TYPE_CHECKING:
+    from grids_policy.export.spec import ExportOptions
+    from grids_policy.model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class ActorSpec:
     chunk_size: int
     n_action_steps: int
     max_committed: int
+    joints: tuple[str, ...] = JOINT_NAMES  # in the order of a chunk's columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ class ActorOptions:
     reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: no
         tokens are reused.
     reducer: another token reducer for a checkpoint (model/reducers/choice.py); "": its own.
+    native: names of state and action of another robot, in its own units (grids_eval.suites); None: the SO-100.
+    usual_fps: action steps per second where neither the checkpoint nor `fps` says any; None: 30.
     """
 
     fps: float | None = None
@@ -60,6 +70,8 @@ class ActorOptions:
     reducer: str = ""
     system: str = ""
     calibration: Path | None = None
+    native: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    usual_fps: float | None = None
 
 
 class AbstractActor(ABC):
@@ -106,6 +118,7 @@ class RuntimeActor(AbstractActor):
             spec.chunk_size,
             spec.n_action_steps,
             spec.max_committed,
+            spec.joints,
         )
 
     def begin(self) -> None:
@@ -148,7 +161,7 @@ def _bundle_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
 
 
 def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
-    """A checkpoint folder in torch, before any export. Raises UnitsError where the options contradict it."""
+    """A checkpoint folder in torch, before any export. Raises ValueError where the options contradict it."""
     import torch
 
     from grids_policy.export.cameras import ExportError, refuse_unknown_cameras
@@ -161,15 +174,34 @@ def _checkpoint_actor(folder: Path, options: ActorOptions) -> RuntimeActor:
     checkpoint = load_checkpoint(folder)
     if options.reducer:
         checkpoint = with_reducer(checkpoint, options.reducer)
-    try:
-        refuse_unknown_cameras("", checkpoint)
-    except ExportError as error:
-        raise ValueError(f"{folder}: {error}, in `./grids export`, and evaluate the bundle") from error
-    meaning = meaning_of(checkpoint, options.system, options.calibration, options.fps)
-    export = ExportOptions(fps=meaning.fps, units=meaning.units, name=folder.name, per_camera=True)
+    if options.native is not None:
+        export = _native_options(folder, checkpoint, options)
+    else:
+        try:
+            refuse_unknown_cameras("", checkpoint)
+        except ExportError as error:
+            raise ValueError(f"{folder}: {error}, in `./grids export`, and evaluate the bundle") from error
+        meaning = meaning_of(checkpoint, options.system, options.calibration, options.fps)
+        export = ExportOptions(fps=meaning.fps, units=meaning.units, name=folder.name, per_camera=True)
     spec = policy_spec(checkpoint, export)
     encoder = SentenceEncoder(folder, spec.language)
     return RuntimeActor(folder.name, TorchRuntime(checkpoint, spec), encoder, options)
+
+
+def _native_options(folder: Path, checkpoint: "Checkpoint", options: ActorOptions) -> "ExportOptions":
+    """How a checkpoint of another robot is run: in its own units. Raises ValueError for the SO-100's."""
+    from grids_policy.export.spec import ExportOptions
+    from grids_policy.model.trained_on import chosen_fps
+
+    state, action = map(native_units, options.native or ((), ()))
+    found = checkpoint.trained_on
+    if found.units is not None and not found.units.same_map(action):
+        raise ValueError(
+            f"{folder}: expected a policy that moves {', '.join(action.joints)}, got one for "
+            f"{', '.join(found.units.joints)} in {found.units.system}"
+        )
+    fps = chosen_fps(found.fps, options.fps or found.fps or options.usual_fps)
+    return ExportOptions(fps=fps, units=action, state_units=state, name=folder.name, per_camera=True)
 
 
 def load_actor(folder: Path, **options) -> AbstractActor:

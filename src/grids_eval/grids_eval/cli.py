@@ -43,6 +43,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("policy", type=Path, metavar="BUNDLE", help="bundle or checkpoint folder")
+    parser.add_argument(
+        "--suite", metavar="SUITE/TASK", help="a public simulator instead of the twin, with its own options"
+    )
     parser.add_argument("--task", nargs="+", default=["pick_place"], choices=(*TASKS, "all"), help="default pick_place")
     parser.add_argument("--episodes", type=int, default=50, help="per task and condition (default 50)")
     parser.add_argument("--seed", type=int, default=7_000_000, help="first scene seed (default 7000000)")
@@ -240,7 +243,12 @@ def _speed(results, seconds: float) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 options refused or a run failed (2: from the argument parser)."""
-    arguments = parse_arguments(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.split("=")[0] == "--suite" for word in words):
+        from grids_eval.suites.cli import suite_main
+
+        return suite_main(words)
+    arguments = parse_arguments(words)
     try:
         return _evaluate(arguments)
     except (GridsError, ValueError, OSError) as error:

@@ -54,8 +54,6 @@ def write_videos(
     Each video image shows the policy's input at one inference: the cameras side by side, with the sample locations; a
     masked camera is black. options: keyword arguments of `load_actor`. Slow: runs in this process.
     """
-    import av
-
     from grids_eval.actors import load_actor
     from grids_eval.rollout import Rollouts
     from grids_sim.gl import choose_backend
@@ -72,14 +70,21 @@ def write_videos(
 
         result = rollouts.run(config, watch)
         path = folder / f"{condition}_{config.task}_{config.seed}_{result.failure or 'success'}.mp4"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=5)
-            stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
-            for image in images:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-            container.mux(stream.encode())
+        write_video(path, images)
         paths.append(path)
     return paths
+
+
+def write_video(path: Path, images: Sequence[np.ndarray]) -> None:
+    """An MP4 of (h, w, 3) uint8 images of one even size, five per second."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
 
 
 def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:

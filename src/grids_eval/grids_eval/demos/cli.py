@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `./grids demos`."""
     parser = argparse.ArgumentParser(prog="grids demos", description=__doc__)
     add = parser.add_argument
+    add("--suite", metavar="SUITE/TASK", help="a public simulator instead of the twin, with its own options")
     add("--task", nargs="+", choices=TASKS, default=["pick_place"], help="one or more; episodes alternate between them")
     add("--episodes", type=int, default=50, help="number of successful episodes (default: 50)")
     add("--seed", type=int, default=0, help="the same seed makes the same dataset (default: 0)")
@@ -42,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 1 failed, 2 refused, 130 interrupted (run again to resume)."""
+    if any(word.split("=")[0] == "--suite" for word in argv):
+        from grids_eval.suites.demos import suite_demos_main
+
+        return suite_demos_main(argv)
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if PHYSICS_HZ % arguments.fps:

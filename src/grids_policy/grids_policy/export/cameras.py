@@ -10,6 +10,7 @@ import dataclasses
 
 from grids_common.errors import GridsError
 from grids_common.topics import CAMERAS
+from grids_data.units import NATIVE
 from grids_policy.model.cameras import without_cameras
 from grids_policy.model.checkpoint import Checkpoint
 
@@ -117,7 +118,13 @@ def choose_cameras(checkpoint: Checkpoint, text: str) -> tuple[Checkpoint, str]:
 
 
 def refuse_unknown_cameras(text: str, checkpoint: Checkpoint) -> None:
-    """Raises ExportError for cameras that this robot does not have; the text lists the choices."""
+    """Raises ExportError for cameras that this robot does not have; the text lists the choices.
+
+    A policy of another robot, in that one's own units, keeps its cameras.
+    """
+    units = checkpoint.trained_on.units
+    if units is not None and units.system == NATIVE:
+        return
     names = [name for name, *_ in parse_cameras(text, checkpoint)]
     if all(name in CAMERAS for name in names):
         return

@@ -129,8 +129,8 @@ def _of_dataset(path: Path, spec: PolicySpec, count: int) -> Iterator[Recorded]:
 
 
 def _require_joints(spec: PolicySpec, count: int) -> None:
-    if count != len(spec.joints):
-        raise ExportError(f"expected the state of {len(spec.joints)} joints, got {count} numbers")
+    if count != len(spec.state_units.scale):
+        raise ExportError(f"expected the state of {len(spec.state_units.scale)} joints, got {count} numbers")
 
 
 def _of_frames(path: Path, spec: PolicySpec, count: int) -> Iterator[Recorded]:

@@ -36,6 +36,7 @@ class ExportOptions:
     cameras: str = ""  # "front=640x480,wrist:camera2=640x480"; empty: the checkpoint's own
     fps: float = 30.0
     units: Units = dataclasses.field(default_factory=lambda: build_units(RAD))  # of state and action
+    state_units: Units | None = None  # where the state has other numbers than the action; None: units
     name: str = ""
     instruction: str = ""
     per_camera: bool = False
@@ -87,6 +88,17 @@ def _language(checkpoint: Checkpoint, instruction: str) -> LanguageSettings:
     return policy_language(checkpoint.config, tokenizer, checkpoint.normalizer(lerobot.STATE), instruction)
 
 
+def _require_joints(config: PolicyConfig, options: ExportOptions) -> None:
+    """Raise ExportError where the sizes of state and action are not those of the robot's joints."""
+    joints, state = options.units.joints, (options.state_units or options.units).joints
+    if (config.state_dim, config.action_dim) != (len(state), len(joints)):
+        robot = "SO-100" if joints == JOINT_NAMES else f"robot with {', '.join(joints)}"
+        raise ExportError(
+            f"expected a policy for the {len(joints)} joints of the {robot}, got state {config.state_dim} "
+            f"and action {config.action_dim}"
+        )
+
+
 def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
     """The checkpoint's spec, in the options' units and camera sizes.
 
@@ -95,16 +107,13 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
     config, raw = checkpoint.config, checkpoint.lerobot
     if checkpoint.doubt:
         raise ExportError(checkpoint.doubt)
-    if config.action_dim != len(JOINT_NAMES) or config.state_dim != len(JOINT_NAMES):
-        raise ExportError(
-            f"expected a policy for the {len(JOINT_NAMES)} joints of the SO-100, got state {config.state_dim} "
-            f"and action {config.action_dim}"
-        )
+    _require_joints(config, options)
     cameras = tuple(_camera(*camera, config) for camera in parse_cameras(options.cameras, checkpoint))
     state = _mean_std(checkpoint.normalizer(lerobot.STATE), config.state_dim)
     action = _mean_std(checkpoint.normalizer(lerobot.ACTION), config.action_dim)
     commanded = _position_statistics(state, action, config.relative_actions)
     low, high = _position_range(commanded, options.units)
+    state_units = options.state_units or options.units
     return PolicySpec(
         name=options.name,
         cameras=cameras,
@@ -114,8 +123,8 @@ def policy_spec(checkpoint: Checkpoint, options: ExportOptions) -> PolicySpec:
         grid_width=config.grid[1],
         tokens=config.shown_tokens,
         convention=f"align_corners_{str(config.sampler.align_corners).lower()}",
-        joints=JOINT_NAMES,
-        state_units=options.units,
+        joints=options.units.joints,
+        state_units=state_units,
         action_units=options.units,
         dt=1 / options.fps,
         chunk_size=config.chunk_size,

@@ -14,7 +14,7 @@ from typing import Any
 
 from grids_common.so100 import JOINT_NAMES
 from grids_data.errors import DataError
-from grids_data.units import DEGREES, NORMALISED, RAD, Units, UnitsError, units_from_json, units_of_file
+from grids_data.units import DEGREES, NATIVE, NORMALISED, RAD, Units, UnitsError, units_from_json, units_of_file
 from grids_policy.model.normalize import Normalizer
 
 FILE = "grids_dataset.json"
@@ -124,7 +124,12 @@ def chosen_fps(found: float | None, fps: float | None) -> float:
 
 
 def refuse_other_robot(found: TrainedOn) -> None:
-    """Raise UnitsError where the data were recorded with a robot that is not an SO-100 or SO-101."""
+    """Raise UnitsError where the data were recorded with a robot that is not an SO-100 or SO-101.
+
+    A robot in its own units (NATIVE) passes: its joints have names, and whoever runs the policy compares them.
+    """
+    if found.units is not None and found.units.system == NATIVE:
+        return
     if found.robot_type not in ("", "unknown") and not _THIS_ROBOT.search(found.robot_type.lower()):
         raise UnitsError(
             f"the checkpoint was trained on the robot {found.robot_type!r}, expected an SO-100 or SO-101; if it is one "

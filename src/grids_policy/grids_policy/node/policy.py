@@ -20,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from grids_common.image_topics import ImageSubscription
 from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
+from grids_common.so100 import JOINT_NAMES
 from grids_common.stamps import to_stamp
 from grids_common.topics import CAMERAS, publisher, subscription
 from grids_policy.node import messages
@@ -97,6 +98,8 @@ class PolicyNode(ManagedNode):
     def _check_against_bundle(self) -> None:
         """Refuse parameters that this bundle or this robot does not support. Raises SetupError."""
         params, bundle = self._params, self._runtime.bundle
+        if bundle.joints != JOINT_NAMES:
+            raise SetupError(f"the bundle moves {', '.join(bundle.joints)}, this robot has {', '.join(JOINT_NAMES)}")
         if unknown := [camera.name for camera in bundle.cameras if camera.name not in CAMERAS]:
             raise SetupError(f"the bundle needs camera {unknown[0]!r}, this robot has {', '.join(CAMERAS)}: {_REMAP}")
         lost = params.lost_camera

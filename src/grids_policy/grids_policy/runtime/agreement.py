@@ -56,7 +56,7 @@ def random_inputs(spec: PolicySpec, vocabulary: int, seed: int) -> PolicyInputs:
     (state_mean, state_std), (mean, std) = (
         (np.array(spec.normalisation[name][key]) for key in ("mean", "std")) for name in ("state", "position")
     )
-    state = state_mean + state_std * random.standard_normal(joints)
+    state = state_mean + state_std * random.standard_normal(len(state_mean))
     committed = mean + std * random.standard_normal((spec.chunk_size, joints))
     length = spec.language.tokenizer_max_length
     present = np.ones(len(spec.cameras), bool)

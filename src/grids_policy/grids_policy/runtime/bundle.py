@@ -28,7 +28,7 @@ import numpy as np
 
 from grids_common.errors import GridsError
 from grids_common.letterbox import Letterbox
-from grids_data.units import SYSTEMS, Units, parse_system
+from grids_data.units import NATIVE, SYSTEMS, Units, parse_system
 from grids_policy.model.config import PROMPTS, ConventionsConfig
 from grids_policy.model.normalize import MODES
 
@@ -229,6 +229,9 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 
 def _parse_units(value: Any, where: str) -> Units:
     stored = _parse_object(StoredUnits, value, where)
+    if stored.name == NATIVE:  # the names are the bundle's `joints`; a state may have others, which nobody asks for
+        names = tuple(str(index) for index in range(len(stored.scale)))
+        return Units(NATIVE, stored.scale, stored.offset, joints=names)
     if (system := parse_system(stored.name)) not in SYSTEMS:
         raise BundleError(f"{where}.name: expected {', '.join(SYSTEMS)}, got {stored.name!r}")
     return Units(system, stored.scale, stored.offset)
@@ -296,9 +299,10 @@ def _check_words(bundle: Bundle) -> None:
 def _check(bundle: Bundle) -> None:
     """Cross-checks between fields."""
     joints = len(bundle.joints)
+    native = bundle.state_units.system == NATIVE  # another robot's state need not be its joints
     for name, values in (
-        ("state_units.scale", bundle.state_units.scale),
-        ("state_units.offset", bundle.state_units.offset),
+        *(() if native else (("state_units.scale", bundle.state_units.scale),)),
+        *(() if native else (("state_units.offset", bundle.state_units.offset),)),
         ("action_units.scale", bundle.action_units.scale),
         ("action_units.offset", bundle.action_units.offset),
         ("position_low", bundle.position_low),

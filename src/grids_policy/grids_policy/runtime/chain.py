@@ -111,7 +111,7 @@ def plan(buffers: AbstractBuffers, bundle: Bundle, graphs: dict[str, AbstractGra
     types = {**graphs["vision"].inputs, **graphs["prefix"].inputs, **graphs["prefix"].outputs}
     add("images", (cameras, 3, bundle.input_height, bundle.input_width), types["images"].dtype)
     add("present", (cameras,), np.bool_)
-    add("state", (joints,), np.float32)
+    add("state", (len(bundle.state_units.scale),), np.float32)
     add("tokens", (bundle.language.tokenizer_max_length,), np.int64)
     add("token_mask", (bundle.language.tokenizer_max_length,), np.bool_)
     for name in ("dense", *bundle.cache, *(() if bundle.early else ("self_similarity",))):

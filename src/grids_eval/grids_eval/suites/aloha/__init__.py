@@ -1,0 +1,1 @@
+"""ALOHA: both tasks of gym-aloha and a scripted expert for them."""

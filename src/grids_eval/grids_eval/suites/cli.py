@@ -1,0 +1,165 @@
+"""`./grids eval POLICY --suite SUITE/TASK`: success of a bundle or a checkpoint in a public simulator.
+
+The simulators run in an environment of their own, which the first call installs. Results are kept one by one; the same
+command with the same --out continues. With --json the last line is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from grids_common.errors import GridsError
+from grids_common.progress import Progress
+from grids_eval.actors import AbstractActor, load_actor
+from grids_eval.statistics import json_text
+from grids_eval.suites.catalogue import JERK_UNITS, SUITES, SuiteError, tasks_of
+from grids_eval.suites.evaluate import KeptEpisodes, SuiteRun, evaluate_suite
+from grids_eval.suites.interface import TaskDescription
+from grids_eval.suites.rollout import SuiteResult
+from grids_eval.suites.table import as_markdown, summaries_of
+
+EXPERT = Path("expert")  # as POLICY: the suite's scripted expert, by the same rules
+FIRST_SEED = 1000  # LeRobot's first evaluation seed (configs/eval.py); demonstrations have seeds from 1000000 on
+
+
+def parse_suite_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse and check the options. Exits with status 2 and one sentence when they cannot be used."""
+    parser = argparse.ArgumentParser(prog="grids eval", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    known = "; ".join(f"{suite}/{'|'.join([*tasks][:6])}" for suite, tasks in SUITES.items())
+    add("policy", type=Path, metavar="POLICY", help="bundle or checkpoint folder, or the word expert")
+    add("--suite", required=True, metavar="SUITE/TASK", help=f"a task or a group of tasks: {known}")
+    add("--episodes", type=int, default=50, help="per task (default 50)")
+    add("--seed", type=int, default=FIRST_SEED, help=f"seed of each task's first episode (default {FIRST_SEED})")
+    add("--replan", type=int, default=0, metavar="N", help="action steps of a chunk to execute; 0: the policy's own")
+    add(
+        "--camera-map", nargs="*", default=[], metavar="POLICY=SUITE", help="the suite's camera for one of the policy's"
+    )
+    add("--fps", type=float, help="action steps per second of a checkpoint that states none (default: the suite's)")
+    add("--noise-scale", type=float, help="of the noise that sampling starts from, 0 to 1; default: the bundle's, or 1")
+    add("--reducer", default="", metavar="KIND:TOKENS", help="reduce a checkpoint's image tokens in another way")
+    add("--processes", type=int, default=2, help="simulators side by side (default 2)")
+    add("--videos", type=int, default=0, metavar="N", help="write videos of the first N failures")
+    add("--out", type=Path, help="folder of the results (default: runs/suites/SUITE-TASK/POLICY)")
+    add("--json", action="store_true", help="last line: one JSON object")
+    arguments = parser.parse_args(argv)
+    for name, least in (("episodes", 1), ("processes", 1), ("replan", 0), ("videos", 0), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name}: expected at least {least}, got {getattr(arguments, name)}")
+    if arguments.noise_scale is not None and not 0 <= arguments.noise_scale <= 1:
+        parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
+    pairs = [pair.partition("=") for pair in arguments.camera_map]
+    if wrong := [pair for pair in pairs if not pair[0] or not pair[2]]:
+        parser.error(f"--camera-map: expected POLICY=SUITE, got {''.join(wrong[0])!r}")
+    arguments.camera_map = {own: name for own, _, name in pairs}
+    return arguments
+
+
+def suite_main(argv: list[str]) -> int:
+    """Exit status: 0 done, 1 refused or a simulator failed (2: from the argument parser), 130 interrupted."""
+    arguments = parse_suite_arguments(argv)
+    try:
+        return _evaluate(arguments)
+    except (GridsError, ValueError, OSError) as error:
+        sys.stderr.write(f"eval: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to continue\n")
+        return 130
+
+
+def _fingerprint(policy: Path) -> str:
+    """What changes with the policy's files: name, size and time of each."""
+    if policy == EXPERT:
+        return "the suite's scripted expert"
+    files = sorted(path for path in policy.glob("*") if path.suffix in (".json", ".safetensors", ".onnx"))
+    if not files:
+        raise SuiteError(f"{policy}: expected a bundle (policy.json) or a checkpoint (config.json), found neither")
+    return " ".join(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files)
+
+
+def _name(policy: Path) -> str:
+    """The folder's name; of a training run's checkpoint that of the run."""
+    folder = policy.resolve()
+    return folder.parent.name if folder.name == "checkpoint" else folder.name
+
+
+def _load(arguments: argparse.Namespace, task: TaskDescription) -> AbstractActor | None:
+    if arguments.policy == EXPERT:
+        return None
+    bundle = (arguments.policy / "policy.json").is_file()
+    options = {"noise_scale": arguments.noise_scale, "reducer": arguments.reducer}
+    native = None if bundle else (task.state, task.action)
+    return load_actor(arguments.policy, fps=arguments.fps, native=native, usual_fps=task.control_hz, **options)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    suite, tasks = tasks_of(arguments.suite)
+    folder = arguments.out or Path("runs/suites") / arguments.suite.replace("/", "-") / _name(arguments.policy)
+    settings = {
+        "policy": str(arguments.policy.resolve()),
+        "files": _fingerprint(arguments.policy),
+        "suite": suite,
+        **{name: getattr(arguments, name) for name in ("replan", "camera_map", "fps", "noise_scale", "reducer")},
+    }
+    episodes = tuple((task, arguments.seed + i) for task in tasks for i in range(arguments.episodes))
+    run = SuiteRun(
+        suite, episodes, folder, arguments.camera_map, arguments.replan, arguments.processes, arguments.videos
+    )
+    kept = KeptEpisodes(folder, settings)
+    versions: dict[str, str] = {}
+
+    def load(task: TaskDescription) -> AbstractActor | None:
+        versions.update(task.versions)
+        return _load(arguments, task)
+
+    began, have = time.monotonic(), len(set(kept.read()) & set(episodes))
+    good = 0
+    with Progress("episodes", len(episodes), done=have) as progress:
+
+        def report(result: SuiteResult) -> None:
+            nonlocal good
+            good += result.success
+            progress.advance(f"{good} successes")
+
+        try:
+            results = evaluate_suite(run, kept, load, report)
+        except SuiteError as error:
+            raise SuiteError(f"{error}; finished episodes are kept: run the same command to continue") from error
+    _write(arguments, run, results, time.monotonic() - began, versions)
+    return 0
+
+
+def _write(
+    arguments: argparse.Namespace, run: SuiteRun, results: list[SuiteResult], seconds: float, versions: dict[str, str]
+) -> None:
+    """Print the tables and write table.md and results.json. versions: empty where no episode was missing."""
+    summaries, path = summaries_of(results), run.folder / "results.json"
+    table = as_markdown(_name(arguments.policy), summaries, JERK_UNITS[run.suite])
+    if not versions and path.exists():
+        versions = json.loads(path.read_text(encoding="utf-8")).get("versions", {})
+    report = {
+        "policy": str(arguments.policy),
+        "suite": arguments.suite,
+        "success_rate": summaries[-1].success_rate,
+        "interval": summaries[-1].interval,
+        "episodes": len(results),
+        "episodes_per_task": arguments.episodes,
+        "seed": arguments.seed,
+        "n_action_steps": results[0].n_action_steps,
+        "tasks": [asdict(summary) for summary in summaries],
+        "versions": versions,
+        "seconds": round(seconds, 1),
+    }
+    (run.folder / "table.md").write_text(table, encoding="utf-8")
+    path.write_text(json_text(report, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(table)
+    sys.stdout.write(
+        f"{len(results)} episodes, {results[0].n_action_steps} action steps between inferences, {seconds:.0f} s: "
+        f"{run.folder}\n"
+    )
+    if arguments.json:
+        sys.stdout.write(json_text(report) + "\n")

@@ -1,0 +1,189 @@
+"""Runs the episodes of a suite: in several workers, kept one by one, resumable.
+
+A lost worker costs its episode. Results do not depend on the number of workers: an episode's randomness comes from its
+task and seed only.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grids_eval.actors import AbstractActor
+from grids_eval.statistics import json_text
+from grids_eval.suites.catalogue import SuiteError
+from grids_eval.suites.interface import TaskDescription
+from grids_eval.suites.rollout import Fit, SuiteResult, fit, run_episode, run_expert
+from grids_eval.suites.session import LostWorkerError, SuiteWorker
+
+Load = Callable[[TaskDescription], AbstractActor | None]
+_TRIES = 3  # workers lost in one episode before it is given up
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRun:
+    """What is evaluated. folder: of the results. videos: how many of the first failures become videos."""
+
+    suite: str
+    episodes: tuple[tuple[str, int], ...]  # (task, seed)
+    folder: Path
+    camera_map: dict[str, str]
+    replan: int = 0
+    processes: int = 2
+    videos: int = 0
+
+
+class KeptEpisodes:
+    """episodes.jsonl and settings.json of a folder: what an interrupted run has done. Thread-safe."""
+
+    def __init__(self, folder: Path, settings: dict) -> None:
+        """Raises SuiteError where the folder holds results of other settings."""
+        self._path, self._lock = folder / "episodes.jsonl", threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        about, text = folder / "settings.json", json_text(settings, indent=1) + "\n"
+        if about.exists():
+            kept = json.loads(about.read_text(encoding="utf-8"))
+            if differ := [key for key in settings if kept.get(key) != json.loads(json.dumps(settings[key]))]:
+                raise SuiteError(
+                    f"{folder} has results with another {', '.join(differ)}: expected {kept.get(differ[0])!r}, got "
+                    f"{settings[differ[0]]!r}; give another --out, or move that folder away"
+                )
+        about.write_text(text, encoding="utf-8")
+
+    def read(self) -> dict[tuple[str, int], SuiteResult]:
+        """The results so far; a line that a crash left incomplete is not one."""
+        found = {}
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    result = SuiteResult(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue
+                found[result.task, result.seed] = result
+        return found
+
+    def add(self, result: SuiteResult) -> None:
+        """Append one result."""
+        line = json_text(asdict(result)) + "\n"
+        with self._lock, self._path.open("a+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            torn = stream.read(1) not in (b"", b"\n")  # a crash left the last line incomplete
+            stream.write((f"\n{line}" if torn else line).encode())
+
+
+class _Runner:
+    """One thread: a worker process and a policy of its own."""
+
+    def __init__(self, run: SuiteRun, number: int, load: Load) -> None:
+        self._run, self._log, self._load = run, run.folder / f"worker-{number}.log", load
+        self._worker: SuiteWorker | None = None
+        self._actor: AbstractActor | None = None
+        self._task: TaskDescription | None = None
+        self._fit: Fit | None = None
+
+    def episode(self, task: str, seed: int) -> SuiteResult:
+        """Run one episode, in a new worker where the last was lost. Raises SuiteError."""
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                return self._episode(task, seed)
+            except LostWorkerError as error:
+                self.close()
+                if not left:
+                    raise
+                sys.stderr.write(f"eval: {error}; {task} {seed} is run again in a new one\n")
+        raise AssertionError
+
+    def _episode(self, task: str, seed: int) -> SuiteResult:
+        if self._worker is None:
+            self._worker, self._task = SuiteWorker(self._run.suite, self._log), None
+        if self._task is None or self._task.task != task:
+            self._task = self._worker.open(task)
+            self._actor = self._actor or self._load(self._task)
+            if self._actor is not None:
+                self._fit = fit(self._actor.spec, self._task, self._run.camera_map, self._run.replan)
+        if self._actor is None:
+            return run_expert(self._worker, self._task, seed)
+        images: list[np.ndarray] = []
+
+        def watch(frames: tuple[np.ndarray, ...], actor: AbstractActor) -> None:
+            from grids_eval.report import mark, side_by_side
+
+            coordinates, _ = actor.sampled()
+            images.append(side_by_side([mark(*pair) for pair in zip(frames, coordinates, strict=True)]))
+
+        result = run_episode(
+            self._worker, self._actor, self._task, seed, self._fit, watch=watch if self._run.videos else None
+        )
+        if self._run.videos and not result.success:
+            self._film(images, result)
+        return result
+
+    def _film(self, images: Sequence[np.ndarray], result: SuiteResult) -> None:
+        from grids_eval.report import write_video
+
+        folder = self._run.folder / "videos"
+        folder.mkdir(exist_ok=True)
+        if len([*folder.glob("*.mp4")]) < self._run.videos:
+            write_video(folder / f"{result.task}_{result.seed}_failure.mp4", images)
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
+def evaluate_suite(
+    run: SuiteRun,
+    kept: KeptEpisodes,
+    load: Load,
+    report: Callable[[SuiteResult], None],
+) -> list[SuiteResult]:
+    """Run the episodes that `kept` lacks; returns all, in order. Raises SuiteError; what is done by then is kept.
+
+    load: makes a policy for a task, or None for the suite's own expert; called once in each thread.
+    """
+    found = kept.read()
+    jobs: queue.SimpleQueue = queue.SimpleQueue()
+    missing = [episode for episode in run.episodes if episode not in found]
+    for episode in missing:
+        jobs.put(episode)
+    failures: list[Exception] = []
+    lock = threading.Lock()
+
+    def work(number: int) -> None:
+        runner = _Runner(run, number, load)
+        try:
+            while not failures:
+                try:
+                    episode = jobs.get_nowait()
+                except queue.Empty:
+                    return
+                result = runner.episode(*episode)
+                kept.add(result)
+                with lock:
+                    found[episode] = result
+                    report(result)
+        except Exception as error:  # handed to the caller's thread, which raises it
+            failures.append(error)
+        finally:
+            runner.close()
+
+    count = max(1, min(run.processes, len(missing)))
+    threads = [
+        threading.Thread(target=work, args=(number,), name=f"suite-{number}", daemon=True) for number in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return [found[episode] for episode in run.episodes]

@@ -1,0 +1,1 @@
+"""Meta-World: fifty tasks of one arm, with the scripted experts of the package."""

@@ -1,0 +1,72 @@
+"""Tables and JSON of a suite's evaluation. Pure functions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grids_eval.statistics import wilson
+from grids_eval.suites.rollout import SuiteResult
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteSummary:
+    """One task's results, or all of them. interval: Wilson 95 %. time_median_s: of successes, nan without one."""
+
+    task: str
+    episodes: int
+    successes: int
+    success_rate: float
+    interval: tuple[float, float]
+    time_median_s: float
+    jerk_median: float
+    retention: float
+    coordinate_spread: float
+
+
+def summary_of(task: str, results: Sequence[SuiteResult]) -> SuiteSummary:
+    """Summarise results. Raises ValueError where there are none."""
+    if not results:
+        raise ValueError(f"{task}: expected at least one episode, got none")
+    good = [r.time_s for r in results if r.success]
+    return SuiteSummary(
+        task,
+        len(results),
+        len(good),
+        len(good) / len(results),
+        wilson(len(good), len(results)),
+        float(np.median(good)) if good else math.nan,
+        float(np.median([r.jerk for r in results])),
+        float(np.mean([r.retention for r in results])),
+        float(np.mean([r.coordinate_spread for r in results])),
+    )
+
+
+def summaries_of(results: Sequence[SuiteResult]) -> list[SuiteSummary]:
+    """One per task, in order of appearance; where there are several, then one of all."""
+    tasks = list(dict.fromkeys(result.task for result in results))
+    found = [summary_of(task, [r for r in results if r.task == task]) for task in tasks]
+    return [*found, summary_of("all", results)] if len(tasks) > 1 else found
+
+
+def as_markdown(policy: str, summaries: Sequence[SuiteSummary], jerk_unit: str) -> str:
+    """Two tables: success per task in one line, as in the paper, and one line per task with everything."""
+    names = ["average" if s.task == "all" else s.task for s in summaries]
+    rates = [f"{100 * s.success_rate:.1f}" for s in summaries]
+    lines = [
+        f"| policy, success in % | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        f"| {policy} | {' | '.join(rates)} |",
+        "",
+        f"| task | success | 95 % | median s | jerk {jerk_unit} | retention | coordinate spread |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for s in summaries:
+        time = "–" if math.isnan(s.time_median_s) else f"{s.time_median_s:.2f}"
+        low, high = (100 * bound for bound in s.interval)
+        lines.append(
+            f"| {s.task} | {s.successes}/{s.episodes} = {100 * s.success_rate:.0f} % | {low:.0f}–{high:.0f} | "
+            f"{time} | {s.jerk_median:.3g} | {s.retention:.3f} | {s.coordinate_spread:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
