@@ -9,7 +9,18 @@ import pytest
 from grids_common.so100 import JOINT_NAMES
 from grids_data.calibration import CalibrationError, JointCalibration, JointMap, save, uncalibrated
 from grids_data.errors import DataError
-from grids_data.units import SYSTEMS, parse_system, unit_name, units, units_from_json, units_of_file
+from grids_data.units import (
+    NATIVE,
+    RAD,
+    SYSTEMS,
+    UnitsError,
+    native_units,
+    parse_system,
+    unit_name,
+    units,
+    units_from_json,
+    units_of_file,
+)
 
 
 def calibration(drive_mode: int) -> dict[str, JointCalibration]:
@@ -163,3 +174,20 @@ def test_a_log_line_names_the_units_of_its_numbers():
     named = [unit_name(units(system)) for system in SYSTEMS]
     assert named == ["rad", "degrees (gripper: %)", "% of half range (gripper: %)"]
     assert unit_name(None) == "of the dataset's own units"
+
+
+def test_another_robots_numbers_are_passed_on_and_travel_as_json():
+    own = native_units(("left_waist", "left_gripper", "hand_x"))
+    assert (own.system, len(own.scale)) == (NATIVE, 3)
+    np.testing.assert_allclose(own.to_rad(own.from_rad(np.array([1.5, 0.25, -3.0]))), [1.5, 0.25, -3.0])
+    found = units_from_json(json.loads(json.dumps(own.as_json())))
+    assert (found, found.joints) == (own, own.joints)
+    assert found.same_map(own)
+    assert not found.same_map(native_units(("left_waist", "left_gripper", "hand_y")))
+    assert not found.same_map(units(RAD))
+
+
+@pytest.mark.parametrize("names", [[], "waist", [1, 2], None], ids=["none", "text", "numbers", "null"])
+def test_another_robots_joints_need_names(names):
+    with pytest.raises(UnitsError, match="expected joint_names to be a list of texts"):
+        units_from_json({"system": NATIVE, "joint_names": names})

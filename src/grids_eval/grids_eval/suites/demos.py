@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,9 @@ _CORRELATION_S = 0.4  # of the noise
 
 @dataclass(frozen=True, slots=True)
 class SuiteDemoConfig:
-    """Options of the demonstrations. noise: standard deviation in the action's units, on the arm only."""
+    """Options of the demonstrations. fps 0: half of the suite's. noise: standard deviation, action units, arm only."""
 
-    fps: int = 25
+    fps: int = 0
     image_hw: tuple[int, int] = (144, 192)
     noisy_share: float = 0.5
     noise: float = 0.02
@@ -146,8 +146,12 @@ def generate_suite_demos(
 ) -> Path:
     """Record the missing episodes, then finish the dataset and return its folder. Episodes alternate between tasks."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with SuiteWorker(suite, folder.with_name(folder.name + ".log")) as worker:
-        spec = suite_demo_spec(worker.open(tasks[0]), config, codec)
+    log = folder.with_name(folder.name + ".log")  # stays where the simulator cannot start
+    with SuiteWorker(suite, log) as worker:
+        first = worker.open(tasks[0])
+    log.unlink()
+    config = replace(config, fps=config.fps or first.control_hz // 2)
+    spec = suite_demo_spec(first, config, codec)
     with DatasetWriter(folder, spec) as dataset:
         jobs = {f"ep-{i:06d}": (tasks[i % len(tasks)], i) for i in range(episodes)}
         have = set(dataset.staged())
@@ -172,7 +176,7 @@ def suite_demos_main(argv: list[str]) -> int:
     add("--out", type=Path, required=True, help="dataset folder; must not exist. Run again to resume")
     add("--seed", type=int, default=default.seed, help=f"seed of the first episode (default {default.seed})")
     add("--size", type=parse_size, default=default.image_hw, metavar="HxW", help="image size (default 144x192)")
-    add("--fps", type=int, default=default.fps, help="rows per second; divides the suite's rate (default 25)")
+    add("--fps", type=int, default=default.fps, help="rows per second; divides the suite's rate (default: half of it)")
     add("--noise", type=float, default=default.noisy_share, help="share of episodes executed with noise (default 0.5)")
     add("--noise-size", type=float, default=default.noise, help="its standard deviation, action units (default 0.02)")
     add("--codec", choices=tuple(CODECS), default="h264", help="video codec (default h264)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from grids_eval.suites.aloha.kinematics import Arm, Target, pointing
+from grids_eval.suites.aloha.kinematics import Target, ViperArm, pointing
 
 START = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)  # START_ARM_POSE of gym_aloha/constants.py
 DT_S = 0.02  # DT of gym_aloha/constants.py
@@ -98,7 +98,7 @@ class Expert:
 
 def _commands(model: mujoco.MjModel, qpos: np.ndarray, side: str, ways: list[Way]) -> np.ndarray:
     """(T, 7): six joint targets in rad and the gripper, one row per control step."""
-    arm = Arm(model, side)
+    arm = ViperArm(model, side)
     angles = np.array(START)
     first = arm.pose(angles)
     place, pitch, roll, gripper = first.position, float(np.arcsin(-first.rotation[2, 0])), 0.0, 0.1

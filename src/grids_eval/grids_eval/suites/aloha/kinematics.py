@@ -1,6 +1,6 @@
 """Inverse kinematics of one ViperX arm of gym-aloha, and the command that makes the arm stand where it is asked to.
 
-Runs in the suite's own environment: numpy and mujoco only. `Arm` works on a copy of the data and never moves the
+Runs in the suite's own environment: numpy and mujoco only. `ViperArm` works on a copy of the data and never moves the
 simulation.
 """
 
@@ -31,7 +31,7 @@ def pointing(side: str, pitch_rad: float, roll_rad: float) -> np.ndarray:
     return rolled if side == "left" else np.diag([-1.0, -1.0, 1.0]) @ rolled
 
 
-class Arm:
+class ViperArm:
     """One arm; side: left or right."""
 
     def __init__(self, model: mujoco.MjModel, side: str) -> None:

@@ -26,7 +26,7 @@ SUCCESS_REWARD = 4  # gym_aloha/env.py, step: terminated = reward == 4
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 NAMES = tuple(f"{side}_arm_{joint}" for side in ("left", "right") for joint in JOINTS)
 ARM = tuple(i for i, name in enumerate(NAMES) if not name.endswith("gripper"))
-# The paper's sentences (section 4 of arXiv 2605.11817). gym-aloha itself has the tasks' names only.
+# The sentences of GridS's authors. gym-aloha itself has the tasks' names only, which LeRobot gives to a policy.
 INSTRUCTIONS = {"transfer_cube": "Transfer cube", "insertion": "Insert cube"}
 
 
@@ -34,6 +34,8 @@ class AlohaSimulator(AbstractSimulator):
     """One of the two tasks. gym-aloha keeps the objects' start in a global variable: one task per process at a time."""
 
     def __init__(self, task: str) -> None:
+        if task not in TASKS:
+            raise SimulatorError(f"task: ALOHA has {', '.join(TASKS)}, got {task!r}")
         self._env = AlohaEnv(task, obs_type="pixels_agent_pos")
         self._physics, own = self._env._env.physics, self._env._env.task  # noqa: SLF001 - there is no public way
         nothing = np.zeros((1, 1, 3), np.uint8)

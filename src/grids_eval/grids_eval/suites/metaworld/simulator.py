@@ -28,6 +28,8 @@ class MetaworldSimulator(AbstractSimulator):
     """One task. Success is info["success"] at any step (MetaworldEnv.step)."""
 
     def __init__(self, task: str) -> None:
+        if task not in INSTRUCTIONS:
+            raise SimulatorError(f"task: Meta-World has {len(INSTRUCTIONS)} tasks, such as reach-v3, got {task!r}")
         benchmark = metaworld.MT1(task, seed=BENCHMARK_SEED)
         self._env = benchmark.train_classes[task](render_mode="rgb_array", camera_name=CAMERA)
         self._env.set_task(benchmark.train_tasks[0])
