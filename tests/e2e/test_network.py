@@ -7,9 +7,9 @@ import time
 
 import psutil
 import pytest
-from shifted_clock import ShiftedClock
 
 from grids_sim.servo import bus_log
+from so100_driver_testing.shifted_clock import ShiftedClock
 from so100_driver_testing.two_hosts import Quality, TwoHosts, missing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]

@@ -5,9 +5,11 @@ import time
 
 import pytest
 
-rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("rclpy")
 
-from grids_sim.servo import bus_log  # noqa: E402
+from graph import endpoints, listening
+
+from grids_sim.servo import bus_log
 
 pytestmark = pytest.mark.e2e
 
@@ -15,46 +17,21 @@ SHARED = {"/tf", "/tf_static", "/rosout", "/parameter_events"}  # by design: fra
 STOPS = {"/estop"}  # every driver hears it, none of our nodes sends it
 
 
-@pytest.fixture
-def listener():
-    """listener(domain) -> a node that looks at the graph of that domain."""
-    found = []
-
-    def open_in(domain: int):
-        context = rclpy.Context()
-        context.init(domain_id=domain)
-        found.append((context, rclpy.create_node("listener", context=context)))
-        return found[-1][1]
-
-    yield open_in
-    for context, node in found:
-        node.destroy_node()
-        context.try_shutdown()
-
-
-def endpoints(node) -> dict[str, set[str]]:
-    """The namespaces of the nodes at each topic, by topic."""
-    found = {}
-    for name, _ in node.get_topic_names_and_types():
-        both = [*node.get_publishers_info_by_topic(name), *node.get_subscriptions_info_by_topic(name)]
-        found[name] = {info.node_namespace for info in both if info.node_name != "listener"}
-    return found
-
-
 def goals_after(run, since_s: float) -> int:
     return sum(goal.kind == "goal" and goal.t_s > since_s for goal in bus_log.load(run.folder / "bus.jsonl"))
 
 
-def test_two_robots_side_by_side_do_not_hear_each_other_and_one_outlives_the_other(launch, listener):
+def test_two_robots_side_by_side_do_not_hear_each_other_and_one_outlives_the_other(launch):
     left = launch("deploy", "robot:=left", "policy:=untrained", "duration:=10", "seed:=11")
     domain = {"ROS_DOMAIN_ID": str(left.domain)}
     right = launch("deploy", "robot:=right", "policy:=expert", "duration:=90", "seed:=22", environment=domain)
-    node = listener(left.domain)
     deadline = time.monotonic() + 60
     while not all((run.folder / "bus.jsonl").exists() and goals_after(run, 0) > 200 for run in (left, right)):
         assert time.monotonic() < deadline, "no motion"
         time.sleep(0.2)
-    places = endpoints(node)
+    with listening(left.domain) as node:
+        time.sleep(1.0)  # the listener discovers the graph
+        places = endpoints(node)
     third = launch("deploy", "robot:=right", "policy:=expert", environment=domain)
     assert third.wait(60) == 2
     assert "of robot 'right' is active in ROS domain" in third.output

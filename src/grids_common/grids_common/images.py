@@ -155,6 +155,13 @@ def rgb_to_jpeg(image: np.ndarray, quality: int, *, subsampling: str = "444") ->
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", subsampling)
 
 
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """RGB uint8 (H, W, 3) as it arrives from a camera that publishes JPEG of `quality` 1 to 100."""
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg(rgb_to_jpeg(image, quality), "RGB")
+
+
 def fill_image(message, image: np.ndarray, header, encoding: str = "rgb8") -> None:
     """Copy pixels, uint8 (H, W, C), into a sensor_msgs/Image.
 

@@ -103,6 +103,11 @@ def relative(name: str) -> str:
     return topic(name).name.removeprefix("/")
 
 
+def diagnostic_name(node: Any, what: str) -> str:
+    """The name of an entry in /diagnostics, "driver: gripper" or "left/driver: gripper"."""
+    return f"{node.get_fully_qualified_name().lstrip('/')}: {what}"
+
+
 def publisher(node: Any, name: str, message_type: type, *, shared: bool = False) -> Any:
     """Create a publisher with the table's offered QoS; `message_type` is the class of the table's type.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grids_common.images import through_jpeg
 from grids_common.so100 import JOINT_NAMES
 from grids_data.units import native_units
 from grids_policy.runtime.base import AbstractRuntime, PolicyOutputs
@@ -58,6 +59,7 @@ class ActorOptions:
     noise_scale: standard deviation of the noise that sampling starts from; None: the bundle's, 1 for a checkpoint.
     reuse_threshold: as the policy node's, for a checkpoint or a bundle exported with --per-camera; 0: no
         tokens are reused.
+    jpeg_quality: images go through JPEG of this quality first, as in a run on two hosts; 0: they do not.
     reducer: another token reducer for a checkpoint (model/reducers/choice.py); "": its own.
     native: names of state and action of another robot, in its own units (grids_eval.suites); None: the SO-100.
     usual_fps: action steps per second where neither the checkpoint nor `fps` says any; None: 30.
@@ -67,6 +69,7 @@ class ActorOptions:
     threads: int = 1
     noise_scale: float | None = None
     reuse_threshold: float = 0.0
+    jpeg_quality: int = 0
     reducer: str = ""
     system: str = ""
     calibration: Path | None = None
@@ -104,6 +107,7 @@ class RuntimeActor(AbstractActor):
 
     def __init__(self, name: str, runtime: AbstractRuntime, encoder: SentenceEncoder, options: ActorOptions) -> None:
         self._runtime, self._encoder, self._reuse_threshold = runtime, encoder, options.reuse_threshold
+        self._jpeg_quality = options.jpeg_quality
         scale, spec = options.noise_scale, runtime.spec
         self._policy = spec if scale is None else replace(spec, noise_scale=scale)
         if options.reuse_threshold > 0 and not spec.reusable:
@@ -132,9 +136,10 @@ class RuntimeActor(AbstractActor):
         return sum(not fresh for fresh in self._refreshed or ())
 
     def act(self, seen: ActorObservation) -> np.ndarray:
+        quality = self._jpeg_quality
         inputs = prepare_inputs(
             self._policy,
-            frames=seen.frames,
+            frames=tuple(through_jpeg(frame, quality) for frame in seen.frames) if quality else seen.frames,
             present=seen.present,
             position_rad=seen.position_rad,
             encoder=self._encoder,

@@ -117,6 +117,10 @@ def _add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="reduce a checkpoint's image tokens in another way, e.g. lattice:16 (docs/models.md); default: its own",
     )  # fmt: skip
     parser.add_argument(
+        "--jpeg-quality", type=int, default=0, metavar="N",
+        help="images go through JPEG of quality 1 to 100 first, as in a run on two hosts; 0: they do not (default)",
+    )  # fmt: skip
+    parser.add_argument(
         "--reuse-threshold", type=float, default=0.0,
         help="reuse a camera's tokens while no block of its image changes more than this, as the policy node; 0: never",
     )  # fmt: skip
@@ -134,6 +138,8 @@ def _check_options(parser: argparse.ArgumentParser, arguments: argparse.Namespac
         parser.error(f"--noise-scale: expected 0 to 1, got {arguments.noise_scale:g}")
     if not 0 <= arguments.reuse_threshold <= 255:
         parser.error(f"--reuse-threshold: expected 0 to 255, got {arguments.reuse_threshold:g}")
+    if not 0 <= arguments.jpeg_quality <= 100:
+        parser.error(f"--jpeg-quality: expected 0 to 100, got {arguments.jpeg_quality}")
     if (arguments.units or arguments.calibration) and (arguments.policy / "policy.json").is_file():
         parser.error("--units and --calibration are for checkpoints; a bundle contains its own: leave them out")
     if arguments.reducer and (arguments.policy / "policy.json").is_file():
@@ -164,6 +170,7 @@ def _check_real_time_options(parser: argparse.ArgumentParser, arguments: argpars
         ("--switching", arguments.switching != ["blend"], own),
         ("--noise-scale", arguments.noise_scale is not None,
          "the real-time graph uses the bundle's noise scale; export a bundle with another one"),
+        ("--jpeg-quality", arguments.jpeg_quality != 0, "the real-time graph has its own images: raw on one host"),
         ("--reuse-threshold", arguments.reuse_threshold != 0,
          "in the real-time graph it is a parameter of the policy node"),
         ("--compare", arguments.compare is not None, "two real-time runs never see the same scene twice alike"),
@@ -268,7 +275,7 @@ def _step_seconds(arguments: argparse.Namespace) -> float:
 
 
 def _actor_options(arguments: argparse.Namespace) -> dict[str, object]:
-    names = ("fps", "noise_scale", "reuse_threshold", "calibration", "reducer")
+    names = ("fps", "noise_scale", "reuse_threshold", "jpeg_quality", "calibration", "reducer")
     return {name: getattr(arguments, name) for name in names} | {"system": arguments.units}
 
 

@@ -196,3 +196,10 @@ def test_stamps_there_and_back():
     pytest.importorskip("builtin_interfaces")
     for value in (0, 1_999_999_999, 1_700_000_000_123_456_789):
         assert stamp_ns(to_stamp(value)) == value
+
+
+def test_an_image_through_jpeg_is_close_to_it_and_closer_with_more_quality():
+    ramp = np.broadcast_to(np.linspace(0, 255, 64)[None, :, None], (48, 64, 3)).astype(np.uint8)
+    noisy = np.clip(ramp + np.random.default_rng(0).normal(0, 8, ramp.shape), 0, 255).astype(np.uint8)
+    far, near = (np.abs(images.through_jpeg(noisy, q).astype(int) - noisy).mean() for q in (20, 95))
+    assert 0 < near < far < 10

@@ -375,12 +375,13 @@ def test_what_the_graph_cannot_run_is_refused_before_the_first_run(tmp_path: Pat
     for words in (
         ["--ood"], ["--controls"], ["--control", "grey_front"], ["--scene", "all"], ["--delay-ms", "0", "200"],
         ["--n-action-steps", "3"], ["--switching", "rtc"], ["--noise-scale", "0.5"], ["--reuse-threshold", "4"],
+        ["--jpeg-quality", "90"],
         ["--videos", "2"],
     ):  # fmt: skip
         with pytest.raises(SystemExit):
             parse_arguments(["x", "--through-ros", "--out", "o", *words])
         assert f"error: {words[0]}: " in capsys.readouterr().err
-    for words in (["--through-ros"], ["--noise-scale", "2"]):
+    for words in (["--through-ros"], ["--noise-scale", "2"], ["--jpeg-quality", "101"]):
         with pytest.raises(SystemExit):
             parse_arguments(["x", *words])
 
@@ -390,6 +391,16 @@ def test_all_conditions_of_one_table_switch_alike():
     found = conditions(arguments, 0.1)
     assert len(found) > 10
     assert {config.switching for configs in found.values() for config in configs} == {"blend"}
+
+
+def test_images_reach_the_policy_as_jpeg_decodes_them():
+    actors = [load_actor(ROOT / "models" / "demo", jpeg_quality=quality) for quality in (0, 90, 10)]
+    noise = np.random.default_rng(0)
+    frames = tuple(noise.integers(0, 255, (*hw, 3), np.uint8) for hw in actors[0].spec.image_hw)
+    seen = ActorObservation(frames, (True, True), np.zeros(6), "go", 0, np.zeros((0, 6)))
+    raw, *packed = [actor.act(seen).copy() for actor in actors]
+    near, far = (np.abs(chunk - raw).max() for chunk in packed)
+    assert 0 < near < far
 
 
 def test_the_noise_scale_reaches_the_policy():

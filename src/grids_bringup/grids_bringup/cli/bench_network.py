@@ -1,5 +1,7 @@
 """`./grids bench network`: both cameras' JPEG images over a bad network, between two network namespaces.
 
+--campaign: the whole graph on two hosts under network faults, with the promises checked on the twin's servos.
+
 Each row is one quality of the cable. received: share of the images that arrived; age: capture to callback; gap: longest
 time without a new image of one camera, when a policy has nothing to act on. The last line is JSON. Needs root.
 """
@@ -10,12 +12,14 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
 from grids_bringup.network import environment
 from grids_common.errors import GridsError
 from grids_common.process import Child, grids_command
+from so100_driver_testing.network_campaign import FAULTS, NetworkRow, run
 from so100_driver_testing.two_hosts import Quality, TwoHosts, missing
 
 RATE_HZ = 30.0
@@ -35,7 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grids bench network", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each row (default: %(default)s)")
     parser.add_argument("--kilobytes", type=int, default=40, help="size of one JPEG (default: %(default)s)")
-    parser.add_argument("--only", choices=QUALITIES, help="one row only")
+    parser.add_argument("--only", metavar="ROW", help="one row only")
+    parser.add_argument("--campaign", action="store_true", help="runs of the graph under faults, instead of images")
+    parser.add_argument("--episodes", type=int, default=1, help="campaign: runs of each row (default: %(default)s)")
+    parser.add_argument("--policy", default="demo", help="campaign: bundle (default: %(default)s)")
     parser.add_argument("--role", choices=("send", "receive"), help=argparse.SUPPRESS)
     return parser
 
@@ -141,7 +148,38 @@ def main(argv: list[str]) -> int:
     if lacking := missing():
         sys.stderr.write(f"grids bench network: {lacking}\n")
         return 2
-    names = [options.only] if options.only else list(QUALITIES)
+    known = [fault.name for fault in FAULTS] if options.campaign else list(QUALITIES)
+    if options.only and options.only not in known:
+        sys.stderr.write(f"grids bench network: --only: expected one of {', '.join(known)}, got {options.only!r}\n")
+        return 2
+    names = [options.only] if options.only else known
+    return campaign(options, names) if options.campaign else _images(options, names)
+
+
+def campaign(options: argparse.Namespace, names: list[str]) -> int:
+    """The table of runs under network faults; 1 if a promise was broken or a run did not begin or end as it should."""
+    head = ("fault", "success", "chunks", "lag p50, p95", "held or waited", "broken promises")
+    sys.stdout.write(f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n")
+    rows = []
+    for fault in (fault for fault in FAULTS if fault.name in names):
+        row = NetworkRow(fault.name)
+        for seed in range(options.episodes):
+            with tempfile.TemporaryDirectory(prefix="grids-network-") as folder:
+                run(fault, row, Path(folder), policy=options.policy, seed=seed)
+        rows.append(row)
+        lag = [max(values, default=0.0) for values in (row.lag_p50_ms, row.lag_p95_ms)]
+        success = f"{row.successes}/{row.runs}{' (it cannot)' if fault.ends else ''}"
+        cells = (f"{lag[0]:.0f}, {lag[1]:.0f} ms", f"{row.waited_s / row.runs:.1f} s", str(len(row.violations)))
+        sys.stdout.write(f"| {' | '.join((row.name, success, str(row.chunks), *cells))} |\n")
+        for text in (*row.violations, *row.failures):
+            sys.stderr.write(f"  {row.name}: {text}\n")
+        sys.stdout.flush()
+    sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
+    return 1 if any(row.violations or row.failures for row in rows) else 0
+
+
+def _images(options: argparse.Namespace, names: list[str]) -> int:
+    """The table of images."""
     rows = {}
     sys.stdout.write("| cable | received | age p50, p95 | longest gap | Mbit/s |\n|---|---|---|---|---|\n")
     for name in names:

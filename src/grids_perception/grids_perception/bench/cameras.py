@@ -178,7 +178,8 @@ class Receiver:
 
     def _note_health(self, message) -> None:
         for status in message.status:
-            name, values = status.name.removeprefix("camera "), {v.key: v.value for v in status.values}
+            name = status.name.partition(":")[0].rpartition("/")[2].removesuffix("_camera")
+            values = {v.key: v.value for v in status.values}
             if name in self.counts and "received" in values:
                 self.health[name].append(values)
                 self.frames[name].append((int(values["received"]), self.counts[name]))

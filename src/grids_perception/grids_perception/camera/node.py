@@ -86,9 +86,12 @@ def trouble_since(health: CaptureHealth, previous: CaptureHealth) -> list[str]:
 
 
 def diagnose(
-    camera: str, health: CaptureHealth, rate_hz: float, previous: CaptureHealth | None = None
+    name: str, health: CaptureHealth, rate_hz: float, previous: CaptureHealth | None = None
 ) -> DiagnosticStatus:
-    """The camera's status in /diagnostics. `rate_hz`: configured rate; `previous`: the health last published."""
+    """The camera's status in /diagnostics. `rate_hz`: configured rate; `previous`: the health last published.
+
+    Without a device the hardware_id is the node's name: aggregators and robot monitors want one.
+    """
     level, message = DiagnosticStatus.OK, f"{health.rate_hz:.1f} Hz"
     trouble = trouble_since(health, previous) if previous else []
     if health.rate_hz < 0.8 * rate_hz and health.received > rate_hz:
@@ -125,9 +128,9 @@ def diagnose(
     }
     return DiagnosticStatus(
         level=level,
-        name=f"camera {camera}",
+        name=name,
         message=message,
-        hardware_id=f"{health.info.name} {health.info.serial}" if health.info else "",
+        hardware_id=f"{health.info.name} {health.info.serial}" if health.info else name.partition(":")[0],
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
 
@@ -236,7 +239,7 @@ class CameraNode(ManagedNode):
 
     def _publish_diagnostics(self) -> None:
         health = self._loop.health()
-        status = diagnose(self._params.camera, health, float(self._params.fps), self._reported)
+        status = diagnose(topics.diagnostic_name(self, "images"), health, float(self._params.fps), self._reported)
         self._reported = health
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()

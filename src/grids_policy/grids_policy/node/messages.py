@@ -143,7 +143,7 @@ def status_message(
     return msg
 
 
-def diagnostics_message(status: PolicyStatus) -> DiagnosticArray:
+def diagnostics_message(name: str, status: PolicyStatus) -> DiagnosticArray:
     """Level ERROR when refused or failed, WARN when no inference can run or inference has become too slow."""
     total = dict(zip(status.stage_names, status.stage_p95, strict=True)).get("total", 0.0)
     late = 0.0 < status.arming_limit <= total
@@ -159,5 +159,5 @@ def diagnostics_message(status: PolicyStatus) -> DiagnosticArray:
         KeyValue(key=key, value=str(getattr(status, key)))
         for key in ("bundle_id", "provider", "chunks", "dropped_observations", "refused_outputs")
     ]
-    report = DiagnosticStatus(level=level, name="policy", message=message, hardware_id=status.bundle_id, values=values)
+    report = DiagnosticStatus(level=level, name=name, message=message, hardware_id=status.bundle_id, values=values)
     return DiagnosticArray(header=status.header, status=[report])

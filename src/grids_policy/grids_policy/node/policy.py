@@ -22,7 +22,7 @@ from grids_common.lifecycle import ManagedNode, SetupError, run_node
 from grids_common.params import declare
 from grids_common.so100 import JOINT_NAMES
 from grids_common.stamps import to_stamp
-from grids_common.topics import CAMERAS, publisher, subscription
+from grids_common.topics import CAMERAS, diagnostic_name, publisher, subscription
 from grids_policy.node import messages
 from grids_policy.node.observation import SyncLimits
 from grids_policy.node.params import PolicyParams
@@ -328,7 +328,7 @@ class PolicyNode(ManagedNode):
             self._reason = ""  # an error about one message is reported once
         self._last_status = status
         self._status.publish(status)
-        report = messages.diagnostics_message(status)
+        report = messages.diagnostics_message(diagnostic_name(self, "inference"), status)
         if self._robot_clock:
             report.status = [*report.status, self._robot_clock.diagnostics()]
         self._diagnostics.publish(report)

@@ -6,12 +6,13 @@ to the monotonic clock. Clocks too far apart are refused all the same: the middl
 than its lifespan by the clocks of both hosts.
 """
 
+import socket
 import time
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from std_srvs.srv import Trigger
 
-from grids_common import services
+from grids_common import services, topics
 from grids_policy.node.clock_offset import ClockOffset, Exchange
 
 PERIOD_S = 0.25
@@ -93,7 +94,8 @@ class RobotClock:
         }
         return DiagnosticStatus(
             level=level,
-            name="clock of the policy's host",
+            name=topics.diagnostic_name(self._node, "clock"),
+            hardware_id=socket.gethostname(),
             message=self.problem() or f"{ahead_s * 1e3:+.1f} ms against the robot's",
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
         )

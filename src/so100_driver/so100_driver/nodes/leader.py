@@ -131,7 +131,7 @@ class LeaderNode(ManagedNode):
         errors = sum(counter.errors for counter in loop.bus.counters.values())
         status = DiagnosticStatus(
             level=DiagnosticStatus.OK if ok else DiagnosticStatus.ERROR,
-            name="leader: reading loop",
+            name=topics.diagnostic_name(self, "reading loop"),
             message=text,
             hardware_id=loop.bus.path,
             values=messages.key_values({"ticks": loop.ticks, "late ticks": loop.late_ticks, "bus errors": errors}),

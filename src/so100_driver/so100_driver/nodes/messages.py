@@ -1,5 +1,7 @@
 """Conversion of driver records to ROS messages, and of action chunks from them."""
 
+from collections.abc import Callable
+
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grids_msgs.msg import ActionChunk, CommandTrace, DriverStatus, ServoState
@@ -101,7 +103,7 @@ def key_values(pairs: dict[str, object]) -> list[KeyValue]:
     return [KeyValue(key=key, value=str(value)) for key, value in pairs.items()]
 
 
-def _servo_status(name: str, index: int, view: ArmView, loop: ControlLoop) -> DiagnosticStatus:
+def _servo_status(name: Callable[[str], str], index: int, view: ArmView, loop: ControlLoop) -> DiagnosticStatus:
     seen, counters = view.seen, loop.bus.counters[SERVO_IDS[index]]
     warnings = [w for w in view.verdict.warnings if servo(index) in w]
     level, text = DiagnosticStatus.OK, "ok"
@@ -111,7 +113,7 @@ def _servo_status(name: str, index: int, view: ArmView, loop: ControlLoop) -> Di
         level, text = DiagnosticStatus.WARN, "; ".join(warnings)
     return DiagnosticStatus(
         level=level,
-        name=f"{name}: {servo(index)}",
+        name=name(servo(index)),
         message=text,
         hardware_id=loop.bus.path,
         values=key_values(
@@ -132,9 +134,12 @@ def _servo_status(name: str, index: int, view: ArmView, loop: ControlLoop) -> Di
 
 
 def diagnostics(
-    stamp, name: str, view: ArmView, loop: ControlLoop, *, publishers: int, dropped: int
+    stamp, name: Callable[[str], str], view: ArmView, loop: ControlLoop, *, publishers: int, dropped: int
 ) -> DiagnosticArray:
-    """One entry for the control loop, one for each servo. `dropped`: records that were never published."""
+    """One entry for the control loop, one for each servo.
+
+    `name`: the whole name of an entry (topics.diagnostic_name). `dropped`: records that were never published.
+    """
     level, text = DiagnosticStatus.OK, f"{view.mode}: {view.reason}"
     if view.verdict.warnings or publishers > 1:
         level = DiagnosticStatus.WARN
@@ -146,7 +151,7 @@ def diagnostics(
         text += f"; {publishers} publishers on /policy/action_chunk: only one may command"
     loop_status = DiagnosticStatus(
         level=level,
-        name=f"{name}: control loop",
+        name=name("control loop"),
         message="; ".join((text, *view.verdict.warnings)),
         hardware_id=loop.bus.path,
         values=key_values(

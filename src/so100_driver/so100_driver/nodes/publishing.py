@@ -2,6 +2,7 @@
 
 import threading
 import traceback
+from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
 from grids_msgs.msg import CommandTrace, DriverStatus, ServoState
@@ -118,7 +119,8 @@ class Publishing:
         stamp = self._clocks.stamp(now_ns)
         publish_quietly(self._status, messages.driver_status(stamp, view, loop, now_ns))
         if self._every[DIAGNOSTICS_HZ].due(now_ns):
+            name = partial(topics.diagnostic_name, self._node)
             report = messages.diagnostics(
-                stamp, self._node.get_name(), view, loop, publishers=self._sources, dropped=self._records.dropped
+                stamp, name, view, loop, publishers=self._sources, dropped=self._records.dropped
             )
             publish_quietly(self._diagnostics, report)

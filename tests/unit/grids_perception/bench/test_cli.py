@@ -122,7 +122,7 @@ def test_the_last_diagnostics_of_the_warming_up_are_what_losses_are_counted_from
 
     def diagnostics(received, gone):
         values = [SimpleNamespace(key="received", value=str(received)), SimpleNamespace(key="lost", value=str(gone))]
-        receiver._note_health(SimpleNamespace(status=[SimpleNamespace(name="camera front", values=values)]))
+        receiver._note_health(SimpleNamespace(status=[SimpleNamespace(name="front_camera: images", values=values)]))
 
     diagnostics(20, 4)
     diagnostics(30, 5)
