@@ -7,6 +7,7 @@ import rclpy
 from rclpy.node import Node
 
 NAME = "listener"
+UNKNOWN = "_NODE_NAMESPACE_UNKNOWN_"  # the endpoint was discovered before its node
 
 
 @contextmanager
@@ -27,5 +28,5 @@ def endpoints(node: Node) -> dict[str, set[str]]:
     found = {}
     for name, _ in node.get_topic_names_and_types():
         both = [*node.get_publishers_info_by_topic(name), *node.get_subscriptions_info_by_topic(name)]
-        found[name] = {info.node_namespace for info in both if info.node_name != NAME}
+        found[name] = {info.node_namespace for info in both if info.node_name != NAME} - {UNKNOWN}
     return found

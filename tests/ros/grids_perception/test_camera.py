@@ -91,7 +91,7 @@ def test_a_recorded_realsense_arrives_complete_with_stamps_intrinsics_and_diagno
     assert [infos[0].k[0], infos[0].k[2], infos[0].width] == [610.0, 320.5, WIDTH]
     status = health[-1].status[0]
     values = {v.key: v.value for v in status.values}
-    assert status.name == "camera front"
+    assert status.name.endswith("camera: images")
     assert "D435 000000000007" in status.hardware_id
     # A frame is missing each time round, and a busy machine plays slower; that the clock starts again is no fault.
     assert status.level == DiagnosticStatus.OK or "lost since" in status.message or "Hz instead of" in status.message
