@@ -1,8 +1,10 @@
 """One run on two hosts: two network namespaces, joined by a cable that loses frames and is pulled."""
 
+import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 import time
 
 import psutil
@@ -127,3 +129,24 @@ def test_a_part_that_finds_no_other_one_is_one_sentence_and_nothing_moves(launch
     assert alone.wait(60) == 1
     domain = f"at {arm.address} in ROS domain {alone.domain}"
     assert f"no part:=robot was found within 2 s {domain}" in alone.summary()["failure"]
+
+
+def test_a_policys_part_that_is_started_again_goes_on_and_one_whose_robot_dies_says_so(parts, cable, launch):
+    arm, gpu = cable.hosts
+    robot, policy = parts(["duration:=150", "patience:=40"], [])
+    wait_for(lambda: len(moves(robot)) > 50, "motion", robot, policy)
+    policy.process.send_signal(signal.SIGINT)
+    assert policy.wait(30) == 0
+    wait_for(lambda: held(robot), "a hold", robot)
+    again = launch(
+        "deploy", "part:=policy", f"peers:={arm.address}", "policy:=untrained", "patience:=5", within=gpu.within,
+        environment={"ROS_DOMAIN_ID": str(robot.domain)},
+    )  # fmt: skip
+    begun = time.monotonic()
+    wait_for(lambda: sum(t > begun for t in moves(robot)) > 50, "motion after the restart", robot, again)
+    for number in subprocess.run(["ip", "netns", "pids", arm.name], check=True, capture_output=True).stdout.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(number), signal.SIGKILL)
+    assert again.wait(60) == 1
+    assert again.summary()["failure"].startswith("driver has been silent for")
+    robot.wait(10)
