@@ -142,7 +142,7 @@ def run(fault: NetworkFault, row: NetworkRow, folder: Path, *, policy: str, seed
         finally:
             for child in children.values():
                 child.end(interrupt_s=15.0)
-    _judge(episode, fault, row, problem)
+    judge(episode, fault, row, problem)
 
 
 def _watch(episode: NetworkEpisode, fault: NetworkFault, robot: Child) -> str:
@@ -167,7 +167,8 @@ def _new_goals(records: list) -> int:
     return found
 
 
-def _judge(episode: NetworkEpisode, fault: NetworkFault, row: NetworkRow, problem: str) -> None:
+def judge(episode: NetworkEpisode, fault: NetworkFault, row: NetworkRow, problem: str) -> None:
+    """Count one ended run in `row`. problem: why it could not be watched, "" if it could."""
     records, summary = episode.records(), episode.summary("robot")
     row.runs += 1
     row.successes += bool(summary.get("success"))

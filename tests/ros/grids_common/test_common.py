@@ -43,6 +43,34 @@ def test_offered_and_requested_qos_match_and_the_type_exists(row):
     assert hasattr(importlib.import_module(f"{package}.msg"), name)
 
 
+RELIABLE = rclpy.qos.QoSProfile(depth=10)
+LATCHED = rclpy.qos.QoSProfile(depth=100, durability=rclpy.qos.DurabilityPolicy.TRANSIENT_LOCAL)
+# What other packages of Jazzy ask for by default, by the topics of the table that they may be pointed at.
+CONSUMERS = {
+    "robot_state_publisher": (rclpy.qos.qos_profile_sensor_data, ("joint_states",)),
+    "image_transport, message_filters, rviz's displays": (RELIABLE, ("color/image_raw", "camera_info", "overlay")),
+    "image_transport with sensor data": (rclpy.qos.qos_profile_sensor_data, ("color/image_raw", "camera_info")),
+    "tf2, joints": (rclpy.qos.QoSProfile(depth=100), ("/tf",)),
+    "tf2, static": (LATCHED, ("/tf_static",)),
+    "rviz's robot model, foxglove_bridge": (LATCHED, ("/robot_description",)),
+    "diagnostic_aggregator": (RELIABLE, ("/diagnostics",)),
+    "rviz's markers": (RELIABLE, ("/twin/objects",)),
+    "joint_trajectory_controller": (RELIABLE, ("/joint_trajectory",)),
+}
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+def test_the_usual_consumers_are_offered_what_they_ask_for(consumer):
+    asked, ends = CONSUMERS[consumer]
+    rows = [row for row in TOPICS if row.name.endswith(ends)]
+    assert len(rows) >= len(ends)
+    for row in rows:
+        level, reason = qos_check_compatible(qos.PROFILES[row.offered], asked)
+        # Where they leave liveliness to the middleware, the answer is a warning: Fast DDS takes automatic, as ours.
+        assert level == QoSCompatibility.OK or "liveliness" in reason.lower(), f"{row.name}: {reason}"
+        assert level != QoSCompatibility.ERROR, f"{row.name}: {reason}"
+
+
 @dataclass(frozen=True)
 class Params:
     rate_hz: float = param(100.0, "rate", unit="Hz", lo=10, hi=250)
