@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
 # Called by ./grids. Completed steps are skipped; interrupted ones are repeated.
-#   setup.sh runtime|view|data|hardware|openvino|suites|dev
+#   setup.sh runtime|view|web|data|hardware|openvino|suites|dev
 set -euo pipefail
 levels=("${@:-runtime}")
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -93,6 +93,16 @@ check_system() {
   else
     die "system packages are missing; run: sudo apt-get install -y ${missing[*]}"
   fi
+}
+
+install_browser() {  # for the tests of the viewer's page, which are skipped without one; not every system has this package
+  local name
+  for name in chromium-headless-shell chromium chromium-browser google-chrome; do
+    ! command -v "$name" >/dev/null || return 0
+  done
+  [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium-headless-shell >>"$LOG" 2>&1 \
+    || say "no browser could be installed: the tests of the viewer's page will be skipped"
 }
 
 make_venv() {
@@ -226,7 +236,9 @@ if wants data; then once data "dataset tools" install_locked requirements/data.t
 if wants openvino; then once openvino "OpenVINO" install_locked requirements/openvino.txt; fi
 if wants_suites; then once suites "simulators" install_suites; fi
 if wants view; then once view "viewer" install_locked requirements/view.txt; fi
+if wants web; then once web "viewer in a browser" install_locked requirements/web.txt; fi
 if wants dev; then
+  install_browser
   once dev "test and export tools" install_locked requirements/dev.txt
   [ "$(uname -m)" != x86_64 ] || once engines "TensorRT-RTX builder" install_locked requirements/engines.txt
   once torch "torch" "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$(cat requirements/torch.txt)"
@@ -235,7 +247,7 @@ step "build" build
 write_environment
 echo "$ROOT $ros" >"$STATE/built"
 if wants_suites; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/suites.done"; fi
-for level in runtime hardware data view openvino dev; do
+for level in runtime hardware data view web openvino dev; do
   if [ "$level" = runtime ] || wants "$level"; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"; fi
 done
 say "ready after $((SECONDS - started)) s"

@@ -41,6 +41,7 @@ ROSDEP_KEYS = {
     "ament_index_python": "ament_index_python",
     "av": None,
     "cv2": "python3-opencv",
+    "fastapi": None,
     "gym_aloha": None,  # and gymnasium, metaworld: in the simulators' environment, requirements/suites.txt
     "gymnasium": None,
     "launch": "launch",
@@ -51,6 +52,7 @@ ROSDEP_KEYS = {
     "metaworld": None,
     "msgpack": None,
     "mujoco": None,
+    "nicegui": None,
     "numpy": "python3-numpy",
     "onnx": None,
     "onnxruntime": None,
@@ -73,9 +75,11 @@ ROSDEP_KEYS = {
     "scservo_sdk": None,
     "serial": "python3-serial",
     "simplejpeg": None,
+    "starlette": None,
     "tokenizers": None,
     "tensorrt_rtx": None,
     "torch": None,
+    "uvicorn": None,
     "yaml": "python3-yaml",
 }
 # Named although nothing imports them: what runs a plug-in.

@@ -1,4 +1,4 @@
-"""`./grids view`: the panel without rqt, live, from a bag, or rendered to an image without a screen."""
+"""`./grids view`: the panel without rqt, live, from a bag, in a browser, or rendered to an image without a screen."""
 
 import argparse
 import os
@@ -35,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-transport", choices=TRANSPORTS, default="auto", help=f"live: {TRANSPORT_TEXT}")
     parser.add_argument("--robot", type=robots.option, default="", help=f"live: {robots.OPTION_TEXT}")
     parser.add_argument("--retention", action="store_true", help="tint the cameras by retention")
+    web = parser.add_argument_group("in a browser")
+    web.add_argument("--web", action="store_true", help="serve a page instead of opening a window")
+    web.add_argument("--port", type=int, default=8080, help="port of the page (default: %(default)s; 0: any free one)")
+    web.add_argument("--host", default="127.0.0.1", help="address to serve at; another than this needs --token")
+    web.add_argument("--token", default="", help="word that the page's address must contain")
     return parser
 
 
@@ -137,6 +142,37 @@ def _from_bag(options) -> int:
         return show(application, panel, stop)
 
 
+def _web(options) -> int:
+    """Serve the page of the live graph, or of a bag, until a stop signal."""
+    try:
+        from grids_rqt.web import server
+    except ImportError as error:
+        raise RuntimeError(f"the page needs its packages: bash requirements/setup.sh web ({error})") from error
+    from grids_rqt.web.source import WebSource
+
+    with ExitStack() as started:
+        stop = started.enter_context(StopRequest())
+        place = started.enter_context(server.listen(options.host, options.port, options.token))
+        return server.serve(_web_source(options, started, WebSource), place, options.token, stop)
+
+
+def _web_source(options, started: ExitStack, source: type):
+    """The page's source: a bag, or a graph whose feed ends with `started`."""
+    from grids_rqt.view_model import Model
+
+    model = Model(CAMERAS)
+    if options.bag is not None:
+        from grids_rqt.feeds.bag import load
+
+        last_ns = load(options.bag, model, until_s=options.at)
+        return source(model, lambda: last_ns, None, options.bag.name)
+    from grids_rqt.feeds.ros import RosControls, RosFeed
+
+    feed = RosFeed(model, image_transport=options.image_transport, robot=options.robot)
+    started.callback(feed.close)
+    return source(model, feed.now_ns, RosControls(feed), options.robot)
+
+
 def _live(options) -> int:
     from grids_rqt.feeds.demo import DemoRun
     from grids_rqt.view_model import Model
@@ -164,8 +200,15 @@ def _live(options) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: shown or written; 1: no data, no screen or a failed demo; 2: wrong arguments."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port: expected 0 to 65535, got {options.port}")
+    if options.web and (options.demo or options.snapshot):
+        parser.error("--web: expected neither --demo nor --snapshot with it: start ./grids deploy beside it")
     try:
+        if options.web:
+            return _web(options)
         return _from_bag(options) if options.bag is not None else _live(options)
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"grids view: {error}\n")

@@ -185,3 +185,17 @@ def test_what_was_damaged_or_changed_is_set_up_again(folder, damage):
     code, lines = folder.grids("deploy")
     assert code == 1
     assert "system packages are missing" in lines[-1], "the set-up ran, as far as this PATH lets it"
+
+
+@pytest.mark.parametrize(
+    ("words", "levels"),
+    [
+        (("view",), "runtime view"),
+        (("view", "--web", "runs/x"), "runtime web"),
+        (("figures", "runs/x"), "runtime view"),
+        (("deploy",), "runtime"),
+    ],
+)
+def test_a_command_installs_what_it_needs_and_no_more(folder, words, levels):
+    (folder.root / "requirements" / "setup.sh").write_text('echo "levels: $*" >&2; exit 7\n')
+    assert folder.grids(*words) == (7, [f"levels: {levels}"])

@@ -18,8 +18,8 @@ from std_srvs.srv import Trigger
 from grids_common import services, topics
 from grids_common.image_topics import ImageSubscription
 from grids_common.lifecycle import keep_freed_memory
+from grids_rqt.controls import AbstractControls
 from grids_rqt.view_model import Model
-from grids_rqt.views.panel import AbstractControls
 
 SPIN_S = 0.1  # `close` waits for this time at most
 

@@ -1,26 +1,11 @@
 """Planned and executed joint positions: one plot per joint, in degrees, from the past to the end of the chunk."""
 
-import math
-
 import numpy as np
 from qtpy import QtCore, QtGui
 
 from grids_common.so100 import JOINT_NAMES
+from grids_rqt.captions import FUTURE_S, PAST_S, chunk_title, curves, value_range
 from grids_rqt.views import theme
-
-PAST_S, FUTURE_S = 4.0, 3.0
-DEGREES = 180.0 / math.pi
-
-
-def value_range(arrays: list[np.ndarray], smallest: float = 10.0) -> tuple[float, float]:
-    """Axis limits (low, high) around all finite values, at least `smallest` apart, with a margin of 8 %."""
-    values = np.concatenate([a[np.isfinite(a)] for a in arrays]) if arrays else np.zeros(0)
-    if not values.size:
-        return -smallest / 2, smallest / 2
-    low, high = float(values.min()), float(values.max())
-    missing = max(0.0, smallest - (high - low)) / 2
-    room = 0.08 * max(high - low, smallest)
-    return low - missing - room, high + missing + room
 
 
 class ChunkView(theme.Box):
@@ -30,27 +15,15 @@ class ChunkView(theme.Box):
         super().__init__("Joints: planned and executed", (380, 210))
 
     def title(self) -> str:
-        chunk = self._state.chunk if self._state else None
-        if chunk is None:
-            return "Joints  ·  no chunk yet"
-        length_s = len(chunk.positions) * chunk.dt_s
-        age_s = (self._state.now_ns - chunk.stamp_ns) * 1e-9
-        return f"Joints  ·  chunk {chunk.sequence}, {len(chunk.positions)} steps = {length_s:.1f} s, {age_s:.1f} s old"
+        return chunk_title(self._state) if self._state else "Joints"
 
     def paint(self, painter: QtGui.QPainter, area: QtCore.QRectF) -> None:
         state = self._state
         self._legend(painter, QtCore.QRectF(area.left(), area.bottom() - 13, area.width(), 13))
         width, height = area.width() / 3, (area.height() - 14) / 2
-        executed_s = (state.joints_ns - state.now_ns) * 1e-9
-        planned_s = np.zeros(0)
-        if state.chunk is not None:
-            steps_s = np.arange(len(state.chunk.positions)) * state.chunk.dt_s
-            planned_s = (state.chunk.stamp_ns - state.now_ns) * 1e-9 + steps_s
         for i, name in enumerate(JOINT_NAMES):
             rect = QtCore.QRectF(area.left() + (i % 3) * width, area.top() + (i // 3) * height, width, height)
-            executed = (executed_s, state.joints_rad[:, i] * DEGREES)
-            planned = (planned_s, state.chunk.positions[:, i] * DEGREES if planned_s.size else planned_s)
-            self._joint(painter, rect.adjusted(0, 0, -6, -3), name, executed, planned)
+            self._joint(painter, rect.adjusted(0, 0, -6, -3), name, *curves(state, i))
 
     def _legend(self, painter: QtGui.QPainter, area: QtCore.QRectF) -> None:
         x = area.left() + 30
@@ -71,8 +44,6 @@ class ChunkView(theme.Box):
     def _joint(self, painter: QtGui.QPainter, rect: QtCore.QRectF, name: str, executed, planned) -> None:
         plot = rect.adjusted(30, 14, 0, 0)
         theme.text(painter, QtCore.QRectF(plot.left(), rect.top(), plot.width(), 13), name, size_px=10)
-        shown = [(t > -PAST_S - 0.2) & (t < FUTURE_S + 0.2) for t, _ in (executed, planned)]
-        executed, planned = ((t[keep], v[keep]) for (t, v), keep in zip((executed, planned), shown, strict=True))
         low, high = value_range([executed[1], planned[1]])
         painter.setPen(QtGui.QPen(theme.LINE, 1))
         painter.setBrush(theme.BACKGROUND)

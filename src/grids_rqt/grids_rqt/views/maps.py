@@ -4,12 +4,9 @@ import numpy as np
 from qtpy import QtCore, QtGui
 
 from grids_perception.overlay.draw import retention_colors
-from grids_perception.overlay.samples import ImageSamples
-from grids_perception.overlay.similarity import mean_off_diagonal, sampled_similarity
+from grids_rqt.drawing import MAP_NAMES, RETENTION_RANGE, SIMILARITY_RANGE, maps
 from grids_rqt.views import theme
 
-RETENTION_RANGE = (0.5, 1.0)
-SIMILARITY_RANGE = (0.0, 1.0)
 SPANS = (RETENTION_RANGE, SIMILARITY_RANGE)
 
 
@@ -47,7 +44,7 @@ class MapsView(theme.Box):
         names = 18.0
         column = (area.width() - names) / 3
         row = (area.height() - 16 - 15) / len(self._cameras)
-        for i, head in enumerate(("retention", "dense tokens", "sampled tokens")):
+        for i, head in enumerate(MAP_NAMES):
             rect = QtCore.QRectF(area.left() + names + i * column, area.top(), column, 14)
             theme.text(painter, rect, head, size_px=10, color=theme.MUTED, align=QtCore.Qt.AlignCenter)
         for i, name in enumerate(self._cameras):
@@ -65,7 +62,8 @@ class MapsView(theme.Box):
         last = camera.samples[-1] if camera and camera.samples else None
         side = min(column - 6, strip.height() - 16)
         if name not in self._columns or self._columns[name][0] is not last:
-            self._columns[name] = (last, columns(last))
+            images = [(None if rgb is None else theme.to_qimage(rgb), words) for rgb, words in maps(last)]
+            self._columns[name] = (last, images)
         painter.setRenderHint(QtGui.QPainter.SmoothPixmapTransform, False)  # one cell per value
         for i, (image, number) in enumerate(self._columns[name][1]):
             cell = QtCore.QRectF(strip.left() + names + i * column, strip.top(), column, strip.height())
@@ -80,17 +78,3 @@ class MapsView(theme.Box):
             painter.drawImage(square, image)
             below = QtCore.QRectF(cell.left(), square.bottom(), column, 14)
             theme.text(painter, below, number, size_px=10, align=QtCore.Qt.AlignCenter)
-
-
-def columns(last: ImageSamples | None) -> list[tuple[QtGui.QImage | None, str]]:
-    """(map, caption) for retention, dense and sampled self-similarity; (None, "") for what was not sent."""
-    if last is None:
-        return [(None, "")] * 3
-    matrices = [(last.retention, RETENTION_RANGE, last.mean_retention)]
-    for matrix in (last.self_similarity, sampled_similarity(last)):
-        mean = mean_off_diagonal(matrix) if matrix is not None else 0.0
-        matrices.append((matrix, SIMILARITY_RANGE, mean))
-    return [
-        (None, "") if values is None else (theme.to_qimage(retention_colors(values, *span)), f"mean {mean:.2f}")
-        for values, span, mean in matrices
-    ]

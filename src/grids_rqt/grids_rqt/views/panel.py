@@ -3,13 +3,14 @@
 The stop and the driver's state stay in view at every size: the rest is in a scroll area, so two panels fit together.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import fields
 
 from qtpy import QtCore, QtGui, QtWidgets
 
 from grids_perception.overlay.draw import Style
+from grids_rqt import captions
+from grids_rqt.controls import MODES, AbstractControls
 from grids_rqt.view_model import Model, ViewState
 from grids_rqt.views import theme
 from grids_rqt.views.camera import CameraView
@@ -19,30 +20,6 @@ from grids_rqt.views.maps import MapsView
 
 REFRESH_MS = 45
 LAYERS = ("rings", "index", "trail", "footprint", "retention")
-MODES = ("idle", "policy", "teleop", "freedrive")
-MODE_COLORS = {"policy": theme.BLUE, "teleop": theme.GREEN, "estop": theme.RED, "fault": theme.RED}
-
-
-class AbstractControls(ABC):
-    """The actions of the buttons. No method blocks; results go to `report(ok, sentence)`, from any thread."""
-
-    report: Callable[[bool, str], None]
-
-    @abstractmethod
-    def estop(self) -> None:
-        """Latch the emergency stop."""
-
-    @abstractmethod
-    def reset_estop(self) -> None:
-        """Leave the emergency stop or a fault; the driver's mode becomes idle."""
-
-    @abstractmethod
-    def set_mode(self, mode: str) -> None:
-        """Set the driver's mode, one of MODES."""
-
-    @abstractmethod
-    def instruct(self, instruction: str) -> None:
-        """Send an instruction to the policy."""
 
 
 class Header(QtWidgets.QWidget):
@@ -59,7 +36,7 @@ class Header(QtWidgets.QWidget):
         self._gone = ("no more messages on /follower/status: is the driver running?", False)
         self._mode = theme.ElidedLabel("–")
         self._mode.setMinimumWidth(60)
-        self._reason = theme.ElidedLabel("waiting for /follower/status")
+        self._reason = theme.ElidedLabel(captions.NO_DRIVER)
         self._instruction = QtWidgets.QLineEdit()
         self._instruction.setPlaceholderText("instruction for the policy")
         self._send = QtWidgets.QPushButton("Send")
@@ -128,19 +105,16 @@ class Header(QtWidgets.QWidget):
 
     def show_state(self, state: ViewState) -> None:
         """Update all texts."""
-        driver = state.driver
-        mode = driver.mode if driver else "–"
-        color = MODE_COLORS.get(mode, theme.TEXT)
-        verdict = {True: "  ·  SUCCESS", None: "", False: ""}[state.success]
-        self._mode.setText(f"{mode.upper()}  ·  {driver.state}{verdict}" if driver else "NO DRIVER")
-        self._mode.setStyleSheet(f"color: {color.name()}; font-size: 14px; font-weight: bold")
+        driver, words = state.driver, captions.headline(state)
+        self._mode.setText(words.name)
+        self._mode.setStyleSheet(f"color: {theme.LEVELS[words.level].name()}; font-size: 14px; font-weight: bold")
         if driver is None and self._shown_reason is not None:
             self._shown_reason = None
             sentence, ok = self._gone
             self._show_report(ok, sentence)
         if driver is not None and driver.reason != self._shown_reason:
             self._shown_reason = driver.reason  # the result of a button stays until the driver's reason changes
-            self._show_report(mode not in ("estop", "fault"), driver.reason)
+            self._show_report(words.level != captions.BAD, driver.reason)
         if not self._instruction.hasFocus() and not self._instruction.isModified():
             self._instruction.setText(state.instruction)
             self._instruction.setToolTip(state.instruction)

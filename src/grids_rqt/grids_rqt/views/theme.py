@@ -15,6 +15,7 @@ BLUE = QtGui.QColor(86, 180, 233)
 AMBER = QtGui.QColor(240, 190, 40)
 GREEN = QtGui.QColor(0, 180, 135)
 RED = QtGui.QColor(225, 85, 40)  # vermilion: also differs from green in lightness
+LEVELS = {"": TEXT, "run": BLUE, "good": GREEN, "warn": AMBER, "bad": RED}  # of grids_rqt.captions
 
 STYLE_SHEET = """
 QWidget { background: rgb(18, 20, 25); color: rgb(232, 234, 238); font-size: 12px; }

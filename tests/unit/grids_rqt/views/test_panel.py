@@ -212,11 +212,11 @@ def test_a_silent_camera_is_dimmed_and_says_so(application):
 
 @pytest.mark.parametrize(("oldest_s", "shown"), [(0.3, [0.3, 0.2, 0.1]), (120.0, [0.2, 0.1]), (-600.0, [0.2, 0.1])])
 def test_a_trail_does_not_reach_across_a_pause(application, monkeypatch, oldest_s, shown):
-    from grids_rqt.views import camera as camera_view
+    from grids_rqt import drawing
 
     drawn = []
     monkeypatch.setattr(
-        camera_view, "draw", lambda image, newest, history, style: drawn.append((*history, newest)) or image
+        drawing, "draw", lambda image, newest, history, style: drawn.append((*history, newest)) or image
     )
     state = example_state()
     camera = state.cameras["front"]
