@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the workspace up: system libraries, .venv, pinned wheels, colcon build, environment file.
 # Called by ./grids. Completed steps are skipped; interrupted ones are repeated.
-#   setup.sh runtime|view|web|data|hardware|openvino|suites|dev
+#   setup.sh runtime|view|web|secure|data|hardware|openvino|suites|dev
 set -euo pipefail
 levels=("${@:-runtime}")
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -237,6 +237,7 @@ if wants openvino; then once openvino "OpenVINO" install_locked requirements/ope
 if wants_suites; then once suites "simulators" install_suites; fi
 if wants view; then once view "viewer" install_locked requirements/view.txt; fi
 if wants web; then once web "viewer in a browser" install_locked requirements/web.txt; fi
+if wants secure; then once secure "keys" install_locked requirements/secure.txt; fi
 if wants dev; then
   install_browser
   once dev "test and export tools" install_locked requirements/dev.txt
@@ -247,7 +248,7 @@ step "build" build
 write_environment
 echo "$ROOT $ros" >"$STATE/built"
 if wants_suites; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/suites.done"; fi
-for level in runtime hardware data view web openvino dev; do
+for level in runtime hardware data view web secure openvino dev; do
   if [ "$level" = runtime ] || wants "$level"; then echo "$ROOT ${ROS_DISTRO:-wheels}" >"$STATE/$level.done"; fi
 done
 say "ready after $((SECONDS - started)) s"

@@ -40,6 +40,7 @@ FORBIDDEN = {("so100_driver", "grids_sim"), ("grids_policy", "grids_sim")}
 ROSDEP_KEYS = {
     "ament_index_python": "ament_index_python",
     "av": None,
+    "cryptography": "python3-cryptography",
     "cv2": "python3-opencv",
     "fastapi": None,
     "gym_aloha": None,  # and gymnasium, metaworld: in the simulators' environment, requirements/suites.txt

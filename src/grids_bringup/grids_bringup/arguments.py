@@ -18,6 +18,7 @@ from grids_perception.params import SCHEMAS, CameraParams, DescriptionParams
 DEFAULT_LIMIT_S = 60.0
 DEMO = "demo"
 PARTS = ("all", "robot", "policy")
+SECURITY_TEXT = "enforce: only nodes with keys of ./grids secure init take part, everything is encrypted"
 ROBOT_TEXT = "this robot's name, e.g. left: the namespace of its nodes and the prefix of its frames; empty: none"
 
 
@@ -56,6 +57,7 @@ class DeployArguments:
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     robot: str = param("", ROBOT_TEXT)
+    security: str = param("off", SECURITY_TEXT, choices=("off", "enforce"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>, with robot:= runs/NAME/<time>")
 
     @property
@@ -102,6 +104,7 @@ class TeleopArguments:
     leader_port: str = param("", "leader's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
     robot: str = param("", ROBOT_TEXT)
+    security: str = param("off", SECURITY_TEXT, choices=("off", "enforce"))
     output: str = param("", "folder for summary, video and logs; empty: runs/<time>, with robot:= runs/NAME/<time>")
     record: bool = param(False, "record episodes")
     recordings: str = param("", "folder that receives the episodes; empty: recordings, with robot:= recordings/NAME")
@@ -139,6 +142,7 @@ class RestArguments:
     hardware: str = param("real", "where the arm is; twin: the one of `./grids twin`", choices=("twin", "real"))
     serial_port: str = param("", "follower's serial device; empty: the one in config/arm.yaml")
     robot: str = param("", ROBOT_TEXT)
+    security: str = param("off", SECURITY_TEXT, choices=("off", "enforce"))
     output: str = param("", "folder for summary and logs; empty: runs/<time>, with robot:= runs/NAME/<time>")
 
 

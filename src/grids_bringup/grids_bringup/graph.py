@@ -40,6 +40,7 @@ class NodeSpec:
     config: str = ""  # parameter file under config/ that has an entry for this node
     remappings: tuple[tuple[str, str], ...] = ()
     namespace: str = ""
+    enclave: str = ""  # whose keys it has; empty: no security
     managed: bool = False
     required: bool = True
     nice: int = 0
@@ -382,6 +383,8 @@ def ros_arguments(node: NodeSpec) -> list[str]:
     words = ["--ros-args", "-r", f"__node:={node.name}"]
     if node.namespace:
         words += ["-r", f"__ns:=/{node.namespace}"]
+    if node.enclave:
+        words += ["--enclave", node.enclave]
     if node.config:
         words += ["--params-file", str(config_path(node))]
     for key, value in node.parameters.items():

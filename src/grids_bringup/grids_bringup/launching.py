@@ -41,6 +41,7 @@ def _action(node: NodeSpec, folder: Path) -> Node:
         executable=node.executable,
         parameters=[*([str(config_path(node))] if node.config else []), _typed(node.parameters)],
         remappings=list(node.remappings),
+        ros_arguments=["--enclave", node.enclave] if node.enclave else None,
         prefix=shlex.join(prefix) or None,
         output="screen" if manager else "log",
         additional_env={"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"},

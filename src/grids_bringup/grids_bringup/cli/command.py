@@ -20,6 +20,8 @@ from grids_bringup.arguments import (
     run_folder,
 )
 from grids_bringup.graph import NodeSpec, check_config, claim_domain, deploy_nodes, rest_nodes, teleop_nodes
+from grids_bringup.secure import enforce
+from grids_bringup.secure.permissions import enclave
 from grids_bringup.supervisor import Supervisor
 from grids_common.host import robots
 from grids_common.host.middleware import refuse_missing_rmw
@@ -70,12 +72,19 @@ def prepare(kind: RunKind, arguments, outer: str = "") -> tuple[list[NodeSpec], 
     arguments = replace(arguments, **kind.fixed, robot=namespace)  # from here on the whole namespace
     kind.check(arguments)
     check_config()
+    secured = not isinstance(arguments, RestArguments) and arguments.security == "enforce"
     part = arguments.part if isinstance(arguments, DeployArguments) else "all"
+    if secured:  # every process of the run inherits it
+        os.environ.update(enforce.check(enclave("run_manager", namespace), os.environ.get("ROS_DOMAIN_ID") or "0"))
     claim = claim_domain(part, namespace)
     folder = run_folder(arguments.output, namespace)
     if part != "all":
         os.environ.update(network.environment(arguments.peers, folder))  # every process of the run inherits it
-    return kind.nodes(arguments, folder), folder, claim
+    nodes = kind.nodes(arguments, folder)
+    if secured:
+        nodes = [replace(node, enclave=enclave(node.name, node.namespace)) for node in nodes]
+        enforce.require([node.enclave for node in nodes])
+    return nodes, folder, claim
 
 
 def main(kind: RunKind, argv: list[str]) -> int:

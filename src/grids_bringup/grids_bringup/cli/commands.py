@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": ("so100_driver.setup.doctor", "check the arms, cameras and settings of this computer"),
     "view": ("grids_rqt.cli", "show cameras, sample locations, chunks, servo health"),
     "figures": ("grids_perception.figures.cli", "draw the paper's figures from a run or a bag"),
+    "secure": ("grids_bringup.secure.cli", "make keys and permissions for SROS 2"),
     "urdf": ("grids_perception.description.urdf", "print the arm's URDF, generated from the twin's model"),
     "test": ("grids_bringup.cli.testing", "run all tests"),
 }
