@@ -160,12 +160,18 @@ def _web_source(options, started: ExitStack, source: type):
     """The page's source: a bag, or a graph whose feed ends with `started`."""
     from grids_rqt.view_model import Model
 
-    model = Model(CAMERAS)
     if options.bag is not None:
-        from grids_rqt.feeds.bag import load
+        from grids_rqt.feeds.bag import length_s, load
 
-        last_ns = load(options.bag, model, until_s=options.at)
-        return source(model, lambda: last_ns, None, options.bag.name)
+        def read(until_s: float | None) -> tuple[Model, int]:
+            model = Model(CAMERAS)
+            return model, load(options.bag, model, until_s=until_s)
+
+        model, then_ns = read(options.at)
+        shown = source(model, lambda: then_ns, None, options.bag.name)
+        shown.recorded(length_s(options.bag), read)
+        return shown
+    model = Model(CAMERAS)
     from grids_rqt.feeds.ros import RosControls, RosFeed
 
     feed = RosFeed(model, image_transport=options.image_transport, robot=options.robot)

@@ -9,6 +9,12 @@ from grids_rqt.view_model import Model
 IMAGES = 40  # decoded per camera: the last one is shown, the others determine the rate
 
 
+def length_s(path: Path) -> float:
+    """Duration of the bag. Raises DataError if there is none, or more than one."""
+    with Bag(find_bag(path)) as bag:
+        return bag.duration_s
+
+
 def load(path: Path, model: Model, *, until_s: float | None = None) -> int:
     """Load the bag's messages up to `until_s` after its start into the view model; returns the last log time, ns.
 

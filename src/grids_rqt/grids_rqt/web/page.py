@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from nicegui import ui
+from nicegui import run, ui
 
 from grids_common.so100 import JOINT_NAMES
 from grids_perception.overlay.draw import Style
@@ -45,11 +45,13 @@ class Page:
             self._reason = ui.label().classes("reason")
         if source.controls is not None:
             self._tools()
+        elif source.length_s:
+            self._times()
         with ui.element("div").classes("line"):
             self._problems = self._html("problems")
             self._layers()
         with ui.element("div").classes("boxes"):
-            self._cameras = {name: self._camera(name) for name in source.model.cameras}
+            self._cameras = {name: self._camera(name) for name in source.cameras}
             self._policy = self._box("policy")
             self._stages, self._readings = self._html("", self._policy), self._html("", self._policy)
             self._joints()
@@ -84,6 +86,19 @@ class Page:
             ui.button("Set mode", on_click=lambda: controls.set_mode(mode.value)).props("flat no-caps")
             ui.button("Reset stop", on_click=controls.reset_estop).props("flat no-caps")
 
+    def _times(self) -> None:
+        """The time in a recording; reading up to it may take a second, so it is read when the slider is let go."""
+
+        async def seek(event) -> None:
+            await run.io_bound(self._source.seek, float(event.args))
+            self.refresh()
+
+        end = self._source.length_s
+        with ui.element("div").classes("tools times"):
+            slider = ui.slider(min=0.0, max=end, step=0.05, value=end).on("change", seek)
+            words = ui.label(f"{end:.1f} of {end:.1f} s")
+            slider.on_value_change(lambda event: words.set_text(f"{event.value:.1f} of {end:.1f} s"))
+
     def _instruct(self) -> None:
         self._source.controls.instruct((self._instruction.value or "").strip())
 
@@ -106,7 +121,7 @@ class Page:
         title.text = "Retention and self-similarity of tokens"
         self._map_rows = {}
         with box:
-            for name in self._source.model.cameras:
+            for name in self._source.cameras:
                 ui.label(name).classes("muted")
                 self._map_rows[name] = [self._html("map-row"), None]
 

@@ -29,13 +29,15 @@ class Report:
 class WebSource:
     """A live graph, or with controls None a recording. Several pages use it at once, from several threads.
 
-    title: the recording's or the robot's name.
+    title: the recording's or the robot's name. length_s: of a recording that `read` can read up to any time in it.
     """
 
     def __init__(
         self, model: Model, now_ns: Callable[[], int], controls: AbstractControls | None, title: str = ""
     ) -> None:
-        self.model, self.now_ns, self.controls, self.title = model, now_ns, controls, title
+        self.controls, self.title = controls, title
+        self.cameras, self._shown = model.cameras, (model, now_ns)
+        self.length_s, self._read = 0.0, None
         self.report = Report(0, True, "")
         self._images: dict[tuple[str, frozenset[str]], tuple[tuple, bytes]] = {}
         self._drawing = threading.Lock()  # one image at a time: all pages together take one core at most
@@ -47,7 +49,17 @@ class WebSource:
 
     def state(self) -> ViewState:
         """The snapshot of now."""
-        return self.model.snapshot(self.now_ns())
+        model, now_ns = self._shown
+        return model.snapshot(now_ns())
+
+    def recorded(self, length_s: float, read: Callable[[float], tuple[Model, int]]) -> None:
+        """`read(s)` returns what there was s after the recording's start, and the time then, ns."""
+        self.length_s, self._read = length_s, read
+
+    def seek(self, at_s: float) -> None:
+        """Show a recording as it was `at_s` after its start, on all pages. Blocks while it is read."""
+        model, then_ns = self._read(at_s)
+        self._shown = model, lambda: then_ns
 
     def jpeg(self, name: str, layers: frozenset[str]) -> bytes | None:
         """The camera's image with its samples; None before its first image. Pages that show the same share it."""
@@ -55,7 +67,7 @@ class WebSource:
             camera = self.state().cameras.get(name)
             if camera is None or camera.image is None:
                 return None
-            drawn_from = (camera.image_ns, camera.samples[-1].stamp_ns if camera.samples else 0, id(self.model))
+            drawn_from = (camera.image_ns, camera.samples[-1].stamp_ns if camera.samples else 0)
             found = self._images.get((name, layers))
             if found is None or found[0] != drawn_from:
                 style = Style(**{layer: layer in layers for layer in LAYERS}, legend=False)

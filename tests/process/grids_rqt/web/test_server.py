@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -59,6 +60,13 @@ def get(address: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+def wait_for(condition, timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"nothing within {timeout_s:g} s"
+        time.sleep(0.05)
+
+
 def test_a_recording_is_shown_offline_at_both_sizes(recording):
     with served(recording) as address, browser() as show:
         status, jpeg = get(f"{address}camera/front?layers=rings")
@@ -73,6 +81,12 @@ def test_a_recording_is_shown_offline_at_both_sizes(recording):
             page.get_by_text("RECORDING", exact=True).wait_for()
             page.wait_for_function("document.querySelectorAll('.nicegui-echart canvas').length == 6")
             assert page.locator("#stop").is_disabled()
+            at_the_end = get(f"{address}camera/front")[1]
+            box = page.locator(".q-slider").bounding_box()
+            page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
+            wait_for(lambda now=at_the_end: get(f"{address}camera/front")[1] not in (now, b""))
+            page.mouse.click(box["x"] + box["width"] - 1, box["y"] + box["height"] / 2)
+            wait_for(lambda now=at_the_end: get(f"{address}camera/front")[1] == now)
             assert page.evaluate("document.documentElement.scrollWidth") == size[0]
             page.evaluate("scrollTo(0, 1e6)")
             assert on_top(page, "#stop")

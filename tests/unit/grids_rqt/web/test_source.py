@@ -97,6 +97,20 @@ def test_results_of_buttons_are_numbered():
     assert (source.report.number, source.report.ok, source.report.sentence) == (2, True, "mode idle: done")
 
 
+def test_another_time_of_a_recording_is_drawn_anew():
+    early = example_state()
+    dark = replace(early.cameras["front"], image=np.zeros((480, 640, 3), np.uint8), image_ns=1)
+    early.cameras["front"] = dark
+    source, asked = WebSource(Robot(example_state()), lambda: 5, None), []
+    source.recorded(9.0, lambda at_s: asked.append(at_s) or (Robot(early), 1))
+    bright = source.jpeg("front", frozenset())
+    source.seek(2.5)
+    assert (asked, source.length_s) == ([2.5], 9.0)
+    image = cv2.imdecode(np.frombuffer(source.jpeg("front", frozenset()), np.uint8), cv2.IMREAD_COLOR)
+    assert image.max() < 10
+    assert source.jpeg("front", frozenset()) != bright
+
+
 def test_a_recording_has_nothing_to_stop():
     answer = WebSource(Robot(example_state()), lambda: 0, None).stop()
     assert (answer.ok, answer.sentence) == (False, "this is a recording: nothing to stop")
