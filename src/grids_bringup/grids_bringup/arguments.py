@@ -14,6 +14,10 @@ from grids_common.params import RENAMED, Doc, ParameterError, build, load_file, 
 from grids_common.tasks import TASKS
 from grids_common.topics import CAMERAS
 from grids_perception.params import SCHEMAS, CameraParams, DescriptionParams
+from grids_policy.runtime.bundle import BundleError, read_manifest
+from grids_policy.runtime.engines.machine import this_machine
+from grids_policy.runtime.engines.table import CHOICES as ENGINES
+from grids_policy.runtime.engines.table import choose
 
 DEFAULT_LIMIT_S = 60.0
 DEMO = "demo"
@@ -53,6 +57,7 @@ class DeployArguments:
     time_scale: float = param(
         1.0, "execute chunks this many times slower, for a policy that is too slow on this machine", lo=1.0, hi=50.0
     )
+    engine: str = param("", "what computes the policy; empty: as in config/policy.yaml", choices=("", *ENGINES))
     publish_trajectory: bool = param(False, "also publish policy/joint_trajectory, for any trajectory controller")
     serial_port: str = param("", "follower's serial device; empty: the twin's, or the one in config/arm.yaml")
     cameras: str = param("ours", "camera nodes on real hardware", choices=("ours", "realsense_ros"))
@@ -231,8 +236,22 @@ def check_deploy(arguments: DeployArguments) -> None:
         )
     if not arguments.expert and arguments.chosen:
         resolve_policy(arguments.chosen)
+    check_engine(arguments)
     check_cameras(arguments)
     check_port("serial_port", arguments.serial_port)
+
+
+def check_engine(arguments: DeployArguments) -> None:
+    """Check that the engine asked for by name can run the bundle on this computer. Raises ParameterError."""
+    if not arguments.engine:
+        return
+    if arguments.expert or arguments.part == "robot":
+        raise ParameterError("engine: expected a bundle that is computed here, got the expert or part:=robot")
+    try:
+        bundle = read_manifest(Path(resolve_policy(arguments.chosen)))
+        choose(arguments.engine, this_machine(), bundle.runs_on, bundle.precision)
+    except BundleError as error:
+        raise ParameterError(f"engine: {error}") from error
 
 
 def check_part(arguments: DeployArguments) -> None:
@@ -359,6 +378,6 @@ def documentation(schema: type) -> list[tuple[str, str, str]]:
     rows = []
     for f in fields(schema):
         doc: Doc = f.metadata["doc"]
-        choices = f" ({' | '.join(doc.choices)})" if doc.choices else ""
+        choices = f" ({' | '.join(filter(None, doc.choices))})" if doc.choices else ""
         rows.append((f.name, str(f.default), doc.text + (f" [{doc.unit}]" if doc.unit else "") + choices))
     return rows

@@ -134,6 +134,8 @@ def _policy(arguments: DeployArguments) -> NodeSpec:
         parameters["time_scale"] = arguments.time_scale
     if arguments.publish_trajectory:
         parameters["publish_trajectory"] = True
+    if arguments.engine:
+        parameters["engine"] = arguments.engine
     # On the twin the task determines the instruction; on a real arm the user or the bundle does.
     sentence = arguments.instruction or (TASKS[arguments.task].instruction if arguments.hardware == "twin" else "")
     if sentence:

@@ -11,6 +11,7 @@ from grids_bringup.arguments import DeployArguments, RestArguments, TeleopArgume
 from grids_bringup.arguments import check_deploy as check
 from grids_bringup.graph import claim_domain, deploy_nodes, rest_nodes, ros_arguments, teleop_nodes
 from grids_common.params import ParameterError
+from grids_policy.runtime.engines.machine import Machine
 
 
 def test_values_are_typed_and_defaults_filled():
@@ -75,6 +76,18 @@ def test_the_shipped_demo_is_a_whole_bundle_for_the_twins_cameras(tmp_path):
 def test_an_instruction_for_the_expert_is_refused():
     with pytest.raises(ParameterError, match="got expert, which performs task:=… and takes no instruction"):
         check(parse(["policy:=expert", "instruction:=Stack the cubes"]))
+
+
+def test_an_engine_that_this_computer_lacks_is_refused_before_anything_starts(monkeypatch):
+    without = Machine("no NVIDIA driver (nvidia-smi not found)", ("CPUExecutionProvider",), None, {})
+    monkeypatch.setattr(module, "this_machine", lambda: without)
+    check(parse(["policy:=untrained", "engine:=cpu"]))
+    with pytest.raises(ParameterError, match="engine: expected engine 'rtx', but it cannot run here: no NVIDIA driver"):
+        check(parse(["policy:=untrained", "engine:=rtx"]))
+    with pytest.raises(ParameterError, match="engine: expected a bundle that is computed here"):
+        check(parse(["policy:=expert", "engine:=cpu"]))
+    with pytest.raises(ParameterError, match=r"engine: expected one of .*'rtx'.*, got 'quantum'"):
+        parse(["engine:=quantum"])
 
 
 def test_a_policy_that_is_no_bundle_lists_the_known_ones(tmp_path, monkeypatch):

@@ -53,6 +53,11 @@ def test_real_cameras_of_another_size_are_refused_before_anything_moves(bundle, 
         deploy_nodes(arguments, tmp_path)
 
 
+def test_the_engine_of_the_command_line_takes_the_place_of_the_files(tmp_path):
+    assert "engine" not in parameters(DeployArguments(policy="untrained"), tmp_path)["policy"]
+    assert parameters(DeployArguments(policy="untrained", engine="cpu"), tmp_path)["policy"]["engine"] == "cpu"
+
+
 def test_a_slow_policy_gets_slow_chunks_and_a_driver_that_waits_for_them(tmp_path):
     plain = DeployArguments(policy="untrained")
     slow = parameters(replace(plain, time_scale=4.0), tmp_path)
