@@ -40,7 +40,7 @@ function follow(image) {
     image.src = `/camera/${image.dataset.camera}?layers=${window.gridsLayers}&n=${number++}`;
   };
   image.onload = () => { image.classList.add("seen"); setTimeout(next, Number(image.dataset.period)); };
-  image.onerror = () => setTimeout(next, 1000);
+  image.onerror = () => { image.classList.remove("seen"); setTimeout(next, 1000); };
   next();
 }
 
