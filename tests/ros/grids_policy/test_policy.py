@@ -429,6 +429,13 @@ def test_an_engine_that_is_too_slow_refuses_to_arm_and_says_by_how_much(tmp_path
     assert "times too slow" in text
 
 
+def test_a_policy_for_another_robot_is_refused(tmp_path, robot):
+    folder = changed_bundle(tmp_path, joints=[f"left_{name}" for name in JOINT_NAMES])
+    with policy(tmp_path, f"bundle:={folder}") as process:
+        assert process.wait(60) == 1
+    assert "the bundle moves left_shoulder_pan, " in log_of(tmp_path)
+
+
 def test_rtc_is_refused_for_a_bundle_that_was_trained_without_committed_steps(tmp_path, robot):
     folder = changed_bundle(tmp_path, max_committed=0)
     with policy(tmp_path, f"bundle:={folder}", "switching:=rtc") as process:
