@@ -1,4 +1,4 @@
-"""The table of rights against the nodes of a run: none does what it may not, and none may do what it never does."""
+"""The table of rights against the nodes of real runs: none does what it may not, and none may do what none does."""
 
 import signal
 import time
@@ -14,7 +14,7 @@ from grids_bringup.secure.rights import JPEG, PARAMETERS  # noqa: E402
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SETTLED_S = 4.0  # without anything new
-# Rights that this run does not use: another host, real arms and cameras, images as JPEG, a switched-on output, buttons.
+# Rights that these runs do not use: another host, real arms and cameras, images as JPEG, a switched-on output, buttons.
 UNUSED = {
     "twin": {"/twin/hand"},
     "twin_cameras": set(JPEG),
@@ -52,9 +52,17 @@ def watch(node, names: list[str], timeout_s: float = 100.0) -> dict[str, dict[st
     return seen
 
 
-def test_nodes_have_the_rights_that_they_use(deploy):
-    names = ["twin", "twin_cameras", "driver", "policy", "overlay", "description", "run_manager"]
-    run = deploy("duration:=120")
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("deploy",), ["twin", "twin_cameras", "driver", "policy", "overlay", "description", "run_manager"]),
+        (("teleop", "record:=true", "episode_s:=60"), ["leader", "driver", "recorder", "run_manager"]),
+    ],
+    ids=["deploy", "record"],
+)
+def test_nodes_have_the_rights_that_they_use(launch, tmp_path, words, names):
+    more = () if words[0] == "deploy" else (f"recordings:={tmp_path / 'recordings'}",)
+    run = launch(*words, "duration:=120", *more)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=run.domain)
     node = rclpy.create_node("test_secure", context=context)
@@ -69,7 +77,8 @@ def test_nodes_have_the_rights_that_they_use(deploy):
         allowed = resolved(name)
         for way, found in seen[name].items():
             assert found <= allowed[way], f"{name} may not {way} {found - allowed[way]}"
-    for name in set(names) - {"run_manager"}:
-        idle = {n for way, found in seen[name].items() for n in resolved(name)[way] - found}
-        own = {f"/{name}/{service}" for service in PARAMETERS}
-        assert idle - own <= UNUSED.get(name, set()), f"{name} never uses {idle - own}"
+    if words[0] == "deploy":
+        for name in set(names) - {"run_manager"}:
+            idle = {n for way, found in seen[name].items() for n in resolved(name)[way] - found}
+            own = {f"/{name}/{service}" for service in PARAMETERS}
+            assert idle - own <= UNUSED.get(name, set()) | {"/leader/joint_states"}, f"{name} never uses {idle - own}"
