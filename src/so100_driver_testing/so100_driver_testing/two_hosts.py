@@ -20,6 +20,7 @@ from pathlib import Path
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 FRAME_BYTES = 2048
 IDLE_S = 0.05
+QUEUE_S = 0.2  # of frames that wait for a limited rate; what comes then is lost, as in a switch
 
 
 def missing() -> str:
@@ -136,7 +137,11 @@ class TwoHosts:
         if not self.plugged or self._random.random() < quality.loss:
             self.lost += 1
             return
-        begins = max(time.monotonic(), host.free_at)
+        now = time.monotonic()
+        if host.free_at - now > QUEUE_S:
+            self.lost += 1
+            return
+        begins = max(now, host.free_at)
         if quality.bits_per_s:
             host.free_at = begins = begins + 8 * len(frame) / quality.bits_per_s
         for _ in range(1 + (self._random.random() < quality.duplication)):
