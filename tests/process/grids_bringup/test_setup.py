@@ -194,6 +194,9 @@ def test_what_was_damaged_or_changed_is_set_up_again(folder, damage):
         (("view", "--web", "runs/x"), "runtime web"),
         (("figures", "runs/x"), "runtime view"),
         (("deploy",), "runtime"),
+        (("eval", "models/demo"), "runtime dev"),
+        (("eval", "x", "--suite", "aloha/all"), "runtime dev suites"),
+        (("demos", "--suite=aloha/all"), "runtime data suites"),
     ],
 )
 def test_a_command_installs_what_it_needs_and_no_more(folder, words, levels):
