@@ -26,7 +26,7 @@ def _python() -> str:
 
 def _packages(release: str) -> list[str]:
     if release == "newest":
-        return ["lerobot[dataset,smolvla,feetech,peft]"]
+        return ["lerobot[dataset,smolvla,pi,feetech,peft,core_scripts,pyzmq-dep]"]
     return [f"lerobot[smolvla,feetech]=={release}"]
 
 
@@ -79,13 +79,24 @@ class Peer:
         fresh = ("--no-deps", "--reinstall-package", package.name, "--refresh-package", package.name)
         _must(_uv("pip", "install", "-q", *fresh, str(package), folder=self._folder), package.name)
 
-    def command(self, name: str, *words: object) -> None:
-        """Run one of LeRobot's commands to its end. Raises AssertionError with what it printed where it fails."""
+    def command(self, name: str, *words: object, patient: bool = False) -> None:
+        """Run one of LeRobot's commands to its end. Raises AssertionError with what it printed where it fails.
+
+        patient: it waits longer for a servo's reply, as it has to with the twin on a busy computer.
+        """
+        program = [self._folder / "bin" / name]
+        if patient:
+            program = [self._folder / "bin" / "python", _PEER.with_name("patient.py"), name]
         done = subprocess.run(
-            [self._folder / "bin" / name, *map(str, words)], env=self._environment, capture_output=True, text=True,
-            timeout=60 * _MINUTES, check=False,
+            [*program, *map(str, words)], env=self._environment, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=60 * _MINUTES, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {(done.stdout + done.stderr)[-4000:]}"
+
+    def start(self, script: str, *words: object) -> subprocess.Popen[bytes]:
+        """Start a program of tests/interop in LeRobot's environment; the caller ends it."""
+        program = [self._folder / "bin" / "python", _PEER.with_name(script), *map(str, words)]
+        return subprocess.Popen(program, env=self._environment, stdin=subprocess.DEVNULL)
 
     def close(self) -> None:
         """End the program."""

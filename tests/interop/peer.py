@@ -10,7 +10,11 @@ the same number:
     merge TARGET FOLDER ...                    merge datasets
     delete-first FOLDER TARGET                 a dataset without its first episode
     arm PORT FOLDER NAME CHANGE ...            drive an arm with the calibration FOLDER/NAME.json
+    arm-read PORT FOLDER NAME                  positions in degrees and in -100..100
     vlm SOURCE FOLDER                          a small language model for --policy.vlm_model_name
+    tokenizer SOURCE FOLDER                    a tokenizer for --policy.tokenizer_name
+    plugin-published TYPE                      sizes of a policy of the plug-in against LeRobot's own
+    plugin-import SOURCE                       what the plug-in says to an older LeRobot
     plugin-act, plugin-open, plugin-adapt      as peer_plugin.py says, with the plug-in lerobot_policy_grids
 
 The sizes of the vision-language model come from vlm.json in FOLDER and its tokenizer from tokenizer.json, because
@@ -101,11 +105,15 @@ COMMANDS = {
     "merge": lambda target, *folders: peer_datasets.merge(Path(target), [Path(folder) for folder in folders]),
     "delete-first": lambda folder, target: peer_datasets.delete_first(Path(folder), Path(target)),
     "arm": lambda port, folder, name, *change: peer_arm.drive(port, Path(folder), name, [float(v) for v in change]),
+    "arm-read": lambda port, folder, name: peer_arm.read(port, Path(folder), name),
     "vlm": lambda source, folder: peer_plugin.write_vlm(Path(source), Path(folder)),
+    "tokenizer": lambda source, folder: peer_plugin.write_tokenizer(Path(source), Path(folder)),
+    "plugin-published": peer_plugin.published,
     "plugin-act": lambda folder, case, out, *cameras: peer_plugin.act(
         Path(folder), Path(case), Path(out), list(cameras)
     ),
     "plugin-open": lambda folder, *changes: peer_plugin.refused(Path(folder), *changes),
+    "plugin-import": lambda source: peer_plugin.imported(Path(source)),
     "plugin-adapt": lambda folder: peer_plugin.adapted(Path(folder)),
 }
 

@@ -8,14 +8,14 @@ STILL = 0.1  # degrees, of the gripper percent
 SLOW_MS = 1000.0
 
 
-def follower(port: str, folder: Path, name: str):
-    """The SO-100 follower of this release, in degrees, with the calibration file NAME.json in `folder`."""
+def follower(port: str, folder: Path, name: str, *, degrees: bool = True):
+    """The SO-100 follower of this release, in degrees or -100..100, with the calibration file NAME.json in `folder`."""
     try:
         from lerobot.robots.so_follower import SO100Follower, SO100FollowerConfig
     except ImportError:  # until 0.4.2
         from lerobot.robots.so100_follower import SO100Follower, SO100FollowerConfig
 
-    return SO100Follower(SO100FollowerConfig(port=port, id=name, calibration_dir=folder, use_degrees=True))
+    return SO100Follower(SO100FollowerConfig(port=port, id=name, calibration_dir=folder, use_degrees=degrees))
 
 
 def allow_slow_replies(bus) -> None:
@@ -59,3 +59,19 @@ def drive(port: str, folder: Path, name: str, change: list[float]) -> dict:
         robot.disconnect()
     rows = {"before": before, "sent": sent, "after": after}
     return {"calibrated": calibrated} | {key: [float(row[n]) for n in goal] for key, row in rows.items()}
+
+
+def read(port: str, folder: Path, name: str) -> dict:
+    """Positions in both of LeRobot's units."""
+    found = {}
+    for system, degrees in (("degrees", True), ("normalised", False)):
+        robot = follower(port, folder, name, degrees=degrees)
+        robot.config.disable_torque_on_disconnect = False
+        allow_slow_replies(robot.bus)
+        robot.connect(calibrate=False)
+        try:
+            seen = at_rest(robot)
+        finally:
+            robot.disconnect()
+        found[system] = [float(seen[key]) for key in robot.action_features]
+    return found

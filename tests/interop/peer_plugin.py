@@ -1,6 +1,8 @@
 """The plug-in lerobot_policy_grids, found and loaded as LeRobot's commands do. Runs in LeRobot's environment."""
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,17 @@ def write_vlm(source: Path, folder: Path) -> dict:
         extra_special_tokens={**MARKERS, "end_of_utterance_token": "<end_of_utterance>"},
     )  # fmt: skip
     t.SmolVLMProcessor(t.SmolVLMImageProcessor(), words, t.SmolVLMVideoProcessor()).save_pretrained(folder)
+    return {"tokens": len(words)}
+
+
+def write_tokenizer(source: Path, folder: Path) -> dict:
+    """The tokenizer.json of `source`, of PaliGemma's build, as the folder that --policy.tokenizer_name takes."""
+    import transformers as t
+
+    words = t.PreTrainedTokenizerFast(
+        tokenizer_file=str(source / "tokenizer.json"), pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    words.save_pretrained(folder)
     return {"tokens": len(words)}
 
 
@@ -61,11 +74,57 @@ def refused(folder: Path, *changes: str) -> dict:
     return {"error": ""}
 
 
+def imported(source: Path) -> dict:
+    """What the plug-in in the folder `source` says on import: to this LeRobot, and to a Python 3.11."""
+    sys.path.insert(0, str(source))
+    found = {}
+    try:
+        import lerobot_policy_grids  # noqa: F401
+    except ImportError as error:
+        found["lerobot"] = str(error)
+    refuse_older = runpy.run_path(str(source / "lerobot_policy_grids" / "needed.py"))["refuse_older"]
+    try:
+        refuse_older((3, 11), "0.6.1")
+    except ImportError as error:
+        found["python"] = str(error)
+    sys.path.remove(str(source))
+    return found
+
+
 def adapted(folder: Path) -> dict:
     """Parameters that LeRobot trains when it puts its default adapters on, and those that an image's tokens reach."""
     policy = opened(folder)[0]
     policy.config.pretrained_path = folder  # as --policy.path does
     wrapped = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA", "r": 2})
-    policy.model.vlm_with_expert.embed_image(torch.rand(1, 3, 64, 64)).square().sum().backward()
+    model = policy.model
+    tower, side = (
+        (model.vlm_with_expert, 64) if hasattr(model, "vlm_with_expert") else (model.paligemma_with_expert, 112)
+    )
+    tower.embed_image(torch.rand(1, 3, side, side)).square().sum().backward()
     trained = {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
     return {"trained": list(trained), "reached": [name for name, value in trained.items() if value.grad is not None]}
+
+
+def published(kind: str) -> dict:
+    """In which tensors the plug-in's policy of full size differs from LeRobot's own."""
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.policies.factory import get_policy_class
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
+    shapes = []
+    for name in (kind, f"grids_{kind}"):
+        config = PreTrainedConfig.get_choice_class(name)(device="cpu")
+        config.device = "meta"  # no numbers, only shapes
+        config.input_features = {
+            "observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, 480, 640)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
+        }
+        config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (6,))}
+        with torch.device("meta"):
+            policy = get_policy_class(name)(config)
+        shapes.append({key: tuple(value.shape) for key, value in policy.state_dict().items()})
+    theirs, ours = shapes
+    added = {key: shape for key, shape in ours.items() if theirs.get(key) != shape}
+    return {"tensors": len(theirs), "lost": sorted(set(theirs) - set(ours)), "added": added}

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 from commands import made
 
-from grids_data.calibration import save, uncalibrated
+from grids_common.so100 import JOINT_NAMES, SERVO_IDS
+from grids_data.calibration import JointMap, save, uncalibrated
 from grids_data.units import units
+from so100_driver.bus.bus import ServoBus
 from so100_driver_testing.twin_process import TwinProcess
 
 HORN_TICKS = (120, -37, 400, 0, -250, 15)
@@ -37,3 +39,33 @@ def test_lerobots_follower_drives_the_twin_with_our_calibration_file(peer, tmp_p
     np.testing.assert_allclose(np.subtract(found["sent"], found["before"]), CHANGE, atol=1e-6)
     np.testing.assert_allclose(found["after"], found["sent"], atol=REACH_TOLERANCE)
     np.testing.assert_allclose(found["after"], reached, atol=REACH_TOLERANCE)
+
+
+def test_lerobot_and_our_driver_read_the_same_angles_in_all_units(peer, tmp_path):
+    joints = uncalibrated()
+    # Uneven ranges, so that a middle or a scale of another joint would show.
+    low = dict(zip(joints, (700, 900, 950, 1000, 0, 2000), strict=True))
+    joints = {name: replace(joint, range_min=low[name]) for name, joint in joints.items()}
+    joints = {name: replace(joint, homing_offset=HORN_TICKS[i]) for i, (name, joint) in enumerate(joints.items())}
+    path = tmp_path / "calibration" / "twin.json"
+    save(joints, path)
+    twin = TwinProcess(tmp_path, "--no-leader", "--horn-ticks", ",".join(map(str, HORN_TICKS)))
+    try:
+        port = twin.paths["follower"]
+        made("calibrate", "--arm", "follower", "--serial-port", port, "--file", path, "--write", answers="y\n")
+        peer.run("arm", port, path.parent, path.stem, *CHANGE)
+        found = peer.run("arm-read", port, path.parent, path.stem)
+        bus = ServoBus(port, SERVO_IDS, reply_timeout_s=1.0)
+        bus.open()
+        try:
+            states = bus.read_state(budget_s=5.0).states
+        finally:
+            bus.close()
+    finally:
+        twin.close()
+    ticks = np.array([states[joints[name].id].position for name in JOINT_NAMES])
+    rad = JointMap.of(joints).to_rad(ticks)
+    for system in ("degrees", "normalised"):
+        # Half a tick of a joint's range in percent, or of a degree: the two read the same servo at two moments.
+        np.testing.assert_allclose(found[system], units(system, joints).from_rad(rad), atol=READ_TOLERANCE)
+    assert np.abs(np.subtract(found["degrees"], found["normalised"])[:5]).min() > READ_TOLERANCE  # not the gripper's

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import made
-from lerobot_releases import environment_of
+from commands import PATIENCE_S, made
 from repository import ROOT
 from safetensors.torch import load_file
-from same_actions import TINY, case, own_actions, written
+from same_actions import TINY, difference, written
 
 from grids_policy.model.checkpoint import load_checkpoint, with_sampler
 from grids_policy.model.config import SamplerConfig
@@ -24,15 +23,6 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def plugged():
-    """The newest LeRobot with the plug-in, which needs 0.6.1."""
-    started = environment_of("newest")
-    started.install(ROOT / "lerobot_policy_grids")
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
 def vlm(plugged, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vlm")
     source = written(load_checkpoint(TINY), folder / "source")
@@ -41,27 +31,16 @@ def vlm(plugged, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(plugged, vlm, tmp_path_factory):
+def trained(plugged, vlm, small_set, tmp_path_factory):
     """Checkpoints of the first and the third step."""
     folder = tmp_path_factory.mktemp("plugin")
-    made("demos", "--episodes", 2, "--size", "64x96", "--fps", 15, "--out", folder / "set", "--codec", "h264")
     plugged.command(
         "lerobot-train", "--policy.type=grids_smolvla", f"--policy.vlm_model_name={vlm}", "--policy.sampler.tokens=5",
-        "--policy.sampler.padding=border", *SMALL, f"--dataset.root={folder / 'set'}", "--steps=3", "--save_freq=1",
+        "--policy.sampler.padding=border", *SMALL, f"--dataset.root={small_set}", "--steps=3", "--save_freq=1",
         f"--output_dir={folder / 'run'}",
     )  # fmt: skip
     steps = folder / "run" / "checkpoints"
-    return SimpleNamespace(**{f"step{n}": steps / f"{n:06d}" / "pretrained_model" for n in (1, 3)}, set=folder / "set")
-
-
-def difference(plugged, folder, tmp_path) -> float:
-    """Largest difference of the actions, in standard deviations."""
-    checkpoint = load_checkpoint(folder)
-    given = case(checkpoint.config, tmp_path / "case.npz")
-    plugged.run("plugin-act", folder, tmp_path / "case.npz", tmp_path / "out.npz", *checkpoint.config.cameras)
-    theirs = np.load(tmp_path / "out.npz")["actions"]
-    spread = checkpoint.statistics["action.std"].numpy()
-    return float(np.abs((theirs - own_actions(checkpoint, given)) / spread).max())
+    return SimpleNamespace(**{f"step{n}": steps / f"{n:06d}" / "pretrained_model" for n in (1, 3)})
 
 
 def test_lerobot_trains_the_sampler_and_acts_as_we_do(plugged, trained, tmp_path):
@@ -79,16 +58,16 @@ def test_lerobot_trains_the_sampler_and_acts_as_we_do(plugged, trained, tmp_path
 
 
 def test_what_lerobot_trained_is_exported(trained, tmp_path):
-    made("export", trained.step3, tmp_path / "bundle")
+    made("export", trained.step3, tmp_path / "bundle", timeout_s=PATIENCE_S)
     assert load_bundle(tmp_path / "bundle").tokens == 5
 
 
-def test_a_dense_checkpoint_is_fine_tuned_with_a_new_sampler(plugged, trained, vlm, tmp_path):
+def test_a_dense_checkpoint_is_fine_tuned_with_a_new_sampler(plugged, trained, vlm, small_set, tmp_path):
     dense = with_sampler(load_checkpoint(trained.step3), SamplerConfig())
     folder = written(dense, tmp_path / "dense")
     plugged.command(
         "lerobot-train", "--policy.type=grids_smolvla", f"--policy.pretrained_path={folder}",
-        f"--policy.vlm_model_name={vlm}", "--policy.sampler.tokens=3", *SMALL, f"--dataset.root={trained.set}",
+        f"--policy.vlm_model_name={vlm}", "--policy.sampler.tokens=3", *SMALL, f"--dataset.root={small_set}",
         "--steps=1", f"--output_dir={tmp_path / 'run'}",
     )  # fmt: skip
     tuned = load_checkpoint(tmp_path / "run" / "checkpoints" / "last" / "pretrained_model").policy.state_dict()
@@ -126,3 +105,11 @@ def test_the_sampler_is_trained_beside_adapters(plugged, trained):
     found = plugged.run("plugin-adapt", trained.step3)
     assert sum(".token_sampler." in name for name in found["reached"]) == 8
     assert any("lora_" in name for name in found["trained"])
+
+
+@pytest.mark.parametrize("peer", ["0.4.4"], indirect=True)
+def test_an_older_lerobot_or_python_is_named(peer):
+    """Where pip was told not to look at what the package requires."""
+    found = peer.run("plugin-import", ROOT / "lerobot_policy_grids")
+    assert "lerobot_policy_grids needs LeRobot 0.6.1 or newer, got 0.4.4" in found["lerobot"]
+    assert "needs Python 3.12 or newer, as LeRobot 0.6 does; this is 3.11" in found["python"]

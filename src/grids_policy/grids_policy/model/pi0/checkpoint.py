@@ -1,7 +1,8 @@
 """LeRobot's checkpoints of pi0 and pi0.5: config.json and parameter names, read and written.
 
-The sizes are LeRobot's two variants, or those of grids_config.json or oracle_config.json (in reference folders). What
-the files do not state and releases of LeRobot did differently is `ConventionsConfig`; see `doubt`.
+The sizes are LeRobot's two variants, or those of grids_config.json, of config.json as the plug-in lerobot_policy_grids
+writes it, or of oracle_config.json (in reference folders). What the files do not state and releases of LeRobot did
+differently is `ConventionsConfig`; see `doubt`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from grids_policy.model import lerobot
 from grids_policy.model.config import (
     FAMILY_FIELDS,
+    PARTS,
     ActionExpertConfig,
     ConfigError,
     ConventionsConfig,
@@ -21,6 +23,7 @@ from grids_policy.model.config import (
     SamplerConfig,
     TextConfig,
     VisionConfig,
+    part_from_dict,
 )
 
 TOKENIZER_NAME = "google/paligemma-3b-pt-224"
@@ -45,6 +48,9 @@ _VARIANTS = {"gemma_300m": (1024, 4096), "gemma_2b": (2048, 16384)}
 _NUMBERS = ("chunk_size", "max_state_dim", "max_action_dim", "num_inference_steps", "tokenizer_max_length")
 _MEMORY = ("use_visual_memory", "use_proprioceptive_memory")
 _RELATIVE_STEP = "relative_actions_processor"
+# Fields of the plug-in lerobot_policy_grids in config.json, besides those of lerobot.OWN_FIELDS.
+_PLUGIN_PARTS = ("vision", "text", "expert", lerobot.SAMPLER)
+_PLUGIN_FIELDS = ("vision", "text", "expert", "tokenizer_name")
 
 
 def _variant(field: str, name: object) -> tuple[int, int]:
@@ -99,7 +105,13 @@ def read_config(files: lerobot.CheckpointFiles) -> PolicyConfig:
     _refuse_unsupported(raw)
     cameras = lerobot.image_features(raw)
     height, width = lerobot.two_numbers("image_resolution", raw.get("image_resolution", [224, 224]))
-    parts = lerobot.grids_parts(files.grids) if files.grids is not None else {}
+    stated = _stated_parts(raw)
+    parts = stated if files.grids is None else lerobot.grids_parts(files.grids)
+    for name in sorted(set(stated) & set(parts)):
+        if stated[name] != parts[name]:
+            raise ConfigError(
+                f"{name} of config.json and of {lerobot.GRIDS_CONFIG} differ; copy both files from the same checkpoint"
+            )
     sizes = _sizes(raw, files.oracle) if not {"vision", "text", "expert"} <= set(parts) else {}
     trained = files.trained.get("policy")
     dtype = (trained if isinstance(trained, dict) else raw).get("dtype", "float32")
@@ -119,6 +131,18 @@ def read_config(files: lerobot.CheckpointFiles) -> PolicyConfig:
     }
     changes.pop("num_inference_steps", None)
     return pi0_config(family, **changes)
+
+
+def _stated_parts(raw: dict[str, Any]) -> dict[str, Any]:
+    """The parts of PolicyConfig that the plug-in writes into config.json. Raises ConfigError."""
+    usual = {name: dataclasses.asdict(part) for name, part in FAMILY_FIELDS["pi0"].items() if name in PARTS}
+    found = {name: raw[name] for name in _PLUGIN_PARTS if name in raw}
+    if wrong := next((name for name, part in found.items() if not isinstance(part, dict)), None):
+        raise ConfigError(f"config.json: {wrong}: expected an object, got {raw[wrong]!r}")
+    return {
+        name: part_from_dict(PARTS[name], {**usual.get(name, {}), **part}, f"config.json: {name}")
+        for name, part in found.items()
+    }
 
 
 def _refuse_unsupported(raw: dict[str, Any]) -> None:
@@ -166,11 +190,12 @@ def _sizes(raw: dict[str, Any], oracle: dict[str, Any] | None) -> dict[str, Any]
 def write_config(config: PolicyConfig, raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """config.json (the fields of `raw`, those of `config` replaced) and grids_config.json, None where not needed.
 
-    A policy that LeRobot cannot run has the type "grids_pi0" or "grids_pi05".
+    A policy that LeRobot itself cannot run has the type "grids_pi0" or "grids_pi05", which its plug-in
+    lerobot_policy_grids registers; config.json then has its sizes and sampler, and why not even the plug-in can run it.
     """
     published = pi0_config(config.family)
-    sizes = ("vision", "text", "expert", "sampler")
-    stock = all(getattr(config, name) == getattr(published, name) for name in sizes)
+    stock = all(getattr(config, name) == getattr(published, name) for name in _PLUGIN_PARTS)
+    kept = {name: value for name, value in raw.items() if not (stock and name in _PLUGIN_FIELDS)}
     values = {
         "n_obs_steps": 1,
         "device": "cpu",
@@ -178,7 +203,7 @@ def write_config(config: PolicyConfig, raw: dict[str, Any]) -> tuple[dict[str, A
         "paligemma_variant": "gemma_2b",
         "action_expert_variant": "gemma_300m",
         "normalization_mapping": {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"},
-        **raw,
+        **kept,
         **lerobot.features_of(config),
         "type": config.family if stock else f"grids_{config.family}",
         "chunk_size": config.chunk_size,
@@ -192,10 +217,34 @@ def write_config(config: PolicyConfig, raw: dict[str, Any]) -> tuple[dict[str, A
         "min_period": config.min_period,
         "max_period": config.max_period,
     }
+    if not stock:
+        values |= {name: dataclasses.asdict(getattr(config, name)) for name in _PLUGIN_PARTS}
+        values |= {"paligemma_variant": "gemma_2b", "action_expert_variant": "gemma_300m"}  # the parts replace them
+        values[lerobot.ONLY_HERE] = beyond_plugin(config)
     usual = conventions(config.family, bfloat16=values["dtype"] == "bfloat16")
     if stock and config.conventions == usual and not config.max_committed and not config.relative_actions:
         return values, None
     return values, lerobot.all_parts(config)
+
+
+def beyond_plugin(config: PolicyConfig) -> str:
+    """Why the LeRobot plug-in cannot run or train this policy, "" where it can."""
+    vision, text, sampler = config.vision, config.text, config.sampler
+    usual = conventions(config.family, bfloat16=config.conventions.rope_bfloat16)
+    size = (vision.image_size, vision.image_size)
+    checks = (
+        ("sampler", "" if sampler.kind == "dense" else lerobot.beyond_plugin(sampler), ""),
+        ("conventions", config.conventions, usual),
+        ("vision.stem", vision.stem, ()),
+        ("vision.activation", vision.activation, "gelu_tanh"),
+        ("vision.shuffle", vision.shuffle, 1),
+        ("image_resolution", config.resize_hw, size),
+        ("text.heads", text.heads, 8),  # written into LeRobot's code
+        ("expert.depth", config.expert.depth, text.depth),
+    )
+    return ", ".join(
+        got if name == "sampler" else f"{name} is {got!r}, not {want!r}" for name, got, want in checks if got != want
+    )
 
 
 def lerobot_key(name: str) -> str:
