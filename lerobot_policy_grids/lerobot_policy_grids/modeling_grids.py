@@ -6,25 +6,20 @@ into K tokens sampled at predicted points, and LeRobot's code reads as many toke
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import draccus
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from grids_policy.model.config import ConfigError, PolicyConfig
-from grids_policy.model.lerobot import GRIDS_CONFIG, all_parts, policy_config
-from grids_policy.model.reducers.grids import GridSampler
+from grids_policy.model.lerobot import policy_config
 from lerobot_policy_grids.configuration_grids import GridsSmolVLAConfig
+from lerobot_policy_grids.sampling import SAMPLER, WithSampler
 
-SAMPLER = "token_sampler"  # the authors' name of the module in a checkpoint
 
-
-class GridsSmolVLAPolicy(SmolVLAPolicy):
+class GridsSmolVLAPolicy(WithSampler, SmolVLAPolicy):
     """LeRobot's SmolVLA whose language model reads K sampled tokens of each camera."""
 
     config_class = GridsSmolVLAConfig
@@ -35,28 +30,11 @@ class GridsSmolVLAPolicy(SmolVLAPolicy):
         super().__init__(config, **kwargs)
         vlm = self.model.vlm_with_expert
         self.described = describe(config, vlm.config.to_dict(), vlm.processor.tokenizer)
-        sampler = GridSampler(self.described.text.width, self.described.grid, config.sampler)
-        if config.sampler.lattice_init:
-            sampler.start_on_lattice()
-        self.model.add_module(SAMPLER, sampler)
-        vlm.get_vlm_model().connector.register_forward_hook(self._sample)
+        self.put_sampler(vlm.get_vlm_model().connector, config.device)
 
-    def _sample(self, _connector: nn.Module, _inputs: object, dense: Tensor) -> Tensor:
-        """Tokens (B, K, C) of dense tokens (B, T, C), in the sampler's own precision."""
-        sampler = self.model.get_submodule(SAMPLER)  # looked up here, because PEFT puts a copy in its place
-        tokens, _, _ = sampler(dense.to(next(sampler.parameters()).dtype))
-        return tokens.to(dense.dtype)
-
-    def _get_default_peft_targets(self) -> dict[str, Any]:
-        """LeRobot's own, and the sampler trained in full: it starts from nothing."""
-        return {**super()._get_default_peft_targets(), "modules_to_save": [SAMPLER]}
-
-    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
-        """LeRobot's files, and what ./grids export needs besides: the sizes of all networks and the tokenizer."""
-        super()._save_pretrained(save_directory, **kwargs)
-        (save_directory / GRIDS_CONFIG).write_text(json.dumps(all_parts(self.described), indent=4) + "\n")
-        words = self.model.vlm_with_expert.processor.tokenizer.backend_tokenizer
-        words.save(str(save_directory / "tokenizer.json"))
+    def tokenizer(self) -> Any:
+        """SmolVLM's."""
+        return self.model.vlm_with_expert.processor.tokenizer
 
     @classmethod
     def _load_as_safetensor(cls, model: GridsSmolVLAPolicy, model_file: str, *options: Any) -> GridsSmolVLAPolicy:

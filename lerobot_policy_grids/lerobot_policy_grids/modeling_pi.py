@@ -7,7 +7,6 @@ that LeRobot knows, and weights that do not fit are an error, where LeRobot goes
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,19 +19,19 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from grids_policy.model.config import ConfigError
-from grids_policy.model.lerobot import GRIDS_CONFIG, all_parts
 from grids_policy.model.pi0.checkpoint import head_shapes, settle_weights
-from grids_policy.model.reducers.grids import GridSampler
 from lerobot_policy_grids.configuration_pi import GridsPI0Config, GridsPI05Config, describe
 from lerobot_policy_grids.processor_pi import check_tokenizer, load_tokenizer
 from lerobot_policy_grids.replaced import replaced
+from lerobot_policy_grids.sampling import SAMPLER, WithSampler
 
-SAMPLER = "token_sampler"  # the authors' name of the module in a checkpoint
 WEIGHTS = "model.safetensors"
+_HUB = ("force_download", "resume_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
+_ADVICE = "give --policy.sampler.*, vision.*, text.* and expert.* the values that it was trained with"
 
 
-class PiWithSampler:
-    """What both policies add to LeRobot's: sampler, sizes, strict loading, and the files for ./grids export."""
+class PiWithSampler(WithSampler):
+    """What both policies add to LeRobot's besides the sampler: any sizes, and strict loading."""
 
     builder: ModuleType  # LeRobot's module with the network
 
@@ -41,30 +40,12 @@ class PiWithSampler:
         with replaced(self.builder, **_networks(self.builder, config)):
             super().__init__(config, **kwargs)
         self.described = describe(config)
-        if config.sampler.kind == "dense":
-            return
-        sampler = GridSampler(self.described.text.width, self.described.grid, config.sampler)
-        if config.sampler.lattice_init:
-            sampler.start_on_lattice()
-        self.model.add_module(SAMPLER, sampler.to(config.device))
-        projector = self.model.paligemma_with_expert.paligemma.model.multi_modal_projector
-        projector.register_forward_hook(self._sample)
+        if config.sampler.kind != "dense":
+            self.put_sampler(self.model.paligemma_with_expert.paligemma.model.multi_modal_projector, config.device)
 
-    def _sample(self, _projector: nn.Module, _inputs: object, dense: Tensor) -> Tensor:
-        """Tokens (B, K, C) of dense tokens (B, T, C), in the sampler's own precision."""
-        sampler = self.model.get_submodule(SAMPLER)  # looked up here, because PEFT puts a copy in its place
-        tokens, _, _ = sampler(dense.to(next(sampler.parameters()).dtype))
-        return tokens.to(dense.dtype)
-
-    def _get_default_peft_targets(self) -> dict[str, Any]:
-        """LeRobot's own, and the sampler trained in full: it starts from nothing."""
-        return {**super()._get_default_peft_targets(), "modules_to_save": [SAMPLER]}
-
-    def _save_pretrained(self, save_directory: Path, **kwargs: Any) -> None:
-        """LeRobot's files, and what ./grids export needs besides: the sizes of all networks and the tokenizer."""
-        super()._save_pretrained(save_directory, **kwargs)
-        (save_directory / GRIDS_CONFIG).write_text(json.dumps(all_parts(self.described), indent=4) + "\n")
-        load_tokenizer(self.config.tokenizer_name).backend_tokenizer.save(str(save_directory / "tokenizer.json"))
+    def tokenizer(self) -> Any:
+        """PaliGemma's, or that of the configuration."""
+        return load_tokenizer(self.config.tokenizer_name)
 
     @classmethod
     def from_pretrained(
@@ -104,10 +85,6 @@ class PiWithSampler:
                     f"{source}: {name} has shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}: {_ADVICE}"
                 )
         self.load_state_dict(found, strict=False)
-
-
-_HUB = ("force_download", "resume_download", "proxies", "token", "cache_dir", "local_files_only", "revision")
-_ADVICE = "give --policy.sampler.*, vision.*, text.* and expert.* the values that it was trained with"
 
 
 class GridsPI0Policy(PiWithSampler, modeling_pi0.PI0Policy):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 from grids_common.so100 import JOINT_LIMITS_RAD, JOINT_NAMES
 from grids_data import calibration as cal
@@ -225,3 +226,7 @@ def test_the_recorder_stores_only_a_calibration_that_can_be_used(tmp_path):
     path.write_text(broken(elbow_flex={"range_min": 0, "range_max": 4095}))
     with pytest.raises(cal.CalibrationError, match=r"arm\.json: elbow_flex: moved over 6\.28 rad"):
         metadata.calibration(str(path))
+
+
+def test_the_shipped_file_for_the_twin_is_nominal():
+    assert cal.load(ROOT / "config" / "calibration" / "twin.json") == cal.uncalibrated()
