@@ -14,7 +14,8 @@ from grids_policy.train.cache import CacheError
 from so100_driver.errors import PortError
 
 SOURCE = Path(__file__).parents[4] / "src"
-INTERNAL = {"GridsError", "SetupError", "RunError"}  # the lifecycle nodes and the run handle theirs
+# The lifecycle nodes and the run handle theirs, the session with a simulator its worker's.
+INTERNAL = {"GridsError", "SetupError", "RunError", "SimulatorError", "WireError"}
 
 
 @pytest.mark.parametrize("kind", [BundleError, CacheError, ConfigError, DatasetError, ParameterError, PortError])
