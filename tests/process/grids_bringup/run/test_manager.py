@@ -13,6 +13,7 @@ pytest.importorskip("rclpy")
 from lifecycle_msgs.msg import Transition
 
 from grids_bringup.graph import NodeSpec, record_exit
+from grids_bringup.run import meeting
 from grids_bringup.run.manager import CUT_OFF, RunError, RunManager, execute
 from grids_bringup.run.manager_node import ManagerParams
 from grids_bringup.run.presence import Announcement, Presence
@@ -57,6 +58,12 @@ class Node:
 
     def get_clock(self):
         return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=0))
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No other run is listened for."""
+    monkeypatch.setattr(meeting, "NAMESAKE_S", 0.0)
 
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
