@@ -1,29 +1,42 @@
 // The stop and the images do not pass through the page's own connection: they work while it is busy or being restored.
 const stopButton = document.getElementById("stop");
 const stopSaid = document.getElementById("stop-said");
+const PAUSE_MS = 500; // without a line a request fails at once
 let asking = false;
+let answer = null; // of the last stop: {ok, sentence}. One that was not confirmed stays until one is.
+let lost = false; // no connection
 
-function say(ok, sentence) {
-  stopSaid.textContent = sentence;
-  stopSaid.className = ok ? "good" : "bad";
-  if (ok) setTimeout(() => { if (stopSaid.textContent === sentence) stopSaid.textContent = ""; }, 5000);
+function show() {
+  const none = "No connection to the robot's computer: what you see is old, and a stop here does not reach it.";
+  stopSaid.textContent = [answer ? answer.sentence : "", lost ? none : ""].filter(Boolean).join(" ");
+  stopSaid.className = lost || !(answer && answer.ok) ? "bad" : "good";
 }
 
+function say(ok, sentence) {
+  const said = answer = { ok, sentence };
+  show();
+  if (ok) setTimeout(() => { if (answer === said) { answer = null; show(); } }, 5000);
+}
+
+async function tryToStop() {
+  try {
+    const reply = await fetch("/estop", { method: "POST", signal: AbortSignal.timeout(2500) });
+    if (!reply.ok) throw new Error(await reply.text());
+    const { ok, sentence } = await reply.json();
+    say(ok, ok ? sentence : `${sentence}. Asking again.`);
+    return ok;
+  } catch (error) {
+    say(false, `The stop did not reach the robot's computer: cut the arm's power. Asking again. (${error.message})`);
+    return false;
+  }
+}
+
+// Asks until the driver confirms the stop or the page is closed.
 async function askToStop() {
   if (asking || stopButton.disabled) return;
   asking = true;
   stopButton.classList.add("asking");
-  for (let attempt = 0; attempt < 5; attempt++) {
-    try {
-      const answer = await fetch("/estop", { method: "POST", signal: AbortSignal.timeout(2500) });
-      if (!answer.ok) throw new Error(await answer.text());
-      const { ok, sentence } = await answer.json();
-      say(ok, sentence);
-      if (ok) break;
-    } catch (error) {
-      say(false, `The stop did not reach the robot's computer: cut the arm's power. (${error.message})`);
-    }
-  }
+  while (!await tryToStop()) await new Promise((resume) => setTimeout(resume, PAUSE_MS));
   stopButton.classList.remove("asking");
   asking = false;
 }
@@ -48,10 +61,11 @@ function follow(image) {
 let missed = 0;
 setInterval(async () => {
   try {
-    await fetch("/alive", { signal: AbortSignal.timeout(1500) });
-    if (missed >= 2) { stopSaid.textContent = ""; }
+    const reply = await fetch("/alive", { signal: AbortSignal.timeout(1500) });
+    if (!reply.ok) throw new Error(await reply.text());
     missed = 0;
   } catch {
-    if (++missed >= 2) say(false, "No connection to the robot's computer: what you see is old, and the stop here does not work.");
+    missed++;
   }
+  if (lost !== missed >= 2) { lost = !lost; show(); }
 }, 1000);
