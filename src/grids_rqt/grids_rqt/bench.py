@@ -89,7 +89,8 @@ def overlay_ms(rounds: int) -> dict[str, float]:
 def panel_ms(rounds: int) -> dict[str, float]:
     """Time to update and paint the panel with both cameras at 1280 x 800."""
     from grids_rqt.cli import make_application
-    from grids_rqt.views.panel import LAYERS, Panel
+    from grids_rqt.drawing import LAYERS
+    from grids_rqt.views.panel import Panel
 
     application = make_application(offscreen=True)
     panel = Panel(Model(CAMERAS), lambda: 0, CAMERAS, None)

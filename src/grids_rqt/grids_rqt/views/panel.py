@@ -11,6 +11,7 @@ from qtpy import QtCore, QtGui, QtWidgets
 from grids_perception.overlay.draw import Style
 from grids_rqt import captions
 from grids_rqt.controls import MODES, AbstractControls
+from grids_rqt.drawing import LAYERS
 from grids_rqt.view_model import Model, ViewState
 from grids_rqt.views import theme
 from grids_rqt.views.camera import CameraView
@@ -19,7 +20,6 @@ from grids_rqt.views.health import LatencyView, ServoView
 from grids_rqt.views.maps import MapsView
 
 REFRESH_MS = 45
-LAYERS = ("rings", "index", "trail", "footprint", "retention")
 
 
 class Header(QtWidgets.QWidget):

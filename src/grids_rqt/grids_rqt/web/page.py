@@ -1,20 +1,23 @@
 """The page: boxes filled from the source, a few times a second. The stop and the images are plain HTML and page.js."""
 
+import logging
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 from nicegui import run, ui
 
 from grids_common.so100 import JOINT_NAMES
-from grids_perception.overlay.draw import Style
 from grids_rqt import captions
 from grids_rqt.controls import MODES
+from grids_rqt.drawing import LAYERS
 from grids_rqt.view_model import ViewState
 from grids_rqt.web import panels, plots
-from grids_rqt.web.source import LAYERS, WebSource
+from grids_rqt.web.source import WebSource
 
 HERE = Path(__file__).parent
 PERIOD_S = 0.25  # of texts and plots
+NO_INSTRUCTION = "instruction for the policy"
 IMAGE_PERIOD_MS = 80  # from one image's arrival to the request of the next
 
 
@@ -37,6 +40,7 @@ class Page:
     def __init__(self, source: WebSource) -> None:
         self._source = source
         self._seen_report = source.report.number
+        self._failed: list[str] = []
         ui.dark_mode(value=True)
         ui.add_head_html(f"<style>{_text('page.css')}</style>")
         ui.add_body_html(_header(source))
@@ -79,7 +83,7 @@ class Page:
     def _tools(self) -> None:
         controls = self._source.controls
         with ui.element("div").classes("tools"):
-            self._instruction = ui.input(placeholder="instruction for the policy").props("dense outlined")
+            self._instruction = ui.input(placeholder=NO_INSTRUCTION).props("dense outlined")
             self._instruction.on("keydown.enter", self._instruct)
             ui.button("Send", on_click=self._instruct).props("flat no-caps")
             mode = ui.select(list(MODES), value=MODES[0]).props("dense outlined options-dense").classes("mode-choice")
@@ -126,7 +130,7 @@ class Page:
                 self._map_rows[name] = [self._html("map-row"), None]
 
     def _layers(self) -> None:
-        chosen = {layer: getattr(Style(), layer) for layer in LAYERS}
+        chosen = {layer: getattr(self._source.style, layer) for layer in LAYERS}
 
         def tell() -> None:
             words = ",".join(name for name, on in chosen.items() if on)
@@ -136,31 +140,32 @@ class Page:
             chosen[layer] = on
             tell()
 
+        self._layer_boxes = []
         with ui.element("div").classes("layers"):
             ui.label("Draw:")
             for layer in LAYERS:
                 change = lambda event, layer=layer: set_layer(layer, on=event.value)  # noqa: E731
-                ui.checkbox(layer, value=chosen[layer], on_change=change).props("dense size=xs")
+                box = ui.checkbox(layer, value=chosen[layer], on_change=change).props("dense size=xs")
+                self._layer_boxes.append(box)
         tell()
 
     def refresh(self) -> None:
-        """Show a new snapshot; only what has changed is sent."""
-        state = self._source.state()
-        self._show_head(state)
-        for name, (box, title) in self._cameras.items():
-            camera = state.cameras[name]
-            title.text = captions.camera_title(name, camera)
-            box.classes(add="silent" if camera.silent_s else "", remove="" if camera.silent_s else "silent")
-            self._show_maps(state, name)
-        self._policy[1].text = captions.policy_title(state)
-        self._stages.content = panels.stages(state)
-        self._readings.content = panels.readings(state)
-        self._servos[1].text = captions.servos_title(state)
-        self._servo_table.content = panels.servos(state)
-        self._problems.content = panels.problems(state)
-        self._joint_title.text = captions.chunk_title(state)
-        for joint, chart in enumerate(self._plots):
-            chart.run_chart_method("setOption", plots.update(state, joint))
+        """Show a new snapshot; only what has changed is sent. A part that fails is named, and the others go on."""
+        state, failed = self._source.state(), []
+        parts = (
+            self._show_head, self._show_instruction, self._show_report, self._show_cameras, self._show_policy,
+            self._show_servos, self._show_joints,
+        )  # fmt: skip
+        for part in parts:
+            try:
+                part(state)
+            except Exception as error:
+                name = part.__name__.removeprefix("_show_")
+                failed.append(f"this page cannot show: {name} ({type(error).__name__}: {error})")
+                if failed[-1] not in self._failed:  # once, not four times a second
+                    logging.getLogger(__name__).exception(failed[-1])
+        self._failed = failed
+        self._problems.content = panels.problems(replace(state, problems=(*state.problems, *failed)))
 
     def _show_head(self, state: ViewState) -> None:
         words = captions.headline(state)
@@ -169,13 +174,38 @@ class Page:
         name = f"{self._source.title}  ·  " if self._source.controls and self._source.title else ""
         self._mode.text, self._reason.text = name + words.name, words.value
         self._mode.classes(replace=f"mode {words.level}")
-        if self._source.controls is None:
-            return
-        self._instruction.props(f'placeholder="{escape(state.instruction or "instruction for the policy")}"')
+
+    def _show_instruction(self, state: ViewState) -> None:
+        words = state.instruction or NO_INSTRUCTION
+        if self._source.controls is not None and self._instruction.props["placeholder"] != words:
+            self._instruction.props["placeholder"] = words
+
+    def _show_report(self, _: ViewState) -> None:
         report = self._source.report
         if report.number != self._seen_report:
             self._seen_report = report.number
             ui.notify(report.sentence, type="positive" if report.ok else "warning", position="bottom")
+
+    def _show_cameras(self, state: ViewState) -> None:
+        for name, (box, title) in self._cameras.items():
+            camera = state.cameras[name]
+            title.text = captions.camera_title(name, camera)
+            box.classes(add="silent" if camera.silent_s else "", remove="" if camera.silent_s else "silent")
+            self._show_maps(state, name)
+
+    def _show_policy(self, state: ViewState) -> None:
+        self._policy[1].text = captions.policy_title(state)
+        self._stages.content = panels.stages(state)
+        self._readings.content = panels.readings(state)
+
+    def _show_servos(self, state: ViewState) -> None:
+        self._servos[1].text = captions.servos_title(state)
+        self._servo_table.content = panels.servos(state)
+
+    def _show_joints(self, state: ViewState) -> None:
+        self._joint_title.text = captions.chunk_title(state)
+        for joint, chart in enumerate(self._plots):
+            chart.run_chart_method("setOption", plots.update(state, joint))
 
     def _show_maps(self, state: ViewState, name: str) -> None:
         samples = state.cameras[name].samples

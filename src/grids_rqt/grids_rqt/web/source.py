@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from grids_common.images import rgb_to_jpeg
 from grids_perception.overlay.draw import Style
 from grids_rqt.controls import AbstractControls
-from grids_rqt.drawing import camera_image
+from grids_rqt.drawing import LAYERS, camera_image
 from grids_rqt.view_model import Model, ViewState
 
-LAYERS = ("rings", "index", "trail", "footprint", "retention")
 IMAGE_SIZE = (640, 480)  # largest, px
 JPEG_QUALITY = 80
 CONFIRM_S = 1.0  # a driver that runs reports its mode 10 times a second
@@ -37,6 +36,7 @@ class WebSource:
     ) -> None:
         self.controls, self.title = controls, title
         self.cameras, self._shown = model.cameras, (model, now_ns)
+        self.style = Style()  # the layers that a new page draws
         self.length_s, self._read = 0.0, None
         self.report = Report(0, True, "")
         self._images: dict[tuple[str, frozenset[str]], tuple[tuple, bytes]] = {}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from grids_rqt.bench import example_state
+from grids_rqt.drawing import LAYERS
 from grids_rqt.view_model import Model
 from grids_rqt.web import source as module
-from grids_rqt.web.source import LAYERS, WebSource
+from grids_rqt.web.source import WebSource
 
 ALL = frozenset(LAYERS)
 
