@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from grids_common.host import robots
@@ -13,6 +14,8 @@ from grids_common.signals import StopRequest
 from grids_common.topics import CAMERAS, TRANSPORT_TEXT, TRANSPORTS
 
 SNAPSHOT_READY_S = 0.5  # from complete data to the snapshot
+SIZE = (1280, 800)  # px
+WAIT_S = 60.0
 
 
 def _size(words: str) -> tuple[int, int]:
@@ -30,16 +33,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy", default="demo", help="policy of the demo (default: %(default)s)")
     parser.add_argument("--task", default="pick_place", help="task of the demo (default: %(default)s)")
     parser.add_argument("--at", type=float, metavar="S", help="bag: seconds after its start (default: its end)")
-    parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="longest wait for data (%(default)s s)")
-    parser.add_argument("--size", type=_size, default=(1280, 800), help="size of window or image (default: 1280x800)")
+    parser.add_argument("--wait", type=float, metavar="S", help=f"longest wait for data (default: {WAIT_S:g} s)")
+    parser.add_argument("--size", type=_size, help="size of window or image (default: {}x{})".format(*SIZE))
     parser.add_argument("--image-transport", choices=TRANSPORTS, default="auto", help=f"live: {TRANSPORT_TEXT}")
     parser.add_argument("--robot", type=robots.option, default="", help=f"live: {robots.OPTION_TEXT}")
     parser.add_argument("--retention", action="store_true", help="tint the cameras by retention")
     web = parser.add_argument_group("in a browser")
     web.add_argument("--web", action="store_true", help="serve a page instead of opening a window")
     web.add_argument("--port", type=int, default=8080, help="port of the page (default: %(default)s; 0: any free one)")
-    web.add_argument("--host", default="127.0.0.1", help="address to serve at; another than this needs --token")
-    web.add_argument("--token", default="", help="word that the page's address must contain")
+    web.add_argument("--host", default="127.0.0.1", help="address to serve at; another than this needs a token")
+    token = web.add_mutually_exclusive_group()
+    token.add_argument("--token-file", type=Path, help="file with a word that the page's address must contain")
+    token.add_argument("--token", default="", help="the word itself; `ps` shows it, but not GRIDS_VIEW_TOKEN")
     return parser
 
 
@@ -142,6 +147,19 @@ def _from_bag(options) -> int:
         return show(application, panel, stop)
 
 
+def _token(options) -> str:
+    """The page's token: of --token, of --token-file, or of GRIDS_VIEW_TOKEN; "" for none. RuntimeError for no file."""
+    if options.token or options.token_file is None:
+        return options.token or os.environ.get("GRIDS_VIEW_TOKEN", "")
+    try:
+        words = options.token_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeError(f"--token-file: cannot read {options.token_file}: {error}") from error
+    if not words:
+        raise RuntimeError(f"--token-file: expected a word in {options.token_file}, found none")
+    return words
+
+
 def _web(options) -> int:
     """Serve the page of the live graph, or of a bag, until a stop signal."""
     try:
@@ -150,10 +168,13 @@ def _web(options) -> int:
         raise RuntimeError(f"the page needs its packages: bash requirements/setup.sh web ({error})") from error
     from grids_rqt.web.source import WebSource
 
+    token = _token(options)
     with ExitStack() as started:
         stop = started.enter_context(StopRequest())
-        place = started.enter_context(server.listen(options.host, options.port, options.token))
-        return server.serve(_web_source(options, started, WebSource), place, options.token, stop)
+        place = started.enter_context(server.listen(options.host, options.port, token))
+        source = _web_source(options, started, WebSource)
+        source.style = replace(source.style, retention=options.retention)
+        return server.serve(source, place, token, stop)
 
 
 def _web_source(options, started: ExitStack, source: type):
@@ -212,6 +233,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--port: expected 0 to 65535, got {options.port}")
     if options.web and (options.demo or options.snapshot):
         parser.error("--web: expected neither --demo nor --snapshot with it: start ./grids deploy beside it")
+    if options.web and (options.size or options.wait is not None):
+        parser.error("--web: expected neither --size nor --wait with it: the browser has a size, and the page waits")
+    options.size, options.wait = options.size or SIZE, WAIT_S if options.wait is None else options.wait
     try:
         if options.web:
             return _web(options)

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 
 import uvicorn
@@ -14,9 +15,10 @@ from nicegui import ui
 from starlette.responses import JSONResponse, Response
 
 from grids_common.signals import StopRequest
-from grids_rqt.web.access import Guard, bind_problem, is_loopback
+from grids_rqt.drawing import LAYERS
+from grids_rqt.web.access import Guard, bind_problem
 from grids_rqt.web.page import Page
-from grids_rqt.web.source import LAYERS, WebSource
+from grids_rqt.web.source import WebSource
 
 RECONNECT_S = 20.0  # a busy computer or a phone's radio may be silent for seconds
 VIEWPORT = "width=device-width, initial-scale=1, interactive-widget=resizes-content"  # the keyboard covers no stop
@@ -66,22 +68,33 @@ def listen(host: str, port: int, token: str) -> socket.socket:
     return place
 
 
+def address(host: str, port: int, token: str) -> str:
+    """Where a browser finds the page that is served at this numeric address."""
+    named = {"127.0.0.1": "localhost", "0.0.0.0": socket.gethostname(), "::": socket.gethostname()}
+    name = named.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}/{f'?token={token}' if token else ''}"
+
+
 def serve(source: WebSource, place: socket.socket, token: str, stop: StopRequest) -> int:
-    """Serve until a stop signal; returns the exit code."""
+    """Serve until a stop signal; returns the exit code. RuntimeError if the server ends while it starts."""
     logging.getLogger("nicegui").setLevel(logging.WARNING)
     config = uvicorn.Config(
         application(source, token), log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on"
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, name="grids_view_web", daemon=True)
+
+    def run() -> None:
+        with suppress(SystemExit):  # after it has logged why it cannot start
+            server.run(sockets=[place])
+
+    thread = threading.Thread(target=run, name="grids_view_web", daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    host, port = place.getsockname()[:2]
-    name = "localhost" if is_loopback(host) else host if host not in ("0.0.0.0", "::") else socket.gethostname()
-    sys.stdout.write(
-        f"showing {source.title or 'the robot'} at http://{name}:{port}/{f'?token={token}' if token else ''}\n"
-    )
+    if not server.started:
+        raise RuntimeError("the page's server ended while it started: its reason is above")
+    where = address(*place.getsockname()[:2], token)
+    sys.stdout.write(f"showing {source.title or 'the robot'} at {where}\n")
     sys.stdout.flush()
     while not stop.requested and thread.is_alive():
         time.sleep(0.1)

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -103,7 +104,7 @@ def test_with_a_token_only_its_holder_sees_the_page(recording):
         )  # fmt: skip
         assert get(f"{home}estop", "POST")[0] == 401
         assert get(f"{home}camera/front")[0] == 401
-        cookie = {"Cookie": f"grids_view={TOKEN}"}
+        cookie = {"Cookie": f"grids_view_{urlsplit(home).port}={TOKEN}"}
         assert get(f"{home}camera/front", **cookie)[0] == 200
         assert get(f"{home}estop", "POST", **cookie, Origin="http://evil.example")[0] == 403
 
@@ -118,4 +119,4 @@ def test_what_cannot_be_served_is_told_in_one_sentence(tmp_path, recording):
     assert (code, said) == (1, f"grids view: expected a run folder or a bag, found nothing at {tmp_path / 'none'}\n")
     code, said = refused("--host", "0.0.0.0")
     assert code == 1
-    assert said.startswith("grids view: --host 0.0.0.0: expected a --token too")
+    assert said.startswith("grids view: --host 0.0.0.0: expected a token too")
