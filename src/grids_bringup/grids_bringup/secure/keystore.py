@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs7
 
+from grids_bringup.secure.enforce import made_for_domain
 from grids_bringup.secure.permissions import enclave, governance, permissions, policy
 from grids_bringup.secure.rights import NODES
+from grids_common.params import ParameterError
 
 DAYS = 3650
 AUTHORITY = "gridsCA"
@@ -43,7 +45,12 @@ class Keystore:
         self.enclaves, self._public, self._private = (folder / name for name in ("enclaves", "public", "private"))
 
     def create(self, domain: int, robot: str = "") -> list[str]:
-        """Keys for every node of the table; returns the enclaves. OSError if the folder cannot be written."""
+        """Keys for every node of the table; returns the enclaves.
+
+        Raises ParameterError if the keystore is for another domain or without its authority's key, OSError if the
+        folder cannot be written.
+        """
+        self._check(domain)
         for path in (self.folder, self.enclaves, self._public, self._private):
             path.mkdir(parents=True, exist_ok=True)
         self._private.chmod(0o700)
@@ -54,6 +61,24 @@ class Keystore:
         suffix = f"-{robot.replace('/', '-')}" if robot else ""
         _write(self.folder / f"policy{suffix}.xml", policy(list(NODES), robot))
         return [enclave(node, robot) for node in NODES]
+
+    def _check(self, domain: int) -> None:
+        """Refuse what would make the keys that are there useless: another authority, or another domain for all."""
+        rules = self.enclaves / "governance.xml"
+        if not rules.exists():
+            return
+        for path in (self._private / "ca.key.pem", self._public / "ca.cert.pem"):
+            if not path.exists():
+                raise ParameterError(
+                    f"{self.folder}: expected {path.parent.name}/{path.name}, found none: run init where private/ is, "
+                    "and copy the rest here again"
+                )
+        made_for = made_for_domain(rules)
+        if made_for != str(domain):
+            raise ParameterError(
+                f"{self.folder}: expected --domain {made_for}, for which the keys of every robot in it were made, got "
+                f"{domain}: give another --keystore for that domain"
+            )
 
     def _certificate(self, common: str, *, authority: bool) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key = ec.generate_private_key(ec.SECP256R1())  # DDS Security 9.3.1

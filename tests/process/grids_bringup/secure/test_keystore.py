@@ -24,6 +24,11 @@ def keystore(tmp_path_factory) -> Path:
     return folder
 
 
+def init(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "grids_bringup.cli", "secure", "init", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 def ssl(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(["openssl", *map(str, words)], capture_output=True, check=False)
 
@@ -70,6 +75,36 @@ def test_a_second_robot_is_added_and_keys_that_are_there_stay(keystore):
     assert {path: path.read_bytes() for path in before} == before
     assert (keystore / "enclaves" / "left" / "driver" / "key.pem").exists()
     assert (keystore / "policy-left.xml").exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_without_private_gets_no_other_authority(keystore, tmp_path):
+    copy = Path(shutil.copytree(keystore, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("private")))
+    before = contents(copy)
+    done = init("--keystore", copy, "--domain", 7, "--robot", "right")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "expected private/ca.key.pem, found none: run init where private/ is" in done.stderr
+    assert contents(copy) == before
+    assert not (copy / "private").exists()
+
+
+def test_another_domain_is_refused_and_changes_nothing(keystore):
+    before = contents(keystore)
+    done = init("--keystore", keystore, "--domain", 8, "--robot", "right")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{keystore}: expected --domain 7" in done.stderr
+    assert contents(keystore) == before
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    done = init("--keystore", tmp_path / "file" / "keystore", "--domain", 7)
+    assert done.returncode == 1
+    assert done.stderr.startswith("grids secure: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_keystore_survives_a_move(keystore, tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 
 from grids_bringup.secure import enforce
-from grids_bringup.secure.permissions import governance
+from grids_bringup.secure.permissions import dds_topics, enclave, governance
+from grids_bringup.secure.rights import EVERYBODY_PUBLISHES, NODES, PARAMETERS
 from grids_common.params import ParameterError
 
 
@@ -27,8 +28,24 @@ def test_no_keystore(tmp_path, monkeypatch):
 
 
 def test_another_domain(keystore):
-    with pytest.raises(ParameterError, match=r"expected ROS_DOMAIN_ID=7.*got 8.*secure init --domain 8"):
+    with pytest.raises(ParameterError, match=r"expected ROS_DOMAIN_ID=7.*got 8.*secure init --domain 8 --keystore"):
         enforce.check("/driver", "8")
+
+
+def test_a_damaged_keystore(keystore):
+    (keystore / "enclaves" / "governance.xml").write_text("<dds", encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"expected XML in .*governance\.xml"):
+        enforce.check("/driver", "7")
+
+
+@pytest.mark.parametrize("robot", ["", "left", "room/left"])
+@pytest.mark.parametrize("node", NODES)
+def test_the_probe_needs_no_more_than_the_node_may(node, robot):
+    name, namespace = enforce.probe_node(enclave(node, robot))
+    full = f"{namespace.rstrip('/')}/{name}"
+    write, read = dds_topics(node, robot)
+    assert {f"rt{topic}" for topic in EVERYBODY_PUBLISHES} | {f"rr{full}/{each}Reply" for each in PARAMETERS} <= write
+    assert {f"rq{full}/{each}Request" for each in PARAMETERS} <= read
 
 
 def test_keys_of_a_node_or_robot_are_missing(keystore):
