@@ -106,6 +106,8 @@ NODES: dict[str, Rights] = {
         ("/estop", "/policy/instruction"), (*RAW, *JPEG, *_VIEWED),
         call=("/driver/set_mode", "/driver/estop", "/driver/estop_reset"),
     ),
+    # A stop of the user's own, a button or a fence: it stops every arm that hears the absolute /estop.
+    "estop": Rights(shared_publish=("/estop",)),
 }  # fmt: skip
 # Names of nodes that use the keys of another entry.
 NODE_NAMES = {"view": ("grids_view", "grids_rqt")}

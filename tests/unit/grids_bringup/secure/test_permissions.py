@@ -40,7 +40,7 @@ def test_what_moves_the_arm_is_in_few_hands():
     assert who("publish", "/leader/joint_states") == {"leader"}
     assert who("publish", "/follower/status") == {"driver"}
     assert who("publish", "/policy/instruction") == {"policy", "view"}
-    assert who("publish", "/estop") == {"leader", "run_manager", "view"}
+    assert who("publish", "/estop") == {"leader", "run_manager", "view", "estop"}
     assert who("request", "/driver/set_mode") == {"view"}
     assert who("request", "/driver/release") == set()
     assert who("request", "/driver/change_state") == {"run_manager"}
@@ -59,6 +59,14 @@ def test_dds_names_are_those_of_rmw():
     assert "rq/policy/run_task/_action/cancel_goalRequest" in read
     assert GRAPH in write & read
     assert not any("*" in name for node in NODES for names in dds_topics(node) for name in names)
+
+
+def test_a_named_robots_external_stop_reaches_every_arm_and_does_nothing_else():
+    names = resolved("estop", "left")
+    assert names["publish"] == {"/estop", *EVERYBODY_PUBLISHES}
+    assert "/estop" in resolved("driver", "right")["subscribe"]
+    assert names["subscribe"] | names["request"] | names["execute"] | names["call"] == set()
+    assert {node for node in NODES if "/estop" in resolved(node, "left")["publish"]} == {"estop"}
 
 
 def test_a_robot_with_a_name_has_its_own_but_shares_what_all_share():
