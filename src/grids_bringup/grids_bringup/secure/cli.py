@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from grids_bringup.graph import MAX_DOMAIN
-from grids_bringup.secure.enforce import keystore_folder
+from grids_bringup.secure.enforce import KEYSTORE_VARIABLE, keystore_folder
 from grids_common.host import robots
+from grids_common.params import ParameterError
 
 
 def _domain(word: str) -> int:
@@ -33,9 +35,23 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         sys.stderr.write(f"grids secure: keys need a package: bash requirements/setup.sh secure ({error})\n")
         return 1
-    made = Keystore(folder).create(options.domain, options.robot)
+    try:
+        made = Keystore(folder).create(options.domain, options.robot)
+    except (ParameterError, OSError) as error:
+        sys.stderr.write(f"grids secure: {error}\n")
+        return 1
     sys.stdout.write(
         f"{folder}: keys of {', '.join(made)} for ROS domain {options.domain}\n"
-        f"run with them: ./grids deploy security:=enforce; keep {folder / 'private'} to yourself\n"
+        f"run with them: {run_with(folder, options.domain, options.robot)}\n"
+        f"keep {folder / 'private'} to yourself\n"
     )
     return 0
+
+
+def run_with(folder: Path, domain: int, robot: str) -> str:
+    """The command of a run with these keys, with the variables that differ from those of this shell."""
+    words = [f"ROS_DOMAIN_ID={domain}"] if str(domain) != (os.environ.get("ROS_DOMAIN_ID") or "0") else []
+    if folder != keystore_folder().resolve():
+        words.append(f"{KEYSTORE_VARIABLE}={shlex.quote(str(folder))}")
+    words.append("./grids deploy")
+    return " ".join([*words, *([f"robot:={robot}"] if robot else []), "security:=enforce"])
