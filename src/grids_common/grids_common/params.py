@@ -19,7 +19,15 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grids_common.site_files import ParameterError, kind_of, parameter_files, reaches, read_sections, values_for
+from grids_common.site_files import (
+    ParameterError,
+    command_line_names,
+    kind_of,
+    meant_for,
+    parameter_files,
+    read_sections,
+    values_for,
+)
 
 # Old names of parameters: the present name and the node that has it; no node: an argument of a run.
 RENAMED = {"execute_rows": ("n_action_steps", "policy"), "namespace": ("robot", "")}
@@ -140,19 +148,22 @@ def declare(node, schema: type, *kinds: str, apply: Callable[[Any], object] | No
     """Declare every field of `schema` as a parameter of an rclpy node; return the schema with its values.
 
     kinds: the names that a node of this kind has by default. Sections of a parameter file under these names hold in
-    every namespace (see site_files). apply: called with the whole schema after fields marked `live` were set at run
-    time; it must not raise. Setting another field is refused. Raises ParameterError that lists all problems.
+    every namespace (see site_files); rcl would give /lab/left/driver the values of `/**/driver` and ignore those of
+    `/left/driver`, so the files' values come from here and only -p from rcl. apply: called with the whole schema after
+    fields marked `live` were set at run time; it must not raise. Setting another field is refused. Raises
+    ParameterError that lists all problems.
     """
     from rcl_interfaces.msg import ParameterDescriptor
 
     site = values_for(parameter_files(sys.argv), node.get_fully_qualified_name(), kinds) if kinds else {}
     _refuse_old_names(node, site, {f.name for f in fields(schema)})
-    values = {}
+    from_file, values = site.keys() - command_line_names(sys.argv), {}
     for f in fields(schema):
         default = site.get(f.name, _default(f))
         default = list(default) if isinstance(default, tuple) else default
         # No range yet: rclpy would stop at the first violation; build() reports all of them.
-        value = node.declare_parameter(f.name, default, ParameterDescriptor(dynamic_typing=True)).value
+        anything = ParameterDescriptor(dynamic_typing=True)
+        value = node.declare_parameter(f.name, default, anything, ignore_override=f.name in from_file).value
         if value is not None or default is not None:
             values[f.name] = value
     filled = build(schema, values, where=f"parameters of node {node.get_name()!r}")
@@ -219,12 +230,14 @@ def load_file(path: Path, schemas: dict[str, type], namespace: str = "") -> dict
     """Read a ROS parameter file and check every key; returns a filled schema per node.
 
     A section is named `driver`, `/driver` or `/**/driver`. One that names a robot, such as `/left/driver`, holds for
-    that robot only, on top of the other: `namespace` says whose values are wanted ("" for a robot without a name).
+    that robot only, on top of the other: `namespace` says whose values are wanted ("" for a robot without a name). The
+    node itself reads the same ones (see site_files).
     Raises ParameterError for an unreadable file, an unknown node or key, two sections for one node, a robot's section
     above the one for all, or a value out of range.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for name, values in read_sections(path).items():
+    found: set[str] = set()
+    sections = read_sections(path)
+    for name, values in sections.items():
         node, common = kind_of(name), not _ROBOTS.fullmatch(name)
         if node not in schemas or (common and name not in (node, f"/{node}", f"/**/{node}")):
             raise ParameterError(f"{path}: expected node names {sorted(schemas)}, got {name!r}")
@@ -233,7 +246,11 @@ def load_file(path: Path, schemas: dict[str, type], namespace: str = "") -> dict
                 f"{path}: expected one section for {node}, above those of single robots, got another one, {name!r}"
             )
         build(schemas[node], values, where=f"{path}: {node if common else name}")  # of every robot: a typo is an error
-        mine = found.setdefault(node, {})
-        if common or reaches(name, f"/{namespace}/{node}" if namespace else f"/{node}", (node,)):
-            mine |= values
-    return {node: build(schemas[node], values, where=f"{path}: {node}") for node, values in found.items()}
+        found.add(node)
+    filled = {}
+    for node in found:
+        values: dict[str, Any] = {}
+        for block in meant_for(sections, f"/{namespace}/{node}" if namespace else f"/{node}", (node,)).values():
+            values |= block
+        filled[node] = build(schemas[node], values, where=f"{path}: {node}")
+    return filled

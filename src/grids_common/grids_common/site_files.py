@@ -1,8 +1,8 @@
 """Parameter files of a site (config/*.yaml): which of their sections are meant for a node.
 
 rcl compares a section's name with the whole name of a node, so the section `driver:` reaches /driver and is silently
-ignored by /robot1/driver and by a driver that was renamed. A speed limit must not be lost that way. Here a section
-without a slash is meant for the node of that name in every namespace, and for every node of that kind.
+ignored by /robot1/driver and by a driver that was renamed. A speed limit must not be lost that way. Here a section is
+meant for every node whose name ends in the section's, and `driver` for every node of that kind.
 """
 
 import re
@@ -66,18 +66,26 @@ def kind_of(section: str) -> str:
 
 
 def reaches(section: str, node: str, kinds: Sequence[str]) -> bool:
-    """Whether a section is meant for a node.
+    """Whether a section is meant for a node: one whose name is the end of the node's, in whole words.
 
-    node: the whole name, e.g. "/robot1/driver". kinds: the names that a node of this kind has by default; only where
-    there is a single one, a renamed node can be told from its siblings.
+    So `/left/driver` is also meant for /lab/left/driver, which a launch file around ours started: the values of a robot
+    must not be lost by a namespace. node: the whole name, e.g. "/robot1/driver". kinds: the names that a node of this
+    kind has by default; only where there is a single one, a renamed node can be told from its siblings.
     """
     names = [node, f"{node.rpartition('/')[0]}/{kinds[0]}"] if len(kinds) == 1 else [node]
-    if "/" not in section:
-        return section in {kind_of(name) for name in names}
-    parts = [
-        "(/[^/]+)*" if p == "**" else "/[^/]+" if p == "*" else f"/{re.escape(p)}" for p in section.split("/") if p
-    ]
-    return any(re.fullmatch("".join(parts), name) for name in names)
+    parts = ["(/[^/]+)*" if p == "**" else "/[^/]+" if p == "*" else f"/{re.escape(p)}" for p in _words(section)]
+    return any(re.fullmatch("".join(["(/[^/]+)*", *parts]), name) for name in names)
+
+
+def _words(section: str) -> list[str]:
+    return [word for word in section.split("/") if word]
+
+
+def meant_for(sections: Mapping[str, dict[str, Any]], node: str, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The sections of one file that reach a node, the one that names most of it last. Arguments as of `reaches`."""
+    found = [name for name in sections if reaches(name, node, kinds)]
+    found.sort(key=lambda name: sum(word not in ("*", "**") for word in _words(name)))
+    return {name: sections[name] for name in found}
 
 
 def parameter_files(arguments: Sequence[str]) -> list[Path]:
@@ -85,20 +93,28 @@ def parameter_files(arguments: Sequence[str]) -> list[Path]:
     return [Path(after) for word, after in pairwise(arguments) if word == "--params-file"]
 
 
+def command_line_names(arguments: Sequence[str]) -> set[str]:
+    """The parameters that `-p [NODE:]NAME:=VALUE` sets on a node's command line."""
+    after = [text for word, text in pairwise(arguments) if word in ("-p", "--param")]
+    return {text.partition(":=")[0].rpartition(":")[2] for text in after}
+
+
 def values_for(files: Sequence[Path], node: str, kinds: Sequence[str]) -> dict[str, Any]:
-    """The values that the files hold for a node; later sections and files win. Arguments as those of `reaches`.
+    """The values that the files hold for a node; of one file those of the section that names most of the node win.
+
+    Later files win over earlier ones. Arguments as those of `reaches`.
 
     Raises ParameterError for a file that has a section of this kind, none of which is meant for the node.
     """
     values: dict[str, Any] = {}
     for path in files:
         sections = read_sections(path)
-        found = [block for name, block in sections.items() if reaches(name, node, kinds)]
+        found = meant_for(sections, node, kinds)
         if not found and any(kind_of(name) in kinds for name in sections):
             raise ParameterError(
                 f"{path}: expected values for node {node}, got sections {sorted(sections)}: "
                 f"name the section {kind_of(node)}, or /**/{kind_of(node)}"
             )
-        for block in found:
+        for block in found.values():
             values |= block
     return values

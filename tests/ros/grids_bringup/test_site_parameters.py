@@ -114,7 +114,14 @@ ROBOTS = """
 
 @pytest.mark.parametrize(
     ("namespace", "words", "expected"),
-    [("/left", [], 1.22), ("/right", [], 1.11), ("/", [], 1.11), ("/left", ["-p", "velocity_limit:=0.7"], 0.7)],
+    [
+        ("/left", [], 1.22),
+        ("/lab/left", [], 1.22),
+        ("/right", [], 1.11),
+        ("/", [], 1.11),
+        ("/left", ["-p", "velocity_limit:=0.7"], 0.7),
+        ("/lab/left", ["-p", "velocity_limit:=0.7"], 0.7),
+    ],
 )
 def test_a_robots_own_section_holds_for_it_alone_and_the_command_line_wins(start, tmp_path, namespace, words, expected):
     path = tmp_path / "arm.yaml"

@@ -94,14 +94,17 @@ def test_a_key_without_a_value_or_a_bare_number_for_text_says_what_to_write(tmp_
         load_file(path, {"driver": DriverParams})
 
 
+NAMES = ("", "left", "lab/left", "lab/right", "other")
+
+
 def test_a_robots_section_holds_for_that_robot_on_top_of_the_common_one(tmp_path):
     path = tmp_path / "arm.yaml"
     path.write_text(
         "/**/driver:\n  ros__parameters: {rate_hz: 50.0}\n/left/driver:\n  ros__parameters: {rate_hz: 60.0}\n"
         "/**/right/driver:\n  ros__parameters: {rate_hz: 70.0}\n"
     )
-    found = {name: load_file(path, {"driver": ArmParams}, name)["driver"].rate_hz for name in ("", "left", "lab/right")}
-    assert found == {"": 50.0, "left": 60.0, "lab/right": 70.0}
+    found = {name: load_file(path, {"driver": ArmParams}, name)["driver"].rate_hz for name in NAMES}
+    assert found == {"": 50.0, "left": 60.0, "lab/left": 60.0, "lab/right": 70.0, "other": 50.0}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grids_common.site_files import ParameterError, reaches, read_sections, values_for
+from grids_common.site_files import ParameterError, command_line_names, reaches, read_sections, values_for
 
 CAMERAS = ("front_camera", "wrist_camera")
 
@@ -17,7 +17,11 @@ def test_a_section_of_a_kind_reaches_its_node_in_every_namespace_and_under_every
     ("section", "node", "kinds", "expected"),
     [
         ("/driver", "/driver", ["driver"], True),
-        ("/driver", "/robot1/driver", ["driver"], False),
+        ("/driver", "/robot1/driver", ["driver"], True),
+        ("/left/driver", "/lab/left/driver", ["driver"], True),
+        ("/left/driver", "/lab/left/arm", ["driver"], True),
+        ("/left/driver", "/lab/aleft/driver", ["driver"], False),
+        ("/left/driver", "/left/lab/driver", ["driver"], False),
         ("/robot2/driver", "/robot1/driver", ["driver"], False),
         ("/robot1/driver", "/robot1/driver", ["driver"], True),
         ("/robot1/driver", "/robot1/arm", ["driver"], True),
@@ -30,7 +34,7 @@ def test_a_section_of_a_kind_reaches_its_node_in_every_namespace_and_under_every
         ("/robot.1/driver", "/robotx1/driver", ["driver"], False),
     ],
 )
-def test_a_section_of_another_node_does_not_reach_it(section, node, kinds, expected):
+def test_a_section_reaches_the_nodes_whose_names_end_in_its_own_and_no_other(section, node, kinds, expected):
     assert reaches(section, node, kinds) is expected
 
 
@@ -44,6 +48,23 @@ def test_namespaces_may_be_nested(tmp_path):
     path = written(tmp_path, "robot1:\n  driver:\n    ros__parameters: {rate_hz: 50.0}\n/**: {ros__parameters: }\n")
     assert read_sections(path) == {"robot1/driver": {"rate_hz": 50.0}, "/**": {}}
     assert values_for([path], "/robot1/driver", ["driver"]) == {"rate_hz": 50.0}
+
+
+COMMON, LEFT, LAB = "/**/driver: {limit: 3.0, port: a}", "/left/driver: {limit: 0.5}", "/lab/left/driver: {limit: 0.2}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "limit"),
+    [((COMMON, LEFT), 0.5), ((LEFT, COMMON), 0.5), ((LAB, COMMON, LEFT), 0.2), (("/**: {limit: 1.0}", LEFT), 0.5)],
+)
+def test_a_robots_limit_holds_in_an_outer_namespace_wherever_its_section_stands(tmp_path, lines, limit):
+    path = written(tmp_path, "\n".join(line.replace(": {", ": {ros__parameters: {", 1) + "}" for line in lines))
+    assert values_for([path], "/lab/left/driver", ["driver"])["limit"] == limit
+
+
+def test_the_names_that_the_command_line_sets_are_known():
+    words = ["driver", "--ros-args", "-p", "rate_hz:=50.0", "--param", "/r/driver:port:='a:=b'", "-r", "__ns:=/r"]
+    assert command_line_names(words) == {"rate_hz", "port"}
 
 
 def test_a_file_whose_values_for_a_kind_reach_nobody_is_refused_with_the_name_to_use(tmp_path):
