@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from grids_common.so100 import JOINT_NAMES
 from grids_policy.model import lerobot
 from grids_policy.model.checkpoint import Checkpoint
 from grids_policy.model.families import Cache
@@ -22,8 +21,6 @@ from grids_policy.model.reducers.vla_cache import VlaCache
 from grids_policy.model.relative import from_relative, relative_mask, to_relative
 from grids_policy.runtime.base import STAGES, AbstractRuntime, PolicyInputs, PolicyOutputs
 from grids_policy.runtime.bundle import PolicySpec
-
-_GRIPPER = JOINT_NAMES.index("gripper")
 
 
 def _batched(values: np.ndarray) -> Tensor:
@@ -43,6 +40,8 @@ class TorchRuntime(AbstractRuntime):
         config = checkpoint.config
         mask = relative_mask(config.relative_actions, config.action_dim)
         self._relative = None if mask is None else torch.tensor(mask)
+        # Of a suite's robot too: two arms have two grippers, and a hand's position is three numbers.
+        self._moving = [i for i, name in enumerate(spec.state_units.joints) if "gripper" not in name]
         self._dense: Tensor | None = None  # (1, N, T, C) of the last inference
 
     @property
@@ -69,7 +68,7 @@ class TorchRuntime(AbstractRuntime):
             self._policy.sampler.see(images)
         elif isinstance(self._policy.sampler, Adp):
             position = self._spec.state_units.to_rad(inputs.state.astype(float))
-            self._policy.sampler.see(np.delete(position, _GRIPPER).tolist())
+            self._policy.sampler.see(position[self._moving].tolist())
         marks.append(time.perf_counter())
         self._dense = self._vision(images, inputs.refresh)
         marks.append(time.perf_counter())

@@ -50,7 +50,8 @@ class MotionGate:
             return
         mean = sum(earlier) / len(earlier)
         high, low = (mean, mean) if self._rule == "average" else (max(earlier), min(earlier))
-        if travel >= high + self._hysteresis:
-            self._coarse = True
-        elif travel <= low - self._hysteresis:
+        # First, so that equal travels keep all tokens; an arm that stands does with any hysteresis.
+        if travel <= max(low - self._hysteresis, 0.0):
             self._coarse = False
+        elif travel >= high + self._hysteresis:
+            self._coarse = True

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from grids_data.units import NATIVE, Units
 from grids_policy.bench.random_policy import random_policy, small_config
 from grids_policy.export.cli import ExportError, export_bundle
 from grids_policy.export.spec import ExportOptions, policy_spec
@@ -38,6 +39,17 @@ def test_a_travel_of_the_largest_of_the_two_before_removes_tokens_and_one_of_the
     # 0.3 exceeds 0.1 and 0.2; 0.25 lies between 0.2 and 0.3; 0.2 is below both; 0.22 lies between; 0.25 exceeds both.
     travels = [0.1, 0.2, 0.3, 0.25, 0.2, 0.22, 0.25]
     assert decisions(MotionGate("extrema"), travels) == [False, False, True, True, False, False, True]
+
+
+@pytest.mark.parametrize("rule", ["extrema", "average"])
+def test_an_arm_that_stands_keeps_all_tokens_and_one_that_comes_to_rest_gets_them_back(rule):
+    assert decisions(MotionGate(rule), [0.0] * 4) == [False] * 4
+    assert decisions(MotionGate(rule, hysteresis=0.05), [0.02, 0.03, 0.3, 0, 0, 0]) == [
+        False,
+        False,
+        True,
+        *[False] * 3,
+    ]
 
 
 def test_the_average_decides_in_the_place_of_the_extremes():
@@ -93,10 +105,12 @@ def policies(request):
     return found
 
 
-def checkpoint(policy, folder) -> Checkpoint:
+def checkpoint(policy, folder, size=6) -> Checkpoint:
     demo_tokenizer(300, folder / "tokenizer.json")
     features = ("observation.state", "action")
-    stats = {f"{f}.{name}": torch.full((6,), value) for f in features for name, value in (("mean", 0.0), ("std", 0.5))}
+    stats = {
+        f"{f}.{name}": torch.full((size,), value) for f in features for name, value in (("mean", 0.0), ("std", 0.5))
+    }
     return Checkpoint(policy, stats, {}, tokenizer=folder / "tokenizer.json")
 
 
@@ -120,6 +134,28 @@ def test_a_runtime_has_all_tokens_in_fine_motion_and_adps_in_coarse(policies, tm
     assert equal == [[True, False], [True, False], [True, False], [False, True], [True, False]]
     runtimes[2].begin()
     assert not policies[2].sampler.gate.pruning
+
+
+META_WORLD = ("hand_x", "hand_y", "hand_z", "gripper_open")
+ALOHA = tuple(f"{side}_{name}" for side in ("left", "right") for name in ("waist", "elbow", "wrist_rotate", "gripper"))
+
+
+@pytest.mark.parametrize("names", [META_WORLD, ALOHA], ids=["Meta-World", "ALOHA"])
+def test_the_travel_is_that_of_the_states_joints_and_of_no_gripper(names, tmp_path):
+    ones, zeros = (1.0,) * len(names), (0.0,) * len(names)
+    config = dataclasses.replace(small_config("smolvla"), relative_actions=(), state_dim=len(names))
+    config = dataclasses.replace(config, action_dim=len(names), sampler=sampler_from_text("adp:4,gate=extrema"))
+    config = dataclasses.replace(config, chunk_size=6, num_steps=1)
+    policy = random_policy(config)
+    made = checkpoint(policy, tmp_path, len(names))
+    runtime = TorchRuntime(made, policy_spec(made, ExportOptions(units=Units(NATIVE, ones, zeros, joints=names))))
+    inputs, outputs = random_inputs(runtime.spec, 200, 0), PolicyOutputs.empty(runtime.spec)
+    for moved, coarse in zip(names, ("gripper" not in name for name in names), strict=True):
+        runtime.begin()
+        for place in (0.0, 0.1, 0.3, 0.6):
+            state = np.array([place * (name == moved) for name in names], np.float32)
+            runtime.infer(dataclasses.replace(inputs, state=state), outputs)
+        assert policy.sampler.gate.pruning is coarse, moved
 
 
 def test_a_gate_is_neither_exported_nor_trained_with(policies, tmp_path):
