@@ -16,6 +16,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from grids_bringup.arguments import check_names, convert
 from grids_bringup.cli.command import RunKind, prepare
 from grids_bringup.graph import NodeSpec, config_path, record_exit
+from grids_bringup.run.launched import LaunchedRuns
 from grids_common.params import build
 from grids_common.process import bound_to_parent, logged_to
 
@@ -48,39 +49,26 @@ def _action(node: NodeSpec, folder: Path) -> Node:
     )
 
 
-class _Runs:
-    """The runs of one `ros2 launch`: a launch file may include ours several times, with different robots.
+_RUNS = LaunchedRuns()
 
-    The end of one stops its own nodes; the end of the last one ends the launch.
+
+def _ended(folder: Path, code: int, actions: list[Node]) -> list[EmitEvent]:
+    """What follows the end of a run manager. RuntimeError if it was the last one and a run has failed.
+
+    ros2 launch exits with 0 even if a process failed, unless an event handler raises.
     """
-
-    def __init__(self) -> None:
-        self.active: set[Path] = set()
-        self.failures: list[str] = []
-        self.claims: list = []  # keeps the lock files open until launch exits
-
-    def ended(self, folder: Path, code: int, actions: list[Node]) -> list[EmitEvent]:
-        """What follows the end of a run manager. RuntimeError if it was the last one and a run has failed.
-
-        ros2 launch exits with 0 even if a process failed, unless an event handler raises.
-        """
-        self.active.discard(folder)
-        if code:
-            self.failures.append(f"the run ended with code {code}; see {folder}/summary.json")
-        if self.active:
-            return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action))) for action in actions]
-        if self.failures:
-            raise RuntimeError("; ".join(self.failures))
-        return [EmitEvent(event=Shutdown(reason="the run has ended"))]
-
-
-_RUNS = _Runs()
+    if _RUNS.ended(folder, code):
+        return [EmitEvent(event=ShutdownProcess(process_matcher=matches_action(action))) for action in actions]
+    if _RUNS.failures:
+        raise RuntimeError("; ".join(_RUNS.failures))
+    return [EmitEvent(event=Shutdown(reason="the run has ended"))]
 
 
 def _on_exit(node: NodeSpec, folder: Path, actions: list[Node]):
     def handle(event, _context):
+        _RUNS.exited(folder, node.name)
         if node.name == "run_manager":
-            return _RUNS.ended(folder, event.returncode, actions)
+            return _ended(folder, event.returncode, actions)
         record_exit(folder, node, event.returncode)
         return []
 
@@ -109,8 +97,7 @@ def describe(kind: RunKind) -> LaunchDescription:
         }
         outer = context.launch_configurations.get("ros_namespace", "").strip("/")  # of a PushRosNamespace around us
         nodes, folder, claim = prepare(kind, build(kind.schema, values, where="arguments"), outer)
-        _RUNS.claims.append(claim)
-        _RUNS.active.add(folder)
+        _RUNS.began(folder, claim, [node.name for node in nodes])
         processes = [_action(node, folder) for node in nodes]
         handlers = [
             RegisterEventHandler(OnProcessExit(target_action=process, on_exit=_on_exit(node, folder, processes)))
