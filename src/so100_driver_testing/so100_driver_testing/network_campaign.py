@@ -23,6 +23,7 @@ BRAKING_S = 0.2  # after the moment at which the arm must hold, at limited decel
 MOTION_GOALS = 60  # new goals after which the arm moves
 START_S = 120.0
 PATIENCE_S = 15.0
+CHECKED_S = 0.3  # a hold that ends sooner after it must stand is no check: no goal was due
 ARM_SERVOS = 6  # servo ids below it; a closed jaw is eased to its holding force in a hold
 
 
@@ -60,7 +61,7 @@ class NetworkFault:
 
 @dataclass(slots=True)
 class NetworkRow:
-    """The runs under one fault. lag: from an image to the chunk in the robot's hands, of all runs' medians and p95."""
+    """The runs under one fault. lag: from an image to the chunk in the robot's hands, one p50 and p95 of each run."""
 
     name: str
     runs: int = 0
@@ -69,8 +70,25 @@ class NetworkRow:
     lag_p50_ms: list[float] = field(default_factory=list)
     lag_p95_ms: list[float] = field(default_factory=list)
     waited_s: float = 0.0  # the arm waited or held, of all runs together
+    unchecked: int = 0  # holds that were too short to be checked
     violations: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    def cells(self, *, ends: bool) -> list[str]:
+        """The cells below HEAD. ends: of the fault. The lags are the largest of the runs' own p50 and p95."""
+        mark = " (it cannot)" if ends else " (failed)" if self.failures else ""
+        lag = [max(values, default=0.0) for values in (self.lag_p50_ms, self.lag_p95_ms)]
+        return [
+            self.name,
+            f"{self.successes}/{self.runs}{mark}",
+            str(self.chunks),
+            f"{lag[0]:.0f}, {lag[1]:.0f} ms" if self.lag_p50_ms else "none",
+            f"{self.waited_s / self.runs:.1f} s",
+            f"{len(self.violations)}{' (hold not checked)' if self.unchecked else ''}",
+        ]
+
+
+HEAD = ("fault", "success", "chunks", "largest lag p50, p95", "held or waited", "broken promises")
 
 
 def _partition(seconds: float) -> Callable[[NetworkEpisode], None]:
@@ -186,3 +204,4 @@ def judge(episode: NetworkEpisode, fault: NetworkFault, row: NetworkRow, problem
     joints = [record for record in records if record.servo_id < ARM_SERVOS]
     for began, until in episode.held:
         row.violations += promises.held(joints, began + BRAKING_S, until)
+        row.unchecked += until - began < BRAKING_S + promises.HOLD_WITHIN_S + CHECKED_S

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from so100_driver_testing.network_campaign import FAULTS, NetworkEpisode, NetworkFault, NetworkRow, judge
+from so100_driver_testing.network_campaign import FAULTS, HEAD, NetworkEpisode, NetworkFault, NetworkRow, judge
 
 PERIOD_S = 0.01
 
 
-def ended(folder, goals, held=(), kind="goal", **summary) -> NetworkRow:
+def ended(folder, goals, held=(), kind="goal", fault=NetworkFault("fault"), **summary) -> NetworkRow:  # noqa: B008
     """The row of one run in which servo 1 got `goals` in ticks, one each PERIOD_S."""
     (folder / "robot").mkdir()
     entry = {"arm": "follower", "id": 1, "present": 2000, "torque": 1}
@@ -21,7 +21,7 @@ def ended(folder, goals, held=(), kind="goal", **summary) -> NetworkRow:
     (folder / "robot" / "summary.json").write_text(json.dumps({"success": True, "failure": ""} | summary))
     row = NetworkRow("fault")
     nothing = SimpleNamespace()
-    judge(NetworkEpisode(nothing, nothing, folder, held=list(held)), NetworkFault("fault"), row, "")
+    judge(NetworkEpisode(nothing, nothing, folder, held=list(held)), fault, row, "")
     return row
 
 
@@ -51,8 +51,27 @@ def test_a_broken_promise_is_found(tmp_path, goals, held, kind, broken):
     assert any(broken in text for text in row.violations), row.violations
 
 
-def test_a_failed_run_is_named_unless_the_fault_ends_every_run(tmp_path):
-    assert ended(tmp_path, MOVING, success=False, failure="it broke").failures == ["it broke"]
+@pytest.mark.parametrize(("ends", "failures"), [(False, ["it broke"]), (True, [])])
+def test_a_failed_run_is_named_unless_the_fault_ends_every_run(tmp_path, ends, failures):
+    fault = NetworkFault("fault", ends=ends)
+    row = ended(tmp_path, MOVING, fault=fault, success=False, failure="it broke")
+    assert row.failures == failures
+    assert row.cells(ends=ends)[1] == ("0/1 (it cannot)" if ends else "0/1 (failed)")
+
+
+@pytest.mark.parametrize(("until", "cell"), [(1.0005, "0 (hold not checked)"), (1.9, "0")])
+def test_a_hold_that_ends_before_anything_is_due_is_marked_in_the_table(tmp_path, until, cell):
+    """An outage of 0.5 s ends when the promise begins: 0.3 s, and 0.2 s of braking."""
+    stands = [*MOVING[:60], *[MOVING[60]] * 140]
+    row = ended(tmp_path, stands, held=[(0.5, until)])
+    assert dict(zip(HEAD, row.cells(ends=False), strict=True))["broken promises"] == cell
+
+
+def test_a_row_without_a_chunk_has_no_lag_and_several_runs_name_the_largest():
+    lag = next(name for name in HEAD if "lag" in name)
+    assert "largest" in lag
+    none, three = NetworkRow("none", runs=1), NetworkRow("three", 3, 3, 40, [50.0, 90.0, 60.0], [95.0, 91.0, 99.0])
+    assert [dict(zip(HEAD, row.cells(ends=False), strict=True))[lag] for row in (none, three)] == ["none", "90, 99 ms"]
 
 
 def test_the_faults_have_names_of_their_own():

@@ -19,7 +19,7 @@ from pathlib import Path
 from grids_bringup.network import environment
 from grids_common.errors import GridsError
 from grids_common.process import Child, grids_command
-from so100_driver_testing.network_campaign import FAULTS, NetworkRow, run
+from so100_driver_testing.network_campaign import FAULTS, HEAD, NetworkRow, run
 from so100_driver_testing.two_hosts import Quality, TwoHosts, missing
 
 RATE_HZ = 30.0
@@ -158,8 +158,7 @@ def main(argv: list[str]) -> int:
 
 def campaign(options: argparse.Namespace, names: list[str]) -> int:
     """The table of runs under network faults; 1 if a promise was broken or a run did not begin or end as it should."""
-    head = ("fault", "success", "chunks", "lag p50, p95", "held or waited", "broken promises")
-    sys.stdout.write(f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n")
+    sys.stdout.write(f"| {' | '.join(HEAD)} |\n{'|---' * len(HEAD)}|\n")
     rows = []
     for fault in (fault for fault in FAULTS if fault.name in names):
         row = NetworkRow(fault.name)
@@ -167,10 +166,7 @@ def campaign(options: argparse.Namespace, names: list[str]) -> int:
             with tempfile.TemporaryDirectory(prefix="grids-network-") as folder:
                 run(fault, row, Path(folder), policy=options.policy, seed=seed)
         rows.append(row)
-        lag = [max(values, default=0.0) for values in (row.lag_p50_ms, row.lag_p95_ms)]
-        success = f"{row.successes}/{row.runs}{' (it cannot)' if fault.ends else ''}"
-        cells = (f"{lag[0]:.0f}, {lag[1]:.0f} ms", f"{row.waited_s / row.runs:.1f} s", str(len(row.violations)))
-        sys.stdout.write(f"| {' | '.join((row.name, success, str(row.chunks), *cells))} |\n")
+        sys.stdout.write(f"| {' | '.join(row.cells(ends=fault.ends))} |\n")
         for text in (*row.violations, *row.failures):
             sys.stderr.write(f"  {row.name}: {text}\n")
         sys.stdout.flush()
