@@ -13,21 +13,12 @@ import time
 import av
 import psutil
 import pytest
+from waiting import wait_for
 
 from grids_bringup.arguments import resolve_policy
 from grids_sim.servo import bus_log
 
 pytestmark = pytest.mark.e2e
-
-
-def wait_for(condition, timeout_s: float, what: str):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"{what} did not happen within {timeout_s} s")
 
 
 def no_process_left(run) -> bool:
@@ -83,7 +74,7 @@ def test_without_a_policy_named_the_learned_demo_does_the_task_in_one_of_three_s
 @pytest.mark.parametrize("policy", ["expert", "untrained"])
 def test_killing_the_policy_in_motion_holds_the_arm_at_once_and_ends_in_a_clear_summary(deploy, policy):
     run = deploy(f"policy:={policy}", "seed:=2", "duration:=60")
-    wait_for(lambda: "arm executing" in tail(run), 60, "motion")
+    wait_for(lambda: "arm executing" in tail(run), "motion")
     time.sleep(1.0)  # of motion for the log and the video to show; nothing depends on its length
     victim = run.node("policy")
     killed = time.monotonic()
@@ -103,7 +94,7 @@ def test_killing_the_policy_in_motion_holds_the_arm_at_once_and_ends_in_a_clear_
 @pytest.mark.parametrize("victim", ["policy", "driver"])
 def test_a_node_that_hangs_ends_the_run_with_its_name_and_no_servo_goes_limp(deploy, victim):
     run = deploy("policy:=expert", "seed:=2", "duration:=60")
-    wait_for(lambda: "arm executing" in tail(run), 60, "motion")
+    wait_for(lambda: "arm executing" in tail(run), "motion")
     process = run.node(victim)
     stopped = time.monotonic()
     process.suspend()
@@ -144,7 +135,7 @@ def tail(run) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_interrupted_run_holds_the_arm_and_writes_its_summary(deploy, number):
     run = deploy("policy:=untrained", "duration:=60")
-    wait_for(lambda: "arm executing" in tail(run), 60, "motion")
+    wait_for(lambda: "arm executing" in tail(run), "motion")
     run.process.send_signal(number)
     assert run.wait(30) == 0
     summary = run.summary()
@@ -220,7 +211,7 @@ def test_a_bundle_with_one_byte_changed_is_refused_before_anything_moves(deploy,
 
 def test_a_second_stack_in_the_same_domain_is_refused_and_the_first_goes_on(deploy):
     first = deploy("policy:=untrained", "duration:=15")
-    wait_for(lambda: "arm executing" in tail(first), 60, "motion")
+    wait_for(lambda: "arm executing" in tail(first), "motion")
     second = deploy("policy:=untrained", "duration:=5", environment={"ROS_DOMAIN_ID": str(first.domain)})
     assert second.wait(20) == 2
     assert "another run" in second.output

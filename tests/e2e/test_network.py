@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from grids_sim.servo import bus_log
 from so100_driver_testing.shifted_clock import ShiftedClock
@@ -53,13 +54,16 @@ def shown(run) -> str:
     return run.output
 
 
-def wait_for(condition, what: str, *runs, timeout_s: float = 60.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        ended = [run.output for run in runs if run.process.poll() is not None]
-        if ended or time.monotonic() > deadline:
-            pytest.fail(f"no {what}: {[shown(run)[-1500:] for run in runs]}")
-        time.sleep(0.2)
+def wait_for_runs(condition, what: str, *runs):
+    """Wait while all of these runs go on."""
+
+    def look():
+        assert all(run.process.poll() is None for run in runs)
+
+    try:
+        wait_for(condition, what, step=look, period_s=0.2)
+    except AssertionError:
+        pytest.fail(f"no {what}: {[shown(run)[-1500:] for run in runs]}")
 
 
 def moves(run) -> list[float]:
@@ -75,7 +79,7 @@ def moves(run) -> list[float]:
 
 def test_the_arm_holds_while_the_cable_is_out_and_when_the_policys_host_dies(parts, cable):
     robot, policy = parts(["duration:=150", "patience:=15"], [])
-    wait_for(lambda: len(moves(robot)) > 50, "motion", robot, policy)
+    wait_for_runs(lambda: len(moves(robot)) > 50, "motion", robot, policy)
     pulled = time.monotonic()
     cable.plugged = False
     time.sleep(3.0)
@@ -83,7 +87,7 @@ def test_the_arm_holds_while_the_cable_is_out_and_when_the_policys_host_dies(par
     cable.plugged = True
     between = [t for t in moves(robot) if pulled + HOLD_S < t < plugged]
     assert not between, f"moved {between[-1] - pulled:.2f} s after the cable was pulled"
-    wait_for(lambda: sum(t > plugged for t in moves(robot)) > 50, "motion after the cable was back", robot, policy)
+    wait_for_runs(lambda: sum(t > plugged for t in moves(robot)) > 50, "motion after the cable was back", robot, policy)
     for process in [*psutil.Process(policy.process.pid).children(recursive=True), psutil.Process(policy.process.pid)]:
         process.kill()
     killed = time.monotonic()
@@ -102,9 +106,9 @@ def test_a_clock_200_ms_ahead_and_a_lossy_cable_do_no_harm_and_a_clock_one_secon
     cable.quality = Quality(delay_s=0.002, jitter_s=0.001, loss=0.01)
     clock = ShiftedClock(tmp_path, 0.2)
     robot, policy = parts(["duration:=120"], ["duration:=120"], clock.environment)
-    wait_for(lambda: len(moves(robot)) > 200, "motion", robot, policy)
+    wait_for_runs(lambda: len(moves(robot)) > 200, "motion", robot, policy)
     clock.step(1.0)
-    wait_for(lambda: held(robot), "a hold", robot, policy)
+    wait_for_runs(lambda: held(robot), "a hold", robot, policy)
     policy.process.send_signal(signal.SIGINT)
     assert policy.wait(30) == 0
     summary = policy.summary()
@@ -134,16 +138,16 @@ def test_a_part_that_finds_no_other_one_is_one_sentence_and_nothing_moves(launch
 def test_a_policys_part_that_is_started_again_goes_on_and_one_whose_robot_dies_says_so(parts, cable, launch):
     arm, gpu = cable.hosts
     robot, policy = parts(["duration:=150", "patience:=40"], [])
-    wait_for(lambda: len(moves(robot)) > 50, "motion", robot, policy)
+    wait_for_runs(lambda: len(moves(robot)) > 50, "motion", robot, policy)
     policy.process.send_signal(signal.SIGINT)
     assert policy.wait(30) == 0
-    wait_for(lambda: held(robot), "a hold", robot)
+    wait_for_runs(lambda: held(robot), "a hold", robot)
     again = launch(
         "deploy", "part:=policy", f"peers:={arm.address}", "policy:=untrained", "patience:=5", within=gpu.within,
         environment={"ROS_DOMAIN_ID": str(robot.domain)},
     )  # fmt: skip
     begun = time.monotonic()
-    wait_for(lambda: sum(t > begun for t in moves(robot)) > 50, "motion after the restart", robot, again)
+    wait_for_runs(lambda: sum(t > begun for t in moves(robot)) > 50, "motion after the restart", robot, again)
     for number in subprocess.run(["ip", "netns", "pids", arm.name], check=True, capture_output=True).stdout.split():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(number), signal.SIGKILL)

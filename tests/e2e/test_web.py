@@ -3,11 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
 from browser import PHONE, WIDE, browser, on_top
+from waiting import wait_for
 
 pytest.importorskip("nicegui", reason="bash requirements/setup.sh web")
 pytest.importorskip("rclpy")
@@ -20,13 +20,6 @@ from grids_rqt.view_model import Model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SENTENCE = "pick up the green cube and place it in the bowl"
-
-
-def wait_for(condition, what: str, timeout_s=60.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"expected within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from repository import ROOT
+from waiting import wait_for
 
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
@@ -252,10 +253,3 @@ def test_a_recorded_motion_is_played_through_the_driver(tmp_path):
     distances = [float(word) for word in done.stdout.split("mrad:")[1].split()[1::2]]
     assert len(distances) == 6
     assert max(distances) < 120, done.stdout
-
-
-def wait_for(condition, timeout_s=30.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout_s} s"
-        time.sleep(0.1)

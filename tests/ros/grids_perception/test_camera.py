@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import av
 import numpy as np
 import pytest
+from waiting import wait_for
 
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
@@ -302,19 +303,12 @@ camera_node.main()
 """
 
 
-def wait_for_text(path, text, timeout_s=60.0):
-    end = time.monotonic() + timeout_s
-    while text not in path.read_text():
-        assert time.monotonic() < end, f"no {text!r} within {timeout_s} s"
-        time.sleep(0.05)
-
-
 def test_a_second_interruption_ends_the_wait_for_a_hung_camera_and_the_node_is_still_destroyed(tmp_path, log):
     with camera_process(log=log, program=[sys.executable, "-c", STUCK]) as process:
-        wait_for_text(tmp_path / "log.txt", "reading")
+        wait_for(lambda: "reading" in (tmp_path / "log.txt").read_text(), "reading")
         process.send_signal(signal.SIGINT)
-        wait_for_text(tmp_path / "log.txt", "making safe")
-        wait_for_text(tmp_path / "log.txt", "waiting for the thread")
+        wait_for(lambda: "making safe" in (tmp_path / "log.txt").read_text(), "making safe")
+        wait_for(lambda: "waiting for the thread" in (tmp_path / "log.txt").read_text(), "waiting for the thread")
         time.sleep(0.5)  # sooner, it would count as the same Ctrl-C
         process.send_signal(signal.SIGINT)
         began = time.monotonic()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from waiting import wait_for
 
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
@@ -38,15 +39,14 @@ def overlay_process(*parameters: str, log):
         process.wait()
 
 
-def wait_for(node, condition, *, step=lambda: None, timeout_s=60.0):
+def spin_until(node, condition, *, step=lambda: None):
     """Spin until the condition holds, doing `step` at about 20 Hz."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
+
+    def once():
         step()
         rclpy.spin_once(node, timeout_sec=0.05)
-        if condition():
-            return
-    raise AssertionError(f"nothing within {timeout_s} s")
+
+    wait_for(condition, step=once, period_s=0.0)
 
 
 class Robot:
@@ -83,23 +83,23 @@ class Robot:
 def test_nobody_watching_means_not_even_subscribed_and_watching_brings_rings(node, log):
     robot, got, packed = Robot(node), [], []
     with overlay_process("index:=false", "footprint:=false", log=log):
-        wait_for(node, lambda: "overlay" in node.get_node_names())
-        wait_for(node, lambda: node.count_publishers("/grids/front/overlay") == 1)
+        spin_until(node, lambda: "overlay" in node.get_node_names())
+        spin_until(node, lambda: node.count_publishers("/grids/front/overlay") == 1)
         end = time.monotonic() + 1.5
-        wait_for(node, lambda: time.monotonic() > end, step=robot.send_image)
+        spin_until(node, lambda: time.monotonic() > end, step=robot.send_image)
         assert robot.image.get_subscription_count() == 0
         watch = topics.subscription(node, "/grids/front/overlay", Image, got.append)
         topics.subscription(node, "/grids/front/overlay/compressed", CompressedImage, packed.append)
 
-        wait_for(node, lambda: got and packed, step=robot.send_image)
+        spin_until(node, lambda: got and packed, step=robot.send_image)
         plain = image_to_rgb(got[-1])
         assert (plain == plain[0, 0]).all()  # no samples yet: the bare image
-        wait_for(node, lambda: robot.tokens.get_subscription_count() == 1)
+        spin_until(node, lambda: robot.tokens.get_subscription_count() == 1)
 
         def drawn():
             return bool(got) and bool((image_to_rgb(got[-1])[..., 0] > 200).any())
 
-        wait_for(node, drawn, step=lambda: robot.send_tokens(robot.send_image()))
+        spin_until(node, drawn, step=lambda: robot.send_tokens(robot.send_image()))
         ring = image_to_rgb(got[-1])[30:, :, 0] > 200  # below the legend
         y, x = np.nonzero(ring)
         # (0.5, 0.75) of the input is 384 - 128 = 256 of 384 rows of the image: 159.5 of 240.
@@ -110,7 +110,7 @@ def test_nobody_watching_means_not_even_subscribed_and_watching_brings_rings(nod
         node.destroy_subscription(watch)
         for subscription in list(node.subscriptions):
             node.destroy_subscription(subscription)
-        wait_for(node, lambda: robot.image.get_subscription_count() == 0)
+        spin_until(node, lambda: robot.image.get_subscription_count() == 0)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_the_video_is_complete_after_a_signal_and_works_without_samples(node, lo
 
     robot, path = Robot(node), tmp_path / "run" / "overlay.mp4"
     with overlay_process(f"video:={path}", "task:=pick_place", log=log) as process:
-        wait_for(node, lambda: robot.image.get_subscription_count() == 1)
+        spin_until(node, lambda: robot.image.get_subscription_count() == 1)
         robot.task.publish(TaskState(task="pick_place", instruction="Pick up the cube", success=True))
         robot.driver.publish(DriverStatus(mode="policy", state="executing"))
         begin, deadline = time.monotonic(), time.monotonic() + 2.0
-        wait_for(node, lambda: time.monotonic() > deadline, step=robot.send_image)
+        spin_until(node, lambda: time.monotonic() > deadline, step=robot.send_image)
         for end in ends:
             process.send_signal(end)
             time.sleep(0.05)  # a signal of the same number that is still pending would swallow the next one
@@ -153,11 +153,11 @@ def test_a_run_with_a_policy_leaves_a_bag_of_samples_that_the_figures_read(node,
 
     robot, path = Robot(node), tmp_path / "overlay.mp4"
     with overlay_process(f"video:={path}", "task:=pick_place", log=log) as process:
-        wait_for(node, lambda: robot.image.get_subscription_count() == 1)
-        wait_for(node, lambda: robot.tokens.get_subscription_count() == 1)
+        spin_until(node, lambda: robot.image.get_subscription_count() == 1)
+        spin_until(node, lambda: robot.tokens.get_subscription_count() == 1)
         robot.task.publish(TaskState(task="pick_place", instruction="Pick up the cube"))
         deadline = time.monotonic() + 2.0
-        wait_for(node, lambda: time.monotonic() > deadline, step=lambda: robot.send_tokens(robot.send_image()))
+        spin_until(node, lambda: time.monotonic() > deadline, step=lambda: robot.send_tokens(robot.send_image()))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, log.seek(0) or log.read()
     episode = load_episode(tmp_path / "samples")
@@ -171,11 +171,11 @@ def test_malformed_tokens_are_reported_and_the_node_goes_on(node, log):
     robot, got = Robot(node), []
     with overlay_process(log=log):
         topics.subscription(node, "/grids/front/overlay", Image, got.append)
-        wait_for(node, lambda: robot.tokens.get_subscription_count() == 1)
-        wait_for(node, lambda: bool(got), step=robot.send_image)
+        spin_until(node, lambda: robot.tokens.get_subscription_count() == 1)
+        spin_until(node, lambda: bool(got), step=robot.send_image)
         robot.send_tokens(robot.send_image(), (0.5, float("nan")))
         seen = len(got)
-        wait_for(node, lambda: len(got) > seen + 3, step=robot.send_image)
+        spin_until(node, lambda: len(got) > seen + 3, step=robot.send_image)
         log.flush()
         log.seek(0)
         assert "NaN" in log.read()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from repository import ROOT
+from waiting import wait_for
 
 pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy")
@@ -107,14 +108,6 @@ def stack():
     rclpy.try_shutdown()
 
 
-def wait_for(condition, step=lambda: None, timeout_s=60.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"nothing within {timeout_s} s"
-        step()
-        time.sleep(0.05)
-
-
 def test_a_live_graph_fills_the_model_from_a_thread_of_its_own(stack):
     model = Model(topics.CAMERAS)
     feed = RosFeed(model)
@@ -124,7 +117,7 @@ def test_a_live_graph_fills_the_model_from_a_thread_of_its_own(stack):
         cameras = state.cameras.values()
         return state.chunk and state.driver and len(state.joints_ns) and all(c.samples for c in cameras)
 
-    wait_for(complete, stack.send)
+    wait_for(complete, step=stack.send)
     state = model.snapshot(feed.now_ns())
     assert state.cameras["wrist"].image[0, 0, 0] == 200
     assert state.chunk.positions.shape == (4, 6)
@@ -162,7 +155,7 @@ def test_a_replayed_bag_with_old_stamps_and_compressed_images_is_shown(stack):
         cameras = state.cameras.values()
         return sent[0] > 50 and len(state.joints_ns) > 5 and state.chunk and all(c.image is not None for c in cameras)
 
-    wait_for(complete, play)
+    wait_for(complete, step=play)
     now_ns = feed.now_ns()
     state = model.snapshot(now_ns)
     assert abs(int(state.cameras["wrist"].image[0, 0, 0]) - 200) <= 3

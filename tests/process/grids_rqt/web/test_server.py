@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from browser import PHONE, WIDE, browser, on_top
 from synthetic_bag import record
+from waiting import wait_for
 
 pytest.importorskip("nicegui", reason="bash requirements/setup.sh web")
 
@@ -59,13 +59,6 @@ def get(address: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
-
-
-def wait_for(condition, timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"nothing within {timeout_s:g} s"
-        time.sleep(0.05)
 
 
 def test_a_recording_is_shown_offline_at_both_sizes(recording):
