@@ -175,3 +175,9 @@ def test_the_papers_table_of_operations_is_the_counted_one():
 
     found, wanted = block(ROOT / "docs" / "models.md", "table1", markdown())
     assert found == wanted, STALE
+
+
+def test_the_page_of_benchmarks_says_how_many_packages_the_simulators_pin():
+    pinned = re.findall(r"^[\w.-]+(?:\[[\w,]+\])?==", (ROOT / "requirements" / "suites.txt").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert re.search(r"`requirements/suites.txt`, (\d+) packages", page)[1] == str(len(pinned))
