@@ -96,7 +96,7 @@ def test_a_bundle_of_lower_precision_does_not_keep_the_engines_of_the_other(buil
 def test_a_precision_for_processors_is_refused_before_the_export_begins(tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
     assert main([str(DEMO), str(tmp_path / "out"), "--engine", "rtx", "--precision", "int8"]) == 1
-    assert "--engine rtx: expected a precision that GPUs take (fp32, fp16, int8-weights" in capsys.readouterr().err
+    assert "expected a precision that GPUs take (fp32, fp16, bf16, int8-weights" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
