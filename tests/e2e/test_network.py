@@ -116,7 +116,8 @@ def test_a_clock_200_ms_ahead_and_a_lossy_cable_do_no_harm_and_a_clock_one_secon
     assert "s ahead of the robot's, limit 0.25 s" in summary["policy_status"]["reason"]
     robot.process.send_signal(signal.SIGINT)
     assert robot.wait(30) == 0
-    assert robot.summary()["driver"]["chunks_refused"] <= 0.2 * robot.summary()["driver"]["chunks_accepted"]
+    driver = robot.summary()["driver"]
+    assert driver["chunks_refused"] <= 2 + 0.2 * driver["chunks_accepted"]  # of few chunks the first may be late
 
 
 def held(run) -> bool:
