@@ -41,6 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def explain(error: BaseException) -> int:
+    """Say in one sentence why demonstrations were not made; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to continue\n")
+        return 130
+    sys.stderr.write(f"grids demos: {DiskError.of(error) if isinstance(error, OSError) else error}\n")
+    return 2 if type(error) is DatasetError else 1
+
+
 def main(argv: list[str]) -> int:
     """Exit status: 0 done, 1 failed, 2 refused, 130 interrupted (run again to resume)."""
     if any(word.split("=")[0] == "--suite" for word in argv):
@@ -66,15 +75,8 @@ def main(argv: list[str]) -> int:
             arguments.out, arguments.task, arguments.episodes, arguments.seed, config,
             system=arguments.units, codec=arguments.codec, workers=workers,
         )  # fmt: skip
-    except OSError as error:
-        sys.stderr.write(f"grids demos: {DiskError.of(error)}\n")
-        return 1
-    except GridsError as error:
-        sys.stderr.write(f"grids demos: {error}\n")
-        return 2 if type(error) is DatasetError else 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to continue\n")
-        return 130
+    except (OSError, GridsError, KeyboardInterrupt) as error:
+        return explain(error)
     wall_s, simulated_s = time.monotonic() - began, sum(m.simulated_s for m in made)
     sys.stdout.write(
         f"{folder}: {arguments.episodes} episodes; {len(made)} recorded in {wall_s:.0f} s from "

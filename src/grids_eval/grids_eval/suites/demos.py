@@ -34,6 +34,7 @@ from grids_data.dataset.schema import (
 from grids_data.dataset.video import settings_of
 from grids_data.dataset.writer import DatasetWriter, EpisodeWriter
 from grids_data.units import native_units
+from grids_eval.demos.cli import explain
 from grids_eval.suites.catalogue import tasks_of
 from grids_eval.suites.interface import TaskDescription
 from grids_eval.suites.session import SuiteWorker
@@ -191,14 +192,7 @@ def suite_demos_main(argv: list[str]) -> int:
         folder = generate_suite_demos(
             arguments.out, suite, tasks, arguments.episodes, config, codec=arguments.codec, workers=arguments.workers
         )
-    except OSError as error:
-        sys.stderr.write(f"grids demos: {DiskError.of(error)}\n")
-        return 1
-    except GridsError as error:
-        sys.stderr.write(f"grids demos: {error}\n")
-        return 2 if type(error) is DatasetError else 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished episodes are kept: run the same command to continue\n")
-        return 130
+    except (OSError, GridsError, KeyboardInterrupt) as error:
+        return explain(error)
     sys.stdout.write(f"{folder}: {arguments.episodes} episodes in {time.monotonic() - began:.0f} s\n")
     return 0
